@@ -1,0 +1,99 @@
+"""What is measured: which contexts, which modules, which dimensions. Names as in ID_scaling."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from terse.config.strict import Name, Strict
+from terse.dimension.names import check_estimator
+from terse.errors import TerseError
+
+
+def _known_estimator(name: str) -> str:
+    try:
+        return check_estimator(name)
+    except TerseError as error:
+        raise ValueError(str(error)) from None
+
+
+Estimator = Annotated[str, AfterValidator(_known_estimator)]
+LayerRange = Annotated[str, Field(pattern=r"^\d+-\d+$")]
+
+
+class Chunking(Strict):
+    """Which contexts of a corpus are read."""
+
+    aliases: ClassVar[dict[str, str]] = {"dataset_name": "corpus"}
+
+    corpus: Name
+    documents: Literal["all", "train", "validation"] = Field(
+        "all", description="which part of the corpus' split"
+    )
+    ctx_len: int = Field(256, ge=2, description="tokens per context, BOS included")
+    max_dataset_size: int | None = Field(None, gt=0, description="only the first n documents")
+    min_chunks_from_a_document: int = Field(1, ge=0)
+    max_chunks_from_a_document: int = Field(5, ge=1)
+    chunk_gap: int = Field(50, ge=0, description="tokens left out between two chunks")
+    shuffle: Literal["none", "tokens", "blocks"] = "none"
+    chunk_seed: int = Field(0, ge=0, description="seed of the shuffle")
+
+
+class Capture(Strict):
+    """What is written of each context."""
+
+    batch_size: int = Field(8, ge=1)
+    layer_idx_list: list[int | LayerRange] | Literal["all"] = "all"
+    module_inblock_keys: list[str] = ["mlp", "attn", "block"]
+    module_outblock_keys: list[str] = ["norm"]
+    module_name_mapping: dict[str, str] | None = Field(
+        None, description="dotted paths, {layer} for the index; null: derived from the model"
+    )
+    save_fp: Literal["float16", "bfloat16", "float32"] = "float32"
+    save_cache_tensors: bool = True
+    save_mean_tensors: bool = True
+    save_loss: bool = True
+    save_entropy: bool = True
+    save_IDs: bool = Field(  # noqa: N815
+        True, description="without tensors: estimate on the device while a batch is there"
+    )
+    id_input: Literal["model", "float16"] = Field(
+        "model", description="without tensors: estimate from the model's dtype, or cast first"
+    )
+    compression: Literal["gzip", "lzf"] | None = None
+
+
+class Estimation(Strict):
+    """Which intrinsic dimensions are estimated, and of which points."""
+
+    save_IDs_list: list[Estimator] = ["mle", "mle_inv", "mind_ml", "twoNN_f10"]  # noqa: N815
+    cloud: Literal["context"] = Field("context", description="one cloud per context")
+    skip_first: int = Field(0, ge=0, description="tokens left out at the start of each context")
+    max_norm_multiple: float | None = Field(
+        None, gt=1, description="leave out points whose norm exceeds so many medians"
+    )
+    theiler_window: int = Field(0, ge=0, description="neighbours in time that do not count")
+
+
+class Activations(Chunking, Capture, Estimation):
+    """Everything between a model and its table of intrinsic dimensions."""
+
+    n_shards: int = Field(1, ge=1, le=100_000, description="jobs that the contexts are split into")
+
+    @model_validator(mode="after")
+    def _enough_points(self) -> "Activations":
+        if self.ctx_len - self.skip_first < 22:
+            raise ValueError(
+                f"ctx_len {self.ctx_len} - skip_first {self.skip_first} leaves fewer than the 22 "
+                "points that the estimators need"
+            )
+        if not self.save_cache_tensors and not self.save_IDs:
+            raise ValueError("save_IDs: false and save_cache_tensors: false leave nothing to table")
+        return self
+
+    def capture(self) -> dict[str, Any]:
+        """Return what determines a shard of activations, as plain JSON.
+
+        Where tensors are saved that leaves the estimators out: a new one captures nothing again.
+        """
+        part = self.block(Capture) | {"corpus": self.corpus, "ctx_len": self.ctx_len}
+        return part if self.save_cache_tensors else part | self.block(Estimation)

@@ -1,0 +1,59 @@
+"""Where text comes from, and the tokenizers that are trained on it."""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from terse.config.strict import Name, Strict
+
+# Which keys each source reads; a key that a source would ignore is refused.
+_COMMON = {"source", "max_dataset_size", "validation_fraction", "seed"}
+_FILES = _COMMON | {"path", "files", "dataset_subset"}
+_KEYS = {
+    "python-docs": _COMMON,
+    "text": _FILES,
+    "jsonl": _FILES | {"text_column"},
+    "parquet": _FILES | {"text_column"},
+    "hub": _FILES | {"text_column", "name", "split", "revision", "trust_remote_code"},
+}
+
+
+class Corpus(Strict):
+    """A collection of documents with a document-level train and validation split."""
+
+    source: Literal["python-docs", "hub", "parquet", "jsonl", "text"]
+    path: str | None = Field(None, description="hub dataset id, or a local folder or file")
+    name: str | None = Field(None, description="configuration of a hub dataset")
+    split: str = Field("train", description="split of a hub dataset that is read")
+    revision: str = Field("main", description="revision of a hub dataset")
+    files: list[str] | None = Field(None, description="glob patterns below path")
+    text_column: str = Field("text", description="column that holds the text")
+    dataset_subset: str | None = Field(
+        None, description="only files (or rows) of this part of a sharded corpus"
+    )
+    max_dataset_size: int | None = Field(None, gt=0, description="at most so many documents")
+    validation_fraction: float = Field(
+        0.1, ge=0, lt=1, description="share of documents held out, chosen by a hash of the text"
+    )
+    seed: int = Field(0, ge=0, description="seed of the split")
+    trust_remote_code: bool = Field(False, description="run code that the dataset ships")
+
+    @model_validator(mode="after")
+    def _keys_fit_source(self) -> "Corpus":
+        if extra := sorted(self.model_fields_set - _KEYS[self.source]):
+            allowed = ", ".join(sorted(_KEYS[self.source]))
+            raise ValueError(f"source {self.source} does not read {extra[0]!r}; allowed: {allowed}")
+        if self.source != "python-docs" and not self.path:
+            raise ValueError(f"source {self.source} needs a path")
+        return self
+
+    def params(self) -> dict[str, Any]:
+        """Return the settings that this source reads, as plain JSON."""
+        return self.model_dump(mode="json", include=_KEYS[self.source])
+
+
+class Tokenizer(Strict):
+    """A byte-level BPE tokenizer, trained on the training documents of a corpus."""
+
+    corpus: Name
+    vocab_size: int = Field(4096, ge=259, le=262144, description="256 bytes + 3 specials + merges")

@@ -1,0 +1,16 @@
+"""The registry of methods: a new one is a folder under `terse.models` and a line here."""
+
+from typing import Any
+
+from terse.config.runs import Run
+from terse.models.causal_lm.settings import CausalLMSettings
+
+METHODS: dict[str, type[Run]] = {
+    "causal-lm": CausalLMSettings,
+}
+
+
+def settings_of(params: dict[str, Any]) -> Run:
+    """Return the typed settings of a run from the params of its rule (see `Run.params`)."""
+    block = {key: value for key, value in params.items() if key != "stage_version"}
+    return METHODS[block["method"]].model_validate(block)

@@ -1,0 +1,73 @@
+"""What every trained run has, whatever its method."""
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from terse.config.strict import Name, Strict
+
+# Keys that change how a run is carried out but not what comes out: they are no `params`.
+CONDUCT = {"gpu", "save_interval"}
+
+
+class Run(Strict):
+    """A training run: the keys that all methods share. A method's settings extend it."""
+
+    stage_version: ClassVar[int] = 1
+    # "module:class" of the implementation, imported only inside a job: it needs torch.
+    implementation: ClassVar[str]
+    aliases: ClassVar[dict[str, str]] = {
+        "learning_rate": "lr",
+        "weight_decay": "l2",
+        "gradient_accumulation_steps": "n_grad_loops",
+        "grad_accum": "n_grad_loops",
+        "gradient_clip_norm": "grad_clip",
+    }
+
+    method: str
+    corpus: Name | None = Field(None, description="corpus that is trained on")
+    tokenizer: Name | None = Field(None, description="tokenizer of a model made from scratch")
+    base: Name | None = Field(None, description="run or model that this run starts from")
+    seed: int = Field(0, ge=0)
+
+    max_steps: int = Field(gt=0, description="optimiser steps")
+    batch_size: int = Field(8, gt=0, description="rows per forward pass")
+    n_grad_loops: int = Field(1, gt=0, description="forward passes per optimiser step")
+    lr: float = Field(1e-3, gt=0, lt=10, description="peak learning rate of AdamW")
+    l2: float = Field(0.1, ge=0, description="decoupled weight decay of matrices")
+    grad_clip: float = Field(1.0, gt=0, description="largest gradient norm")
+    warmup_steps: int = Field(0, ge=0)
+    lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="bfloat16: autocast, float32 master weights"
+    )
+
+    log_interval: int = Field(10, gt=0, description="steps between two rows of the history")
+    eval_interval: int = Field(50, gt=0, description="steps between two validations")
+    max_val_loops: int | None = Field(
+        None, gt=0, description="batches of one validation; null: all"
+    )
+    save_interval: int = Field(50, gt=0, description="steps between two saves of the state")
+    checkpoint_steps: list[int] = Field([0], description="steps whose weights are kept")
+    gpu: int | None = Field(
+        None, ge=0, le=1, description="devices of its jobs; null: the workflow's gpu"
+    )
+
+    @model_validator(mode="after")
+    def _steps_within_run(self) -> "Run":
+        if bad := [s for s in self.checkpoint_steps if not 0 <= s <= self.max_steps]:
+            raise ValueError(f"checkpoint_steps: {bad[0]} is outside 0..{self.max_steps}")
+        if self.warmup_steps > self.max_steps:
+            raise ValueError(f"warmup_steps {self.warmup_steps} > max_steps {self.max_steps}")
+        return self
+
+    def depth(self) -> int | None:
+        """Return the number of blocks of the trained model, None where only its base knows."""
+        return None
+
+    def params(self) -> dict[str, Any]:
+        """Return the settings that determine the result, as plain JSON."""
+        return {
+            **self.model_dump(mode="json", exclude=CONDUCT),
+            "stage_version": self.stage_version,
+        }

@@ -1,0 +1,14 @@
+"""The version of each stage; raise it when a change of code changes results."""
+
+STAGE_VERSIONS = {
+    "collect_corpus": 1,
+    "train_tokenizer": 1,
+    "tokenize_corpus": 1,
+    "chunk_corpus": 1,
+    "cache_activations": 1,
+    "estimate_dimensions": 1,
+    "evaluate_run": 1,
+    "plot_run": 1,
+    "plot_dimensions": 1,
+    "tabulate_results": 1,
+}

@@ -1,0 +1,45 @@
+"""The base of every settings class: closed, frozen, with old names that still work and warn."""
+
+import logging
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from terse.errors import unknown_name
+
+logger = logging.getLogger(__name__)
+
+# A name chosen by the user; it becomes part of a path, so it is short and plain.
+NAME_PATTERN = r"[a-z0-9][a-z0-9.-]{0,39}"
+Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
+
+
+class Strict(BaseModel):
+    """A block of settings that refuses unknown keys and cannot be changed."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True
+    )
+    # Old or misspelt names that users of the original systems have: {old: today's}.
+    aliases: ClassVar[dict[str, str]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict):
+            return raw
+        renamed = dict(raw)
+        for old, new in cls.aliases.items():
+            if old in renamed:
+                if new in renamed:
+                    raise ValueError(f"{old} is an old name of {new}: give only {new}")
+                logger.warning("%s is an old name, write %s", old, new)
+                renamed[new] = renamed.pop(old)
+        for key in renamed:
+            if key not in cls.model_fields:
+                raise ValueError(str(unknown_name("key", str(key), cls.model_fields)))
+        return renamed
+
+    def block(self, part: type["Strict"]) -> dict[str, Any]:
+        """Return the settings that `part`, a base class of this one, declares, as plain JSON."""
+        return self.model_dump(mode="json", include=set(part.model_fields))

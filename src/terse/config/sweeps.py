@@ -1,0 +1,69 @@
+"""A run with `sweep:` stands for several runs, one for each combination of its listed values."""
+
+import itertools
+import re
+from typing import Any
+
+from terse.errors import TerseError
+
+Raw = dict[str, Any]
+
+
+def expand_sweeps(runs: dict[str, Raw]) -> tuple[dict[str, Raw], dict[str, list[str]]]:
+    """Return the runs with sweeps expanded, and the names that each run stands for.
+
+    Lists under `sweep` are multiplied; the lists of a `zip` group inside it advance together.
+    A run `r` swept over lr becomes `r-0.001`, `r-0.01`: the values, in the order of the keys.
+    """
+    expanded: dict[str, Raw] = {}
+    members: dict[str, list[str]] = {}
+    for name, raw in runs.items():
+        points = list(_points(name, raw)) if isinstance(raw, dict) and "sweep" in raw else [{}]
+        rest = {k: v for k, v in raw.items() if k != "sweep"} if isinstance(raw, dict) else raw
+        for point in points:
+            member = "-".join([name, *(_spell(value) for value in point.values())])
+            if member in expanded:
+                raise TerseError(f"runs.{name}.sweep: two runs would be called {member!r}")
+            expanded[member] = {**rest, **point} if point else rest
+            members.setdefault(name, []).append(member)
+    return expanded, members
+
+
+def _points(name: str, raw: Raw) -> list[Raw]:
+    """Return the settings of each point of a sweep, in order."""
+    sweep = raw["sweep"]
+    where = f"runs.{name}.sweep"
+    if not isinstance(sweep, dict) or not sweep:
+        raise TerseError(f"{where}: give keys with lists of values")
+    axes = []
+    for key, values in sweep.items():
+        axis = _zipped(where, values) if key == "zip" else _listed(where, key, values)
+        axes.append(axis)
+    points = [
+        {k: v for part in combination for k, v in part.items()}
+        for combination in itertools.product(*axes)
+    ]
+    if clash := sorted(set(points[0]) & set(raw)):
+        raise TerseError(f"{where}.{clash[0]}: the key is also set beside the sweep")
+    return points
+
+
+def _listed(where: str, key: str, values: Any) -> list[Raw]:
+    if not isinstance(values, list) or not values:
+        raise TerseError(f"{where}.{key}: give a list of values, not {values!r}")
+    return [{key: value} for value in values]
+
+
+def _zipped(where: str, group: Any) -> list[Raw]:
+    if not isinstance(group, dict) or not group:
+        raise TerseError(f"{where}.zip: give keys with lists of equal length")
+    columns = [_listed(f"{where}.zip", key, values) for key, values in group.items()]
+    if len({len(column) for column in columns}) != 1:
+        lengths = ", ".join(f"{key} has {len(group[key])}" for key in group)
+        raise TerseError(f"{where}.zip: lists of equal length are needed; {lengths}")
+    return [{k: v for part in row for k, v in part.items()} for row in zip(*columns, strict=True)]
+
+
+def _spell(value: Any) -> str:
+    """Return a value as a piece of a name."""
+    return re.sub(r"[^a-z0-9.]+", "-", str(value).lower()).strip("-.")

@@ -1,0 +1,226 @@
+"""The whole configuration: libraries of named things, and what `all` makes of them."""
+
+import re
+from functools import cached_property
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
+
+from terse.config.activations import Activations
+from terse.config.corpora import Corpus, Tokenizer
+from terse.config.messages import lines
+from terse.config.methods import METHODS
+from terse.config.models import Model
+from terse.config.runs import Run
+from terse.config.strict import Name, Strict
+from terse.errors import TerseError, unknown_name
+
+
+def _by_method(raw: Any) -> Any:
+    """Return a run's settings in the class of its method."""
+    if not isinstance(raw, dict):
+        raise ValueError(f"a block of keys is needed; given: {raw!r}")
+    if "method" not in raw:
+        raise ValueError(f"method is missing; allowed: {', '.join(sorted(METHODS))}")
+    if raw["method"] not in METHODS:
+        raise ValueError(str(unknown_name("method", str(raw["method"]), METHODS)))
+    return METHODS[raw["method"]].model_validate(raw)
+
+
+RunOfMethod = Annotated[SerializeAsAny[Run], BeforeValidator(_by_method)]
+
+
+class Roots(Strict):
+    """Where the three folders of the workflow really lie; a value elsewhere becomes a link."""
+
+    results: str = Field("results", min_length=1, description="what people read")
+    cache: str = Field("cache", min_length=1, description="large, can be made again")
+    state: str = Field("state", min_length=1, description="what a training needs to go on")
+
+
+class Select(Strict):
+    """What the target `all` makes; anything defined can still be asked for by its path."""
+
+    runs: list[Name] = Field([], description="runs (or sweeps) that are trained and evaluated")
+    ids: list[Name] = Field([], description="models whose dimensions are estimated")
+
+
+class Workflow(Strict):
+    """The configuration of one workflow, checked as a whole."""
+
+    roots: Roots = Roots()
+    gpu: int = Field(0, ge=0, description="devices of a job that can use one; profiles set it")
+    deterministic: bool = Field(True, description="deterministic algorithms on CUDA as well")
+    n_data_procs: int = Field(1, ge=1, description="processes that tokenise")
+    tracking: Literal["none", "mlflow", "wandb", "tensorboard"] = "none"
+    corpora: dict[Name, Corpus] = {}
+    tokenizers: dict[Name, Tokenizer] = {}
+    runs: dict[Name, RunOfMethod] = {}
+    models: dict[Name, Model] = {}
+    activations: Activations | None = None
+    select: Select = Select()
+
+    # Filled by `terse.config.load`: the runs that each run with a sweep stands for.
+    sweeps: dict[str, list[str]] = Field({}, exclude=True)
+
+    step_of_revision: ClassVar[re.Pattern[str]] = re.compile(r"step-?(\d+)")
+
+    @model_validator(mode="after")
+    def _references_exist(self) -> "Workflow":
+        self._check_tokenizers()
+        self._check_runs()
+        self._check_models()
+        for name in self.select.runs:
+            self._require("select.runs", "run", name, {*self.runs, *self.sweeps})
+        for name in self.select.ids:
+            self._require("select.ids", "model", name, self.models)
+        return self
+
+    @staticmethod
+    def _require(where: str, kind: str, name: str | None, allowed: Any) -> None:
+        if name is not None and name not in allowed:
+            raise TerseError(f"{where}: {unknown_name(kind, name, allowed)}")
+
+    def _check_tokenizers(self) -> None:
+        for name, tokenizer in self.tokenizers.items():
+            self._require(f"tokenizers.{name}.corpus", "corpus", tokenizer.corpus, self.corpora)
+            if name in self.models:
+                raise TerseError(f"tokenizers.{name}: a model has this name too; rename one")
+
+    def _check_runs(self) -> None:
+        for name, run in self.runs.items():
+            self._require(f"runs.{name}.corpus", "corpus", run.corpus, self.corpora)
+            self._require(f"runs.{name}.tokenizer", "tokenizer", run.tokenizer, self.tokenizers)
+            self._require(f"runs.{name}.base", "run or model", run.base, self._bases)
+        for name in self.runs:
+            chain = [name]
+            while (base := self.base_run(chain[-1])) is not None:
+                chain.append(base)
+                if base in chain[:-1]:
+                    raise TerseError(f"runs.{name}.base: a cycle: {' -> '.join(chain)}")
+
+    def _check_models(self) -> None:
+        for name, model in self.models.items():
+            if model.run is not None:
+                self._require(f"models.{name}.run", "run", model.run, self.runs)
+                self._check_step(name, model)
+            if self.activations is None and name in self.select.ids:
+                raise TerseError("activations: the block is missing, and select.ids needs it")
+            if self.activations is not None:
+                self._check_measure(name)
+
+    def _check_step(self, name: str, model: Model) -> None:
+        kept = self.runs[str(model.run)].checkpoint_steps
+        if model.step is not None and model.step not in kept:
+            raise TerseError(
+                f"models.{name}.step: runs.{model.run} keeps no step {model.step}; "
+                f"its checkpoint_steps: {', '.join(map(str, kept))}"
+            )
+
+    def _check_measure(self, name: str) -> None:
+        where = f"models.{name}.activations"
+        measure = self.measure(name)
+        self._require(
+            f"{where}.corpus"
+            if "corpus" in self.models[name].activations
+            else "activations.corpus",
+            "corpus",
+            measure.corpus,
+            self.corpora,
+        )
+        depth = self.depth(name)
+        if depth is None or measure.layer_idx_list == "all":
+            return
+        for layer in measure.layer_idx_list:
+            ends = [layer] if isinstance(layer, int) else [int(end) for end in layer.split("-")]
+            if bad := [end for end in ends if not -depth <= end < depth]:
+                key = where if "layer_idx_list" in self.models[name].activations else "activations"
+                raise TerseError(
+                    f"{key}.layer_idx_list: model {name} has no layer {bad[0]}; "
+                    f"allowed: {-depth}..{depth - 1}"
+                )
+
+    @cached_property
+    def _bases(self) -> set[str]:
+        return {*self.runs, *self.models}
+
+    def base_run(self, run: str) -> str | None:
+        """Return the run whose weights a run starts from, None where there is none."""
+        base = self.runs[run].base
+        if base is None or base in self.runs:
+            return base
+        return self.models[base].run
+
+    def depth(self, model: str) -> int | None:
+        """Return a model's number of blocks where the configuration knows it."""
+        run = self.models[model].run
+        while run is not None:
+            if (depth := self.runs[run].depth()) is not None:
+                return depth
+            run = self.base_run(run)
+        return None
+
+    def measure(self, model: str) -> Activations:
+        """Return the activations block with a model's overrides.
+
+        Raises TerseError with the place and the nearest valid key where they do not fit.
+        """
+        if self.activations is None:
+            raise TerseError(f"activations: the block is missing, and model {model} needs it")
+        raw = self.activations.model_dump(mode="json") | self.models[model].activations
+        try:
+            return Activations.model_validate(raw)
+        except ValidationError as error:
+            raise TerseError(lines(error, ("models", model, "activations"))[0]) from None
+
+    def tokenizer_of_run(self, run: str) -> str | None:
+        """Return the name of a run's tokenizer: its own, or that of the base it starts from."""
+        settings = self.runs[run]
+        if settings.tokenizer is not None or settings.base is None:
+            return settings.tokenizer
+        if settings.base in self.runs:
+            return self.tokenizer_of_run(settings.base)
+        return self.tokenizer_of_model(settings.base)
+
+    def tokenizer_of_model(self, model: str) -> str | None:
+        """Return the name of a model's tokenizer; one from outside has its own, by its name."""
+        run = self.models[model].run
+        return model if run is None else self.tokenizer_of_run(run)
+
+    def text_of_model(self, model: str) -> tuple[str, str]:
+        """Return the corpus and the tokenizer of the contexts that a model is measured on."""
+        tokenizer = self.tokenizer_of_model(model)
+        if tokenizer is None:
+            raise TerseError(f"models.{model}: it reads no text, so it has no contexts")
+        return self.measure(model).corpus, tokenizer
+
+    def loading_of_model(self, model: str) -> dict[str, Any]:
+        """Return what determines a model's weights and how they are loaded, as plain JSON."""
+        settings, step = self.models[model], self.training_step(model)
+        return settings.loading() | {
+            "model": settings.hub or settings.run or settings.path,
+            "revision": settings.revision if settings.run is None else f"step-{step}",
+            "step": settings.step,
+        }
+
+    def families(self) -> list[str]:
+        """Return the names of all families, without repetition."""
+        return list(dict.fromkeys(self.family(model) for model in self.models))
+
+    def family(self, model: str) -> str:
+        """Return the name of the figures that a model is drawn into."""
+        settings = self.models[model]
+        return settings.family or settings.run or model
+
+    def training_step(self, model: str) -> int | None:
+        """Return the training step that a model's weights are from, where it is known."""
+        settings = self.models[model]
+        if settings.run is not None:
+            return self.runs[settings.run].max_steps if settings.step is None else settings.step
+        match = self.step_of_revision.fullmatch(settings.revision)
+        return int(match[1]) if match else None
+
+    def selected_runs(self) -> list[str]:
+        """Return the selected runs, sweeps expanded, without repetition."""
+        names = (m for name in self.select.runs for m in self.sweeps.get(name, [name]))
+        return list(dict.fromkeys(names))

@@ -1,0 +1,1 @@
+"""Method `causal-lm`: a language model trained on the plain text of a corpus."""

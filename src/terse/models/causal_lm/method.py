@@ -1,0 +1,77 @@
+"""The method `causal-lm` on the common training path."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import Dataset
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from terse.corpora.documents import read_documents
+from terse.corpora.tokenizers import load_tokenizer
+from terse.corpora.windows import packed_rows, scoring_windows
+from terse.errors import TerseError
+from terse.evaluation.bits_per_byte import bits_per_byte, coder_baselines, score_documents
+from terse.models.causal_lm.settings import CausalLMSettings
+from terse.models.loading import load_model
+from terse.training.method import Measure, Method
+
+
+class CausalLM(Method[CausalLMSettings]):
+    """Next-token prediction on packed documents, every token of the corpus a target."""
+
+    @cached_property
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        return load_tokenizer(_required(self.tokenizer_folder(), "tokenizer"))
+
+    @cached_property
+    def _tokens(self) -> Path:
+        return _required(self.inputs.tokens, "tokens file")
+
+    @property
+    def _bos(self) -> int:
+        return -1 if self._tokenizer.bos_token_id is None else int(self._tokenizer.bos_token_id)
+
+    def build(self) -> PreTrainedModel:
+        """Return the base's weights, or a Llama-architecture model with fresh ones."""
+        if self.inputs.base is not None:
+            return load_model(self.inputs.base).requires_grad_(True).train()
+        s, tokenizer = self.settings, self._tokenizer
+        config = LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=s.d_model,
+            intermediate_size=round(s.h_mult * s.d_model),
+            num_hidden_layers=s.n_layers,
+            num_attention_heads=s.n_heads,
+            num_key_value_heads=s.n_kv_heads or s.n_heads,
+            max_position_embeddings=s.ctx_len,
+            tie_word_embeddings=s.tie_embeddings,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        return LlamaForCausalLM(config)
+
+    def training_rows(self) -> Dataset[Any]:
+        return packed_rows(self._tokens, "train", self.settings.ctx_len, self._bos)
+
+    def validation_rows(self) -> Dataset[Any]:
+        return packed_rows(self._tokens, "validation", self.settings.ctx_len, self._bos)
+
+    def evaluate(self, model: PreTrainedModel, device: str) -> list[Measure]:
+        """Return bits per byte of the validation documents, beside coders without a model."""
+        windows = scoring_windows(self._tokens, "validation", self.settings.ctx_len, self._bos)
+        scores = score_documents(model, windows, batch_size=self.settings.batch_size, device=device)
+        documents = _required(self.inputs.documents, "documents file")
+        train, validation = (_texts(documents, split) for split in ("train", "validation"))
+        return bits_per_byte("model", scores) + coder_baselines(train, validation)
+
+
+def _texts(documents: Path, split: str) -> list[str]:
+    return [row["text"] for rows in read_documents(documents, split) for row in rows]
+
+
+def _required(path: Path | None, what: str) -> Path:
+    if path is None:
+        raise TerseError(f"causal-lm needs a {what}")
+    return path
