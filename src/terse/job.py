@@ -1,0 +1,158 @@
+"""A job of the workflow: log file, seeds, device, stop signal. Alone in knowing Snakemake."""
+
+import logging
+import os
+import random
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
+
+from terse.config import Workflow, load
+from terse.errors import TerseError
+from terse.lease import lease_devices
+
+logger = logging.getLogger(__name__)
+
+
+class Stopped(Exception):  # noqa: N818 - no error
+    """The job was asked to stop and has saved what it needs to go on."""
+
+
+@dataclass
+class StopSignal:
+    """Set by SIGTERM (the scheduler's warning) or SIGINT; long work looks at it and saves."""
+
+    name: str | None = field(default=None)
+
+    @property
+    def requested(self) -> bool:
+        return self.name is not None
+
+    def install(self) -> "StopSignal":
+        """Take over SIGTERM and SIGINT of this process; either may come more than once."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._request)
+        return self
+
+    def _request(self, number: int, _frame: FrameType | None) -> None:
+        self.name = signal.Signals(number).name
+
+
+@contextmanager
+def logged(snakemake: Any) -> Iterator[None]:
+    """Run a script's body with its log file, thread count and seeds.
+
+    An error leaves its traceback in the log and one line on the terminal, exit status 1.
+    """
+    title = _title(snakemake)
+    log_path = Path(snakemake.log[0]) if snakemake.log else None
+    _set_up_logging(title, log_path)
+    _set_threads(snakemake.threads)
+    seed_all(_seed(snakemake.params))
+    try:
+        yield
+    except Exception as error:
+        logger.debug("traceback", exc_info=error)
+        kind = "" if isinstance(error, TerseError | Stopped) else f"{type(error).__name__}: "
+        reason = " ".join(f"{kind}{error}".split())
+        logger.error("%s%s", reason, f" (log: {log_path})" if log_path else "")
+        logging.shutdown()
+        sys.exit(1)
+
+
+def seed_all(seed: int) -> None:
+    """Seed Python, NumPy and, where it is loaded, torch."""
+    random.seed(seed)
+    if (numpy := sys.modules.get("numpy")) is not None:
+        numpy.random.seed(seed % 2**32)
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.manual_seed(seed)
+
+
+def device(snakemake: Any) -> str:
+    """Return the device of this job, `cpu` or `cuda`.
+
+    A job that was promised GPUs takes a lease on as many; its process sees no others.
+    Raises TerseError where the machine has fewer than promised or CUDA does not start.
+    """
+    count = int(snakemake.resources.get("gpu", 0) or 0)
+    if count == 0:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        return "cpu"
+    lease_devices(count)
+    import torch
+
+    if (found := torch.cuda.device_count()) < count:
+        raise TerseError(
+            f"{count} GPU(s) promised to this job, CUDA finds {found}: use a GPU node, or gpu: 0"
+        )
+    return "cuda"
+
+
+def settings(snakemake: Any) -> Workflow:
+    """Return the typed configuration of the workflow that this job belongs to."""
+    return load(snakemake.config)
+
+
+def folder_of(path: str) -> Path:
+    """Return an input that is a folder, or the folder of an input that stands for it."""
+    return Path(path) if Path(path).is_dir() else Path(path).parent
+
+
+Bundle = TypeVar("Bundle")
+
+
+def run_inputs(snakemake: Any, bundle: type[Bundle]) -> Bundle:
+    """Return the inputs of a run that the job has, as the fields of `bundle`."""
+    paths = {
+        key: Path(snakemake.input[key])
+        for key in ("tokens", "documents", "base")
+        if snakemake.input.get(key)
+    }
+    if (tokenizer := snakemake.input.get("tokenizer")) is not None:
+        paths["tokenizer"] = folder_of(tokenizer)
+    return bundle(**paths)
+
+
+def _title(snakemake: Any) -> str:
+    return " ".join([str(snakemake.rule), *map(str, snakemake.wildcards)])
+
+
+def _seed(params: Any) -> int:
+    """Return the seed among a job's params, in a block of settings or by itself."""
+    for value in (params, *params):
+        if hasattr(value, "get") and isinstance(value.get("seed"), int):
+            return value.get("seed")
+    return 0
+
+
+def _set_threads(threads: int) -> None:
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(threads)
+
+
+def _set_up_logging(title: str, path: Path | None) -> None:
+    """Send everything to the log file and what a person wants to see to the terminal."""
+    terminal = logging.StreamHandler(sys.stderr)
+    terminal.setLevel(logging.INFO)
+    terminal.addFilter(_from_terse)
+    terminal.setFormatter(logging.Formatter(f"{title}: %(message)s"))
+    handlers: list[logging.Handler] = [terminal]
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(path, mode="a", encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handlers.append(file)
+    logging.captureWarnings(True)
+    logging.basicConfig(level=logging.INFO, handlers=handlers, force=True)
+    logging.getLogger("terse").setLevel(logging.DEBUG)
+
+
+def _from_terse(entry: logging.LogRecord) -> bool:
+    return entry.name.startswith("terse") or entry.levelno >= logging.ERROR

@@ -1,0 +1,44 @@
+"""The three roots of the workflow: `results`, `cache` and `state`, wherever they really lie.
+
+Rules name them by these fixed paths. A root that the config puts elsewhere becomes a symbolic
+link, so a moved root changes no path that Snakemake has recorded, and reruns nothing.
+"""
+
+import os
+from pathlib import Path
+
+from terse.errors import TerseError
+
+
+def link_roots(roots: dict[str, str], folder: Path) -> None:
+    """Make each root in `folder` a link to where the config puts it.
+
+    A root whose config value is its own name stays as it is: a folder, or an earlier link.
+    Raises TerseError where a folder with content is in the way, or the target can't be made.
+    """
+    for name, place in roots.items():
+        link, target = folder / name, Path(os.path.expandvars(place)).expanduser()
+        if place == name or link.absolute() == target.absolute():
+            continue
+        try:
+            _link(link, target.absolute(), name)
+        except OSError as error:
+            raise TerseError(f"roots.{name}: {place}: {error.strerror}") from None
+
+
+def _link(link: Path, target: Path, name: str) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    if link.is_symlink():
+        if link.resolve() == target.resolve():
+            return
+    elif link.is_dir():
+        if any(link.iterdir()):
+            raise TerseError(
+                f"roots.{name}: the folder {name}/ here has content; move it first: "
+                f"mv {name}/* {target}/ && rmdir {name}"
+            )
+        link.rmdir()
+    # A new link under another name, then renamed: several jobs may do this at once.
+    fresh = link.with_name(f".{name}.link-{os.getpid()}")
+    fresh.symlink_to(target)
+    fresh.replace(link)
