@@ -1,0 +1,1 @@
+"""Honest scores: bits per byte of the original text, next to what other coders need."""

@@ -1,0 +1,1 @@
+"""One training path for every method, on the Hugging Face Trainer."""

@@ -1,0 +1,96 @@
+"""What happens beside a training: kept weights, the stop signal, progress."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ProgressCallback
+from transformers.utils.logging import disable_progress_bar
+
+from terse.job import StopSignal
+
+logger = logging.getLogger(__name__)
+
+
+class KeepCheckpoints(TrainerCallback):
+    """Keeps the weights of the steps that the run names, step 0 among them where it is named."""
+
+    def __init__(self, steps: list[int], keep: Callable[[int], None]) -> None:
+        self._steps = set(steps)
+        self._keep = keep
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if state.global_step == 0 and 0 in self._steps:
+            self._keep(0)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if state.global_step in self._steps:
+            self._keep(state.global_step)
+
+
+class StopOnSignal(TrainerCallback):
+    """Saves the state and ends the training after the step in which the signal came."""
+
+    def __init__(self, signal: StopSignal) -> None:
+        self._signal = signal
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if self._signal.requested and state.global_step < state.max_steps:
+            control.should_save = True
+            control.should_training_stop = True
+
+
+class ReportProgress(TrainerCallback):
+    """Writes one line per interval to the log; the bar on a terminal is the Trainer's own."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._first = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self._start, self._first = time.perf_counter(), state.global_step
+        if self._first:
+            logger.info("goes on from step %d of %d", self._first, state.max_steps)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        if not logs or not ("loss" in logs or "eval_loss" in logs):
+            return
+        done = state.global_step - self._first
+        rate = (time.perf_counter() - self._start) / done if done else float("nan")
+        left = rate * (state.max_steps - state.global_step)  # s
+        if "eval_loss" in logs:
+            logger.info(
+                "step %d/%d: validation loss %.3f nats, %.0f s left",
+                state.global_step, state.max_steps, logs["eval_loss"], left,
+            )  # fmt: skip
+        else:
+            logger.debug(
+                "step %d/%d: loss %.3f nats, %.0f tokens/s, %.0f s left",
+                state.global_step, state.max_steps, logs["loss"], logs["tokens_per_s"], left,
+            )  # fmt: skip
+
+
+def progress_bar() -> list[TrainerCallback]:
+    """Return the Trainer's bar where a person is watching; elsewhere silence all bars."""
+    if sys.stderr.isatty():
+        return [ProgressCallback()]
+    disable_progress_bar()
+    return []

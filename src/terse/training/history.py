@@ -1,0 +1,33 @@
+"""The history of a training as a tidy table."""
+
+from typing import Any
+
+import pandas as pd
+
+# The Trainer's names and ours; any other number of a row keeps its name.
+_NAMES = {
+    "loss": "loss_nats",
+    "eval_loss": "loss_nats",
+    "learning_rate": "learning_rate",
+    "grad_norm": "gradient_norm",
+    "tokens_per_s": "tokens_per_s",
+}
+_DROPPED = {"step", "epoch"}
+
+
+def history_table(log: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return one row per logged step and split.
+
+    Columns: step, epoch, split (train or validation), loss_nats, learning_rate, gradient_norm,
+    tokens_per_s (forward and backward passes alone), and the method's own terms.
+    """
+    rows = []
+    for entry in log:
+        if not {"loss", "eval_loss"} & set(entry):
+            continue  # the Trainer's closing summary
+        split = "validation" if "eval_loss" in entry else "train"
+        values = {_NAMES.get(k, k): v for k, v in entry.items() if k not in _DROPPED}
+        rows.append({"step": entry["step"], "epoch": entry["epoch"], "split": split, **values})
+    columns = ["step", "epoch", "split", *dict.fromkeys(_NAMES.values())]
+    table = pd.DataFrame(rows)
+    return table.reindex(columns=[*columns, *(c for c in table if c not in columns)])

@@ -1,0 +1,133 @@
+"""What a method brings: its model, its rows, its loss, its evaluation. Training is not its task."""
+
+import importlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, default_collate
+from transformers import PreTrainedModel, TrainerCallback
+
+from terse.config.runs import Run
+
+S = TypeVar("S", bound=Run)
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The files that a run reads; None where its method needs none."""
+
+    tokens: Path | None = None
+    documents: Path | None = None
+    tokenizer: Path | None = None
+    base: Path | None = None
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One row of a run's `evaluation.csv`: a value with its 95 % interval, of `n` items."""
+
+    arm: str
+    measure: str
+    value: float
+    interval_low: float = float("nan")
+    interval_high: float = float("nan")
+    n: int = 0
+
+
+class Method(ABC, Generic[S]):
+    """A way to train a model. A new one implements the abstract methods and overrides the rest.
+
+    Everything random in it draws from the global generators, which are seeded by the run's seed
+    before `build`, saved in each checkpoint and restored on resume.
+    """
+
+    def __init__(self, settings: S, inputs: Inputs) -> None:
+        self.settings = settings
+        self.inputs = inputs
+
+    @abstractmethod
+    def build(self) -> PreTrainedModel:
+        """Return the model at step 0, float32, on the CPU."""
+
+    @abstractmethod
+    def training_rows(self) -> Dataset[Any]:
+        """Return the rows to train on, sized and indexable."""
+
+    @abstractmethod
+    def validation_rows(self) -> Dataset[Any]:
+        """Return held-out rows; their order does not change."""
+
+    @abstractmethod
+    def evaluate(self, model: PreTrainedModel, device: str) -> list[Measure]:
+        """Return the measures of a trained model for `evaluation.csv`."""
+
+    def collate(self, rows: list[Any]) -> Batch:
+        """Return a batch of rows; `labels` must be among its keys, -100 where nothing counts."""
+        return default_collate(rows)
+
+    def count(self, batch: Batch) -> Tensor:
+        """Return the number of targets in a batch, the divisor of `loss`."""
+        return batch["labels"][..., 1:].ne(-100).sum()
+
+    def loss(
+        self, model: nn.Module, batch: Batch, n_targets: Tensor | int
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Return the summed loss over `n_targets` (of the whole accumulated batch), and terms.
+
+        The terms are logged by their own names beside the loss, each in its own unit.
+        """
+        output = model(**batch, num_items_in_batch=n_targets, use_cache=False)
+        return output.loss, {}
+
+    def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        """Return the optimiser's groups: matrices decay, vectors (norms, biases) do not."""
+        trained = [p for p in model.parameters() if p.requires_grad]
+        return [
+            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": self.settings.l2},
+            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        ]
+
+    def callbacks(self) -> list[TrainerCallback]:
+        """Return callbacks that the training carries along."""
+        return []
+
+    def load(self, folder: Path) -> PreTrainedModel:
+        """Return a trained model of this method from its folder, in eval mode."""
+        from terse.models.loading import load_model
+
+        return load_model(folder)
+
+    def tokenizer_folder(self) -> Path | None:
+        """Return the folder of the tokenizer that is published beside the weights."""
+        return self.inputs.tokenizer or self.inputs.base
+
+
+def method_of(settings: Run, inputs: Inputs) -> Method[Any]:
+    """Return the implementation of a run's method."""
+    module, _, name = settings.implementation.partition(":")
+    return getattr(importlib.import_module(module), name)(settings, inputs)
+
+
+def mean_loss(method: Method[Any], model: nn.Module, rows: Dataset[Any], device: str) -> float:
+    """Return the loss per target in nats, over validation rows.
+
+    At most `max_val_loops` batches are read, spread evenly over the rows.
+    """
+    size, n_rows = method.settings.batch_size, len(rows)  # type: ignore[arg-type]
+    limit = min(n_rows, size * (method.settings.max_val_loops or n_rows))
+    chosen = [i * n_rows // limit for i in range(limit)]
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for start in range(0, limit, size):
+            batch = method.collate([rows[i] for i in chosen[start : start + size]])
+            batch = {key: value.to(device) for key, value in batch.items()}
+            n_targets = method.count(batch)
+            loss, _ = method.loss(model, batch, n_targets)
+            total += float(loss) * int(n_targets)
+            count += int(n_targets)
+    return total / count

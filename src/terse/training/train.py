@@ -1,0 +1,168 @@
+"""The one path on which every method is trained, stopped, resumed and published."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments, set_seed
+
+from terse.artifacts import atomic_file
+from terse.config.runs import Run
+from terse.corpora.tokenizers import load_tokenizer
+from terse.job import Stopped, StopSignal
+from terse.training.callbacks import KeepCheckpoints, ReportProgress, StopOnSignal, progress_bar
+from terse.training.history import history_table
+from terse.training.method import Method
+from terse.training.state import TrainingState
+from terse.training.tracking import prepare_tracking, remember_tracking_run, report_to
+from terse.training.trainer import MethodTrainer
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where a finished training is published."""
+
+    model: Path
+    checkpoints: Path
+    history: Path
+
+
+@dataclass(frozen=True)
+class Conduct:
+    """How a training is carried out; none of it changes what comes out."""
+
+    name: str
+    device: str = "cpu"
+    tracking: str = "none"
+    deterministic: bool = True
+    results: Path = Path("results")
+
+
+def train(
+    method: Method[Any],
+    *,
+    state_folder: Path,
+    outputs: Outputs,
+    conduct: Conduct,
+    signal: StopSignal,
+) -> None:
+    """Train a method's model from the start or from its saved state, and publish it.
+
+    Raises Stopped after saving if the signal came, TerseError if the loss is not finite or
+    another process took the training over.
+    """
+    settings: Run = method.settings
+    _be_deterministic(conduct)
+    set_seed(settings.seed)
+    state = TrainingState(state_folder)
+    prepare_tracking(conduct.tracking, conduct.results, state.folder)
+    model = method.build()
+    trainer = MethodTrainer(method, model, _arguments(settings, state, conduct), state)
+    for callback in _callbacks(method, model, state, conduct, signal):
+        trainer.add_callback(callback)
+    checkpoint = state.latest()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    step = trainer.state.global_step
+    if step < settings.max_steps:
+        raise Stopped(
+            f"stopped by {signal.name} at step {step} of {settings.max_steps}; the state is saved, "
+            "the same command goes on from there"
+        )
+    _publish(trainer, method, model, state, outputs)
+
+
+def _publish(
+    trainer: MethodTrainer,
+    method: Method[Any],
+    model: PreTrainedModel,
+    state: TrainingState,
+    outputs: Outputs,
+) -> None:
+    _save_weights(method, model, state, "model")
+    state.publish("model", outputs.model)
+    state.kept.mkdir(exist_ok=True)
+    state.publish("kept", outputs.checkpoints)
+    with atomic_file(outputs.history) as partial:
+        history_table(trainer.state.log_history).to_csv(partial, index=False)
+    state.delete()
+
+
+def _save_weights(
+    method: Method[Any], model: PreTrainedModel, state: TrainingState, name: str
+) -> None:
+    """Write a model and its tokenizer in the Hugging Face format into the state."""
+    with state.saving(name) as partial:
+        model.save_pretrained(partial)
+        if (folder := method.tokenizer_folder()) is not None:
+            load_tokenizer(folder).save_pretrained(partial)
+
+
+def _callbacks(
+    method: Method[Any],
+    model: PreTrainedModel,
+    state: TrainingState,
+    conduct: Conduct,
+    signal: StopSignal,
+) -> list[TrainerCallback]:
+    def keep(step: int) -> None:
+        _save_weights(method, model, state, f"kept/step-{step}")
+
+    return [
+        KeepCheckpoints(method.settings.checkpoint_steps, keep),
+        StopOnSignal(signal),
+        ReportProgress(),
+        _RememberTracking(conduct.tracking, state.folder),
+        *progress_bar(),
+    ]
+
+
+class _RememberTracking(TrainerCallback):
+    """Keeps the tracker's run id once the tracker's own callback has started the run."""
+
+    def __init__(self, tracking: str, folder: Path) -> None:
+        self._tracking, self._folder = tracking, folder
+
+    def on_train_begin(self, *_args: Any, **_options: Any) -> None:
+        remember_tracking_run(self._tracking, self._folder)
+
+
+def _arguments(settings: Run, state: TrainingState, conduct: Conduct) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(state.folder),
+        run_name=conduct.name,
+        seed=settings.seed,
+        data_seed=settings.seed,
+        max_steps=settings.max_steps,
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.n_grad_loops,
+        learning_rate=settings.lr,
+        weight_decay=settings.l2,
+        adam_beta2=0.95,
+        max_grad_norm=settings.grad_clip,
+        warmup_steps=settings.warmup_steps,
+        lr_scheduler_type=settings.lr_schedule,
+        bf16=settings.precision == "bfloat16",
+        use_cpu=conduct.device == "cpu",
+        logging_steps=settings.log_interval,
+        logging_nan_inf_filter=False,
+        eval_strategy="steps",
+        eval_steps=settings.eval_interval,
+        eval_on_start=True,
+        save_strategy="steps",
+        save_steps=settings.save_interval,
+        report_to=report_to(conduct.tracking),
+        disable_tqdm=True,  # the bar is added where a person is watching
+        remove_unused_columns=False,
+        dataloader_pin_memory=conduct.device != "cpu",
+    )
+
+
+def _be_deterministic(conduct: Conduct) -> None:
+    """Ask for deterministic kernels: always on the CPU, on CUDA where the config says so."""
+    if conduct.device != "cpu" and not conduct.deterministic:
+        return
+    # cuBLAS reads this when it starts.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)

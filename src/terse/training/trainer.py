@@ -1,0 +1,123 @@
+"""The Hugging Face Trainer with our losses, atomic checkpoints and a history in plain units."""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from terse.errors import TerseError
+from terse.training.method import Method, mean_loss
+from terse.training.state import TrainingState
+
+
+class MethodTrainer(Trainer):
+    """Trains any method; what differs between methods is asked of the method."""
+
+    def __init__(
+        self, method: Method[Any], model: nn.Module, args: TrainingArguments, state: TrainingState
+    ) -> None:
+        self.method = method
+        self.training_state = state
+        self._staging: Path | None = None
+        self._tokens_since_log = 0
+        self._busy_since_log = 0.0
+        self._terms: dict[str, float] = {}
+        rows = method.training_rows()
+        super().__init__(
+            model=model, args=args, train_dataset=rows, eval_dataset=method.validation_rows(),
+            data_collator=method.collate, callbacks=method.callbacks(),
+        )  # fmt: skip
+        self.remove_callback(PrinterCallback)
+        if self.args.n_gpu > 1:
+            raise TerseError("one process sees several GPUs: start one process per GPU (torchrun)")
+
+    def _get_num_items_in_batch(
+        self, batch_samples: list[Any], device: torch.device
+    ) -> Tensor | int | None:
+        """Count the targets of the whole accumulated batch, over all processes."""
+        count = sum(self.method.count(batch) for batch in batch_samples)
+        count = torch.as_tensor(count, device=device)
+        return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
+
+    def compute_loss(  # type: ignore[override]
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """Return the method's loss; gradients of the processes are averaged, hence the scale."""
+        if num_items_in_batch is None:
+            num_items_in_batch = self.method.count(inputs)
+        loss, terms = self.method.loss(model, inputs, num_items_in_batch)
+        for name, value in terms.items():
+            self._terms[name] = self._terms.get(name, 0.0) + value
+        return loss * self.args.world_size
+
+    def training_step(
+        self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Do one forward and backward pass, and keep count of tokens and time."""
+        start = time.perf_counter()
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._busy_since_log += time.perf_counter() - start
+        self._tokens_since_log += next(iter(inputs.values())).numel()
+        return loss
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Build AdamW over the method's parameter groups."""
+        if self.optimizer is None:
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = kind(self.method.parameter_groups(model or self.model), **options)
+        return self.optimizer
+
+    def evaluate(self, *_args: Any, **_options: Any) -> dict[str, float]:
+        """Return the exact loss per target over the validation rows."""
+        model = self.accelerator.unwrap_model(self.model)
+        model.eval()
+        with self.autocast_smart_context_manager():
+            rows, device = self.eval_dataset, str(self.args.device)
+            metrics = {"eval_loss": mean_loss(self.method, model, rows, device)}
+        model.train()
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add throughput and the method's terms to a training row; refuse a loss that is none."""
+        if "loss" in logs:
+            if not math.isfinite(logs["loss"]):
+                raise TerseError(
+                    f"the loss is {logs['loss']} at step {self.state.global_step}: lower lr, or "
+                    "look at the rows"
+                )
+            logs["tokens_per_s"] = self._tokens_since_log / max(self._busy_since_log, 1e-9)
+            steps = max(self._tokens_since_log and self.args.logging_steps, 1)
+            logs.update({name: value / steps for name, value in self._terms.items()})
+            self._tokens_since_log, self._busy_since_log, self._terms = 0, 0.0, {}
+        super().log(logs, start_time)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._staging or self.training_state.folder)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Save the state so that a kill at any moment leaves whole checkpoints only."""
+        name = f"checkpoint-{self.state.global_step}"
+        with self.training_state.saving(name) as partial:
+            self._staging = partial
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._staging = None
+            written = partial / name
+            for file in written.iterdir():
+                file.rename(partial / file.name)
+            written.rmdir()
+        self.training_state.prune()
