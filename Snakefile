@@ -1,0 +1,35 @@
+"""terse: how few tokens, codes and dimensions does a language model need?"""
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+configfile: "config/config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/corpora.smk"
+include: "rules/training.smk"
+include: "rules/activations.smk"
+include: "rules/dimensions.smk"
+include: "rules/evaluation.smk"
+include: "rules/report.smk"
+
+
+wildcard_constraints:
+    corpus=names(settings.corpora),
+    tokenizer=names([*settings.tokenizers, *settings.models]),
+    run=names(settings.runs),
+    model=names(settings.models),
+    family=names(settings.families()),
+    step=r"\d+",
+    shard=r"\d{5}",
+
+
+rule all:
+    default_target: True
+    input:
+        runs=run_targets(),
+        ids=dimension_targets(),
+        tables=["results/tables/runs.html", "results/tables/dimensions.html"],

@@ -1,0 +1,47 @@
+"""From a model and its contexts to hidden states on disk."""
+
+
+localrules:
+    download_model,
+
+
+rule download_model:
+    """Fetch a model from the hub, where there is a network: later jobs need none."""
+    output:
+        model=directory("cache/models/{model}"),
+    log:
+        "logs/download_model/{model}.log",
+    benchmark:
+        "logs/download_model/{model}.benchmark.tsv"
+    threads: 1
+    params:
+        hub=lambda w: settings.models[w.model].hub,
+        revision=lambda w: settings.models[w.model].revision,
+        trust_remote_code=lambda w: settings.models[w.model].trust_remote_code,
+    script:
+        "../workflow/scripts/download_model.py"
+
+
+rule cache_activations:
+    """Run a model over one shard of its contexts; write hidden states, losses, entropies."""
+    input:
+        model=lambda w: model_folder(w.model),
+        chunks="cache/chunks/{model}.h5",
+    output:
+        shard="cache/activations/{model}/shard-{shard}.h5",
+    log:
+        "logs/cache_activations/{model}.{shard}.log",
+    benchmark:
+        "logs/cache_activations/{model}.{shard}.benchmark.tsv"
+    threads: 2
+    resources:
+        gpu=lambda w: devices(settings.models[w.model]),
+        mem_mb=lambda w, attempt: 8000 * attempt,
+        runtime=480,
+    params:
+        model=lambda w: settings.loading_of_model(w.model),
+        capture=lambda w: settings.measure(w.model).capture(),
+        n_shards=lambda w: settings.measure(w.model).n_shards,
+        stage=stage("cache_activations"),
+    script:
+        "../workflow/scripts/cache_activations.py"

@@ -1,0 +1,97 @@
+"""Look-ups over the typed config. No jobs."""
+
+import re
+import sys
+from pathlib import Path
+
+from terse.config import load
+from terse.config.activations import Chunking, Estimation
+from terse.config.stages import STAGE_VERSIONS
+from terse.errors import TerseError
+from terse.roots import link_roots
+
+try:
+    settings = load(config)
+    link_roots(settings.roots.model_dump(), Path.cwd())
+except TerseError as error:
+    for line in str(error).splitlines():
+        print(f"config error: {line}", file=sys.stderr)
+    sys.exit(1)
+
+
+def names(library):
+    """Return the wildcard constraint that allows the names of a library."""
+    return "|".join(re.escape(name) for name in library) or "(?!)"
+
+
+def stage(rule_name, **block):
+    """Return the params of a stage: what determines its result, and its version."""
+    return {**block, "stage_version": STAGE_VERSIONS[rule_name]}
+
+
+def tokenizer_files(tokenizer):
+    """Return the file or folder that holds a tokenizer, trained here or part of a model."""
+    if tokenizer in settings.tokenizers:
+        return f"cache/tokenizers/{tokenizer}/tokenizer.json"
+    return model_folder(tokenizer)
+
+
+def model_folder(model):
+    """Return the folder with a model's weights, or with those of all its run's steps."""
+    origin = settings.models[model]
+    if origin.run is None:
+        return origin.path or f"cache/models/{model}"
+    return f"results/runs/{origin.run}/" + ("model" if origin.step is None else "checkpoints")
+
+
+def run_inputs(wildcards):
+    """Return the named inputs that a run's method reads."""
+    run = settings.runs[wildcards.run]
+    tokenizer = settings.tokenizer_of_run(wildcards.run)
+    inputs = {}
+    if run.corpus is not None:
+        inputs["tokens"] = f"cache/tokens/{run.corpus}/{tokenizer}.h5"
+    if run.tokenizer is not None:
+        inputs["tokenizer"] = tokenizer_files(run.tokenizer)
+    if run.base is not None:
+        in_runs = run.base in settings.runs
+        inputs["base"] = f"results/runs/{run.base}/model" if in_runs else model_folder(run.base)
+    return inputs
+
+
+def documents_of_run(run):
+    """Return the documents that a run is scored on, none where it makes its own."""
+    corpus = settings.runs[run].corpus
+    return [] if corpus is None else f"cache/documents/{corpus}.parquet"
+
+
+def shards(wildcards):
+    """Return the activation files of a model."""
+    n_shards = settings.measure(wildcards.model).n_shards
+    return [f"cache/activations/{wildcards.model}/shard-{s:05d}.h5" for s in range(n_shards)]
+
+
+def devices(item):
+    """Return how many GPUs a job of a run or model asks for."""
+    return settings.gpu if item.gpu is None else item.gpu
+
+
+def run_targets():
+    """Return what `all` makes of the selected runs."""
+    files = ["evaluation.csv", "loss.svg"]
+    return [f"results/runs/{run}/{file}" for run in settings.selected_runs() for file in files]
+
+
+def dimension_targets():
+    """Return what `all` makes of the selected models."""
+    figures = ["id-by-layer", "id-by-step", "id-against-loss"]
+    families = dict.fromkeys(settings.family(model) for model in settings.select.ids)
+    ids = [f"results/ids/{model}.csv" for model in settings.select.ids]
+    return ids + [f"results/figures/{f}/{name}.svg" for f in families for name in figures]
+
+
+def family_members(wildcards):
+    """Return the selected models of a family, by training step; all of them if none is."""
+    members = [m for m in settings.models if settings.family(m) == wildcards.family]
+    chosen = [m for m in members if m in settings.select.ids] or members
+    return sorted(chosen, key=lambda m: settings.training_step(m) or 0)

@@ -1,0 +1,86 @@
+"""From a source of text to contexts of equal length."""
+
+
+rule collect_corpus:
+    """Read a corpus' documents, split them, and fix their order and fingerprint."""
+    output:
+        documents="cache/documents/{corpus}.parquet",
+        record="cache/documents/{corpus}.run.json",
+    log:
+        "logs/collect_corpus/{corpus}.log",
+    benchmark:
+        "logs/collect_corpus/{corpus}.benchmark.tsv"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    params:
+        corpus=lambda w: settings.corpora[w.corpus].params(),
+        stage=stage("collect_corpus"),
+    script:
+        "../workflow/scripts/collect_corpus.py"
+
+
+rule train_tokenizer:
+    """Train a byte-level BPE tokenizer on the training documents of a corpus."""
+    input:
+        documents=lambda w: f"cache/documents/{settings.tokenizers[w.tokenizer].corpus}.parquet",
+    output:
+        tokenizer="cache/tokenizers/{tokenizer}/tokenizer.json",
+        config="cache/tokenizers/{tokenizer}/tokenizer_config.json",
+        record="cache/tokenizers/{tokenizer}/run.json",
+    log:
+        "logs/train_tokenizer/{tokenizer}.log",
+    benchmark:
+        "logs/train_tokenizer/{tokenizer}.benchmark.tsv"
+    threads: 2
+    resources:
+        mem_mb=8000,
+        runtime=240,
+    params:
+        tokenizer=lambda w: settings.tokenizers[w.tokenizer].model_dump(mode="json"),
+        stage=stage("train_tokenizer"),
+    script:
+        "../workflow/scripts/train_tokenizer.py"
+
+
+rule tokenize_corpus:
+    """Turn the documents of a corpus into tokens."""
+    input:
+        documents="cache/documents/{corpus}.parquet",
+        tokenizer=lambda w: tokenizer_files(w.tokenizer),
+    output:
+        tokens="cache/tokens/{corpus}/{tokenizer}.h5",
+    log:
+        "logs/tokenize_corpus/{corpus}.{tokenizer}.log",
+    benchmark:
+        "logs/tokenize_corpus/{corpus}.{tokenizer}.benchmark.tsv"
+    threads: settings.n_data_procs
+    resources:
+        mem_mb=8000,
+        runtime=480,
+    params:
+        stage=stage("tokenize_corpus"),
+    script:
+        "../workflow/scripts/tokenize_corpus.py"
+
+
+rule chunk_corpus:
+    """Cut the contexts on which a model is measured."""
+    input:
+        tokens=lambda w: "cache/tokens/{}/{}.h5".format(*settings.text_of_model(w.model)),
+    output:
+        chunks="cache/chunks/{model}.h5",
+    log:
+        "logs/chunk_corpus/{model}.log",
+    benchmark:
+        "logs/chunk_corpus/{model}.benchmark.tsv"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        chunking=lambda w: settings.measure(w.model).block(Chunking),
+        stage=stage("chunk_corpus"),
+    script:
+        "../workflow/scripts/chunk_corpus.py"

@@ -1,0 +1,25 @@
+"""Scores of trained runs."""
+
+
+rule evaluate_run:
+    """Score a run on held-out text in bits per byte, beside coders without a model."""
+    input:
+        unpack(run_inputs),
+        documents=lambda w: documents_of_run(w.run),
+        model="results/runs/{run}/model",
+    output:
+        evaluation="results/runs/{run}/evaluation.csv",
+    log:
+        "logs/evaluate_run/{run}.log",
+    benchmark:
+        "logs/evaluate_run/{run}.benchmark.tsv"
+    threads: 2
+    resources:
+        gpu=lambda w: devices(settings.runs[w.run]),
+        mem_mb=lambda w, attempt: 6000 * attempt,
+        runtime=240,
+    params:
+        run=lambda w: settings.runs[w.run].params(),
+        stage=stage("evaluate_run"),
+    script:
+        "../workflow/scripts/evaluate_run.py"

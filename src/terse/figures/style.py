@@ -1,0 +1,59 @@
+"""One look for all figures: readable in print, by colour-blind readers, and made again alike."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from terse.artifacts import atomic_file
+
+# Okabe & Ito's palette (https://jfly.uni-koeln.de/color/), for a few unordered things.
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+WIDTH_IN = 7.2  # of a two-column page
+
+_RC = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 3.5,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.5,
+    "axes.axisbelow": True,
+    "figure.constrained_layout.use": True,
+    "savefig.facecolor": "white",
+    "svg.hashsalt": "terse",
+    "pdf.fonttype": 42,
+}
+
+
+@contextmanager
+def paper_style() -> Iterator[None]:
+    """Draw in the house's style, without a display."""
+    with mpl.rc_context(_RC):
+        yield
+
+
+def ordered_colours(n: int) -> list[tuple[float, float, float, float]]:
+    """Return n colours from dark to bright for things that have an order."""
+    return [mpl.colormaps["viridis"](x) for x in np.linspace(0.0, 0.88, max(n, 1))]
+
+
+def save(figure: Figure, paths: Sequence[Path]) -> None:
+    """Publish a figure under each name, in the format of its suffix."""
+    for path in paths:
+        kind = path.suffix.removeprefix(".")
+        metadata = {"Date": None} if kind == "svg" else {"CreationDate": None}
+        with atomic_file(path) as partial:
+            figure.savefig(partial, format=kind, metadata=metadata)

@@ -1,0 +1,56 @@
+"""Run a model over one shard of its contexts and write what its modules put out."""
+
+from pathlib import Path
+from typing import Any
+
+from terse import job
+from terse.activations.shard import cache_shard
+from terse.config.activations import Activations
+from terse.models.loading import load_model
+
+
+def cache_activations(
+    *,
+    name: str,
+    model: dict[str, Any],
+    capture: dict[str, Any],
+    model_folder: Path,
+    chunks_path: Path,
+    shard_path: Path,
+    shard: int,
+    n_shards: int,
+    device: str,
+) -> None:
+    """Write one shard of activations."""
+    settings = Activations.model_validate(capture)
+    folder = model_folder if model["step"] is None else model_folder / f"step-{model['step']}"
+    loading = {key: model[key] for key in ("dtype", "device_map", "trust_remote_code", "kind")}
+    cache_shard(
+        load_model(folder, device=device, **loading),
+        chunks_path,
+        shard_path,
+        settings=settings,
+        shard=shard,
+        n_shards=n_shards,
+        attributes={
+            "model": name,
+            "origin": model["model"],
+            "revision": model["revision"],
+            "corpus": settings.corpus,
+        },
+    )
+
+
+if __name__ == "__main__":
+    with job.logged(snakemake):
+        cache_activations(
+            name=snakemake.wildcards.model,
+            model=snakemake.params.model,
+            capture=snakemake.params.capture,
+            model_folder=Path(snakemake.input.model),
+            chunks_path=Path(snakemake.input.chunks),
+            shard_path=Path(snakemake.output.shard),
+            shard=int(snakemake.wildcards.shard),
+            n_shards=snakemake.params.n_shards,
+            device=job.device(snakemake),
+        )

@@ -1,0 +1,27 @@
+"""Read a corpus' documents into one parquet file."""
+
+from pathlib import Path
+from typing import Any
+
+from terse import job
+from terse.artifacts import write_json
+from terse.config.corpora import Corpus
+from terse.corpora.documents import write_documents
+from terse.provenance import record
+
+
+def collect_corpus(*, corpus: dict[str, Any], documents_path: Path, record_path: Path) -> None:
+    """Write the documents and a record with their counts and fingerprint."""
+    found = write_documents(Corpus.model_validate(corpus), documents_path)
+    write_json(
+        record_path, record(settings=corpus, inputs={}, device="cpu", folder=Path.cwd(), **found)
+    )
+
+
+if __name__ == "__main__":
+    with job.logged(snakemake):
+        collect_corpus(
+            corpus=snakemake.params.corpus,
+            documents_path=Path(snakemake.output.documents),
+            record_path=Path(snakemake.output.record),
+        )

@@ -1,0 +1,14 @@
+"""Fetch a model from the hub."""
+
+from pathlib import Path
+
+from terse import job
+from terse.models.download import download_model
+
+if __name__ == "__main__":
+    with job.logged(snakemake):
+        download_model(
+            snakemake.params.hub,
+            snakemake.params.revision,
+            Path(snakemake.output.model),
+        )

@@ -1,0 +1,47 @@
+"""Estimate intrinsic dimensions from cached activations."""
+
+from pathlib import Path
+from typing import Any
+
+from terse import job
+from terse.activations import cache
+from terse.activations.table import dimension_table
+from terse.artifacts import atomic_file, write_json
+from terse.dimension.statistics import summarise
+from terse.provenance import record
+
+
+def estimate_dimensions(
+    *,
+    estimation: dict[str, Any],
+    shards_folder: Path,
+    ids_path: Path,
+    summary_path: Path,
+    record_path: Path,
+) -> None:
+    """Write the table of one model, its summary per module and estimator, and a record."""
+    options = {
+        key: estimation[key] for key in ("skip_first", "max_norm_multiple", "theiler_window")
+    }
+    with cache.open(shards_folder) as activations:
+        table = dimension_table(activations, estimation["save_IDs_list"], **options)
+        about = activations.attributes
+    for path, content in ((ids_path, table), (summary_path, summarise(table))):
+        with atomic_file(path) as partial:
+            content.to_csv(partial, index=False)
+    inputs = {key: str(about[key]) for key in ("fingerprint", "tokenizer_digest")}
+    write_json(
+        record_path,
+        record(settings=estimation, inputs=inputs, device="cpu", folder=Path.cwd(), model=about),
+    )
+
+
+if __name__ == "__main__":
+    with job.logged(snakemake):
+        estimate_dimensions(
+            estimation=snakemake.params.estimation,
+            shards_folder=Path(snakemake.input.shards[0]).parent,
+            ids_path=Path(snakemake.output.ids),
+            summary_path=Path(snakemake.output.summary),
+            record_path=Path(snakemake.output.record),
+        )

@@ -1,0 +1,59 @@
+"""Train a run of any method, or go on with it from its saved state."""
+
+from pathlib import Path
+from typing import Any
+
+from terse import job
+from terse.artifacts import write_json
+from terse.config.methods import settings_of
+from terse.provenance import TRAINING_PACKAGES, digest_file, digest_json, record, versions
+from terse.training.method import Inputs, method_of
+from terse.training.train import Conduct, Outputs, train
+
+
+def train_model(
+    *,
+    run: dict[str, Any],
+    inputs: Inputs,
+    outputs: Outputs,
+    record_path: Path,
+    state_root: Path,
+    conduct: Conduct,
+    signal: job.StopSignal,
+) -> None:
+    """Publish the trained weights, the kept ones, the history and a record."""
+    digests = {name: digest_file(path) for name, path in vars(inputs).items() if path is not None}
+    # All that decides the weights: other settings never go on from this state.
+    state = digest_json([run, digests, versions(TRAINING_PACKAGES)])[:16]
+    train(
+        method_of(settings_of(run), inputs),
+        state_folder=state_root / conduct.name / state,
+        outputs=outputs,
+        conduct=conduct,
+        signal=signal,
+    )
+    device = f"{conduct.device} ({'deterministic' if conduct.deterministic else 'free'})"
+    write_json(record_path, record(settings=run, inputs=digests, device=device, folder=Path.cwd()))
+
+
+if __name__ == "__main__":
+    with job.logged(snakemake):
+        settings = job.settings(snakemake)
+        train_model(
+            run=snakemake.params.run,
+            inputs=job.run_inputs(snakemake, Inputs),
+            outputs=Outputs(
+                model=Path(snakemake.output.model),
+                checkpoints=Path(snakemake.output.checkpoints),
+                history=Path(snakemake.output.history),
+            ),
+            record_path=Path(snakemake.output.record),
+            state_root=Path("state/train"),
+            conduct=Conduct(
+                name=snakemake.wildcards.run,
+                device=job.device(snakemake),
+                tracking=settings.tracking,
+                deterministic=settings.deterministic,
+            ),
+            signal=job.StopSignal().install(),
+        )
