@@ -2,10 +2,12 @@
 
 from snakemake.utils import min_version
 
+from terse.config import checked_yaml
+
 min_version("9.27")
 
 
-configfile: "config/config.yaml"
+configfile: checked_yaml("config/config.yaml")
 
 
 include: "rules/common.smk"
@@ -23,7 +25,7 @@ wildcard_constraints:
     run=names(settings.runs),
     model=names(settings.models),
     family=names(settings.families()),
-    step=r"\d+",
+    figure="by-layer|by-step|against-loss",
     shard=r"\d{5}",
 
 

@@ -1,10 +1,9 @@
 """Look-ups over the typed config. No jobs."""
 
 import re
-import sys
 from pathlib import Path
 
-from terse.config import load
+from terse.config import end_with, load
 from terse.config.activations import Chunking, Estimation
 from terse.config.stages import STAGE_VERSIONS
 from terse.errors import TerseError
@@ -14,9 +13,7 @@ try:
     settings = load(config)
     link_roots(settings.roots.model_dump(), Path.cwd())
 except TerseError as error:
-    for line in str(error).splitlines():
-        print(f"config error: {line}", file=sys.stderr)
-    sys.exit(1)
+    end_with(error)
 
 
 def names(library):
@@ -41,7 +38,9 @@ def model_folder(model):
     origin = settings.models[model]
     if origin.run is None:
         return origin.path or f"cache/models/{model}"
-    return f"results/runs/{origin.run}/" + ("model" if origin.step is None else "checkpoints")
+    return f"results/runs/{origin.run}/" + (
+        "model" if origin.step is None else "checkpoints"
+    )
 
 
 def run_inputs(wildcards):
@@ -55,7 +54,9 @@ def run_inputs(wildcards):
         inputs["tokenizer"] = tokenizer_files(run.tokenizer)
     if run.base is not None:
         in_runs = run.base in settings.runs
-        inputs["base"] = f"results/runs/{run.base}/model" if in_runs else model_folder(run.base)
+        inputs["base"] = (
+            f"results/runs/{run.base}/model" if in_runs else model_folder(run.base)
+        )
     return inputs
 
 
@@ -68,7 +69,9 @@ def documents_of_run(run):
 def shards(wildcards):
     """Return the activation files of a model."""
     n_shards = settings.measure(wildcards.model).n_shards
-    return [f"cache/activations/{wildcards.model}/shard-{s:05d}.h5" for s in range(n_shards)]
+    return [
+        f"cache/activations/{wildcards.model}/shard-{s:05d}.h5" for s in range(n_shards)
+    ]
 
 
 def devices(item):
@@ -79,15 +82,25 @@ def devices(item):
 def run_targets():
     """Return what `all` makes of the selected runs."""
     files = ["evaluation.csv", "loss.svg"]
-    return [f"results/runs/{run}/{file}" for run in settings.selected_runs() for file in files]
+    return [
+        f"results/runs/{run}/{file}"
+        for run in settings.selected_runs()
+        for file in files
+    ]
 
 
 def dimension_targets():
-    """Return what `all` makes of the selected models."""
-    figures = ["id-by-layer", "id-by-step", "id-against-loss"]
-    families = dict.fromkeys(settings.family(model) for model in settings.select.ids)
-    ids = [f"results/ids/{model}.csv" for model in settings.select.ids]
-    return ids + [f"results/figures/{f}/{name}.svg" for f in families for name in figures]
+    """Return what `all` makes of the selected models; steps need two to be drawn against."""
+    files = [f"results/ids/{model}.csv" for model in settings.select.ids]
+    for family in dict.fromkeys(map(settings.family, settings.select.ids)):
+        steps = {
+            settings.training_step(m)
+            for m in settings.select.ids
+            if settings.family(m) == family
+        }
+        figures = ["by-layer", "against-loss"] + ["by-step"] * (len(steps - {None}) > 1)
+        files += [f"results/figures/{family}/id-{figure}.svg" for figure in figures]
+    return files
 
 
 def family_members(wildcards):

@@ -68,7 +68,9 @@ rule tokenize_corpus:
 rule chunk_corpus:
     """Cut the contexts on which a model is measured."""
     input:
-        tokens=lambda w: "cache/tokens/{}/{}.h5".format(*settings.text_of_model(w.model)),
+        tokens=lambda w: "cache/tokens/{}/{}.h5".format(
+            *settings.text_of_model(w.model)
+        ),
     output:
         chunks="cache/chunks/{model}.h5",
     log:

@@ -32,39 +32,23 @@ rule plot_run:
 
 
 rule plot_dimensions:
-    """Draw the dimensions of a family of models: against layer, step and loss."""
+    """Draw the dimensions of a family of models: by layer, by step, or against loss."""
     input:
         ids=lambda w: [f"results/ids/{m}.csv" for m in family_members(w)],
         summaries=lambda w: [f"results/ids/summary/{m}.csv" for m in family_members(w)],
     output:
-        by_layer=report(
-            "results/figures/{family}/id-by-layer.svg",
-            caption="../workflow/report/id-by-layer.rst",
+        svg=report(
+            "results/figures/{family}/id-{figure}.svg",
+            caption="../workflow/report/id.rst",
             category="Dimensions",
             subcategory="{family}",
-            labels={"figure": "ID against layer"},
+            labels={"figure": "ID {figure}"},
         ),
-        by_step=report(
-            "results/figures/{family}/id-by-step.svg",
-            caption="../workflow/report/id-by-step.rst",
-            category="Dimensions",
-            subcategory="{family}",
-            labels={"figure": "ID against training step"},
-        ),
-        against_loss=report(
-            "results/figures/{family}/id-against-loss.svg",
-            caption="../workflow/report/id-against-loss.rst",
-            category="Dimensions",
-            subcategory="{family}",
-            labels={"figure": "ID against loss"},
-        ),
-        pdfs=multiext(
-            "results/figures/{family}/id-", "by-layer.pdf", "by-step.pdf", "against-loss.pdf"
-        ),
+        pdf="results/figures/{family}/id-{figure}.pdf",
     log:
-        "logs/plot_dimensions/{family}.log",
+        "logs/plot_dimensions/{family}.{figure}.log",
     benchmark:
-        "logs/plot_dimensions/{family}.benchmark.tsv"
+        "logs/plot_dimensions/{family}.{figure}.benchmark.tsv"
     threads: 1
     params:
         steps=lambda w: [settings.training_step(m) for m in family_members(w)],
@@ -76,7 +60,9 @@ rule plot_dimensions:
 rule tabulate_results:
     """Join the tables of all selected runs and models."""
     input:
-        evaluations=[f"results/runs/{r}/evaluation.csv" for r in settings.selected_runs()],
+        evaluations=[
+            f"results/runs/{r}/evaluation.csv" for r in settings.selected_runs()
+        ],
         summaries=[f"results/ids/summary/{m}.csv" for m in settings.select.ids],
     output:
         runs="results/tables/runs.csv",

@@ -54,7 +54,7 @@ def dimension_table(
             "estimated %d dimensions of %d contexts of %s", len(names), len(contexts), module
         )
     table = pd.concat(tables, ignore_index=True)
-    return table.astype({"layer": "Int64"})[COLUMNS]
+    return table.astype({"layer": "Int64"}).loc[:, COLUMNS]
 
 
 def _contexts(cache: Cache) -> pd.DataFrame:

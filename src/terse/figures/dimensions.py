@@ -1,6 +1,7 @@
 """Figures of intrinsic dimensions: against layer, training step, and loss."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,40 +16,60 @@ _PREFERRED = "mle_inv"  # the recommended estimator, where one has to stand for 
 _Z_95 = 1.96
 
 
+def labelled(tables: Sequence[pd.DataFrame], steps: Sequence[int | None]) -> pd.DataFrame:
+    """Join the summaries of several models, each named by its training step or its model.
+
+    Adds the columns `label`, `training_step` (-1 where unknown) and `place`: the layer, and one
+    past the last for the final norm, which is drawn after the blocks.
+    """
+    parts = [
+        table.assign(
+            training_step=-1 if step is None else step,
+            label=table["model"] if step is None else f"{step:,}",
+        )
+        for table, step in zip(tables, steps, strict=True)
+    ]
+    joined = pd.concat(parts, ignore_index=True)
+    place = joined["layer"].astype(float)
+    is_norm = joined["module"] == "norm"
+    joined["place"] = place.mask(is_norm, place.max() + 1)
+    joined["module"] = joined["module"].mask(is_norm, "block")
+    return joined.dropna(subset=["place"])
+
+
 def id_by_layer(summary: pd.DataFrame) -> Figure:
     """Draw the mean ID against the layer: a row per estimator, a column per kind of module.
 
-    `summary` is that of `terse.dimension.statistics.summarise` with a column `label`, the order
-    of whose values is that of the lines. Bands are 95 % intervals over documents.
+    `summary` is that of `labelled`; its labels are the lines, in their order. Bands are 95 %
+    intervals over documents.
     """
-    inside = summary[summary["layer"].notna()]
     labels = list(dict.fromkeys(summary["label"]))
     with paper_style():
-        figure, axes = _grid(inside)
+        figure, axes = _grid(summary, "layer")
         for (estimator, kind), axis in axes.items():
             for label, colour in zip(labels, ordered_colours(len(labels)), strict=True):
-                part = _pick(inside, estimator=estimator, module=kind, label=label)
-                _band(axis, part["layer"], part, colour, str(label))
-            _name_layers(axis, inside, last=estimator == list(axes)[-1][0])
-        _legend(figure, axes, "training step")
+                part = _pick(summary, estimator=estimator, module=kind, label=label)
+                _band(axis, "place", part, colour, str(label))
+            places = sorted(set(summary["place"].astype(int)))
+            axis.set_xticks(places, [_layer_name(summary, place) for place in places])
+        _legend(figure, axes, "training step" if min(summary["training_step"]) >= 0 else "model")
     return figure
 
 
 def id_by_step(summary: pd.DataFrame) -> Figure:
     """Draw the mean ID against the training step, a line per layer; columns and rows as above.
 
-    `summary` has a column `training_step`. Bands are 95 % intervals over documents.
+    `summary` is that of `labelled`. Bands are 95 % intervals over documents.
     """
-    inside = summary[summary["layer"].notna()]
-    layers = sorted(inside["layer"].unique())
+    places = sorted(set(summary["place"].astype(int)))
     with paper_style():
-        figure, axes = _grid(inside)
+        figure, axes = _grid(summary, "training step")
         for (estimator, kind), axis in axes.items():
-            for layer, colour in zip(layers, ordered_colours(len(layers)), strict=True):
-                part = _pick(inside, estimator=estimator, module=kind, layer=layer)
-                part = part.sort_values("training_step")
-                _band(axis, part["training_step"], part, colour, str(layer))
-            _name_steps(axis, inside, last=estimator == list(axes)[-1][0])
+            for place, colour in zip(places, ordered_colours(len(places)), strict=True):
+                part = _pick(summary, estimator=estimator, module=kind, place=place)
+                name = _layer_name(summary, place)
+                _band(axis, "training_step", part.sort_values("training_step"), colour, name)
+            _scale_steps(axis, sorted(set(summary["training_step"].astype(int))))
         _legend(figure, axes, "layer")
     return figure
 
@@ -58,89 +79,97 @@ def id_against_loss(ids: pd.DataFrame, seed: int = 0) -> Figure:
 
     `ids` is the table of one model. The interval resamples documents.
     """
-    known = set(ids["estimator"])
-    estimator = _PREFERRED if _PREFERRED in known else sorted(known)[0]
-    chosen = ids[(ids["estimator"] == estimator) & ids["module"].isin(["block", "norm"])]
-    panels = list(chosen.groupby(["module", "layer"], dropna=False, sort=False))
+    known = sorted(set(ids["estimator"]))
+    estimator = _PREFERRED if _PREFERRED in known else known[0]
+    chosen = ids.loc[(ids["estimator"] == estimator) & ids["module"].isin(["block", "norm"])]
+    panels = list(dict.fromkeys(zip(chosen["module"], chosen["layer"].fillna(-1), strict=True)))
     n_columns = min(4, len(panels))
     n_rows = -(-len(panels) // n_columns)
     with paper_style():
         figure = Figure(figsize=(WIDTH_IN, 1.75 * n_rows + 0.3))
-        axes = figure.subplots(n_rows, n_columns, squeeze=False, sharex=True)
-        for axis, ((kind, layer), part) in zip(axes.flat, panels, strict=False):
-            _scatter(axis, part, str(kind), layer, seed)
-        for axis in list(axes.flat)[len(panels) :]:
+        axes = figure.subplots(n_rows, n_columns, squeeze=False, sharex=True).flatten()
+        for axis, (kind, layer) in zip(axes, panels, strict=False):
+            part = chosen.loc[(chosen["module"] == kind) & (chosen["layer"].fillna(-1) == layer)]
+            _scatter(axis, part, f"block {layer:.0f}" if layer >= 0 else "final norm", seed)
+        for axis in axes[len(panels) :]:
             axis.set_visible(False)
         figure.supxlabel("loss of the context (nats per token)", fontsize=8)
         figure.supylabel(f"intrinsic dimension ({estimator})", fontsize=8)
     return figure
 
 
-def _grid(table: pd.DataFrame) -> tuple[Figure, dict[tuple[str, str], Axes]]:
+def _grid(table: pd.DataFrame, x_label: str) -> tuple[Figure, dict[tuple[str, str], Axes]]:
     """Return a figure with a panel for each estimator (rows) and kind of module (columns)."""
     estimators = list(dict.fromkeys(table["estimator"]))
-    kinds = [k for k in [*_KINDS, *table["module"].unique()] if k in set(table["module"])]
-    kinds = list(dict.fromkeys(kinds))
+    present = list(dict.fromkeys(table["module"]))
+    kinds = [kind for kind in _KINDS if kind in present]
+    kinds += [kind for kind in present if kind not in _KINDS]
     figure = Figure(figsize=(WIDTH_IN, 1.35 * len(estimators) + 0.7))
-    axes = figure.subplots(len(estimators), len(kinds), squeeze=False, sharex=True, sharey="row")
-    for row, estimator in zip(axes, estimators, strict=True):
-        row[0].set_ylabel(f"ID ({estimator})")
-    for axis, kind in zip(axes[0], kinds, strict=True):
+    grid = figure.subplots(len(estimators), len(kinds), squeeze=False, sharex=True, sharey="row")
+    for row, estimator in zip(grid, estimators, strict=True):
+        row[0].set_ylabel(estimator.replace("participation_ratio", "participation\nratio"))
+    for axis, kind in zip(grid[0], kinds, strict=True):
         axis.set_title(_KINDS.get(kind, kind))
+    for axis in grid[-1]:
+        axis.set_xlabel(x_label)
+    figure.supylabel("intrinsic dimension", fontsize=8)
+    figure.align_ylabels(grid[:, 0])
     return figure, {
-        (e, k): axes[i][j] for i, e in enumerate(estimators) for j, k in enumerate(kinds)
+        (estimator, kind): grid[i][j]
+        for i, estimator in enumerate(estimators)
+        for j, kind in enumerate(kinds)
     }
 
 
 def _pick(table: pd.DataFrame, **wanted: object) -> pd.DataFrame:
     for column, value in wanted.items():
-        table = table[table[column] == value]
+        table = table.loc[table[column] == value]
     return table
 
 
-def _band(axis: Axes, x: pd.Series, part: pd.DataFrame, colour: object, label: str) -> None:
+def _band(axis: Axes, x: str, part: pd.DataFrame, colour: Any, label: str) -> None:
     """Draw means with their 95 % interval."""
-    at, mean = x.to_numpy(float), part["mean"].to_numpy(float)
+    at, mean = part[x].to_numpy(float), part["mean"].to_numpy(float)
     half = _Z_95 * part["standard_error"].to_numpy(float)
     axis.plot(at, mean, "o-", color=colour, label=label)
     axis.fill_between(at, mean - half, mean + half, color=colour, alpha=0.18, linewidth=0)
 
 
-def _name_layers(axis: Axes, table: pd.DataFrame, *, last: bool) -> None:
-    layers = sorted(int(layer) for layer in table["layer"].unique())
-    axis.set_xticks(layers[:: max(1, len(layers) // 8)])
-    if last:
-        axis.set_xlabel("layer")
+def _layer_name(summary: pd.DataFrame, place: int) -> str:
+    return str(place) if place in set(summary["layer"].dropna()) else "norm"
 
 
-def _name_steps(axis: Axes, table: pd.DataFrame, *, last: bool) -> None:
+def _scale_steps(axis: Axes, steps: list[int]) -> None:
     """Scale an axis so that step 0 and the steps after it are all apart."""
-    steps = sorted(int(step) for step in table["training_step"].unique())
     positive = [step for step in steps if step > 0]
     axis.set_xscale("symlog", linthresh=positive[0] if positive else 1, linscale=0.6)
     axis.set_xticks(steps, [f"{step:,}" for step in steps])
     axis.minorticks_off()
     axis.tick_params(axis="x", labelrotation=45 if len(steps) > 4 else 0)
-    if last:
-        axis.set_xlabel("training step")
 
 
 def _legend(figure: Figure, axes: dict[tuple[str, str], Axes], title: str) -> None:
-    handles, labels = next(iter(axes.values())).get_legend_handles_labels()
+    """Name the lines of all panels once, above them."""
+    handles = {}
+    for axis in axes.values():
+        handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    names = sorted(handles, key=lambda name: (not name.isdigit(), len(name), name))
     figure.legend(
-        handles, labels, title=title, loc="outside upper center", ncols=min(8, len(labels))
+        [handles[name] for name in names],
+        names,
+        title=title,
+        loc="outside upper center",
+        ncols=min(8, len(names)),
     )
 
 
-def _scatter(axis: Axes, part: pd.DataFrame, kind: str, layer: object, seed: int) -> None:
-    where = f"{_KINDS.get(kind, kind)}" + ("" if pd.isna(layer) else f" {layer}")  # type: ignore[arg-type]
-    axis.plot(part["loss_nats"], part["id"], "o", color=BLUE, markersize=2, alpha=0.55, mew=0)
-    defined = part[part["id"].notna() & part["loss_nats"].notna()]
-    axis.set_title(f"{where}: {_correlation(defined, seed)}")
+def _scatter(axis: Axes, part: pd.DataFrame, where: str, seed: int) -> None:
+    axis.plot(part["loss_nats"], part["id"], "o", color=BLUE, markersize=2.2, alpha=0.55, mew=0)
+    axis.set_title(f"{where}\n{_correlation(part.dropna(subset=['id', 'loss_nats']), seed)}")
 
 
 def _correlation(defined: pd.DataFrame, seed: int) -> str:
-    if defined["document"].nunique() < 3:
+    if len(set(defined["document"])) < 3:
         return "too few documents"
     found = rank_correlation(
         defined["id"].to_numpy(np.float64),
@@ -149,15 +178,3 @@ def _correlation(defined: pd.DataFrame, seed: int) -> str:
         seed,
     )
     return f"ρ = {found.rho:.2f} [{found.low:.2f}, {found.high:.2f}]"
-
-
-def labelled(tables: Sequence[pd.DataFrame], steps: Sequence[int | None]) -> pd.DataFrame:
-    """Join the summaries of several models, each named by its training step or its model."""
-    parts = [
-        table.assign(
-            training_step=-1 if step is None else step,
-            label=table["model"] if step is None else f"{step:,}",
-        )
-        for table, step in zip(tables, steps, strict=True)
-    ]
-    return pd.concat(parts, ignore_index=True)
