@@ -1,16 +1,21 @@
 """The one exception that users are meant to read."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class TerseError(Exception):
     """What is wrong and what to do about it, in one sentence that fits on one line."""
 
 
-def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> TerseError:
-    """Return the error for a name that is not in `allowed`, naming the nearest one that is."""
-    names = sorted(allowed)
-    near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+def unknown_name(
+    kind: str, given: str, allowed: Iterable[str], aliases: Mapping[str, str] | None = None
+) -> TerseError:
+    """Return the error for a name that is not in `allowed`, naming the nearest one that is.
+
+    `aliases` maps other names that people know to the allowed ones.
+    """
+    names, known = sorted(allowed), dict(aliases or {})
+    near = difflib.get_close_matches(given, [*names, *known], n=1, cutoff=0.5)
+    hint = f"did you mean {known.get(near[0], near[0])!r}? " if near else ""
     return TerseError(f"unknown {kind} {given!r}; {hint}allowed: {', '.join(names) or 'none'}")

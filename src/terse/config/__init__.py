@@ -1,6 +1,6 @@
 """The typed configuration: the one owner of keys, defaults and checks. Imports no torch."""
 
-from terse.config.load import load, read_yaml
+from terse.config.load import checked_yaml, end_with, load, read_yaml
 from terse.config.workflow import Workflow
 
-__all__ = ["Workflow", "load", "read_yaml"]
+__all__ = ["Workflow", "checked_yaml", "end_with", "load", "read_yaml"]

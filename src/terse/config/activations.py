@@ -25,47 +25,63 @@ class Chunking(Strict):
 
     aliases: ClassVar[dict[str, str]] = {"dataset_name": "corpus"}
 
-    corpus: Name
+    corpus: Name = Field(description="corpus that the contexts are cut from")
     documents: Literal["all", "train", "validation"] = Field(
         "all", description="which part of the corpus' split"
     )
     ctx_len: int = Field(256, ge=2, description="tokens per context, BOS included")
     max_dataset_size: int | None = Field(None, gt=0, description="only the first n documents")
-    min_chunks_from_a_document: int = Field(1, ge=0)
-    max_chunks_from_a_document: int = Field(5, ge=1)
+    min_chunks_from_a_document: int = Field(
+        1, ge=0, description="a document gives chunks from ctx_len x (this + 1) tokens on"
+    )
+    max_chunks_from_a_document: int = Field(5, ge=1, description="at most so many chunks of it")
     chunk_gap: int = Field(50, ge=0, description="tokens left out between two chunks")
-    shuffle: Literal["none", "tokens", "blocks"] = "none"
+    shuffle: Literal["none", "tokens", "blocks"] = Field(
+        "none", description="shuffle the tokens of a context, or 16 blocks of it"
+    )
     chunk_seed: int = Field(0, ge=0, description="seed of the shuffle")
 
 
 class Capture(Strict):
     """What is written of each context."""
 
-    batch_size: int = Field(8, ge=1)
-    layer_idx_list: list[int | LayerRange] | Literal["all"] = "all"
-    module_inblock_keys: list[str] = ["mlp", "attn", "block"]
-    module_outblock_keys: list[str] = ["norm"]
+    batch_size: int = Field(8, ge=1, description="contexts per forward pass")
+    layer_idx_list: list[int | LayerRange] | Literal["all"] = Field(
+        "all", description="blocks: indices, negative from the end, or ranges such as `0-5`"
+    )
+    module_inblock_keys: list[str] = Field(
+        ["mlp", "attn", "block"], description="modules inside each block"
+    )
+    module_outblock_keys: list[str] = Field(
+        ["norm"], description="modules outside the blocks: emb, norm, unemb"
+    )
     module_name_mapping: dict[str, str] | None = Field(
         None, description="dotted paths, {layer} for the index; null: derived from the model"
     )
-    save_fp: Literal["float16", "bfloat16", "float32"] = "float32"
-    save_cache_tensors: bool = True
-    save_mean_tensors: bool = True
-    save_loss: bool = True
-    save_entropy: bool = True
+    save_fp: Literal["float16", "bfloat16", "float32"] = Field(
+        "float32", description="number format of the stored hidden states"
+    )
+    save_cache_tensors: bool = Field(True, description="store the hidden states of every token")
+    save_mean_tensors: bool = Field(True, description="store their means over each context")
+    save_loss: bool = Field(True, description="store the loss per token, in nats")
+    save_entropy: bool = Field(True, description="store the predictions' entropy, in nats")
     save_IDs: bool = Field(  # noqa: N815
         True, description="without tensors: estimate on the device while a batch is there"
     )
     id_input: Literal["model", "float16"] = Field(
         "model", description="without tensors: estimate from the model's dtype, or cast first"
     )
-    compression: Literal["gzip", "lzf"] | None = None
+    compression: Literal["gzip", "lzf"] | None = Field(
+        None, description="HDF5 filter of the hidden states; half precision barely shrinks"
+    )
 
 
 class Estimation(Strict):
     """Which intrinsic dimensions are estimated, and of which points."""
 
-    save_IDs_list: list[Estimator] = ["mle", "mle_inv", "mind_ml", "twoNN_f10"]  # noqa: N815
+    save_IDs_list: list[Estimator] = Field(  # noqa: N815
+        ["mle", "mle_inv", "mind_ml", "twoNN_f10"], description="estimators: docs/dimension.md"
+    )
     cloud: Literal["context"] = Field("context", description="one cloud per context")
     skip_first: int = Field(0, ge=0, description="tokens left out at the start of each context")
     max_norm_multiple: float | None = Field(

@@ -21,7 +21,9 @@ _KEYS = {
 class Corpus(Strict):
     """A collection of documents with a document-level train and validation split."""
 
-    source: Literal["python-docs", "hub", "parquet", "jsonl", "text"]
+    source: Literal["python-docs", "hub", "parquet", "jsonl", "text"] = Field(
+        description="`python-docs` ships with CPython, `hub` is downloaded, the rest are local"
+    )
     path: str | None = Field(None, description="hub dataset id, or a local folder or file")
     name: str | None = Field(None, description="configuration of a hub dataset")
     split: str = Field("train", description="split of a hub dataset that is read")
@@ -55,5 +57,5 @@ class Corpus(Strict):
 class Tokenizer(Strict):
     """A byte-level BPE tokenizer, trained on the training documents of a corpus."""
 
-    corpus: Name
+    corpus: Name = Field(description="corpus whose training documents it is trained on")
     vocab_size: int = Field(4096, ge=259, le=262144, description="256 bytes + 3 specials + merges")

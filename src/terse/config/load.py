@@ -1,7 +1,8 @@
 """From the raw configuration that Snakemake merged to the typed one."""
 
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from pydantic import ValidationError
@@ -40,6 +41,23 @@ def _without_none(raw: dict[str, Any]) -> dict[str, Any]:
         if isinstance(found[library], dict):
             found[library] = {k: v for k, v in found[library].items() if v is not None}
     return found
+
+
+def checked_yaml(path: str) -> str:
+    """Return the path of a configuration file, or end the program with what is wrong in it."""
+    try:
+        if Path(path).exists():
+            read_yaml(path)
+    except TerseError as error:
+        end_with(error)
+    return path
+
+
+def end_with(error: TerseError) -> NoReturn:
+    """Print an error of the configuration, one line for each thing that is wrong, and exit."""
+    for line in str(error).splitlines():
+        print(f"config error: {line}", file=sys.stderr)
+    sys.exit(1)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

@@ -15,8 +15,12 @@ class Model(Strict):
     hub: str | None = Field(None, description="a model's id on the Hugging Face hub")
     revision: str = Field("main", description="branch, tag or commit on the hub")
     path: str | None = Field(None, description="a local folder in the Hugging Face format")
-    kind: Literal["causal-lm", "encoder"] = "causal-lm"
-    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "float32"
+    kind: Literal["causal-lm", "encoder"] = Field(
+        "causal-lm", description="an encoder has no loss and no entropy"
+    )
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "float32", description="of the weights and the pass; auto: as saved"
+    )
     device_map: Literal["auto"] | None = Field(None, description="spread over the job's devices")
     trust_remote_code: bool = Field(False, description="run code that the model ships")
     family: Name | None = Field(None, description="models drawn into one figure; default: the run")

@@ -24,11 +24,11 @@ class Run(Strict):
         "gradient_clip_norm": "grad_clip",
     }
 
-    method: str
+    method: str = Field(description="how it is trained: the sections below")
     corpus: Name | None = Field(None, description="corpus that is trained on")
     tokenizer: Name | None = Field(None, description="tokenizer of a model made from scratch")
     base: Name | None = Field(None, description="run or model that this run starts from")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="of the weights, the order of rows, and all else random")
 
     max_steps: int = Field(gt=0, description="optimiser steps")
     batch_size: int = Field(8, gt=0, description="rows per forward pass")
@@ -36,8 +36,10 @@ class Run(Strict):
     lr: float = Field(1e-3, gt=0, lt=10, description="peak learning rate of AdamW")
     l2: float = Field(0.1, ge=0, description="decoupled weight decay of matrices")
     grad_clip: float = Field(1.0, gt=0, description="largest gradient norm")
-    warmup_steps: int = Field(0, ge=0)
-    lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: int = Field(0, ge=0, description="steps in which the rate rises to lr")
+    lr_schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="how the rate falls to 0 after the warm-up"
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="bfloat16: autocast, float32 master weights"
     )

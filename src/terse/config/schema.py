@@ -1,10 +1,20 @@
-"""The JSON schema of the configuration, for editors."""
+"""The JSON schema of the configuration, for editors, and the list of keys, for readers."""
 
 import json
+from pathlib import Path
 from typing import Any
 
+from pydantic_core import PydanticUndefined
+
+from terse.config.activations import Activations, Capture, Chunking, Estimation
+from terse.config.corpora import Corpus, Tokenizer
 from terse.config.methods import METHODS
-from terse.config.workflow import Workflow
+from terse.config.models import Model
+from terse.config.runs import Run
+from terse.config.strict import Strict
+from terse.config.workflow import Roots, Select, Workflow
+
+MARKER = "<!-- below this line: made by `make schema` from the code -->\n"
 
 
 def schema() -> dict[str, Any]:
@@ -28,3 +38,64 @@ def schema() -> dict[str, Any]:
 def schema_text() -> str:
     """Return the text of `config/schema.json`."""
     return json.dumps(schema(), indent=2) + "\n"
+
+
+def readme_text(root: Path) -> str:
+    """Return the text of `config/README.md`: what stands above the marker, and all keys."""
+    written, _, _ = (root / "config" / "README.md").read_text().partition(MARKER)
+    own = set(Chunking.model_fields) | set(Capture.model_fields) | set(Estimation.model_fields)
+    sections = [
+        _section("Top level", Workflow, hidden={"sweeps"}),
+        _section("`roots`", Roots),
+        _section("`corpora.{corpus}`", Corpus),
+        _section("`tokenizers.{tokenizer}`", Tokenizer),
+        _section("`runs.{run}`, every method", Run),
+        *(
+            _section(f"`runs.{{run}}`, method `{name}`", method, hidden=set(Run.model_fields))
+            for name, method in METHODS.items()
+        ),
+        _section("`models.{model}`", Model),
+        _section("`activations`: which contexts", Chunking),
+        _section("`activations`: what is written", Capture),
+        _section("`activations`: which dimensions", Estimation),
+        _section("`activations`: jobs", Activations, hidden=own),
+        _section("`select`", Select),
+    ]
+    return written + MARKER + "\n".join(sections)
+
+
+def _section(title: str, block: type[Strict], hidden: set[str] = frozenset()) -> str:  # type: ignore[assignment]
+    """Return a heading and a table with a row for each key of a block."""
+    properties = block.model_json_schema()["properties"]
+    rows = [
+        f"| `{key}` | {_type(properties[key])} | {_default(field)} | {field.description or ''} |"
+        for key, field in block.model_fields.items()
+        if key not in hidden
+    ]
+    head = f"\n## {title}\n\n| key | type | default | meaning |\n|---|---|---|---|\n"
+    return head + "\n".join(rows) + "\n"
+
+
+def _default(field: Any) -> str:
+    value = field.get_default(call_default_factory=True)
+    if value is PydanticUndefined:
+        return "required"
+    if isinstance(value, Strict) or value == {}:
+        return ""
+    return f"`{json.dumps(value)}`"
+
+
+def _type(property: dict[str, Any]) -> str:
+    """Return what a key takes, with its range, from its JSON schema."""
+    if "enum" in property:
+        return ", ".join(f"`{choice}`" for choice in property["enum"])
+    if "const" in property:
+        return f"`{property['const']}`"
+    if "anyOf" in property:
+        return " or ".join(_type(choice) for choice in property["anyOf"])
+    if property.get("type") == "array":
+        return f"list of {_type(property['items'])}"
+    name = property.get("type", "block")
+    bounds = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    ranges = [f"{sign} {property[key]:g}" for key, sign in bounds.items() if key in property]
+    return " ".join([{"object": "map"}.get(name, name), *ranges])

@@ -37,7 +37,8 @@ class Strict(BaseModel):
                 renamed[new] = renamed.pop(old)
         for key in renamed:
             if key not in cls.model_fields:
-                raise ValueError(str(unknown_name("key", str(key), cls.model_fields)))
+                error = unknown_name("key", str(key), cls.model_fields, cls.aliases)
+                raise ValueError(str(error))
         return renamed
 
     def block(self, part: type["Strict"]) -> dict[str, Any]:

@@ -48,17 +48,19 @@ class Select(Strict):
 class Workflow(Strict):
     """The configuration of one workflow, checked as a whole."""
 
-    roots: Roots = Roots()
+    roots: Roots = Field(Roots(), description="where the three folders really lie")
     gpu: int = Field(0, ge=0, description="devices of a job that can use one; profiles set it")
     deterministic: bool = Field(True, description="deterministic algorithms on CUDA as well")
     n_data_procs: int = Field(1, ge=1, description="processes that tokenise")
-    tracking: Literal["none", "mlflow", "wandb", "tensorboard"] = "none"
-    corpora: dict[Name, Corpus] = {}
-    tokenizers: dict[Name, Tokenizer] = {}
-    runs: dict[Name, RunOfMethod] = {}
-    models: dict[Name, Model] = {}
-    activations: Activations | None = None
-    select: Select = Select()
+    tracking: Literal["none", "mlflow", "wandb", "tensorboard"] = Field(
+        "none", description="where trainings report to; mlflow writes results/mlflow.db"
+    )
+    corpora: dict[Name, Corpus] = Field({}, description="texts, by name")
+    tokenizers: dict[Name, Tokenizer] = Field({}, description="tokenizers trained here, by name")
+    runs: dict[Name, RunOfMethod] = Field({}, description="trainings, by name")
+    models: dict[Name, Model] = Field({}, description="models that can be measured, by name")
+    activations: Activations | None = Field(None, description="what is measured of each model")
+    select: Select = Field(Select(), description="what `all` makes")
 
     # Filled by `terse.config.load`: the runs that each run with a sweep stands for.
     sweeps: dict[str, list[str]] = Field({}, exclude=True)

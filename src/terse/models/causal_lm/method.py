@@ -30,7 +30,8 @@ class CausalLM(Method[CausalLMSettings]):
 
     @property
     def _bos(self) -> int:
-        return -1 if self._tokenizer.bos_token_id is None else int(self._tokenizer.bos_token_id)
+        bos = self._tokenizer.bos_token_id
+        return bos if isinstance(bos, int) else -1
 
     def build(self) -> PreTrainedModel:
         """Return the base's weights, or a Llama-architecture model with fresh ones."""
@@ -46,10 +47,9 @@ class CausalLM(Method[CausalLMSettings]):
             num_key_value_heads=s.n_kv_heads or s.n_heads,
             max_position_embeddings=s.ctx_len,
             tie_word_embeddings=s.tie_embeddings,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
         )
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            setattr(config, name, getattr(tokenizer, name))
         return LlamaForCausalLM(config)
 
     def training_rows(self) -> Dataset[Any]:
@@ -61,7 +61,7 @@ class CausalLM(Method[CausalLMSettings]):
     def evaluate(self, model: PreTrainedModel, device: str) -> list[Measure]:
         """Return bits per byte of the validation documents, beside coders without a model."""
         windows = scoring_windows(self._tokens, "validation", self.settings.ctx_len, self._bos)
-        scores = score_documents(model, windows, batch_size=self.settings.batch_size, device=device)
+        scores = score_documents(model, windows, device=device)
         documents = _required(self.inputs.documents, "documents file")
         train, validation = (_texts(documents, split) for split in ("train", "validation"))
         return bits_per_byte("model", scores) + coder_baselines(train, validation)

@@ -14,7 +14,9 @@ class CausalLMSettings(Run):
 
     implementation: ClassVar[str] = "terse.models.causal_lm.method:CausalLM"
 
-    method: Literal["causal-lm"] = "causal-lm"
+    method: Literal["causal-lm"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        "causal-lm", description="this method"
+    )
     ctx_len: int = Field(256, ge=2, description="tokens per row, BOS included")
     d_model: int = Field(192, gt=0, description="width of the residual stream")
     n_layers: int = Field(6, gt=0, description="blocks")

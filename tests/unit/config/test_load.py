@@ -1,0 +1,199 @@
+"""The configuration is closed: whatever is wrong ends in one line that says where and what."""
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from terse.config import Workflow, load, read_yaml
+from terse.config.activations import Activations
+from terse.config.corpora import Corpus, Tokenizer
+from terse.config.methods import METHODS, settings_of
+from terse.config.models import Model
+from terse.config.schema import readme_text, schema_text
+from terse.config.workflow import Roots, Select
+from terse.errors import TerseError
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def raw() -> dict:
+    return read_yaml(ROOT / "config" / "config.yaml")
+
+
+def put(raw: dict, path: str, value: object) -> dict:
+    """Return a copy of a configuration with one value set."""
+    changed = copy.deepcopy(raw)
+    *parents, key = path.split("/")
+    block = changed
+    for part in parents:
+        block = block.setdefault(part, {})
+    block[key] = value
+    return changed
+
+
+FROM_BASE = {"method": "causal-lm", "corpus": "python-docs", "max_steps": 1}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("runs/base/laerning_rate", 1e-3, ["runs.base:", "'laerning_rate'", "did you mean 'lr'"]),
+        ("runs/base/d_modle", 64, ["runs.base:", "did you mean 'd_model'", "allowed:"]),
+        ("runs/base/lr", -1e-3, ["runs.base.lr:", "greater than 0", "given: -0.001"]),
+        ("runs/base/max_steps", "many", ["runs.base.max_steps:", "valid integer", "'many'"]),
+        ("runs/base/method", "causal_lm", ["runs.base:", "did you mean 'causal-lm'"]),
+        ("runs/base/corpus", "python-doc", ["runs.base.corpus:", "did you mean 'python-docs'"]),
+        ("runs/base/checkpoint_steps", [0, 601], ["runs.base:", "601 is outside 0..600"]),
+        ("runs/base/n_heads", 3, ["runs.base:", "no multiple of 2 x n_heads 3"]),
+        ("runs/Big", {**FROM_BASE, "base": "base"}, ["runs.Big:", "is no name", "a-z, 0-9"]),
+        ("runs/next", {**FROM_BASE, "base": "bse"}, ["runs.next.base:", "did you mean 'base'"]),
+        ("runs/next", {**FROM_BASE, "base": "base", "n_layers": 2}, ["n_layers is the base's"]),
+        ("models/base/step", 7, ["models.base.step:", "keeps no step 7", "0, 25, 100, 300"]),
+        ("models/base/hub", "gpt2", ["models.base:", "exactly one of run, hub, path"]),
+        ("models/llama-7b/activations/ctx_lenn", 5, ["models.llama-7b.activations:", "'ctx_len'"]),
+        ("activations/layer_idx_list", [0, 6], ["activations.layer_idx_list:", "no layer 6"]),
+        ("activations/layer_idx_list", ["0-6"], ["no layer 6", "allowed: -6..5"]),
+        ("activations/save_IDs_list", ["mlee"], ["save_IDs_list", "did you mean 'mle'"]),
+        ("activations/save_fp", "float61", ["save_fp", "did you mean 'float16'"]),
+        ("activations/ctx_len", 16, ["fewer than the 22"]),
+        ("activations/corpus", "pyhton-docs", ["activations.corpus:", "'python-docs'"]),
+        ("select/ids", ["bas"], ["select.ids:", "did you mean 'base'"]),
+        ("corpora/python-docs/path", "x", ["corpora.python-docs:", "does not read 'path'"]),
+        ("tokenizers/bpe/vocab_size", 100, ["tokenizers.bpe.vocab_size:", "259"]),
+        ("selct", {}, ["config:", "did you mean 'select'"]),
+        ("roots/cahce", "/scratch", ["roots:", "did you mean 'cache'"]),
+    ],
+)
+def test_error_is_one_line_with_place_and_nearest_name(
+    raw: dict, path: str, value: object, words: list[str]
+) -> None:
+    with pytest.raises(TerseError) as error:
+        load(put(raw, path, value))
+    assert "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_each_wrong_value_has_its_own_line(raw: dict) -> None:
+    wrong = put(put(raw, "runs/base/lr", -1), "activations/batch_size", 0)
+    with pytest.raises(TerseError) as error:
+        load(wrong)
+    assert len(str(error.value).splitlines()) == 2
+
+
+def test_cycle_between_runs_is_named(raw: dict) -> None:
+    raw["runs"]["x"] = {**FROM_BASE, "base": "y"}
+    raw["models"]["y-model"] = {"run": "y"}
+    raw["runs"]["y"] = {**FROM_BASE, "base": "x-model"}
+    raw["models"]["x-model"] = {"run": "x"}
+    with pytest.raises(TerseError, match="a cycle: x -> y -> x"):
+        load(raw)
+
+
+def test_importing_the_config_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, terse.config\n"
+        "found = {name.split('.')[0] for name in sys.modules}\n"
+        "sys.exit(str(found & {'torch', 'numpy', 'pandas', 'h5py', 'transformers'} or 0))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0 or run.stderr.strip() == "0", run.stderr
+
+
+def test_schema_and_readme_are_in_step_with_the_code() -> None:
+    for name, text in (("schema.json", schema_text()), ("README.md", readme_text(ROOT))):
+        assert (ROOT / "config" / name).read_text() == text, f"{name}: run `make schema`"
+
+
+def test_old_names_work_and_warn(raw: dict, caplog: pytest.LogCaptureFixture) -> None:
+    del raw["runs"]["base"]["lr"]
+    found = load(put(raw, "runs/base/learning_rate", 0.5))
+    assert found.runs["base"].lr == 0.5
+    assert "learning_rate is an old name, write lr" in caplog.text
+
+
+def test_an_old_name_beside_the_new_one_is_refused(raw: dict) -> None:
+    with pytest.raises(TerseError, match="learning_rate is an old name of lr"):
+        load(put(raw, "runs/base/learning_rate", 0.5))
+
+
+def test_null_takes_away_what_an_earlier_file_defines(raw: dict) -> None:
+    assert "llama-7b" not in load(put(raw, "models/llama-7b", None)).models
+
+
+def test_model_overrides_keys_of_the_activations(raw: dict) -> None:
+    found = load(raw)
+    assert found.measure("llama-7b").ctx_len == 1024
+    assert found.measure("base").ctx_len == found.activations.ctx_len == 256
+    assert found.measure("llama-7b").save_IDs_list == found.activations.save_IDs_list
+
+
+def test_params_hold_what_determines_the_result_and_no_more(raw: dict) -> None:
+    params = load(raw).runs["base"].params()
+    conduct = load(put(put(raw, "runs/base/gpu", 1), "runs/base/save_interval", 7))
+    assert conduct.runs["base"].params() == params
+    assert load(put(raw, "runs/base/lr", 0.5)).runs["base"].params() != params
+    assert settings_of(params).params() == params
+
+
+def test_params_of_a_run_from_a_base_can_be_read_back(raw: dict) -> None:
+    params = load(put(raw, "runs/next", {**FROM_BASE, "base": "base"})).runs["next"].params()
+    assert settings_of(params).params() == params
+    assert "n_layers" not in params
+
+
+def test_capture_ignores_estimators_only_where_tensors_are_saved(raw: dict) -> None:
+    def capture(config: dict) -> dict:
+        return load(config).measure("base").capture()
+
+    more = put(raw, "activations/save_IDs_list", ["mle", "twoNN_f20"])
+    assert capture(more) == capture(raw)
+    fused = put(raw, "activations/save_cache_tensors", False)
+    fused_more = put(more, "activations/save_cache_tensors", False)
+    assert capture(fused) != capture(fused_more)
+
+
+def test_depth_and_tokenizer_follow_the_base(raw: dict) -> None:
+    raw["runs"]["next"] = {**FROM_BASE, "base": "base-step25"}
+    raw["models"]["next"] = {"run": "next"}
+    found = load(raw)
+    assert found.depth("next") == 6
+    assert found.tokenizer_of_model("next") == "bpe"
+    assert found.tokenizer_of_model("llama-7b") == "llama-7b"
+
+
+def test_training_step_is_read_off_a_hub_revision(raw: dict) -> None:
+    raw["models"]["pythia"] = {"hub": "EleutherAI/pythia-70m", "revision": "step1000"}
+    found = load(raw)
+    steps = [found.training_step(m) for m in ("pythia", "llama-7b", "base", "base-step25")]
+    assert steps == [1000, None, 600, 25]
+
+
+def test_every_key_says_what_it_means() -> None:
+    for block in (
+        Workflow,
+        Roots,
+        Select,
+        Corpus,
+        Tokenizer,
+        Model,
+        Activations,
+        *METHODS.values(),
+    ):
+        for key, field in block.model_fields.items():
+            assert field.description or key in {"sweeps"}, f"{block.__name__}.{key}"
+
+
+def test_unreadable_yaml_names_file_line_and_column(tmp_path: Path) -> None:
+    file = tmp_path / "broken.yaml"
+    file.write_text("runs:\n  base: [1, 2\n")
+    with pytest.raises(TerseError, match=r"broken\.yaml:3:1: no valid YAML"):
+        read_yaml(file)
+
+
+def test_default_configuration_is_a_workflow(raw: dict) -> None:
+    assert isinstance(load(raw), Workflow)

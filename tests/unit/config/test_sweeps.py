@@ -1,0 +1,37 @@
+"""A sweep is the product of its lists; zipped lists advance together."""
+
+import pytest
+
+from terse.config.sweeps import expand_sweeps
+from terse.errors import TerseError
+
+
+def test_product_of_lists_and_zip_groups() -> None:
+    runs = {
+        "c": {
+            "method": "m",
+            "sweep": {"lr": [0.1, 0.2], "zip": {"k": [1, 2, 3], "c": ["a", "b", "c"]}},
+        },
+        "plain": {"method": "m"},
+    }
+    expanded, members = expand_sweeps(runs)
+    assert len(expanded) == 2 * 3 + 1
+    assert expanded["c-0.2-3-c"] == {"method": "m", "lr": 0.2, "k": 3, "c": "c"}
+    assert members["c"] == [n for n in expanded if n != "plain"]
+    assert members["plain"] == ["plain"]
+
+
+@pytest.mark.parametrize(
+    ("sweep", "words"),
+    [
+        ({"lr": 0.1}, "give a list of values, not 0.1"),
+        ({"lr": []}, "give a list of values"),
+        ({}, "give keys with lists"),
+        ({"zip": {"a": [1], "b": [1, 2]}}, "equal length are needed; a has 1, b has 2"),
+        ({"seed": [1]}, "the key is also set beside the sweep"),
+        ({"lr": [0.1, 0.1]}, "two runs would be called 'r-0.1'"),
+    ],
+)
+def test_wrong_sweeps_are_refused(sweep: dict, words: str) -> None:
+    with pytest.raises(TerseError, match=words):
+        expand_sweeps({"r": {"seed": 3, "sweep": sweep}})
