@@ -19,7 +19,8 @@ _MANIFEST = "terse-files.json"
 class TrainingState:
     """The folder `state/train/{run}/{digest}`: saved states of the Trainer and kept weights.
 
-    The digest names all that decides the result, so other settings have another folder.
+    The digest names all that decides the result, so other settings have another folder. A context
+    manager: inside, this process is the one that may write.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -27,6 +28,12 @@ class TrainingState:
         self._owner = Owner(folder)
         remove_partials(folder)
         remove_partials(self.kept)
+
+    def __enter__(self) -> "TrainingState":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._owner.release()
 
     @property
     def kept(self) -> Path:
@@ -69,7 +76,6 @@ class TrainingState:
         """Forget the training: its outputs are published."""
         self._owner.check()
         shutil.rmtree(self.folder)
-        self._owner.release()
 
     def _steps(self) -> list[int]:
         names = (re.fullmatch(r"checkpoint-(\d+)", f.name) for f in self.folder.iterdir())

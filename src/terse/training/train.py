@@ -56,21 +56,21 @@ def train(
     settings: Run = method.settings
     _be_deterministic(conduct)
     set_seed(settings.seed)
-    state = TrainingState(state_folder)
-    prepare_tracking(conduct.tracking, conduct.results, state.folder)
-    model = method.build()
-    trainer = MethodTrainer(method, model, _arguments(settings, state, conduct), state)
-    for callback in _callbacks(method, model, state, conduct, signal):
-        trainer.add_callback(callback)
-    checkpoint = state.latest()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    step = trainer.state.global_step
-    if step < settings.max_steps:
-        raise Stopped(
-            f"stopped by {signal.name} at step {step} of {settings.max_steps}; the state is saved, "
-            "the same command goes on from there"
-        )
-    _publish(trainer, method, model, state, outputs)
+    with TrainingState(state_folder) as state:
+        prepare_tracking(conduct.tracking, conduct.results, state.folder)
+        model = method.build()
+        trainer = MethodTrainer(method, model, _arguments(settings, state, conduct), state)
+        for callback in _callbacks(method, model, state, conduct, signal):
+            trainer.add_callback(callback)
+        checkpoint = state.latest()
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        step = trainer.state.global_step
+        if step < settings.max_steps:
+            raise Stopped(
+                f"stopped by {signal.name} at step {step} of {settings.max_steps}; the state is "
+                "saved, the same command goes on from there"
+            )
+        _publish(trainer, method, model, state, outputs)
 
 
 def _publish(

@@ -3,10 +3,11 @@
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
@@ -40,9 +41,10 @@ class MethodTrainer(Trainer):
         self, batch_samples: list[Any], device: torch.device
     ) -> Tensor | int | None:
         """Count the targets of the whole accumulated batch, over all processes."""
-        count = sum(self.method.count(batch) for batch in batch_samples)
-        count = torch.as_tensor(count, device=device)
-        return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
+        counts = torch.stack([self.method.count(batch) for batch in batch_samples]).to(device)
+        if self.args.world_size > 1:
+            counts = cast(Tensor, self.accelerator.gather(counts))
+        return counts.sum()
 
     def compute_loss(  # type: ignore[override]
         self,
@@ -72,8 +74,9 @@ class MethodTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Build AdamW over the method's parameter groups."""
         if self.optimizer is None:
-            kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            self.optimizer = kind(self.method.parameter_groups(model or self.model), **options)
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args)
+            groups = self.method.parameter_groups(cast(nn.Module, model or self.model))
+            self.optimizer = kind(groups, **options)
         return self.optimizer
 
     def evaluate(self, *_args: Any, **_options: Any) -> dict[str, float]:
@@ -81,8 +84,8 @@ class MethodTrainer(Trainer):
         model = self.accelerator.unwrap_model(self.model)
         model.eval()
         with self.autocast_smart_context_manager():
-            rows, device = self.eval_dataset, str(self.args.device)
-            metrics = {"eval_loss": mean_loss(self.method, model, rows, device)}
+            rows = cast(Dataset[Any], self.eval_dataset)
+            metrics = {"eval_loss": mean_loss(self.method, model, rows, str(self.args.device))}
         model.train()
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(

@@ -1,0 +1,144 @@
+"""However a training is cut, the same command ends in the same weights, bit for bit."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from tiny_training import AtStep, tiny_method, train_tiny, with_callback
+
+from terse.errors import TerseError
+from terse.job import Stopped, StopSignal
+from terse.training.state import TrainingState
+
+Weights = Callable[[Path], dict[str, bytes]]
+
+
+@pytest.mark.parametrize("step", [1, 4, 7, 9, 11])
+def test_stop_signal_saves_and_the_next_attempt_goes_on(
+    step: int, tmp_path: Path, undisturbed: Path, weights: Weights
+) -> None:
+    stop = StopSignal()
+    method = with_callback(AtStep(step, lambda: setattr(stop, "name", "SIGTERM")))
+    with pytest.raises(Stopped, match=f"stopped by SIGTERM at step {step} of 12"):
+        train_tiny(tmp_path, method=method, signal=stop)
+    assert not (tmp_path / "model").exists()
+    assert weights(train_tiny(tmp_path)) == weights(undisturbed)
+
+
+@pytest.mark.parametrize("step", [2, 6, 10])
+def test_failing_step_loses_only_what_came_after_the_last_save(
+    step: int, tmp_path: Path, undisturbed: Path, weights: Weights
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("the machine is on fire")
+
+    with pytest.raises(RuntimeError, match="on fire"):
+        train_tiny(tmp_path, method=with_callback(AtStep(step, fail)))
+    assert weights(train_tiny(tmp_path)) == weights(undisturbed)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+import terse.artifacts as artifacts
+import terse.training.state as state
+from tiny_training import train_tiny
+
+calls = 0
+def die(*_):
+    global calls
+    calls += 1
+    if calls == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+original = artifacts.{function}
+def doomed(*words, **options):
+    die()
+    return original(*words, **options)
+artifacts.{function} = doomed
+train_tiny(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("function", ["publish_folder", "_sync"])
+@pytest.mark.parametrize("call", [1, 2, 3, 5])
+def test_kill_in_the_middle_of_saving(
+    function: str, call: int, tmp_path: Path, undisturbed: Path, weights: Weights
+) -> None:
+    code = KILLED.format(function=function)
+    words = [sys.executable, "-c", code, str(tmp_path), str(call)]
+    environment = {"PYTHONPATH": str(Path(__file__).parent)}
+    run = subprocess.run(words, env=environment, capture_output=True)
+    assert run.returncode == -signal.SIGKILL, run.stderr.decode()
+    assert weights(train_tiny(tmp_path)) == weights(undisturbed)
+
+
+def test_damaged_checkpoint_is_passed_over(
+    tmp_path: Path, undisturbed: Path, weights: Weights, caplog: pytest.LogCaptureFixture
+) -> None:
+    stop = StopSignal()
+    method = with_callback(AtStep(9, lambda: setattr(stop, "name", "SIGTERM")))
+    with pytest.raises(Stopped):
+        train_tiny(tmp_path, method=method, signal=stop)
+    newest = tmp_path / "state" / "tiny" / "digest" / "checkpoint-9"
+    optimizer = newest / "optimizer.pt"
+    optimizer.write_bytes(optimizer.read_bytes()[:-100])
+    assert weights(train_tiny(tmp_path)) == weights(undisturbed)
+    assert "checkpoint-9 is damaged and passed over" in caplog.text
+
+
+def test_what_comes_out(undisturbed: Path) -> None:
+    names = {str(f.relative_to(undisturbed)) for f in undisturbed.rglob("*.safetensors")}
+    assert names == {
+        "model/model.safetensors",
+        "checkpoints/step-0/model.safetensors",
+        "checkpoints/step-7/model.safetensors",
+    }
+    assert not (undisturbed / "state" / "tiny" / "digest").exists()
+    assert not list(undisturbed.glob("model/*.bin"))
+    history = pd.read_csv(undisturbed / "history.csv")
+    train_rows = history[history["split"] == "train"]
+    assert list(train_rows["step"]) == [2, 4, 6, 8, 10, 12]
+    assert train_rows[["loss_nats", "learning_rate", "tokens_per_s"]].notna().all(axis=None)
+    validation = history[history["split"] == "validation"]
+    assert list(validation["step"]) == [0, 5, 10, 12]
+    assert validation["loss_nats"].iloc[-1] < validation["loss_nats"].iloc[0]
+
+
+def test_kept_weights_are_those_of_their_step(tmp_path: Path, undisturbed: Path) -> None:
+    """A run that ends at step 7 under a constant rate has the weights kept at step 7."""
+    kept = train_tiny(tmp_path / "long", method=tiny_method(lr_schedule="constant", warmup_steps=0))
+    short = tiny_method(
+        lr_schedule="constant", warmup_steps=0, max_steps=7, checkpoint_steps=[0, 7]
+    )
+    ended = train_tiny(tmp_path / "short", method=short)
+    weights = [
+        (folder / name / "model.safetensors").read_bytes()
+        for folder, name in ((kept, "checkpoints/step-7"), (ended, "model"))
+    ]
+    assert weights[0] == weights[1]
+
+
+def test_loss_that_is_not_finite_ends_the_training(tmp_path: Path) -> None:
+    method = tiny_method()
+    loss = method.loss
+    method.loss = lambda *given: (loss(*given)[0] * float("nan"), {})  # type: ignore[method-assign]
+    with pytest.raises(TerseError, match="the loss is nan at step 2"):
+        train_tiny(tmp_path, method=method)
+
+
+def test_a_second_writer_finds_out_and_ends(tmp_path: Path) -> None:
+    first = TrainingState(tmp_path / "s")
+    first._owner.release()  # as when its host is gone but its process lives on
+    second = TrainingState(tmp_path / "s")
+    with pytest.raises(TerseError, match="this training was taken over"), first.saving("x") as f:
+        (f / "weights").write_text("old")
+    with second.saving("x") as folder:
+        (folder / "weights").write_text("new")
+    assert (tmp_path / "s" / "x" / "weights").read_text() == "new"
