@@ -1,0 +1,42 @@
+# `make run` and `make test` do all set-up themselves. Another Python: make run PYTHON=python3.12
+PYTHON ?= python3
+BIN := .venv/bin
+# For instance: make run ARGS="--profile profiles/gpu"
+ARGS ?=
+
+.PHONY: run test test-slow lint format schema dag lock setup clean
+
+run: setup  ## run the workflow of config/config.yaml and write results/report.html
+	@$(BIN)/terse run $(ARGS)
+
+test: setup lint  ## the fast tests
+	@$(BIN)/pytest -m "not slow" tests
+
+test-slow: setup  ## end to end: kills, resumes, trained known answers, the report in a browser
+	@$(BIN)/pytest -m slow tests
+
+setup:
+	@$(PYTHON) src/terse/install.py
+
+lint: setup  ## style and types
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/snakefmt --check Snakefile rules
+	@$(BIN)/basedpyright --level error
+
+format: setup
+	@$(BIN)/ruff check --quiet --fix .
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/snakefmt Snakefile rules
+
+schema: setup  ## config/schema.json and the keys in config/README.md, from the code
+	@$(BIN)/terse schema
+
+dag: setup  ## the picture of the rules in the README, as Mermaid text
+	@$(BIN)/terse dag
+
+lock: setup  ## pin what is installed and was tested
+	@$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock
+
+clean:  ## forget results, caches and states
+	@rm -rf results cache state logs .snakemake

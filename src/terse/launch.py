@@ -1,0 +1,107 @@
+"""`terse run`: one workflow at a time in a folder, going on by itself after a kill."""
+
+import fcntl
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from terse.config import read_yaml
+from terse.errors import TerseError
+
+REPORT = "results/report.html"
+
+
+def run_workflow(folder: Path, words: list[str]) -> int:
+    """Run Snakemake in `folder` with its report, and name the files to open.
+
+    Waits for another run of this command in the folder. Removes Snakemake's own lock if no
+    Snakemake lives here, as after a kill. Returns Snakemake's exit status.
+    Raises TerseError if a Snakemake that was started otherwise works in the folder.
+    """
+    _check_config_files(words)
+    with _alone(folder):
+        _remove_stale_lock(folder)
+        command = [*_snakemake(), *(words or ["--profile", "profiles/cpu"])]
+        command += ["--report", REPORT, "--report-after-run"]
+        try:
+            status = subprocess.run(command, cwd=folder).returncode
+        except KeyboardInterrupt:
+            return 130  # Snakemake got the same signal and has ended by itself
+    if status == 0:
+        _name_files(folder)
+    return status
+
+
+def _check_config_files(words: list[str]) -> None:
+    """Raise TerseError with the place where a file after `--configfile` is no valid YAML."""
+    reading = False
+    for word in words:
+        if word.startswith("-"):
+            reading = word in {"--configfile", "--configfiles"}
+        elif reading:
+            read_yaml(word)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    with (folder / ".terse.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            print(f"terse: process {lock.read()} runs the workflow here; waiting", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def _snakemake() -> list[str]:
+    return [sys.executable, "-m", "snakemake"]
+
+
+def _remove_stale_lock(folder: Path) -> None:
+    locks = folder / ".snakemake" / "locks"
+    if not locks.is_dir() or not any(locks.iterdir()):
+        return
+    if (pid := _living_snakemake(folder)) is not None:
+        raise TerseError(f"a snakemake (process {pid}) works in this folder; wait for it to end")
+    print("terse: an earlier run was killed; going on from where it was", flush=True)
+    subprocess.run([*_snakemake(), "--unlock", "--quiet", "all"], cwd=folder, check=True)
+
+
+def _living_snakemake(folder: Path) -> int | None:
+    """Return the process of a Snakemake that works in the folder, None if there is none."""
+    for process in psutil.process_iter(["pid", "cmdline", "cwd"]):
+        words = process.info["cmdline"] or []
+        is_snakemake = any(Path(word).name == "snakemake" for word in words[:3])
+        if is_snakemake and process.info["cwd"] == str(folder) and process.pid != os.getpid():
+            return process.pid
+    return None
+
+
+def rule_graph(folder: Path) -> str:
+    """Return the graph of the rules that `all` needs, as Mermaid text with the rules' names."""
+    command = [*_snakemake(), "--rulegraph", "mermaid-js", "all"]
+    run = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if run.returncode != 0:
+        raise TerseError(f"snakemake --rulegraph failed: {run.stderr.strip().splitlines()[-1]}")
+    names = dict(re.findall(r"(id\d+)\[(\w+)\]", run.stdout))
+    arrows = re.findall(r"(id\d+) --> (id\d+)", run.stdout)
+    lines = sorted(f"    {names[start]} --> {names[end]}" for start, end in arrows)
+    return "\n".join(["flowchart LR", *lines, ""])
+
+
+def _name_files(folder: Path) -> None:
+    print("\nOpen:")
+    found = [folder / REPORT, *sorted((folder / "results" / "figures").glob("*/*.svg"))]
+    found += sorted((folder / "results" / "tables").glob("*.csv"))
+    for path in found:
+        print(f"  {path.relative_to(folder)}")

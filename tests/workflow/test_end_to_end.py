@@ -1,0 +1,174 @@
+"""The tiny workflow from raw text to the report, and what makes it run again."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tiny_workflow import TINY, Workflow
+
+from terse.activations import cache
+from terse.dimension import estimate
+from terse.models.loading import load_model
+
+pytestmark = pytest.mark.slow
+
+
+def overlay(workflow: Workflow, content: dict) -> Workflow:
+    """Return the workflow with an overlay more."""
+    path = workflow.folder / f"overlay-{len(workflow.overlays)}.yaml"
+    path.write_text(json.dumps(content))
+    return Workflow(workflow.folder, *workflow.overlays[1:], path)
+
+
+def test_a_second_run_does_nothing(finished: Workflow) -> None:
+    assert finished.plan() == {}
+    assert "Nothing to be done" in finished("-c2")
+
+
+def test_evaluation_has_every_arm(finished: Workflow) -> None:
+    table = pd.read_csv(finished.folder / "results/runs/base/evaluation.csv")
+    bits = table[table["measure"] == "bits_per_byte"].set_index("arm")
+    assert list(bits.index) == ["model", "uniform", "xz", "xz_primed"]
+    assert bits.loc["uniform", "value"] == 8
+    model = bits.loc["model"]
+    assert 0 < model["interval_low"] < model["value"] < model["interval_high"] < 8
+
+
+def test_ids_are_those_of_the_models_hidden_states(finished: Workflow) -> None:
+    """From the published weights and chunks, by transformers' own hidden states."""
+    import h5py
+
+    table = pd.read_csv(finished.folder / "results/ids/base-step6.csv")
+    with h5py.File(finished.folder / "cache/chunks/base-step6.h5") as file:
+        tokens = torch.from_numpy(file["tokens"][:].astype(np.int64))
+    model = load_model(finished.folder / "results/runs/base/checkpoints/step-6")
+    states = model(tokens, output_hidden_states=True).hidden_states
+    for module, layer, cloud in (("block", 0, states[1]), ("norm", None, states[-1])):
+        rows = table[(table["module"] == module) & (table["estimator"] == "mle_inv")]
+        rows = rows[rows["layer"] == layer] if layer is not None else rows
+        expected = estimate(cloud.to(torch.float16), ["mle_inv"])["mle_inv"]
+        np.testing.assert_allclose(rows.sort_values("row")["id"], expected, rtol=1e-3)
+
+
+def test_losses_are_the_models(finished: Workflow) -> None:
+    with cache.open(finished.folder / "cache/activations/base") as activations:
+        tokens = torch.from_numpy(activations.tokens[:].astype(np.int64))
+        found = activations.loss[:]
+    model = load_model(finished.folder / "results/runs/base/model")
+    logits = model(tokens).logits[:, :-1]
+    expected = torch.nn.functional.cross_entropy(
+        logits.transpose(1, 2), tokens[:, 1:], reduction="none"
+    )
+    np.testing.assert_allclose(found, expected, atol=2e-4)
+
+
+def test_every_result_says_where_it_comes_from(finished: Workflow) -> None:
+    records = [
+        *finished.folder.glob("results/runs/*/run.json"),
+        *finished.folder.glob("results/ids/*.run.json"),
+        *finished.folder.glob("cache/documents/*.run.json"),
+    ]
+    assert len(records) == 5
+    for path in records:
+        record = json.loads(path.read_text())
+        assert {"settings", "seed", "git", "versions", "device", "inputs"} <= set(record)
+        assert "torch" in record["versions"]
+
+
+def test_touched_files_and_edited_comments_rerun_nothing(copied: Workflow) -> None:
+    for name in (
+        "cache/documents/python-docs.parquet",
+        "cache/tokenizers/bpe/tokenizer.json",
+        "cache/tokens/python-docs/bpe.h5",
+        "results/ids/base.csv",
+    ):
+        os.utime(copied.folder / name)
+    commented = copied.folder / "commented.yaml"
+    commented.write_text("# a comment\n" + TINY.read_text())
+    assert Workflow(copied.folder, commented).plan() == {}
+
+
+@pytest.mark.parametrize("root", ["cache", "results", "state"])
+def test_moved_root_reruns_nothing(root: str, copied: Workflow, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "scratch" / root
+    elsewhere.parent.mkdir()
+    if (copied.folder / root).exists():
+        shutil.move(copied.folder / root, elsewhere)
+    moved = overlay(copied, {"roots": {root: str(elsewhere)}})
+    assert moved.plan() == {}
+    assert (copied.folder / root).is_symlink()
+    assert copied.plan() == {}  # the link stays where the key is left out
+
+
+def test_new_estimator_recomputes_dimensions_only(copied: Workflow) -> None:
+    more = {"activations": {"save_IDs_list": ["mle", "mle_inv", "twoNN_f20"]}}
+    plan = overlay(copied, more).plan()
+    assert plan["estimate_dimensions"] == 3
+    assert not {"train_model", "cache_activations", "evaluate_run"} & set(plan)
+
+
+def test_changed_settings_replan_what_depends_on_them(copied: Workflow) -> None:
+    plan = overlay(copied, {"runs": {"base": {"lr": 0.002}}}).plan()
+    assert plan["train_model"] == 1
+    assert plan["cache_activations"] == 6
+    assert not {"collect_corpus", "tokenize_corpus", "chunk_corpus"} & set(plan)
+    plan = overlay(copied, {"activations": {"chunk_gap": 7}}).plan()
+    assert plan["chunk_corpus"] == 3
+    assert "train_model" not in plan
+
+
+def test_conduct_and_unrelated_settings_replan_nothing(copied: Workflow) -> None:
+    changes = {
+        "tracking": "mlflow",
+        "gpu": 1,
+        "n_data_procs": 2,
+        "runs": {"base": {"save_interval": 3}, "other": {"method": "causal-lm", "base": "base",
+                 "corpus": "python-docs", "max_steps": 1}},
+        "models": {"other": {"run": "other"}},
+    }  # fmt: skip
+    assert overlay(copied, changes).plan() == {}
+
+
+def test_forcerun_trains_again_to_the_same_weights(copied: Workflow) -> None:
+    before = copied.weights()
+    stamp = (copied.folder / "results/runs/base/model/model.safetensors").stat().st_mtime_ns
+    copied("-c2", "--forcerun", "train_model", "--until", "train_model")
+    after = (copied.folder / "results/runs/base/model/model.safetensors").stat().st_mtime_ns
+    assert after > stamp
+    assert copied.weights() == before
+
+
+def test_run_from_a_base_starts_at_its_weights(copied: Workflow) -> None:
+    more = {
+        "runs": {"more": {"method": "causal-lm", "base": "base-step6", "corpus": "python-docs",
+                          "ctx_len": 64, "max_steps": 2, "checkpoint_steps": [0]}},
+    }  # fmt: skip
+    target = "results/runs/more/evaluation.csv"
+    grown = overlay(copied, more)
+    assert grown.plan(target) == {"train_model": 1, "evaluate_run": 1}
+    grown("-c2", target)
+    weights = grown.weights()
+    assert (
+        weights["more/checkpoints/step-0/model.safetensors"]
+        == (weights["base/checkpoints/step-6/model.safetensors"])
+    )
+    assert weights["more/model/model.safetensors"] != weights["base/model/model.safetensors"]
+
+
+def test_fused_and_cached_dimensions_agree(copied: Workflow) -> None:
+    """Without stored tensors the dimensions come from the pass itself."""
+    cached = pd.read_csv(copied.folder / "results/ids/base.csv")
+    fused = overlay(copied, {"activations": {"save_cache_tensors": False, "id_input": "float16"}})
+    fused("-c2", "results/ids/base.csv")
+    table = pd.read_csv(copied.folder / "results/ids/base.csv")
+    keys = ["row", "module", "layer", "estimator"]
+    both = cached.merge(table, on=keys, suffixes=("_cached", "_fused"))
+    assert len(both) == len(cached) == len(table)
+    np.testing.assert_allclose(both["id_fused"], both["id_cached"], rtol=1e-6)
+    with cache.open(copied.folder / "cache/activations/base") as activations:
+        assert not activations.activations

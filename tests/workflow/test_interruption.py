@@ -1,0 +1,109 @@
+"""However the workflow is cut, the same command ends in the same bytes."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from tiny_workflow import ROOT, Workflow, kill_all, wait_for
+
+pytestmark = pytest.mark.slow
+
+TRAINED = "results/runs/base/evaluation.csv"
+
+
+def training_state(workflow: Workflow, pattern: str) -> list[Path]:
+    return list((workflow.folder / "state" / "train" / "base").glob(f"*/{pattern}"))
+
+
+def training_process(workflow: Workflow) -> psutil.Process | None:
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        words = " ".join(process.info["cmdline"] or [])
+        if process.info["cwd"] == str(workflow.folder) and words.endswith("train_model.py"):
+            return process
+    return None
+
+
+def finish(workflow: Workflow) -> None:
+    """Run the same command again, as a person would after a kill."""
+    workflow("--unlock")
+    workflow("-c2")
+
+
+@pytest.mark.parametrize("moment", ["checkpoint-4", ".checkpoint-8.partial-*", "kept/step-6"])
+def test_kill_of_everything(moment: str, workflow: Workflow, finished: Workflow) -> None:
+    started = workflow.start("-c2", TRAINED)
+    wait_for(lambda: training_state(workflow, moment) or started.poll() is not None)
+    assert started.poll() is None, (workflow.folder / "started.log").read_text()
+    kill_all(started)
+    assert not (workflow.folder / "results/runs/base/model").exists()
+    finish(workflow)
+    assert workflow.weights() == finished.weights()
+    assert workflow.tables() == finished.tables()
+
+
+def test_sigterm_to_the_job_saves_and_goes_on(workflow: Workflow, finished: Workflow) -> None:
+    started = workflow.start("-c2", TRAINED)
+    wait_for(lambda: training_state(workflow, "checkpoint-4") or started.poll() is not None)
+    process = training_process(workflow)
+    assert process is not None
+    process.send_signal(signal.SIGTERM)
+    assert started.wait(timeout=120) != 0
+    log = (workflow.folder / "started.log").read_text()
+    lines = [line for line in log.splitlines() if "stopped by SIGTERM at step" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("train_model base:")
+    workflow("-c2")
+    assert workflow.weights() == finished.weights()
+    assert "goes on from step" in (workflow.folder / "logs/train_model/base.log").read_text()
+
+
+def test_orphaned_training_is_waited_for(workflow: Workflow, finished: Workflow) -> None:
+    """Snakemake alone is killed, its training lives on; the next one waits for it."""
+    started = workflow.start("-c2", TRAINED)
+    wait_for(lambda: training_state(workflow, "checkpoint-4") or started.poll() is not None)
+    os.kill(started.pid, signal.SIGKILL)
+    started.wait()
+    assert training_process(workflow) is not None
+    finish(workflow)
+    assert workflow.weights() == finished.weights()
+
+
+def test_changed_learning_rate_does_not_go_on(workflow: Workflow) -> None:
+    started = workflow.start("-c2", TRAINED)
+    wait_for(lambda: training_state(workflow, "checkpoint-4") or started.poll() is not None)
+    kill_all(started)
+    faster = workflow.folder / "faster.yaml"
+    faster.write_text("runs: {base: {lr: 0.005}}")
+    changed = Workflow(workflow.folder, *workflow.overlays[1:], faster)
+    changed("--unlock")
+    changed("-c2", TRAINED)
+    assert "goes on" not in (workflow.folder / "logs/train_model/base.log").read_text()
+    assert len(training_state(workflow, "checkpoint-4")) == 1  # the old one, untouched
+
+
+def test_make_run_goes_on_after_a_kill(tmp_path: Path, finished: Workflow) -> None:
+    """`terse run`: its own lock, Snakemake's removed by itself, files named at the end."""
+    for name in ("Snakefile", "rules", "workflow", "profiles", "config"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    words = ["--profile", "profiles/cpu", "--configfile", "config/config.yaml",
+             str(ROOT / "tests/config/tiny.yaml")]  # fmt: skip
+    command = [sys.executable, "-m", "terse.cli", "run", *words]
+    with (tmp_path / "log").open("wb") as log:
+        started = subprocess.Popen(
+            command, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True
+        )
+    state = tmp_path / "state" / "train" / "base"
+    wait_for(lambda: list(state.glob("*/checkpoint-4")) or started.poll() is not None)
+    waiting = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert waiting.stdout is not None
+    assert "runs the workflow here; waiting" in waiting.stdout.readline()
+    kill_all(started)  # the second goes on where the first was
+    text = waiting.stdout.read()
+    assert waiting.wait() == 0, text
+    assert "an earlier run was killed; going on" in text
+    assert "results/report.html" in text
+    assert Workflow(tmp_path).weights() == finished.weights()

@@ -1,0 +1,165 @@
+"""What is planned: by default, by profile, by target, and how fast."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny_workflow import ROOT, Workflow
+
+EXPERIMENTS = sorted((ROOT / "config" / "experiments").glob("*.yaml"))
+
+
+@pytest.fixture
+def default(tmp_path: Path) -> Workflow:
+    return Workflow(tmp_path)
+
+
+def overlay(folder: Path, content: dict) -> Path:
+    path = folder / "overlay.yaml"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_default_plan(default: Workflow) -> None:
+    plan = default.plan()
+    assert plan["train_model"] == plan["evaluate_run"] == plan["collect_corpus"] == 1
+    assert plan["cache_activations"] == plan["estimate_dimensions"] == 5
+    assert plan["plot_dimensions"] == 3
+    assert "download_model" not in plan
+
+
+def test_one_target(default: Workflow) -> None:
+    plan = default.plan("results/ids/base.csv")
+    assert plan["cache_activations"] == 1
+    assert "evaluate_run" not in plan
+
+
+def test_defined_but_not_selected_hub_model(default: Workflow) -> None:
+    text = default("-n", "results/ids/llama-7b.csv")
+    assert default.plan("results/ids/llama-7b.csv")["cache_activations"] == 10
+    for part in ("rule download_model", "cache/tokens/pile-test/llama-7b.h5", "shard-00009.h5"):
+        assert part in text
+
+
+def test_hub_model_without_a_network_says_what_to_do(default: Workflow) -> None:
+    text = default(
+        "-c1", "cache/models/llama-7b", check=False, HF_ENDPOINT="http://127.0.0.1:9",
+        HF_HUB_DISABLE_TELEMETRY="1",
+    )  # fmt: skip
+    line = next(line for line in text.splitlines() if line.startswith("download_model llama-7b:"))
+    assert "meta-llama/Llama-2-7b-hf" in line
+    assert "network" in line
+    assert not (default.folder / "cache" / "models" / "llama-7b").exists()
+
+
+def test_slurm_profile_is_not_overridden(default: Workflow) -> None:
+    """`profiles/default` silently wins over `--profile`, key by key."""
+    text = default("-n", "--profile", str(ROOT / "profiles" / "slurm"))
+    jobs = re.split(r"\n(?:local)?rule ", text)
+    wanted = {
+        "train_model": ("gpu", 1),
+        "cache_activations": ("gpu", 1),
+        "chunk_corpus": ("cpu", 0),
+    }
+    for rule, (partition, n_gpus) in wanted.items():
+        job = next(job for job in jobs if job.startswith(rule))
+        assert f"slurm_partition={partition}" in job, job
+        assert ("gpu=1" in job) == bool(n_gpus), job
+    train = next(job for job in jobs if job.startswith("train_model"))
+    assert "--signal=TERM@300" in train
+
+
+def test_slurm_profile_sets_only_what_the_default_leaves() -> None:
+    def keys(name: str) -> set[str]:
+        return set(yaml.safe_load((ROOT / "profiles" / name / "config.yaml").read_text()))
+
+    for name in ("cpu", "gpu", "slurm"):
+        assert not keys("default") & keys(name)
+
+
+def test_gpu_profile_asks_for_devices(default: Workflow) -> None:
+    text = default("-n", "--profile", str(ROOT / "profiles" / "gpu"))
+    assert text.count("gpu=1") >= 7
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda path: path.stem)
+def test_published_experiments_plan(experiment: Path, tmp_path: Path) -> None:
+    plan = Workflow(tmp_path, experiment).plan()
+    assert plan["all"] == 1
+    assert sum(plan.values()) > 5
+
+
+def test_published_experiments_are_there() -> None:
+    assert {"llama-7b", "pythia-checkpoints"} <= {path.stem for path in EXPERIMENTS}
+
+
+def test_two_thousand_shards_plan(tmp_path: Path) -> None:
+    models = {f"m{i}": {"hub": "a/b", "revision": f"step{i}"} for i in range(20)}
+    config = {
+        "models": {"base-step25": None, **models},
+        "activations": {"n_shards": 100},
+        "select": {"ids": list(models), "runs": []},
+    }
+    workflow = Workflow(tmp_path, overlay(tmp_path, config))
+    plan = workflow.plan("--quiet", "rules")
+    assert plan["cache_activations"] == 2000
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ({"runs": {"base": {"n_layesr": 3}}}, "config error: runs.base: unknown key 'n_layesr'"),
+        ({"runs": {"base": {"base": "nobody"}}}, "config error: runs.base:"),
+        ({"runs": {"base": {"lr": -1}}}, "config error: runs.base.lr: should be greater than 0"),
+        ({"activations": {"layer_idx_list": [6]}}, "config error: activations.layer_idx_list:"),
+        ({"activations": {"save_IDs_list": ["mle2"]}}, "config error: activations.save_IDs_list"),
+    ],
+)
+def test_errors_come_before_any_job_in_one_line(content: dict, line: str, tmp_path: Path) -> None:
+    workflow = Workflow(tmp_path, overlay(tmp_path, content))
+    run = subprocess.run(workflow.command("-c1"), cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode != 0
+    ours = [text for text in run.stderr.splitlines() if "config error" in text]
+    assert len(ours) == 1
+    assert ours[0].startswith(line)
+    assert "Traceback" not in run.stderr
+    assert "Execute" not in run.stderr
+    assert not (tmp_path / "cache").exists()
+
+
+def test_lint_has_only_its_advice_on_software(default: Workflow) -> None:
+    text = default("--lint", check=False)
+    advice = re.findall(r"\* (.*)", text)
+    assert set(advice) == {"Specify a conda environment or container for each rule.:"}
+
+
+def test_rulegraph_in_the_readme_is_the_workflows(default: Workflow) -> None:
+    command = default.command("--rulegraph", "mermaid-js", "all")
+    graph = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    arrows = set(re.findall(r"id\d+ --> id\d+", graph))
+    named = dict(re.findall(r"(id\d+)\[(\w+)\]", graph))
+    wanted = {tuple(named[end] for end in arrow.split(" --> ")) for arrow in arrows}
+    readme = (ROOT / "README.md").read_text()
+    found = set(re.findall(r"^ *(\w+) --> (\w+)$", readme, flags=re.MULTILINE))
+    assert found == wanted, "README.md: run `make dag`"
+
+
+def test_modules_of_rules_import_the_config_only() -> None:
+    for file in [ROOT / "Snakefile", *(ROOT / "rules").glob("*.smk")]:
+        imported = re.findall(r"^\s*(?:from|import) (terse[\w.]*)", file.read_text(), re.MULTILINE)
+        allowed = ("terse.config", "terse.errors", "terse.roots")
+        assert all(name.startswith(allowed) for name in imported), file
+
+
+def test_every_script_has_its_rule_and_back() -> None:
+    rules = set()
+    for file in (ROOT / "rules").glob("*.smk"):
+        text = file.read_text()
+        rules |= set(re.findall(r"^rule (\w+):", text, re.MULTILINE))
+        for rule, script in re.findall(r"^rule (\w+):.*?scripts/(\w+)\.py", text, re.M | re.S):
+            assert rule == script
+    scripts = {file.stem for file in (ROOT / "workflow" / "scripts").glob("*.py")}
+    assert rules == scripts
