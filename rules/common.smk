@@ -33,6 +33,11 @@ def tokenizer_files(tokenizer):
     return model_folder(tokenizer)
 
 
+def runs_remote_code(tokenizer):
+    """Return whether the config lets a model's tokenizer run code that it ships."""
+    return tokenizer in settings.models and settings.models[tokenizer].trust_remote_code
+
+
 def model_folder(model):
     """Return the folder with a model's weights, or with those of all its run's steps."""
     origin = settings.models[model]

@@ -1,6 +1,11 @@
 """From a source of text to contexts of equal length."""
 
 
+# The hub needs a network, which login nodes have and compute nodes don't.
+localrules:
+    collect_corpus,
+
+
 rule collect_corpus:
     """Read a corpus' documents, split them, and fix their order and fingerprint."""
     output:
@@ -10,7 +15,7 @@ rule collect_corpus:
         "logs/collect_corpus/{corpus}.log",
     benchmark:
         "logs/collect_corpus/{corpus}.benchmark.tsv"
-    threads: 1
+    threads: settings.n_data_procs
     resources:
         mem_mb=4000,
         runtime=240,
@@ -60,6 +65,7 @@ rule tokenize_corpus:
         mem_mb=8000,
         runtime=480,
     params:
+        trust_remote_code=lambda w: runs_remote_code(w.tokenizer),
         stage=stage("tokenize_corpus"),
     script:
         "../workflow/scripts/tokenize_corpus.py"

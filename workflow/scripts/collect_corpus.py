@@ -10,9 +10,11 @@ from terse.corpora.documents import write_documents
 from terse.provenance import record
 
 
-def collect_corpus(*, corpus: dict[str, Any], documents_path: Path, record_path: Path) -> None:
+def collect_corpus(
+    *, corpus: dict[str, Any], documents_path: Path, record_path: Path, n_procs: int
+) -> None:
     """Write the documents and a record with their counts and fingerprint."""
-    found = write_documents(Corpus.model_validate(corpus), documents_path)
+    found = write_documents(Corpus.model_validate(corpus), documents_path, n_procs=n_procs)
     write_json(
         record_path, record(settings=corpus, inputs={}, device="cpu", folder=Path.cwd(), **found)
     )
@@ -24,4 +26,5 @@ if __name__ == "__main__":
             corpus=snakemake.params.corpus,
             documents_path=Path(snakemake.output.documents),
             record_path=Path(snakemake.output.record),
+            n_procs=snakemake.threads,
         )

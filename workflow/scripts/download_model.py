@@ -11,4 +11,5 @@ if __name__ == "__main__":
             snakemake.params.hub,
             snakemake.params.revision,
             Path(snakemake.output.model),
+            trust_remote_code=snakemake.params.trust_remote_code,
         )

@@ -14,7 +14,7 @@ _KEYS = {
     "text": _FILES,
     "jsonl": _FILES | {"text_column"},
     "parquet": _FILES | {"text_column"},
-    "hub": _FILES | {"text_column", "name", "split", "revision", "trust_remote_code"},
+    "hub": _FILES | {"text_column", "name", "split", "revision"},
 }
 
 
@@ -38,7 +38,6 @@ class Corpus(Strict):
         0.1, ge=0, lt=1, description="share of documents held out, chosen by a hash of the text"
     )
     seed: int = Field(0, ge=0, description="seed of the split")
-    trust_remote_code: bool = Field(False, description="run code that the dataset ships")
 
     @model_validator(mode="after")
     def _keys_fit_source(self) -> "Corpus":

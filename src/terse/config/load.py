@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from terse.config.messages import lines
 from terse.config.sweeps import expand_sweeps
 from terse.config.workflow import Workflow
+from terse.corpora.named import NAMED
 from terse.errors import TerseError
 
 _LIBRARIES = {"corpora", "tokenizers", "runs", "models"}
@@ -22,13 +23,18 @@ def load(raw: dict[str, Any]) -> Workflow:
     """
     if not isinstance(raw, dict):
         raise TerseError(f"config: a map of keys is needed; given: {raw!r}")
-    raw, sweeps = _without_none(raw), {}
+    raw, sweeps = _without_none({**raw, "corpora": _with_named(raw.get("corpora"))}), {}
     if isinstance(raw.get("runs"), dict):
         raw["runs"], sweeps = expand_sweeps(raw["runs"])
     try:
         return Workflow.model_validate({**raw, "sweeps": sweeps})
     except ValidationError as error:
         raise TerseError("\n".join(lines(error))) from None
+
+
+def _with_named(corpora: Any) -> Any:
+    """Return the corpora of a configuration, and the well-known ones that it does not define."""
+    return {**NAMED, **corpora} if isinstance(corpora, dict) else corpora or NAMED
 
 
 def _without_none(raw: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,72 @@
+"""HDF5 files that are written once, front to back, and read lazily from any process."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from terse.errors import TerseError
+
+CHUNK = 64 << 10  # elements; 256 KiB of int32
+
+
+class Growing:
+    """A one-dimensional dataset that is appended to."""
+
+    def __init__(self, group: h5py.Group, name: str, dtype: Any) -> None:
+        self.dataset = group.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=(CHUNK,))
+
+    def append(self, values: Sequence[Any] | NDArray[Any]) -> None:
+        """Write the values behind those that are there."""
+        start = len(self.dataset)
+        self.dataset.resize(start + len(values), axis=0)
+        self.dataset[start:] = values
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+
+class FileReader:
+    """A whole HDF5 file, opened when it is first read from; can be pickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self.file: h5py.File | None = None
+        self.attrs = {name: plain(value) for name, value in self.open().attrs.items()}
+        if not self.attrs.get("complete"):
+            raise TerseError(f"{path} is not whole; delete it and run again")
+
+    def open(self) -> h5py.File:
+        """Return the file, opened."""
+        if self.file is None:
+            try:
+                self.file = h5py.File(self.path, "r")
+            except OSError as error:
+                raise TerseError(
+                    f"cannot read {self.path} ({error}); delete it and run again"
+                ) from error
+        return self.file
+
+    def dataset(self, name: str) -> h5py.Dataset:
+        """Return a dataset of the file by its path in it."""
+        dataset = self.open()[name]
+        if not isinstance(dataset, h5py.Dataset):
+            raise TerseError(f"{self.path}: {name} is no dataset")
+        return dataset
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+        """Return elements [start, stop) of a dataset, text as str."""
+        dataset = self.dataset(name)
+        is_text = h5py.check_string_dtype(dataset.dtype) is not None
+        return np.asarray((dataset.asstr() if is_text else dataset)[start:stop])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "file": None}
+
+
+def plain(value: Any) -> Any:
+    """Return an attribute as the Python value it stands for."""
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,132 @@
+"""Documents in a dataset of the Hugging Face hub."""
+
+import logging
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, cast
+
+from pyarrow import ArrowException
+
+from terse.corpora.document import Document
+from terse.corpora.files import in_subset
+from terse.corpora.records import record_document, row_filter
+from terse.errors import TerseError, unknown_name
+from terse.hub_access import chain, explain, hub_errors, one_line
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetBuilder
+
+    from terse.corpora.sources import CorpusSettings
+
+logger = logging.getLogger(__name__)
+
+STREAM_RATIO = 10  # a corpus so many times larger than what is wanted of it is not downloaded
+BATCH_ROWS = 256
+
+
+def read_hub(settings: "CorpusSettings", n_procs: int) -> Iterator[Document]:
+    """Yield a document per row of a split, in order; memory stays bounded.
+
+    The split is streamed where `max_dataset_size` is far below its size (or that is unknown),
+    else downloaded and prepared by n_procs processes. Raises TerseError for whatever is not there.
+    """
+    from datasets.exceptions import DatasetsError  # takes seconds, only this source needs it
+
+    with hub_errors("dataset", settings.path or "", settings.revision):
+        builder = find_builder(settings)
+        keeps = row_filter(settings.dataset_subset)
+        try:
+            for number, record in enumerate(records(builder, settings, n_procs)):
+                if keeps(record):
+                    place = f"row {number} of {settings.path}"
+                    yield record_document(record, settings.text_column, str(number), place)
+        except (DatasetsError, ArrowException) as error:
+            raise unreadable(settings, error) from error
+
+
+def find_builder(settings: "CorpusSettings") -> "DatasetBuilder":
+    """Return what reads the dataset at its revision, restricted to the wanted files."""
+    from datasets import load_dataset_builder
+    from datasets.exceptions import DatasetsError
+
+    commit, data_files = look_up(settings)
+    try:
+        return load_dataset_builder(
+            settings.path or "",
+            settings.name,
+            revision=commit,
+            data_files={settings.split: data_files} if data_files else None,
+        )
+    except (RuntimeError, ValueError, DatasetsError) as error:
+        raise unreadable(settings, error) from error
+
+
+def unreadable(settings: "CorpusSettings", error: Exception) -> TerseError:
+    """Return the error for a dataset that is there and cannot be read."""
+    sentence = explain(error, "dataset", settings.path or "", settings.revision)
+    if sentence is not None:
+        return TerseError(sentence)
+    if "scripts are no longer supported" in str(error):
+        return TerseError(
+            f"dataset {settings.path} is made by a script of its own, which the datasets "
+            'library no longer runs; try revision: "refs/convert/parquet"'
+        )
+    return TerseError(f"cannot read dataset {settings.path}: {one_line(list(chain(error))[-1])}")
+
+
+def look_up(settings: "CorpusSettings") -> tuple[str, list[str] | None]:
+    """Return the commit of the revision and the wanted files; None for those of the split.
+
+    Asked of the hub first, so that a missing revision can't be replaced by what is in the cache.
+    """
+    from huggingface_hub import HfApi, constants
+
+    selects_files = bool(settings.files) or not in_subset("", settings.dataset_subset)
+    if constants.is_offline_mode() and not selects_files:
+        return settings.revision, None
+    path = settings.path or ""
+    info = HfApi().dataset_info(path, revision=settings.revision)
+    if info.gated:  # its info is public; datasets would hide the reason why its files are not
+        HfApi().auth_check(path, repo_type="dataset")
+    if not selects_files:
+        return info.sha or settings.revision, None
+    globs = settings.files or ["*"]
+    names = sorted(sibling.rfilename for sibling in info.siblings or [])
+    chosen = [
+        name
+        for name in names
+        if any(fnmatchcase(name, glob) for glob in globs)
+        and in_subset(name, settings.dataset_subset)
+    ]
+    if not chosen:
+        subset = settings.dataset_subset
+        raise TerseError(
+            f"no file of dataset {settings.path} fits files {globs} and dataset_subset {subset!r}"
+        )
+    return info.sha or settings.revision, chosen
+
+
+def records(
+    builder: "DatasetBuilder", settings: "CorpusSettings", n_procs: int
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of the split, streamed or from disk."""
+    split = settings.split
+    known = builder.info.splits or {}
+    if known and split.split("[")[0] not in known:
+        raise unknown_name(f"split of dataset {settings.path}", split, map(str, known))
+    size = known[split].num_examples if split in known else None
+    if is_streamed(split, size, settings.max_dataset_size):
+        logger.info("streaming %s", settings.path)
+        yield from cast("Iterable[dict[str, Any]]", builder.as_streaming_dataset(split=split))
+        return
+    builder.download_and_prepare(num_proc=n_procs if n_procs > 1 else None)
+    prepared = cast("Dataset", builder.as_dataset(split=split))
+    for start in range(0, len(prepared), BATCH_ROWS):
+        yield from prepared.select(range(start, min(start + BATCH_ROWS, len(prepared)))).to_list()
+
+
+def is_streamed(split: str, size: int | None, limit: int | None) -> bool:
+    """Return whether reading `limit` of a split's `size` rows is better done without a copy."""
+    if limit is None or "[" in split:  # a slice can't be streamed
+        return False
+    return size is None or size > STREAM_RATIO * limit

@@ -1,0 +1,68 @@
+"""Reading tokenised corpora; needs no tokenizer."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from terse.corpora.document import SPLITS
+from terse.corpora.h5 import FileReader
+from terse.errors import unknown_name
+
+
+class TokenStore:
+    """One split of a tokens file, read lazily; may be handed to other processes.
+
+    tokens (N,) and byte_ends (N,) are HDF5 datasets; offsets (D + 1,), n_bytes, ids and
+    metadata (D,) are in memory once asked for. Raises TerseError for a file that is not whole.
+    """
+
+    def __init__(self, path: Path, split: str = "train") -> None:
+        if split not in SPLITS:
+            raise unknown_name("split", split, SPLITS)
+        self.split = split
+        self.reader = FileReader(path)
+        attrs = self.reader.attrs
+        self.fingerprint: str = attrs["fingerprint"]
+        self.tokenizer_digest: str = attrs["tokenizer_digest"]
+        self.vocab_size = int(attrs["vocab_size"])
+        self.bos_id = int(attrs["bos_id"])
+        self.eos_id = int(attrs["eos_id"])
+        self.offsets: NDArray[np.int64] = self.dataset("offsets")[:]
+
+    def dataset(self, name: str) -> h5py.Dataset:
+        """Return one of the split's datasets."""
+        return self.reader.dataset(f"{self.split}/{name}")
+
+    @property
+    def tokens(self) -> h5py.Dataset:
+        """All documents' tokens (N,) int32, one after the other."""
+        return self.dataset("tokens")
+
+    @property
+    def byte_ends(self) -> h5py.Dataset:
+        """The end (N,) of each token in its document's UTF-8 bytes."""
+        return self.dataset("byte_ends")
+
+    @property
+    def n_bytes(self) -> NDArray[np.int64]:
+        """UTF-8 bytes (D,) of each document."""
+        return self.dataset("n_bytes")[:]
+
+    @property
+    def ids(self) -> list[str]:
+        """The documents' ids (D,)."""
+        return self.reader.read(f"{self.split}/id").tolist()
+
+    @property
+    def metadata(self) -> list[str]:
+        """The documents' metadata (D,), JSON each."""
+        return self.reader.read(f"{self.split}/metadata").tolist()
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def document(self, index: int) -> NDArray[np.int32]:
+        """Return the tokens (n,) of one document."""
+        return self.tokens[self.offsets[index] : self.offsets[index + 1]]

@@ -1,0 +1,105 @@
+"""Tokenizers: trained here, or loaded from a folder."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from terse.artifacts import atomic_folder
+from terse.corpora.documents import read_documents
+from terse.errors import TerseError
+
+BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
+SPECIALS = [BOS, EOS, PAD]
+SMALLEST = 256 + len(SPECIALS)  # one token per byte, and the specials
+LONGEST = 1_000_000_000  # a tokenizer does not limit what it reads
+
+
+def train_bpe(
+    documents_path: Path, *, vocab_size: int, seed: int, folder: Path
+) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE on the train split and save it as a Hugging Face fast tokenizer.
+
+    vocab_size: tokens with the three specials, at least 259; fewer come out where the corpus
+    has no more pairs to merge, which is an error. seed: enters nothing, BPE is deterministic;
+    it stands here since every trained thing has one. Texts are kept as they are, byte by byte.
+    """
+    if vocab_size < SMALLEST:
+        raise TerseError(f"vocab_size {vocab_size} is too small; allowed: {SMALLEST} or more")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=SPECIALS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(training_texts(documents_path), trainer)
+    if tokenizer.get_vocab_size() < vocab_size:
+        raise TerseError(
+            f"the train split supports only {tokenizer.get_vocab_size()} tokens, not "
+            f"{vocab_size}; lower vocab_size or train on more text"
+        )
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        model_max_length=LONGEST,
+    )
+    with atomic_folder(folder) as temporary:
+        wrapped.save_pretrained(temporary)
+    return wrapped
+
+
+def training_texts(documents_path: Path) -> Iterator[list[str]]:
+    """Yield the texts of the train split in batches."""
+    empty = True
+    for rows in read_documents(documents_path, "train", ["text"]):
+        empty = empty and not rows
+        yield [row["text"] for row in rows]
+    if empty:
+        raise TerseError(f"{documents_path} has no training documents; lower validation_fraction")
+
+
+def load_tokenizer(folder: Path | str, trust_remote_code: bool = False) -> Any:
+    """Return the Hugging Face tokenizer of a folder; its own code runs only if that is trusted."""
+    if not Path(folder).is_dir():
+        raise TerseError(f"there is no tokenizer at {folder}: no such folder")
+    try:
+        return AutoTokenizer.from_pretrained(
+            str(folder), trust_remote_code=trust_remote_code, local_files_only=True
+        )
+    except Exception as error:  # a broken tokenizer.json raises a bare one
+        reason = " ".join(str(error).split())
+        raise TerseError(f"there is no usable tokenizer in {folder}: {reason}") from error
+
+
+def plain_backend(tokenizer: Any) -> Tokenizer:
+    """Return a copy of a fast tokenizer's core that adds, cuts and pads nothing.
+
+    Names of special tokens inside a text are read as text. Raises TerseError for a tokenizer
+    without a fast core, which could not tell where in the text its tokens end.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise TerseError(
+            f"the tokenizer {type(tokenizer).__name__} is not a fast one, so its tokens' places in "
+            "the text are unknown; use a model with a tokenizer.json"
+        )
+    parts = json.loads(tokenizer.backend_tokenizer.to_str())
+    parts |= {"post_processor": None, "truncation": None, "padding": None}
+    backend = Tokenizer.from_str(json.dumps(parts))
+    backend.encode_special_tokens = True
+    return backend
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Return the SHA-256 of all that decides how a fast tokenizer cuts a text."""
+    ids = [tokenizer.bos_token_id, tokenizer.eos_token_id]
+    core = plain_backend(tokenizer).to_str()
+    return hashlib.sha256(json.dumps([core, ids]).encode()).hexdigest()

@@ -1,0 +1,205 @@
+"""Tokenised corpora on disk: all tokens of a split in one array, and where each ends."""
+
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Encoding, Tokenizer
+from tokenizers.pre_tokenizers import ByteLevel
+
+from terse.artifacts import atomic_file
+from terse.corpora.document import SPLITS
+from terse.corpora.documents import fingerprint, read_documents
+from terse.corpora.h5 import Growing
+from terse.corpora.progress import Progress
+from terse.corpora.tokenizers import plain_backend, tokenizer_digest
+
+BATCH_BYTES = 1 << 20  # of text that one thread encodes at a time
+
+
+def tokenize_documents(
+    documents_path: Path, tokenizer: Any, out_path: Path, *, n_procs: int = 1
+) -> None:
+    """Tokenise a documents file into HDF5, n_procs batches at a time, adding no special token.
+
+    tokenizer: a Hugging Face fast tokenizer. The file holds per split: tokens (N,) int32,
+    byte_ends (N,) int32, offsets (D + 1,) int64, id, n_bytes and metadata (D,). The same input
+    gives the same bytes, whatever n_procs.
+    """
+    backend = plain_backend(tokenizer)
+    ends_of = byte_counter(backend)
+    with atomic_file(out_path) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs["fingerprint"] = fingerprint(documents_path)
+        file.attrs["tokenizer_digest"] = tokenizer_digest(tokenizer)
+        file.attrs["vocab_size"] = len(tokenizer)
+        file.attrs["bos_id"] = id_or_none(tokenizer.bos_token_id)
+        file.attrs["eos_id"] = id_or_none(tokenizer.eos_token_id)
+        writers = {split: SplitWriter(file.create_group(split)) for split in SPLITS}
+        batches = batched(read_documents(documents_path))
+        with single_threaded_tokenizers(), Progress("tokenising") as progress:
+            for encoded in in_order(partial(encode_batch, backend, ends_of), batches, n_procs):
+                for split, writer in writers.items():
+                    writer.write([document for document in encoded if document.split == split])
+                progress.add(len(encoded), sum(document.n_bytes for document in encoded))
+        file.attrs["complete"] = True
+
+
+@dataclass(frozen=True)
+class EncodedDocument:
+    """A document's row with its tokens (n,) and their ends in UTF-8 bytes (n,)."""
+
+    id: str
+    split: str
+    n_bytes: int
+    metadata: str
+    tokens: NDArray[np.int32]
+    byte_ends: NDArray[np.int32]
+
+
+class SplitWriter:
+    """Appends documents to one split's group."""
+
+    def __init__(self, group: h5py.Group) -> None:
+        self.tokens = Growing(group, "tokens", np.int32)
+        self.byte_ends = Growing(group, "byte_ends", np.int32)
+        self.offsets = Growing(group, "offsets", np.int64)
+        self.id = Growing(group, "id", h5py.string_dtype())
+        self.n_bytes = Growing(group, "n_bytes", np.int64)
+        self.metadata = Growing(group, "metadata", h5py.string_dtype())
+        self.offsets.append(np.zeros(1, dtype=np.int64))
+
+    def write(self, documents: list[EncodedDocument]) -> None:
+        """Append documents, in order."""
+        if not documents:
+            return
+        lengths = np.array([len(document.tokens) for document in documents], dtype=np.int64)
+        self.offsets.append(len(self.tokens) + np.cumsum(lengths))
+        self.tokens.append(np.concatenate([document.tokens for document in documents]))
+        self.byte_ends.append(np.concatenate([document.byte_ends for document in documents]))
+        self.id.append([document.id for document in documents])
+        self.n_bytes.append(np.array([document.n_bytes for document in documents]))
+        self.metadata.append([document.metadata for document in documents])
+
+
+def encode_batch(
+    backend: Tokenizer,
+    ends_of: Callable[[str, Encoding], NDArray[np.int32]],
+    rows: list[dict[str, Any]],
+) -> list[EncodedDocument]:
+    """Return the rows of a documents file with their tokens."""
+    encodings = backend.encode_batch([row["text"] for row in rows], add_special_tokens=False)
+    return [
+        EncodedDocument(
+            id=row["id"],
+            split=row["split"],
+            n_bytes=row["n_bytes"],
+            metadata=row["metadata"],
+            tokens=np.array(encoding.ids, dtype=np.int32),
+            byte_ends=ends_of(row["text"], encoding),
+        )
+        for row, encoding in zip(rows, encodings, strict=True)
+    ]
+
+
+def byte_counter(backend: Tokenizer) -> Callable[[str, Encoding], NDArray[np.int32]]:
+    """Return the function (text, encoding) -> byte_ends (n,) that fits a tokenizer.
+
+    Byte-level tokens say themselves how many bytes they are, exactly even inside a character
+    that they split. Otherwise, and where the tokens don't add up to the text, the ends come from
+    the character offsets, and the parts of a split character all end where it ends.
+    """
+    parts = json.loads(backend.to_str())
+    byte_level = parts["normalizer"] is None and '"ByteLevel"' in json.dumps(parts["decoder"])
+    if not byte_level:
+        return ends_from_characters
+    lengths = token_byte_lengths(backend)
+
+    def ends_from_tokens(text: str, encoding: Encoding) -> NDArray[np.int32]:
+        ends = np.cumsum(lengths[np.array(encoding.ids, dtype=np.int64)])
+        if len(ends) and ends[-1] != len(text.encode()):
+            return ends_from_characters(text, encoding)
+        return ends.astype(np.int32)
+
+    return ends_from_tokens
+
+
+def token_byte_lengths(backend: Tokenizer) -> NDArray[np.int64]:
+    """Return the UTF-8 bytes (vocabulary,) that each token of a byte-level tokenizer stands for."""
+    alphabet = set(ByteLevel.alphabet())
+    added = backend.get_added_tokens_decoder()
+    lengths = np.zeros(max(backend.get_vocab().values()) + 1, dtype=np.int64)
+    for token, index in backend.get_vocab().items():
+        one_byte_each = index not in added and alphabet.issuperset(token)
+        lengths[index] = len(token) if one_byte_each else len(token.encode())
+    return lengths
+
+
+def ends_from_characters(text: str, encoding: Encoding) -> NDArray[np.int32]:
+    """Return each token's end (n,) in UTF-8 bytes from its end in characters; never decreasing."""
+    ends = np.array([end for _, end in encoding.offsets], dtype=np.int64)
+    if text.isascii():
+        return np.maximum.accumulate(ends).astype(np.int32)
+    codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)  # (characters,)
+    sizes = 1 + (codes >= 0x80) + (codes >= 0x800) + (codes >= 0x10000)
+    byte_at = np.concatenate([[0], np.cumsum(sizes)])  # (characters + 1,)
+    return np.maximum.accumulate(byte_at[ends]).astype(np.int32)
+
+
+def batched(groups: Iterable[list[dict[str, Any]]]) -> Iterator[list[dict[str, Any]]]:
+    """Yield the rows in batches of about BATCH_BYTES of text."""
+    rows: list[dict[str, Any]] = []
+    size = 0
+    for group in groups:
+        for row in group:
+            rows.append(row)
+            size += row["n_bytes"]
+            if size >= BATCH_BYTES:
+                yield rows
+                rows, size = [], 0
+    if rows:
+        yield rows
+
+
+def in_order(function: Callable[[Any], Any], items: Iterable[Any], n_threads: int) -> Iterator[Any]:
+    """Yield function(item) in the items' order, n_threads at a time, few results ahead.
+
+    Threads, since the tokenizers work outside of Python's lock.
+    """
+    with ThreadPoolExecutor(max(1, n_threads)) as pool:
+        waiting: deque[Any] = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > n_threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+@contextmanager
+def single_threaded_tokenizers() -> Iterator[None]:
+    """Keep the tokenizers library from taking every core by itself."""
+    key = "TOKENIZERS_PARALLELISM"
+    before = os.environ.get(key)
+    os.environ[key] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[key]
+        else:
+            os.environ[key] = before
+
+
+def id_or_none(token_id: int | None) -> int:
+    """Return a token id, -1 for none."""
+    return -1 if token_id is None else token_id

@@ -1,0 +1,108 @@
+"""What can go wrong between here and the hub, each as one clear sentence."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx2
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from terse.errors import TerseError
+
+NO_NETWORK = (
+    httpx2.ConnectError,
+    httpx2.ConnectTimeout,
+    httpx2.ProxyError,
+    OfflineModeIsEnabled,
+    LocalEntryNotFoundError,
+    ConnectionRefusedError,
+)
+BROKEN = (httpx2.TransportError, ConnectionError, TimeoutError)
+
+
+@contextmanager
+def hub_errors(kind: str, hub_id: str, revision: str) -> Iterator[None]:
+    """Turn the hub's errors on a "model" or "dataset" into a TerseError with one sentence."""
+    try:
+        yield
+    except TerseError:
+        raise
+    except Exception as error:
+        sentence = explain(error, kind, hub_id, revision)
+        if sentence is None:
+            raise
+        raise TerseError(sentence) from error
+
+
+def explain(error: Exception, kind: str, hub_id: str, revision: str) -> str | None:
+    """Return what an error of the hub's libraries means and what to do; None if it is no such."""
+    causes = list(chain(error))
+    missing = (
+        f"there is no {kind} {hub_id} on the hub, or it is private and HF_TOKEN does not give "
+        "access to it"
+    )
+    for wanted, sentence in (
+        (GatedRepoError, gated(kind, hub_id)),
+        (RevisionNotFoundError, f"{kind} {hub_id} has no revision {revision!r}"),
+        (RepositoryNotFoundError, missing),
+        (HFValidationError, f"{hub_id!r} is no {kind} id; an id is a name or owner/name"),
+    ):
+        if any(isinstance(cause, wanted) for cause in causes):
+            return sentence
+    for cause in causes:
+        if isinstance(cause, HfHubHTTPError):
+            status = cause.response.status_code
+            if "Invalid credentials" in str(cause):
+                return "the hub does not know the token that was given; correct HF_TOKEN"
+            if status == 401:  # what strangers are told of a repository that is not there
+                return missing
+            return f"the hub answered {status} for {kind} {hub_id}: {one_line(cause)}"
+    if any(isinstance(cause, NO_NETWORK) for cause in causes):
+        return (
+            f"cannot reach the hub at {constants.ENDPOINT} for {kind} {hub_id} "
+            f"({one_line(causes[-1])}); run this on a machine with a network"
+        )
+    if any(isinstance(cause, BROKEN) for cause in causes):
+        return (
+            f"the transfer of {kind} {hub_id} broke off ({one_line(causes[-1])}); run this again, "
+            "it goes on from there"
+        )
+    if any(isinstance(cause, OSError) and cause.errno == errno.ENOSPC for cause in causes):
+        return f"the disk is full before all of {kind} {hub_id} is there"
+    return None
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and what caused it, outermost first."""
+    while error is not None:
+        yield error
+        hidden = error.__suppress_context__
+        error = error.__cause__ or (None if hidden else error.__context__)
+
+
+def gated(kind: str, hub_id: str) -> str:
+    """Return what to do about a gated repository."""
+    if os.environ.get("HF_TOKEN"):
+        return (
+            f"{kind} {hub_id} is gated and your token has no access to it; ask for access on "
+            "its page of the hub"
+        )
+    return (
+        f"{kind} {hub_id} is gated: ask for access on its page of the hub, then set HF_TOKEN to "
+        "a token of your account"
+    )
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's name and message without line breaks."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")

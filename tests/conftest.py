@@ -1,0 +1,63 @@
+"""Fixtures for all tests."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from hub_server import HubServer
+
+
+@pytest.fixture
+def hub_server() -> Iterator[HubServer]:
+    """An empty hub on this machine."""
+    with HubServer() as server:
+        yield server
+
+
+@pytest.fixture
+def closed_port() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+@pytest.fixture
+def run_python(tmp_path: Path) -> Callable[..., str]:
+    """Return a function that runs Python code in a fresh process, with the hub at a given URL.
+
+    It returns what the code prints; a TerseError is printed as "TerseError: ..." by the code's
+    wrapper, any other exception fails the test.
+    """
+
+    def run(code: str, endpoint: str, **environment: str) -> str:
+        wrapped = (
+            "from terse.errors import TerseError\ntry:\n"
+            + "".join(f"    {line}\n" for line in code.strip().splitlines())
+            + "except TerseError as error:\n    print('TerseError:', error)\n"
+        )
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+        result = subprocess.run(
+            [sys.executable, "-c", wrapped],
+            env={
+                **kept,
+                "HF_ENDPOINT": endpoint,
+                "HF_HOME": str(tmp_path / "hf"),
+                "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+                "HF_HUB_DISABLE_TELEMETRY": "1",
+                "NO_PROXY": "*",
+                **environment,
+            },
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stdout.strip()
+
+    return run
