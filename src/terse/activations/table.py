@@ -49,7 +49,7 @@ def dimension_table(
             parts = _stored(cache, module, names)
         for part in parts:
             labels = {"module": _kind(module), "layer": about["layer"]}
-            tables.append(contexts.join(part.assign(**labels), on="row"))
+            tables.append(contexts.join(part.assign(**labels), on="row", how="inner"))
         logger.info(
             "estimated %d dimensions of %d contexts of %s", len(names), len(contexts), module
         )

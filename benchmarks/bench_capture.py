@@ -1,0 +1,374 @@
+"""Capture and cache against the bare forward pass, the raw disk, ID_scaling's way and nnsight.
+
+All sides run in one process, interleaved in rounds, each over the same contexts; reported is the
+median over rounds of the ratio within a round, with its range. Our side is the job's own function,
+with everything that a job does: probe, file, CRCs, fsync, rename.
+
+nnsight is not a dependency: install it into an environment of its own, and run this from there
+(`pip install nnsight`). Without it its row is left out, and the log says so.
+"""
+
+import argparse
+import importlib.util
+import json
+import logging
+import multiprocessing
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from terse.activations.shard import cache_shard
+from terse.models.modules import select_modules
+
+log = logging.getLogger("bench_capture")
+
+LAYERS = [0, 2, 4, 6, 8, 10]
+N_LAYERS, WIDTH, VOCABULARY, CTX_LEN = 12, 768, 32_000, 512
+MEANS_BOUND, LOSS_BOUND, SHARE_SLACK, WRITE_BOUND, COST_BOUND, MEMORY_BOUND = (
+    1.03, 1.06, 1.10, 1.15, 1 / 3, 1.05,
+)  # fmt: skip
+
+
+@dataclass
+class Row:
+    """One line of the result; ours and reference in seconds (or MiB), the ratio is a median."""
+
+    measure: str
+    ours: float
+    reference: float
+    ratio: float
+    low: float
+    high: float
+    bound: float
+    holds: bool
+
+
+def build_model(device: str, n_layers: int = N_LAYERS) -> LlamaForCausalLM:
+    """Return a random model of about 110 M parameters (embedding tied)."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=WIDTH, num_hidden_layers=n_layers, num_attention_heads=12,
+        intermediate_size=2048, vocab_size=VOCABULARY, max_position_embeddings=CTX_LEN,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).eval().requires_grad_(False)
+    return model.to(device, torch.bfloat16 if device == "cuda" else torch.float32)
+
+
+def write_chunks(path: Path, n: int, ctx_len: int = CTX_LEN) -> Path:
+    """Write n contexts of random tokens."""
+    tokens = np.random.default_rng(0).integers(0, VOCABULARY, (n, ctx_len), dtype=np.int32)
+    with h5py.File(path, "w") as file:
+        file["tokens"] = tokens
+        rows = file.create_group("rows")
+        names = [f"d{i}-0" for i in range(n)]
+        rows.create_dataset("id", data=names, dtype=h5py.string_dtype())
+    return path
+
+
+def settings(batch: int, **changes: Any) -> SimpleNamespace:
+    """Return the settings of the table: 6 layers x (mlp, attn, block) + final norm, float16."""
+    values: dict[str, Any] = {
+        "ctx_len": CTX_LEN, "batch_size": batch, "layer_idx_list": LAYERS,
+        "module_inblock_keys": ["mlp", "attn", "block"], "module_outblock_keys": ["norm"],
+        "module_name_mapping": None, "save_fp": "float16", "save_cache_tensors": False,
+        "save_mean_tensors": True, "save_loss": False, "save_entropy": False, "save_IDs": False,
+        "save_IDs_list": [], "skip_first": 0, "max_norm_multiple": None, "theiler_window": 0,
+        "id_input": "model", "compression": None,
+    }  # fmt: skip
+    return SimpleNamespace(**{**values, **changes})
+
+
+class Bench:
+    """The sides of the comparison over the same contexts."""
+
+    def __init__(self, folder: Path, device: str, contexts: int, batch: int) -> None:
+        self.folder, self.device, self.batch = folder, device, batch
+        self.model = build_model(device)
+        self.chunks = write_chunks(folder / "chunks.h5", contexts)
+        with h5py.File(self.chunks) as file:
+            tokens = torch.from_numpy(file["tokens"][:].astype(np.int64))  # type: ignore[index]
+        self.batches = list(tokens.split(batch))
+        self.raw = np.random.default_rng(0).bytes(self.tensor_bytes(contexts))
+
+    @staticmethod
+    def tensor_bytes(contexts: int) -> int:
+        """Return how many bytes the tensors of the table take."""
+        return contexts * CTX_LEN * WIDTH * 2 * (3 * len(LAYERS) + 1)
+
+    def ours(self, **changes: Any) -> None:
+        """Run the job's own function."""
+        cache_shard(
+            self.model, self.chunks, self.folder / "ours.h5", shard=0, n_shards=1,
+            settings=settings(self.batch, **changes), attributes={},
+        )  # fmt: skip
+
+    def all_tensors_and_loss(self) -> None:
+        """Run ours with all that the two references write."""
+        self.ours(save_cache_tensors=True, save_loss=True, save_entropy=True)
+
+    @torch.no_grad()
+    def bare(self) -> None:
+        """Run the forward pass to the final norm."""
+        for tokens in self.batches:
+            self.model.model(tokens.to(self.device), use_cache=False)
+
+    @torch.no_grad()
+    def bare_logits(self) -> None:
+        """Run the forward pass to the logits."""
+        for tokens in self.batches:
+            self.model(tokens.to(self.device), use_cache=False)
+
+    def raw_write(self) -> None:
+        """Write the bytes of the tensors to the same disk, batch by batch, and sync."""
+        step = self.tensor_bytes(self.batch)
+        with (self.folder / "raw.bin").open("wb", buffering=0) as file:
+            for start in range(0, len(self.raw), step):
+                file.write(memoryview(self.raw)[start : start + step])
+            os.fsync(file.fileno())
+        (self.folder / "raw.bin").unlink()
+
+    @torch.no_grad()
+    def id_scaling(self) -> None:
+        """Copy within each hook, append through a pool that opens each file for each batch."""
+        found: dict[str, np.ndarray] = {}
+        refs = select_modules(self.model, LAYERS, ["mlp", "attn", "block"], ["norm"])
+
+        def hook(key: str) -> Callable[..., None]:
+            def copy(module: Any, inputs: Any, output: Any) -> None:
+                output = output[0] if isinstance(output, tuple) else output
+                found[key] = output.detach().cpu().to(torch.float16).numpy()
+
+            return copy
+
+        handles = [ref.module.register_forward_hook(hook(key)) for key, ref in refs.items()]
+        with fresh_folder(self.folder / "theirs") as out, POOL(2) as pool:
+            for tokens in self.batches:
+                result = self.model(tokens.to(self.device), use_cache=False)
+                found.update(plain_loss_and_entropy(result.logits, tokens))
+                pool.starmap(append, [(out / f"{key}.h5", found[key]) for key in found])
+        for handle in handles:
+            handle.remove()
+
+    @torch.no_grad()
+    def nnsight(self) -> None:
+        """Save the same outputs in a trace, append them with h5py."""
+        import nnsight  # pyright: ignore[reportMissingImports]
+
+        wrapped = nnsight.NNsight(self.model)
+        with fresh_folder(self.folder / "peer") as out:
+            for tokens in self.batches:
+                found: dict[str, Any] = {}
+                with wrapped.trace(tokens.to(self.device), use_cache=False):
+                    outputs = {}.save()  # pyright: ignore[reportAttributeAccessIssue]
+                    for layer in LAYERS:
+                        block = wrapped.model.layers[layer]
+                        outputs[f"attn-l{layer}"] = block.self_attn.output[0]
+                        outputs[f"mlp-l{layer}"] = block.mlp.output
+                        outputs[f"block-l{layer}"] = block.output
+                    outputs["norm"] = wrapped.model.norm.output
+                    logits = wrapped.lm_head.output.save()
+                for key, value in outputs.items():
+                    found[key] = value.to(torch.float16).cpu().numpy()
+                found.update(plain_loss_and_entropy(logits, tokens))
+                for key, value in found.items():
+                    append(out / f"{key}.h5", value)
+
+
+POOL = multiprocessing.get_context("spawn").Pool
+
+
+@contextmanager
+def fresh_folder(path: Path) -> Any:
+    """Yield an empty folder, emptied again after; its bytes are synced as ours are."""
+    path.mkdir(exist_ok=True)
+    yield path
+    for item in path.iterdir():
+        descriptor = os.open(item, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+        item.unlink()
+
+
+def append(path: Path, values: np.ndarray) -> None:
+    """Open a file, append rows and, for tensors, their means, and close it."""
+    with h5py.File(path, "a") as file:
+        grow(file, "activations", values)
+        if values.ndim == 3:
+            grow(file, "mean_activations", values.astype(np.float32).mean(axis=1))
+
+
+def grow(file: h5py.File, name: str, values: np.ndarray) -> None:
+    """Append rows to a growing dataset."""
+    if name not in file:
+        file.create_dataset(name, data=values, maxshape=(None, *values.shape[1:]))
+        return
+    dataset: Any = file[name]
+    dataset.resize(len(dataset) + len(values), axis=0)
+    dataset[-len(values) :] = values
+
+
+def plain_loss_and_entropy(logits: Tensor, tokens: Tensor) -> dict[str, np.ndarray]:
+    """Compute both from one log-softmax over all logits in float32."""
+    log_p = torch.log_softmax(logits[:, :-1].float(), dim=-1)
+    targets = tokens[:, 1:, None].to(logits.device)
+    loss = -log_p.gather(2, targets)[..., 0]
+    entropy = -(log_p.exp() * log_p).sum(dim=-1)
+    return {"creloss": loss.cpu().numpy(), "entropy": entropy.cpu().numpy()}
+
+
+def seconds(side: Callable[[], None]) -> float:
+    """Time one run of one side."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    side()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def measure(bench: Bench, rounds: int) -> dict[str, list[float]]:
+    """Run all sides in each round, in turn from another start; return seconds by side."""
+    sides: dict[str, Callable[[], None]] = {
+        "bare": bench.bare,
+        "means": bench.ours,
+        "bare_logits": bench.bare_logits,
+        "loss": lambda: bench.ours(save_loss=True, save_entropy=True),
+        "first_layers": lambda: bench.ours(
+            save_cache_tensors=True, layer_idx_list=["0-2"], module_outblock_keys=[]
+        ),
+        "tensors": lambda: bench.ours(save_cache_tensors=True),
+        "raw": bench.raw_write,
+        "all": bench.all_tensors_and_loss,
+        "id_scaling": bench.id_scaling,
+    }
+    if importlib.util.find_spec("nnsight"):
+        sides["nnsight"] = bench.nnsight
+    else:
+        log.warning("nnsight is not installed: no row for it (pip install nnsight, elsewhere)")
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    names = list(sides)
+    for side in sides.values():
+        side()
+    for i in range(rounds):
+        for name in names[i % len(names) :] + names[: i % len(names)]:
+            times[name].append(seconds(sides[name]))
+        log.info("round %d: %s", i, {name: round(values[-1], 2) for name, values in times.items()})
+    return times
+
+
+def compare(name: str, ours: list[float], reference: list[float], bound: float) -> Row:
+    """Return a row from the paired times of the rounds."""
+    ratios = [a / b for a, b in zip(ours, reference, strict=True)]
+    middle = statistics.median(ratios)
+    return Row(
+        name, statistics.median(ours), statistics.median(reference), middle, min(ratios),
+        max(ratios), bound, middle <= bound,
+    )  # fmt: skip
+
+
+def timing_rows(times: dict[str, list[float]]) -> list[Row]:
+    """Return the rows of the table that are ratios of times."""
+    share = 3 / N_LAYERS
+    slower = [max(pair) for pair in zip(times["bare"], times["raw"], strict=True)]
+    rows = [
+        compare("means / bare forward", times["means"], times["bare"], MEANS_BOUND),
+        compare("means, loss, entropy / bare forward to the logits", times["loss"],
+                times["bare_logits"], LOSS_BOUND),
+        compare("tensors of layers 0-2 / full forward", times["first_layers"],
+                times["bare_logits"], share * SHARE_SLACK),
+        compare("all tensors / max(bare forward, raw write)", times["tensors"], slower,
+                WRITE_BOUND),
+        compare("beyond the forward: ours / ID_scaling's way", beyond(times, "all"),
+                beyond(times, "id_scaling"), COST_BOUND),
+    ]  # fmt: skip
+    if "nnsight" in times:
+        rows.append(compare("all / nnsight with h5py", times["all"], times["nnsight"], 1.0))
+    return rows
+
+
+def beyond(times: dict[str, list[float]], side: str) -> list[float]:
+    """Return what a side took beyond the bare forward pass to the logits, in each round."""
+    pairs = zip(times[side], times["bare_logits"], strict=True)
+    return [max(1e-3, whole - bare) for whole, bare in pairs]
+
+
+def memory_row() -> Row:
+    """Compare the peak memory of two fresh processes, one with 10 times the contexts."""
+    few, many = (peak_of_process(n) for n in (64, 640))
+    ratio = many / few
+    return Row("peak memory, 640 / 64 contexts (MiB)", many, few, ratio, ratio, ratio,
+               MEMORY_BOUND, ratio <= MEMORY_BOUND)  # fmt: skip
+
+
+def peak_of_process(contexts: int) -> float:
+    """Return the peak resident memory in MiB of a process that caches so many contexts."""
+    command = [sys.executable, __file__, "--peak", str(contexts)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+def cache_and_tell_peak(contexts: int) -> None:
+    """Cache all tensors of short contexts of a small model; write the peak in MiB."""
+    model = build_model("cpu", n_layers=2)
+    small = settings(8, ctx_len=128, layer_idx_list="all", save_cache_tensors=True, save_loss=True)
+    with tempfile.TemporaryDirectory() as folder:
+        chunks = write_chunks(Path(folder) / "c.h5", contexts, ctx_len=128)
+        cache_shard(model, chunks, Path(folder) / "s.h5", settings=small, shard=0, n_shards=1,
+                    attributes={})  # fmt: skip
+    status = Path("/proc/self/status").read_text()  # getrusage would count the parent's peak
+    sys.stdout.write(f"{int(status.split('VmHWM:')[1].split()[0]) / 1024}\n")
+
+
+def main() -> int:
+    """Run all measures; return 1 where a bound does not hold."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="write the rows here")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--contexts", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--threads", type=int, help="of torch; default: all cores")
+    parser.add_argument("--folder", type=Path, help="where to write; default: the system's")
+    parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.peak:
+        cache_and_tell_peak(arguments.peak)
+        return 0
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("terse").setLevel(logging.WARNING)
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    log.info("%s, %d threads, batch %d, %d contexts of %d tokens, vocabulary %d, width %d",
+             device, torch.get_num_threads(), arguments.batch, arguments.contexts, CTX_LEN,
+             VOCABULARY, WIDTH)  # fmt: skip
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        bench = Bench(Path(folder), device, arguments.contexts, arguments.batch)
+        rows = [*timing_rows(measure(bench, arguments.rounds)), memory_row()]
+    for row in rows:
+        log.info("%-55s ours %8.3f  reference %8.3f  ratio %.3f (%.3f to %.3f)  bound %.3f  %s",
+                 row.measure, row.ours, row.reference, row.ratio, row.low, row.high, row.bound,
+                 "holds" if row.holds else "DOES NOT HOLD")  # fmt: skip
+    if arguments.json:
+        arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+    return 0 if all(row.holds for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""A `causal-lm` training step on our path against a bare PyTorch loop, and what a checkpoint costs.
+
+Same model, batch, optimiser and rows on both sides; evaluation and checkpoints are left out of the
+steps. The two sides alternate in rounds; the ratio is the median over the rounds.
+
+    python benchmarks/bench_training.py [--json FILE]
+"""
+
+import argparse
+import itertools
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, TrainerCallback, set_seed
+
+from terse.job import StopSignal
+from terse.models.causal_lm.settings import CausalLMSettings
+from terse.training.method import Inputs, Measure, Method
+from terse.training.train import Conduct, Outputs, train
+
+STEPS, ROUNDS, THREADS = 12, 7, 2
+VOCAB, WIDTH, LAYERS, HEADS, BATCH, CTX = 2048, 128, 6, 4, 8, 256
+
+
+class Rows(Dataset[Any]):
+    """Rows of random tokens, drawn once."""
+
+    def __init__(self, n: int) -> None:
+        self.tokens = torch.randint(0, VOCAB, (n, CTX), generator=torch.Generator().manual_seed(0))
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {"input_ids": self.tokens[index], "labels": self.tokens[index]}
+
+
+class Timed(TrainerCallback):
+    """Notes when each step ends."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_step_end(self, *_args: Any, **_options: Any) -> None:
+        self.ends.append(time.perf_counter())
+
+
+class Benchmarked(Method[CausalLMSettings]):
+    """The default run's model on random rows."""
+
+    def __init__(self, settings: CausalLMSettings, timed: Timed) -> None:
+        super().__init__(settings, Inputs())
+        self.timed = timed
+        self.rows = Rows(BATCH * STEPS)
+
+    def build(self) -> PreTrainedModel:
+        config = LlamaConfig(
+            vocab_size=VOCAB,
+            hidden_size=WIDTH,
+            intermediate_size=round(2.75 * WIDTH),
+            num_hidden_layers=LAYERS,
+            num_attention_heads=HEADS,
+            num_key_value_heads=HEADS,
+            tie_word_embeddings=True,
+        )
+        return LlamaForCausalLM(config)
+
+    def training_rows(self) -> Dataset[Any]:
+        return self.rows
+
+    def validation_rows(self) -> Dataset[Any]:
+        return Rows(1)
+
+    def evaluate(self, model: PreTrainedModel, device: str) -> list[Measure]:
+        return []
+
+    def callbacks(self) -> list[TrainerCallback]:
+        return [self.timed]
+
+
+def settings(**changes: Any) -> CausalLMSettings:
+    """Return the settings of both sides."""
+    block = {
+        "corpus": "none",
+        "tokenizer": "none",
+        "max_steps": STEPS,
+        "batch_size": BATCH,
+        "log_interval": 10,
+        "eval_interval": 10_000,
+        "save_interval": 10_000,
+        "checkpoint_steps": [],
+    }
+    return CausalLMSettings.model_validate(block | changes)
+
+
+def our_steps(**changes: Any) -> list[float]:
+    """Return the seconds of each step but the first two, on our path."""
+    timed = Timed()
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        train(
+            Benchmarked(settings(**changes), timed),
+            state_folder=root / "state",
+            outputs=Outputs(root / "model", root / "checkpoints", root / "history.csv"),
+            conduct=Conduct(name="bench", results=root),
+            signal=StopSignal(),
+        )
+    return differences(timed.ends)
+
+
+def bare_steps() -> list[float]:
+    """Return the same of a loop written out by hand."""
+    set_seed(0)
+    method = Benchmarked(settings(), Timed())
+    model = method.build().train()
+    optimizer = torch.optim.AdamW(method.parameter_groups(model), lr=1e-3, betas=(0.9, 0.95))
+    loader = torch.utils.data.DataLoader(method.rows, batch_size=BATCH, shuffle=True)
+    ends = []
+    for batch in loader:
+        loss = model(**batch, use_cache=False).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        ends.append(time.perf_counter())
+    return differences(ends)
+
+
+def differences(ends: list[float]) -> list[float]:
+    """Return the time between neighbours, the first two steps left out as warm-up."""
+    return [later - earlier for earlier, later in itertools.pairwise(ends[1:])]
+
+
+def checkpoint_cost() -> float:
+    """Return the seconds that saving the state adds to a step."""
+    plain = statistics.median(our_steps())
+    saving = statistics.median(our_steps(save_interval=1))
+    return saving - plain
+
+
+def main() -> int:
+    """Print the rows and return 1 where a bound does not hold."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    given = parser.parse_args()
+    torch.set_num_threads(THREADS)
+    torch.use_deterministic_algorithms(True)
+    print(
+        f"Llama, vocabulary {VOCAB}, width {WIDTH}, {LAYERS} layers, batch {BATCH} x {CTX} tokens, "
+        f"float32, {THREADS} threads, {ROUNDS} rounds of {STEPS} steps"
+    )
+    our_steps(), bare_steps()  # warm-up
+    rounds = []
+    for i in range(ROUNDS):
+        sides = [our_steps, bare_steps] if i % 2 else [bare_steps, our_steps]
+        found = {side: statistics.median(side()) for side in sides}
+        rounds.append((found[our_steps], found[bare_steps]))
+    ratios = sorted(ours / bare for ours, bare in rounds)
+    ours, bare = (statistics.median(side) for side in zip(*rounds, strict=True))
+    saving = checkpoint_cost()
+    rows = [
+        row("training step, s", ours, bare, statistics.median(ratios), "<= 1.05 x"),
+        row("saving the state, s against a step", saving, bare, saving / bare, None),
+    ]
+    print(f"ratio of the step: {ratios[0]:.3f} to {ratios[-1]:.3f} over the rounds")
+    if bare < 0.05:
+        print("steps are shorter than 50 ms: the bound is meant for longer ones")
+    for entry in rows:
+        print(
+            f"{entry['measure']}: ours {entry['ours']:.4f}, reference {entry['reference']:.4f}, "
+            f"ratio {entry['ratio']:.3f}, bound {entry['bound'] or 'none'}: "
+            f"{'holds' if entry['holds'] else 'DOES NOT HOLD'}"
+        )
+    if given.json:
+        given.json.write_text(json.dumps(rows, indent=2))
+    return 0 if all(entry["holds"] for entry in rows) else 1
+
+
+def row(measure: str, ours: float, reference: float, ratio: float, bound: str | None) -> dict:
+    """Return a row of the results; a bound is an upper one."""
+    holds = bound is None or ratio <= float(bound.split()[1])
+    return {
+        "measure": measure, "ours": ours, "reference": reference, "ratio": ratio, "bound": bound,
+        "holds": holds,
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""What the modules of a model put out during one forward pass, at no cost to the pass.
+
+The hooks keep references and nothing else: casts, means and copies are made once per batch, after
+the pass. A tensor that the model goes on to change in place (Falcon adds its attention into the
+output of its mlp) would be wrong by then; the version counter of the tensor tells, the pass is
+repeated once, and from then on the hook of that module keeps a copy.
+"""
+
+import logging
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from terse.errors import TerseError
+from terse.models.modules import ModuleRef
+
+log = logging.getLogger(__name__)
+
+BLOCK_LOGITS = 2**19  # logits per block of the loss: 2 MiB in float32, two of which fit the caches
+
+
+class StopForward(Exception):  # noqa: N818  (a signal, not an error)
+    """Ends a forward pass whose last requested output is there."""
+
+
+class Capture:
+    """Context manager: hooks on modules, `run` for a pass, removed at the end.
+
+    Args:
+        model: a transformer that takes `input_ids` (B, T).
+        modules: the modules to capture, by key.
+        stop: end the pass after the last of them, so that nothing is computed for nobody.
+    """
+
+    def __init__(self, model: nn.Module, modules: Mapping[str, ModuleRef], *, stop: bool) -> None:
+        self.model = model
+        self.modules = dict(modules)
+        self.stop = stop
+        self._outputs: dict[str, Tensor] = {}
+        self._versions: dict[str, int] = {}
+        self._copied: set[str] = set()
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+
+    def __enter__(self) -> "Capture":
+        for key, ref in self.modules.items():
+            hook = self._hook(key)
+            self._handles.append(ref.module.register_forward_hook(hook))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._outputs.clear()
+
+    def run(self, input_ids: Tensor) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Run one pass without gradients.
+
+        Args:
+            input_ids: (B, T) on the device of the model's embedding.
+
+        Returns:
+            The outputs by key, each (B, T, D), and the logits (B, T, V); no logits where the
+            pass was stopped or the model has none.
+
+        Raises:
+            TerseError: a module did not run, ran twice, or put out something other than (B, T, D).
+        """
+        logits = self._forward(input_ids)
+        if changed := self._changed():
+            log.info("kept as copies, since the model changes them in place: %s", changed)
+            self._copied.update(changed)
+            logits = self._forward(input_ids)
+        B, T = input_ids.shape
+        outputs = {key: self._shaped(key, B, T) for key in self.modules}
+        self._outputs = {}
+        return outputs, logits
+
+    @torch.no_grad()
+    def _forward(self, input_ids: Tensor) -> Tensor | None:
+        self._outputs, self._versions = {}, {}
+        options: dict[str, Any] = {}
+        if getattr(getattr(self.model, "config", None), "use_cache", None) is not None:
+            options["use_cache"] = False
+        try:
+            result = self.model(input_ids=input_ids, **options)
+        except StopForward:
+            return None
+        return getattr(result, "logits", None)
+
+    def _hook(self, key: str) -> Any:
+        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+            if key in self._outputs:
+                _raise_twice(key)
+            tensor = output[0] if isinstance(output, (tuple, list)) else output
+            if not isinstance(tensor, Tensor):
+                raise TerseError(f"module {key} puts out {type(tensor).__name__}, not a tensor")
+            self._outputs[key] = tensor.clone() if key in self._copied else tensor
+            self._versions[key] = self._outputs[key]._version
+            if self.stop and len(self._outputs) == len(self.modules):
+                raise StopForward
+
+        return keep
+
+    def _changed(self) -> list[str]:
+        return [key for key, out in self._outputs.items() if out._version != self._versions[key]]
+
+    def _shaped(self, key: str, B: int, T: int) -> Tensor:
+        if key not in self._outputs:
+            raise TerseError(f"module {key} did not run in the forward pass")
+        output = self._outputs[key]
+        if output.ndim == 2 and len(output) == B * T:  # OPT's mlp sees one list of tokens
+            output = output.reshape(B, T, -1)  # (B, T, D)
+        if output.ndim != 3 or output.shape[:2] != (B, T):
+            shape = tuple(output.shape)
+            raise TerseError(f"module {key} puts out shape {shape}, not ({B}, {T}, width)")
+        return output
+
+
+def _raise_twice(key: str) -> NoReturn:
+    raise TerseError(f"module {key} ran twice in one forward pass: which output is meant?")
+
+
+@torch.no_grad()
+def loss_and_entropy(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the next-token loss and the entropy of the predictions, in nats.
+
+    One exponential per logit serves both. The only copies of logits are two blocks of a few
+    rows, used again and again: on a CPU the page faults of fresh memory cost more than the sums.
+
+    Args:
+        logits: (B, T, V), any floating dtype; they are left unchanged.
+        tokens: (B, T) integers below V.
+
+    Returns:
+        loss, -log p(token t+1 | tokens 0..t), and the entropy of p(. | tokens 0..t): each
+        (B, T-1) float32. A token of probability 0 has loss inf; NaN logits give NaN.
+    """
+    B, T, V = logits.shape
+    targets = tokens[:, 1:].to(logits.device, torch.int64)  # (B, T-1)
+    loss = torch.empty((B, T - 1), dtype=torch.float32, device=logits.device)
+    entropy = torch.empty_like(loss)
+    rows = min(T - 1, _rows_per_block(logits))
+    centred = torch.empty((rows, V), dtype=torch.float32, device=logits.device)
+    weights = torch.empty_like(centred)
+    for b in range(B):
+        for start in range(0, T - 1, rows):
+            part = slice(start, min(start + rows, T - 1))
+            n = part.stop - start
+            loss[b, part], entropy[b, part] = _block_loss_and_entropy(
+                logits[b, part], targets[b, part], centred[:n], weights[:n]
+            )
+    return loss, entropy
+
+
+def _block_loss_and_entropy(
+    logits: Tensor, targets: Tensor, centred: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Compute both for logits (R, V) and targets (R,), with (R, V) float32 to work in."""
+    centred.copy_(logits).sub_(centred.amax(dim=1, keepdim=True))  # (R, V), at most 0
+    picked = centred.gather(1, targets[:, None])[:, 0]  # (R,)
+    torch.exp(centred, out=weights)
+    total = weights.sum(dim=1)  # (R,)
+    log_total = total.log()
+    centred.clamp_min_(-1e4)  # so that a logit of -inf has the share 0 and not NaN
+    mean = weights.mul_(centred).sum(dim=1) / total  # (R,)
+    return log_total - picked, log_total - mean
+
+
+def _rows_per_block(logits: Tensor) -> int:
+    # a GPU wants blocks large enough to fill it, a CPU blocks that stay in its cache
+    per_block = BLOCK_LOGITS if logits.device.type == "cpu" else 128 * BLOCK_LOGITS
+    return max(1, per_block // logits.shape[-1])

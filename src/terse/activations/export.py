@@ -1,0 +1,78 @@
+"""A cache in the layout of ID_scaling, for people who have readers for it."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from terse.activations import cache
+from terse.activations.cache import Cache, Rows
+from terse.artifacts import atomic_folder
+from terse.errors import TerseError
+
+BLOCK_BYTES = 64 * 2**20
+
+
+def export_id_scaling(
+    folder: str | Path, out: str | Path, *, ids: pd.DataFrame | None = None
+) -> None:
+    """Write `cache_{module}.h5`, `creloss.h5`, `entropy.h5` and `metadata.csv` to a new folder.
+
+    A module's file holds `/activations` (n, T, D), `/mean_activations` (n, D) and
+    `/ID/{estimator}` (n,), as far as the cache has them; bfloat16 becomes float32.
+
+    Args:
+        folder: the shards of one model.
+        out: made here; what stood there before gives way once all of it is written.
+        ids: one model's table of dimensions (columns row, module, layer, estimator, id); None
+            takes the ones in the cache.
+
+    Raises:
+        TerseError: the cache is not whole, or the table does not fit it.
+    """
+    with cache.open(folder) as source, atomic_folder(Path(out)) as target:
+        for module in source.modules:
+            with h5py.File(target / f"cache_{module}.h5", "w") as file:
+                _export_module(source, module, file)
+                for name, values in _ids_of(source, module, ids).items():
+                    file.require_group("ID").create_dataset(name, data=values)
+        for name, rows in (("creloss", source.loss), ("entropy", source.entropy)):
+            if rows is not None:
+                with h5py.File(target / f"{name}.h5", "w") as file:
+                    _copy(rows, file, name)
+        source.rows.to_csv(target / "metadata.csv", index=False)
+
+
+def _export_module(source: Cache, module: str, file: h5py.File) -> None:
+    if module in source.activations:
+        _copy(source.activations[module], file, "activations")
+    if module in source.means:
+        _copy(source.means[module], file, "mean_activations")
+
+
+def _copy(rows: Rows, file: h5py.File, name: str) -> None:
+    target = file.create_dataset(name, rows.shape, rows.dtype)
+    row_bytes = int(np.prod(rows.shape[1:])) * rows.dtype.itemsize
+    step = max(1, BLOCK_BYTES // max(1, row_bytes))
+    for start in range(0, len(rows), step):
+        target[start : start + step] = rows[start : start + step]
+
+
+def _ids_of(source: Cache, module: str, ids: pd.DataFrame | None) -> dict[str, np.ndarray]:
+    """Return estimator -> (n,) float64 of one module."""
+    if ids is None:
+        return {name: rows[module][:] for name, rows in source.ids.items()}
+    layer = source.modules[module]["layer"]
+    kind = module if layer is None else module.removesuffix(f"-l{layer}")
+    of_layer = ids["layer"].isna() if layer is None else ids["layer"] == layer
+    found: dict[str, np.ndarray] = {}
+    for name, part in ids[(ids["module"] == kind) & of_layer].groupby("estimator"):
+        by_row = part.set_index("row")["id"].sort_index()
+        if by_row.index.tolist() != list(range(source.n_rows)):
+            raise TerseError(
+                f"the table of ids has not one row per context for {module}, {name}: "
+                f"the cache has {source.n_rows} contexts"
+            )
+        found[str(name)] = by_row.to_numpy(np.float64)
+    return found

@@ -1,0 +1,161 @@
+"""What a shard holds: its datasets, how their rows are stored, how many bytes that makes."""
+
+import math
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+
+from terse.errors import TerseError
+
+FORMAT = 1  # raised when a reader of the older layout would misread the newer one
+STORAGE = {  # name -> numpy dtype on disk; bfloat16 is stored as its bits
+    "float16": "<f2",
+    "bfloat16": "<u2",
+    "float32": "<f4",
+    "float64": "<f8",
+    "int32": "<i4",
+    "text": "S96",
+}
+TORCH_DTYPES = {
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "int32": torch.int32,
+}
+ROW_FIELDS = ("id", "document", "chunk", "byte_start", "byte_end", "metadata")
+MARGIN_BYTES = 16 * 2**20  # metadata, strings and file-system overhead beyond the arrays
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One array of a shard, one row per context.
+
+    Attributes:
+        path: where it lies in the file, e.g. "activations/block-l3".
+        row_shape: shape of one context's row, e.g. (T, D).
+        dtype: a key of STORAGE.
+        attributes: stored with the dataset.
+    """
+
+    path: str
+    row_shape: tuple[int, ...]
+    dtype: str
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def storage(self) -> np.dtype:
+        """The numpy dtype on disk, little endian."""
+        return np.dtype(STORAGE[self.dtype])
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return math.prod(self.row_shape) * self.storage.itemsize
+
+    @property
+    def crc_path(self) -> str:
+        """Where the CRC-32 of its rows lies."""
+        return f"crc/{self.path}"
+
+
+def as_stored(tensor: torch.Tensor) -> np.ndarray:
+    """Return a CPU tensor's memory as the array that is written, without a copy."""
+    if tensor.dtype == torch.bfloat16:
+        tensor = tensor.view(torch.uint16)
+    return tensor.numpy()
+
+
+def widened(array: np.ndarray) -> np.ndarray:
+    """Return stored bfloat16 bits (uint16) as the float32 numbers that they are."""
+    return (array.astype(np.uint32) << 16).view(np.float32)
+
+
+def as_text(words: Sequence[str]) -> np.ndarray:
+    """Return short ASCII strings as an array (n,) of the stored text dtype."""
+    stored = np.array([word.encode("ascii") for word in words], dtype=STORAGE["text"])
+    if any(len(word) > stored.dtype.itemsize for word in words):
+        raise ValueError(f"longer than {stored.dtype.itemsize} characters: {max(words, key=len)}")
+    return stored
+
+
+def fixed_text(strings: np.ndarray) -> np.ndarray:
+    """Return strings as UTF-8 of one length, marked as text for HDF5.
+
+    HDF5 keeps strings of varying length in a heap without checksums, where one flipped bit can
+    send the library into an endless loop; strings of one length lie among the checked data.
+    """
+    coded = np.array([str(item).encode() for item in strings.flat], dtype=np.bytes_)
+    length = max(1, coded.dtype.itemsize)
+    return coded.reshape(strings.shape).astype(h5py.string_dtype("utf-8", length))
+
+
+def total_bytes(datasets: Iterable[Dataset], n_rows: int) -> int:
+    """Return how many bytes a shard of n_rows contexts takes, without its strings."""
+    return sum((item.row_bytes + 4) * n_rows for item in datasets)  # 4: the row's CRC
+
+
+def shard_name(shard: int) -> str:
+    """Return the file name of a shard."""
+    return f"shard-{shard:05d}.h5"
+
+
+def row_range(n_rows: int, shard: int, n_shards: int) -> tuple[int, int]:
+    """Return the rows [start, stop) of the chunks that a shard owns."""
+    if not 0 <= shard < n_shards:
+        raise TerseError(
+            f"there is no shard {shard} of {n_shards}: allowed are 0 to {n_shards - 1}"
+        )
+    return shard * n_rows // n_shards, (shard + 1) * n_rows // n_shards
+
+
+def row_crcs(values: np.ndarray) -> np.ndarray:
+    """Return the CRC-32 of the bytes of each row of an array (b, ...): (b,) uint32."""
+    as_bytes = np.ascontiguousarray(values).reshape(len(values), -1).view(np.uint8)
+    return np.array([zlib.crc32(row.data) for row in as_bytes], dtype="<u4")
+
+
+def context_crcs(rows: Mapping[str, Any], n_rows: int) -> np.ndarray:
+    """Return the CRC-32 of what describes each context: (n_rows,) uint32."""
+    columns = [np.asarray(rows[name], dtype=object) for name in sorted(rows)]
+    crcs = np.empty(n_rows, dtype="<u4")
+    for i in range(n_rows):
+        fields = (v.decode() if isinstance(v := c[i], bytes) else str(v) for c in columns)
+        crcs[i] = zlib.crc32("\x1f".join(fields).encode())
+    return crcs
+
+
+def array_at(parent: h5py.Group, path: str) -> h5py.Dataset:
+    """Return the array at a path of an HDF5 file."""
+    found = parent.get(path)
+    if not isinstance(found, h5py.Dataset):
+        raise TerseError(
+            f"{parent.file.filename} holds no array {path!r}: it is not ours or damaged"
+        )
+    return found
+
+
+def group_at(parent: h5py.Group, path: str) -> h5py.Group:
+    """Return the group at a path of an HDF5 file."""
+    found = parent.get(path)
+    if not isinstance(found, h5py.Group):
+        raise TerseError(
+            f"{parent.file.filename} holds no group {path!r}: it is not ours or damaged"
+        )
+    return found
+
+
+def arrays_in(parent: h5py.Group, path: str) -> dict[str, h5py.Dataset]:
+    """Return the arrays directly in a group, by name."""
+    return {str(name): array_at(parent, f"{path}/{name}") for name in group_at(parent, path)}
+
+
+def read_column(array: h5py.Dataset, part: slice = slice(None)) -> np.ndarray:
+    """Return some rows of a column of numbers or strings."""
+    text = h5py.check_string_dtype(array.dtype) is not None
+    return np.asarray(array.asstr()[part] if text else array[part])

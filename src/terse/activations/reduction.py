@@ -1,0 +1,187 @@
+"""What is kept of each batch: tensors, means, counts, intrinsic dimensions, loss, entropy."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from terse.activations.capture import loss_and_entropy
+from terse.activations.layout import TORCH_DTYPES, Dataset, as_text
+from terse.dimension.names import expand_estimators
+from terse.models.modules import ModuleRef
+
+Estimator = Callable[..., Any]
+
+
+class CaptureSettings(Protocol):
+    """What is captured and kept; names as in ID_scaling, see config/README.md."""
+
+    ctx_len: int
+    batch_size: int
+    layer_idx_list: Any
+    module_inblock_keys: list[str]
+    module_outblock_keys: list[str]
+    module_name_mapping: dict[str, str] | None
+    save_fp: str
+    save_cache_tensors: bool
+    save_mean_tensors: bool
+    save_loss: bool
+    save_entropy: bool
+    save_IDs: bool  # noqa: N815
+    save_IDs_list: list[str]  # noqa: N815
+    skip_first: int
+    max_norm_multiple: float | None
+    theiler_window: int
+    id_input: str
+    compression: str | None
+
+
+def needs_logits(settings: CaptureSettings) -> bool:
+    """Whether the pass has to run to the logits."""
+    return settings.save_loss or settings.save_entropy
+
+
+def fused_estimators(settings: CaptureSettings) -> list[str]:
+    """Return the estimators that run while the batch is there: none where tensors are saved."""
+    if not settings.save_IDs or settings.save_cache_tensors:
+        return []
+    return list(expand_estimators(settings.save_IDs_list))
+
+
+def planned(
+    settings: CaptureSettings, modules: Mapping[str, ModuleRef], widths: Mapping[str, int]
+) -> list[Dataset]:
+    """Return the arrays of a shard, given the width D of each module's output."""
+    T = settings.ctx_len
+    plan = [Dataset("tokens", (T,), "int32")]
+    plan += [
+        Dataset(name, (T - 1,), "float32", {"unit": "nats"})
+        for name, wanted in (("loss", settings.save_loss), ("entropy", settings.save_entropy))
+        if wanted
+    ]
+    for key, ref in modules.items():
+        plan += _planned_for(settings, ref, widths[key])
+    return plan
+
+
+def _planned_for(settings: CaptureSettings, ref: ModuleRef, width: int) -> list[Dataset]:
+    about = {"module_path": ref.path, "layer": -1 if ref.layer is None else ref.layer}
+    plan = [Dataset(f"n_nonfinite/{ref.key}", (), "int32", about)]
+    if settings.save_cache_tensors:
+        shape = (settings.ctx_len, width)
+        about_tensor = {**about, "dtype": settings.save_fp}
+        plan.append(Dataset(f"activations/{ref.key}", shape, settings.save_fp, about_tensor))
+    if settings.save_mean_tensors:
+        plan.append(Dataset(f"means/{ref.key}", (width,), "float32", about))
+    names = fused_estimators(settings)
+    for name in names:
+        plan.append(Dataset(f"ids/{name}/{ref.key}", (), "float64", about))
+        plan.append(Dataset(f"reasons/{name}/{ref.key}", (), "text", about))
+    if names:
+        plan += [Dataset(f"{name}/{ref.key}", (), "int32", about) for name in ("n_eff", "n_dup")]
+        plan.append(Dataset(f"flags/{ref.key}", (), "text", about))
+    return plan
+
+
+@torch.no_grad()
+def reduced(
+    outputs: Mapping[str, Tensor],
+    logits: Tensor | None,
+    tokens: Tensor,
+    settings: CaptureSettings,
+    estimator: Estimator,
+) -> Iterator[tuple[str, Tensor | np.ndarray]]:
+    """Yield the path and the rows of every planned array of one batch.
+
+    Args:
+        outputs: module -> (B, T, D), on the model's device.
+        logits: (B, T, V), or None where neither loss nor entropy is kept.
+        tokens: (B, T) on the CPU.
+        settings: what is kept.
+        estimator: `terse.dimension.estimate` or one like it.
+    """
+    yield "tokens", tokens
+    if logits is not None and needs_logits(settings):
+        loss, entropy = loss_and_entropy(logits, tokens)
+        if settings.save_loss:
+            yield "loss", loss
+        if settings.save_entropy:
+            yield "entropy", entropy
+    for key, output in outputs.items():
+        yield from _reduced_module(key, output, settings, estimator)
+
+
+def _reduced_module(
+    key: str, output: Tensor, settings: CaptureSettings, estimator: Estimator
+) -> Iterator[tuple[str, Tensor | np.ndarray]]:
+    mean = output.mean(dim=1, dtype=torch.float32) if settings.save_mean_tensors else None  # (B, D)
+    if mean is not None:
+        yield f"means/{key}", mean
+    used = output.dtype
+    if settings.save_cache_tensors:
+        used = TORCH_DTYPES[settings.save_fp]
+    elif settings.save_IDs and settings.id_input != "model":
+        used = TORCH_DTYPES[settings.id_input]
+    if output.is_cuda:
+        output = output.to(used)  # once, for the count and for the copy
+    yield f"n_nonfinite/{key}", count_nonfinite(output, used, mean)
+    if settings.save_cache_tensors:
+        yield f"activations/{key}", output
+    elif names := fused_estimators(settings):
+        yield from _estimated(key, output.to(used), names, settings, estimator)
+
+
+def count_nonfinite(output: Tensor, used: torch.dtype, mean: Tensor | None) -> Tensor:
+    """Count NaN and inf per row, of the values as they are once cast to `used`.
+
+    On a CPU a row is counted only where its mean, or its extremes, say that there is something to
+    count: one cheap pass instead of several.
+
+    Args:
+        output: (B, T, D).
+        used: dtype of what is saved or measured; a narrow one overflows.
+        mean: (B, D), the means over T, or None.
+
+    Returns:
+        (B,) int32.
+    """
+    if output.is_cuda:
+        return _exact_count(output.to(used))
+    counts = torch.zeros(len(output), dtype=torch.int32)
+    if mean is not None and torch.finfo(used).max >= torch.finfo(output.dtype).max:
+        doubtful = ~mean.isfinite().all(dim=1)  # a NaN or inf in a sum stays there
+    else:
+        doubtful = torch.stack([_exceeds(row, torch.finfo(used).max) for row in output])
+    for row in doubtful.nonzero()[:, 0].tolist():
+        counts[row] = _exact_count(output[row : row + 1].to(used))[0]
+    return counts
+
+
+def _exceeds(row: Tensor, limit: float) -> Tensor:
+    low, high = row.aminmax()  # NaN where there is one
+    return ~((low >= -limit) & (high <= limit))
+
+
+def _exact_count(values: Tensor) -> Tensor:
+    return (~values.isfinite()).flatten(1).sum(dim=1, dtype=torch.int32)
+
+
+def _estimated(
+    key: str, points: Tensor, names: list[str], settings: CaptureSettings, estimator: Estimator
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the intrinsic dimensions of the clouds (B, T, D) and what is to be known of them."""
+    found = estimator(
+        points,
+        names,
+        skip_first=settings.skip_first,
+        max_norm_multiple=settings.max_norm_multiple,
+        theiler_window=settings.theiler_window,
+    )
+    for name in names:
+        yield f"ids/{name}/{key}", np.asarray(found[name], dtype=np.float64)
+        yield f"reasons/{name}/{key}", as_text(found.reasons[name])
+    yield f"n_eff/{key}", np.asarray(found.n_eff, dtype=np.int32)
+    yield f"n_dup/{key}", np.asarray(found.n_dup, dtype=np.int32)
+    yield f"flags/{key}", as_text(found.flags)

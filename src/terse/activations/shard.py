@@ -1,0 +1,270 @@
+"""One job: the contexts of one shard through the model, and what is kept of them to disk."""
+
+import json
+import logging
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+import transformers
+from torch import Tensor
+from transformers import PreTrainedModel
+
+import terse
+from terse.activations.capture import Capture
+from terse.activations.layout import (
+    Dataset,
+    array_at,
+    arrays_in,
+    read_column,
+    row_range,
+    total_bytes,
+)
+from terse.activations.pipeline import Pipeline
+from terse.activations.progress import Progress
+from terse.activations.reduction import (
+    CaptureSettings,
+    Estimator,
+    fused_estimators,
+    needs_logits,
+    planned,
+    reduced,
+)
+from terse.activations.writer import GIB, ShardWriter
+from terse.dimension import estimate
+from terse.errors import TerseError
+from terse.models.loading import max_context
+from terse.models.modules import ModuleRef, select_modules
+
+log = logging.getLogger(__name__)
+
+FROM_CHUNKS = ("bos", "bos_id", "fingerprint", "tokenizer_digest")
+PROBE_TOKENS = 2
+
+
+def cache_shard(
+    model: PreTrainedModel,
+    chunks_path: str | Path,
+    out_path: str | Path,
+    *,
+    settings: CaptureSettings,
+    shard: int,
+    n_shards: int,
+    attributes: Mapping[str, Any],
+    estimator: Estimator | None = None,
+) -> None:
+    """Write the activations of the shard's contexts to one HDF5 file, whole or not at all.
+
+    Args:
+        model: in eval mode, on its device or devices.
+        chunks_path: HDF5 file with `tokens` (n, ctx_len) and the group `rows`.
+        out_path: the file to write.
+        settings: what is captured and kept.
+        shard: 0 to n_shards - 1; it owns the rows shard*n//n_shards up to the next one's first.
+        n_shards: how many shards there are.
+        attributes: stored with the file: the model's id and revision, the corpus, ...
+        estimator: in place of `terse.dimension.estimate`, same signature.
+
+    Raises:
+        TerseError: the settings do not fit the model or the chunks, or the disk is too small.
+    """
+    modules = select_modules(
+        model,
+        settings.layer_idx_list,
+        settings.module_inblock_keys,
+        settings.module_outblock_keys,
+        settings.module_name_mapping,
+    )
+    _check_settings(settings)
+    with (
+        _read_chunks(Path(chunks_path), settings, shard, n_shards) as chunks,
+        Capture(model, modules, stop=not needs_logits(settings)) as capture,
+    ):
+        _check_model(model, chunks)
+        widths = _probe(capture, settings, _embedding(model).device)
+        about = {
+            **_about(model, modules, widths, settings),
+            **chunks.attributes,
+            **{"shard": shard, "n_shards": n_shards, **attributes},
+        }
+        writer = _writer(Path(out_path), planned(settings, modules, widths), chunks, about)
+        with writer:
+            _run(model, capture, chunks, writer, settings, estimator or estimate)
+            writer.publish()
+    _report_nonfinite(Path(out_path))
+
+
+def _writer(
+    path: Path, datasets: list[Dataset], chunks: "Chunks", attributes: dict[str, Any]
+) -> ShardWriter:
+    n = chunks.stop - chunks.start
+    log.info("%s will take %.3f GiB", path, total_bytes(datasets, n) / GIB)
+    compression = attributes["settings"]["compression"]
+    return ShardWriter(
+        path, datasets, n, attributes=attributes, rows=chunks.rows(), compression=compression
+    )
+
+
+def _run(
+    model: PreTrainedModel,
+    capture: Capture,
+    chunks: "Chunks",
+    writer: ShardWriter,
+    settings: CaptureSettings,
+    estimator: Estimator,
+) -> None:
+    device = _embedding(model).device
+    n = chunks.stop - chunks.start
+    progress = Progress(writer.path.name, n, chunks.ctx_len)
+    with Pipeline(writer, min(settings.batch_size, n), on_gpu=device.type == "cuda") as pipeline:
+        for start, tokens in chunks.batches(settings.batch_size):
+            outputs, logits = capture.run(tokens.to(device))
+            with pipeline.slot(start, len(tokens)) as slot:
+                for path, values in reduced(outputs, logits, tokens, settings, estimator):
+                    slot.put(path, values)
+            progress.step(len(tokens), writer.bytes_written)
+    progress.close(writer.bytes_written)
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """The rows [start, stop) of a file of chunks."""
+
+    file: h5py.File
+    start: int
+    stop: int
+
+    @property
+    def ctx_len(self) -> int:
+        """Tokens per context."""
+        return int(array_at(self.file, "tokens").shape[1])
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What a shard says of the corpus and of its own place in it."""
+        found = {name: self.file.attrs[name] for name in FROM_CHUNKS if name in self.file.attrs}
+        plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in found.items()}
+        if "settings" in self.file.attrs:
+            plain["chunk_settings"] = json.loads(str(self.file.attrs["settings"]))
+        n_rows = int(array_at(self.file, "tokens").shape[0])
+        return {**plain, "n_rows": n_rows, "row_start": self.start, "row_stop": self.stop}
+
+    def rows(self) -> dict[str, np.ndarray]:
+        """Return what each context is: field -> (stop - start,)."""
+        part = slice(self.start, self.stop)
+        columns = arrays_in(self.file, "rows")
+        return {name: read_column(array, part) for name, array in columns.items()}
+
+    def batches(self, size: int) -> Iterator[tuple[int, Tensor]]:
+        """Yield the row within the shard, from 0, and the tokens (b, T); the last may be short."""
+        for start in range(self.start, self.stop, size):
+            part = array_at(self.file, "tokens")[start : min(start + size, self.stop)]
+            yield start - self.start, torch.from_numpy(part.astype(np.int64))
+
+    def highest_token(self) -> int:
+        """Return the highest token id in the range, read in blocks."""
+        return max((int(tokens.max()) for _, tokens in self.batches(4096)), default=-1)
+
+
+@contextmanager
+def _read_chunks(
+    path: Path, settings: CaptureSettings, shard: int, n_shards: int
+) -> Iterator[Chunks]:
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise TerseError(f"cannot read the chunks {path}: {error}") from error
+    with file:
+        n, width = array_at(file, "tokens").shape
+        if width != settings.ctx_len:
+            raise TerseError(f"{path} has contexts of {width}, not of {settings.ctx_len}, tokens")
+        yield Chunks(file, *row_range(n, shard, n_shards))
+
+
+def _check_settings(settings: CaptureSettings) -> None:
+    keeps = (
+        settings.save_cache_tensors
+        or settings.save_mean_tensors
+        or needs_logits(settings)
+        or fused_estimators(settings)
+    )
+    if not keeps:
+        raise TerseError(
+            "nothing is to be saved: set one of save_cache_tensors, save_mean_tensors, save_IDs, "
+            "save_loss, save_entropy"
+        )
+
+
+def _check_model(model: PreTrainedModel, chunks: Chunks) -> None:
+    limit = max_context(model)
+    if limit is not None and chunks.ctx_len > limit:
+        raise TerseError(f"ctx_len {chunks.ctx_len} exceeds the {limit} positions of the model")
+    known = _embedding(model).shape[0]
+    if (highest := chunks.highest_token()) >= known:
+        raise TerseError(
+            f"the chunks hold token {highest}, the model has {known} embeddings: "
+            "they were made with another tokenizer"
+        )
+
+
+def _embedding(model: PreTrainedModel) -> Tensor:
+    """Return the embedding's weights (V, D); the token ids go to their device."""
+    return next(model.get_input_embeddings().parameters())
+
+
+def _probe(capture: Capture, settings: CaptureSettings, device: torch.device) -> dict[str, int]:
+    """Learn the width of each module's output from a pass over two tokens."""
+    tokens = torch.zeros((1, PROBE_TOKENS), dtype=torch.int64, device=device)
+    outputs, logits = capture.run(tokens)
+    if needs_logits(settings) and logits is None:
+        raise TerseError(
+            f"{type(capture.model).__name__} has no logits: set save_loss and save_entropy to false"
+        )
+    return {key: output.shape[2] for key, output in outputs.items()}
+
+
+def _about(
+    model: PreTrainedModel,
+    modules: Mapping[str, ModuleRef],
+    widths: Mapping[str, int],
+    settings: CaptureSettings,
+) -> dict[str, Any]:
+    return {
+        "modules": {
+            key: {"path": ref.path, "layer": ref.layer, "width": widths[key]}
+            for key, ref in modules.items()
+        },
+        "architecture": type(model).__name__,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "attn_implementation": str(getattr(model.config, "_attn_implementation", "")),
+        "ctx_len": settings.ctx_len,
+        "settings": {name: getattr(settings, name) for name in CaptureSettings.__annotations__},
+        "versions": {
+            "terse": terse.__version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "h5py": h5py.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _report_nonfinite(path: Path) -> None:
+    with h5py.File(path, "r") as file:
+        for key, array in arrays_in(file, "n_nonfinite").items():
+            counts = array[:]
+            if (total := int(counts.sum())) > 0:
+                log.warning(
+                    "%s: %s holds %d values that are NaN or inf, in %d of %d contexts",
+                    path.name,
+                    key,
+                    total,
+                    int((counts > 0).sum()),
+                    len(counts),
+                )

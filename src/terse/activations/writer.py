@@ -1,0 +1,289 @@
+"""Writing one shard: by one process, under a temporary name, whole or not at all.
+
+The arrays are contiguous and allocated when the file is made, so their places in it are known, and
+`pwrite` puts rows there from any thread, past the one lock under which HDF5 does everything.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+
+from terse.activations.layout import (
+    FORMAT,
+    MARGIN_BYTES,
+    Dataset,
+    array_at,
+    context_crcs,
+    fixed_text,
+    group_at,
+    row_crcs,
+    total_bytes,
+)
+from terse.errors import TerseError
+
+Compression = Literal["gzip", "lzf"]
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+SYNC_BYTES = 256 * 2**20  # written back at this interval, so that no burst is left for the end
+CHUNK_BYTES = 4 * 2**20
+GIB = 2**30
+
+
+class ShardWriter:
+    """Context manager: `put` rows in any order, from any thread; `publish` at the end.
+
+    Left without `publish`, it removes what it wrote. The temporary file is locked while it is
+    written: a second writer of the same shard is refused, what a killed one left is overwritten.
+
+    Args:
+        path: the shard's final name.
+        datasets: the arrays.
+        n_rows: how many contexts the shard holds.
+        attributes: of the file; maps, lists and None are stored as JSON.
+        rows: what each context is, field -> (n_rows,) strings or integers.
+        compression: a filter for the activations; None is the fast way.
+
+    Raises:
+        TerseError: too little space, a full disk, or another process writes this shard.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        datasets: Sequence[Dataset],
+        n_rows: int,
+        *,
+        attributes: Mapping[str, Any],
+        rows: Mapping[str, Any],
+        compression: Compression | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.temporary = self.path.with_name(f".{self.path.name}.part")
+        self.datasets = {item.path: item for item in datasets}
+        self.n_rows = n_rows
+        self.attributes = dict(attributes)
+        self.rows = dict(rows)
+        self.compression: Compression | None = compression
+        self.bytes_written = 0
+        self._fd = -1
+        self._offsets: dict[str, int] = {}
+        self._file: h5py.File | None = None
+        self._pending = dict.fromkeys(self.datasets, n_rows)
+        self._unsynced = 0
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> "ShardWriter":
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        check_space(self.path, total_bytes(self.datasets.values(), self.n_rows))
+        self._fd = _locked(self.temporary, self.path)
+        try:
+            with self._telling_of_full_disk():
+                self._create()
+        except BaseException:
+            self._discard()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._fd >= 0:
+            self._discard()
+
+    def put(self, path: str, start: int, values: np.ndarray) -> None:
+        """Write the rows start, start+1, ... of an array and their CRCs.
+
+        Args:
+            path: of the dataset.
+            start: row within the shard, from 0.
+            values: (b, *row_shape), in the dtype that is stored.
+        """
+        item = self.datasets[path]
+        if values.shape[1:] != item.row_shape or values.dtype != item.storage:
+            raise ValueError(f"{path}: {values.dtype} {values.shape} is not a batch of its rows")
+        values = np.ascontiguousarray(values)
+        crcs = row_crcs(values)
+        with self._telling_of_full_disk():
+            self._write(path, start, values)
+            self._write(item.crc_path, start, crcs)
+            self._count(path, len(values), values.nbytes + crcs.nbytes)
+
+    def publish(self) -> None:
+        """Give the whole shard its final name, once its bytes are on the disk."""
+        if missing := [path for path, n in self._pending.items() if n]:
+            raise RuntimeError(f"{self.path}: not all rows were written of {missing}")
+        with self._telling_of_full_disk():
+            if self._file is not None:
+                self._file.close()
+            with h5py.File(self.temporary, "r+", libver="v110", locking=False) as file:
+                file.attrs["complete"] = True
+            os.fsync(self._fd)
+            self.temporary.replace(self.path)
+        os.close(self._fd)
+        self._fd = -1
+        _sync_folder(self.path.parent)
+
+    def _create(self) -> None:
+        file = h5py.File(
+            self.temporary, "w", libver="v110", locking=False, rdcc_nbytes=2 * CHUNK_BYTES
+        )
+        try:
+            _write_attributes(file, {**self.attributes, "format": FORMAT, "complete": False})
+            for item in self.datasets.values():
+                self._create_dataset(file, item)
+            self._create_rows(file)
+        except BaseException:
+            file.close()
+            raise
+        if self.compression:
+            self._file = file
+        else:
+            file.close()
+
+    def _create_dataset(self, file: h5py.File, item: Dataset) -> None:
+        shape = (self.n_rows, *item.row_shape)
+        if self.compression and item.path.startswith("activations/"):
+            rows = min(self.n_rows, max(1, CHUNK_BYTES // item.row_bytes))
+            made = file.create_dataset(
+                item.path,
+                shape,
+                item.storage,
+                chunks=(rows, *item.row_shape) if rows else None,
+                compression=self.compression,
+                shuffle=True,
+            )
+        else:
+            made = _contiguous(file, item.path, shape, item.storage)
+        _write_attributes(made, item.attributes)
+        crc = _contiguous(file, item.crc_path, (self.n_rows,), np.dtype("<u4"))
+        if self.n_rows and not self.compression:
+            self._offsets[item.path] = made.id.get_offset()
+            self._offsets[item.crc_path] = crc.id.get_offset()
+
+    def _create_rows(self, file: h5py.File) -> None:
+        group = file.create_group("rows")
+        for name, values in self.rows.items():
+            column = np.asarray(values)
+            group.create_dataset(
+                name, data=fixed_text(column) if column.dtype.kind in "OU" else column
+            )
+        group_at(file, "crc").create_dataset("rows", data=context_crcs(self.rows, self.n_rows))
+
+    def _write(self, path: str, start: int, values: np.ndarray) -> None:
+        if self._file is not None:
+            array_at(self._file, path)[start : start + len(values)] = values
+            return
+        row_bytes = values.nbytes // len(values)
+        offset = self._offsets[path] + start * row_bytes
+        left = values.data.cast("B")
+        while left:
+            n = os.pwrite(self._fd, left, offset)
+            left, offset = left[n:], offset + n
+
+    def _count(self, path: str, rows: int, n_bytes: int) -> None:
+        with self._lock:
+            self._pending[path] -= rows
+            self.bytes_written += n_bytes
+            self._unsynced += n_bytes
+            sync = self._unsynced >= SYNC_BYTES
+            if sync:
+                self._unsynced = 0
+        if sync:
+            os.fdatasync(self._fd)
+
+    def _discard(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self.temporary.unlink(missing_ok=True)
+        os.close(self._fd)
+        self._fd = -1
+
+    @contextmanager
+    def _telling_of_full_disk(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError) as error:  # h5py hides the number in its message
+            hidden = re.search(r"errno = (\d+)", str(error))
+            number = int(hidden[1]) if hidden else getattr(error, "errno", None)
+            if number not in NO_SPACE:
+                raise
+            free = shutil.disk_usage(self.path.parent).free
+            raise TerseError(
+                f"the disk of {self.path.parent} is full ({free / GIB:.2f} GiB free, or a limit "
+                f"on a file's size is reached): {self.path.name} was not written"
+            ) from error
+
+
+def check_space(path: Path, n_bytes: int) -> None:
+    """Raise a TerseError where a file of n_bytes does not fit beside `path`."""
+    free = shutil.disk_usage(path.parent).free
+    if n_bytes + MARGIN_BYTES > free:
+        raise TerseError(
+            f"{path} needs {n_bytes / GIB:.2f} GiB and {path.parent} has {free / GIB:.2f} GiB "
+            "free: choose fewer layers or modules, save_fp: float16, or save_cache_tensors: false"
+        )
+
+
+def _locked(temporary: Path, path: Path) -> int:
+    """Open and lock the temporary file; return its descriptor."""
+    while True:
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            raise TerseError(f"another process is writing {path} at this moment") from error
+        try:
+            if temporary.stat().st_ino == os.fstat(descriptor).st_ino:
+                return descriptor
+        except FileNotFoundError:
+            pass  # published or removed between the open and the lock: open a new one
+        os.close(descriptor)
+
+
+def _contiguous(
+    file: h5py.File, path: str, shape: tuple[int, ...], dtype: np.dtype
+) -> h5py.Dataset:
+    """Create a dataset whose bytes have their place from the start, and no time stamp."""
+    parent, _, name = path.rpartition("/")
+    plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plan.set_layout(h5py.h5d.CONTIGUOUS)
+    plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    plan.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    plan.set_obj_track_times(False)
+    space = h5py.h5s.create_simple(shape)
+    kind = h5py.h5t.py_create(dtype, logical=True)
+    group = file.require_group(parent) if parent else file
+    return h5py.Dataset(h5py.h5d.create(group.id, name.encode(), kind, space, plan))
+
+
+def _write_attributes(target: h5py.File | h5py.Dataset, attributes: Mapping[str, Any]) -> None:
+    as_json = []
+    for name, value in attributes.items():
+        if value is None or isinstance(value, (dict, list, tuple)):
+            as_json.append(name)
+            value = json.dumps(value, default=str)
+        target.attrs[name] = fixed_text(np.array(value)) if isinstance(value, str) else value
+    target.attrs["stored_as_json"] = fixed_text(np.array(",".join(as_json)))
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,17 @@
+"""Fixtures of the tests of capture and cache."""
+
+from pathlib import Path
+
+import pytest
+from tiny_llama import make_model, write_chunks
+from transformers import LlamaForCausalLM
+
+
+@pytest.fixture(scope="session")
+def model() -> LlamaForCausalLM:
+    return make_model()
+
+
+@pytest.fixture
+def chunks(tmp_path: Path) -> Path:
+    return write_chunks(tmp_path / "chunks.h5")

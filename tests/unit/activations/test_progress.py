@@ -1,0 +1,20 @@
+"""One line per interval where there is no terminal."""
+
+from terse.activations import progress
+
+
+def test_a_line_says_how_far_how_fast_how_much_and_how_long(monkeypatch, caplog):
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    with caplog.at_level("INFO", logger="terse"):
+        told = progress.Progress("s.h5", 30, 100)
+        now = 10.0
+        told.step(5, 0)
+        now = 40.0
+        told.step(15, 3 * 2**20)
+        now = 60.0
+        told.close(4 * 2**20)
+    assert caplog.messages[0] == (
+        "s.h5: 20 of 30 contexts, 0.50 contexts/s, 50 tokens/s, 3.0 MiB written, 20 s left"
+    )
+    assert caplog.messages[-1].endswith("4.0 MiB written, done in 60.0 s")
