@@ -20,6 +20,7 @@ rule evaluate_run:
         runtime=240,
     params:
         run=lambda w: settings.runs[w.run].params(),
+        base_step=lambda w: settings.base_step(w.run),
         stage=stage("evaluate_run"),
     script:
         "../workflow/scripts/evaluate_run.py"

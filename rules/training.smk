@@ -21,5 +21,6 @@ rule train_model:
         runtime=720,
     params:
         run=lambda w: settings.runs[w.run].params(),
+        base_step=lambda w: settings.base_step(w.run),
     script:
         "../workflow/scripts/train_model.py"

@@ -107,15 +107,19 @@ def folder_of(path: str) -> Path:
 Bundle = TypeVar("Bundle")
 
 
+def weights_of(folder: str | Path, step: int | None) -> Path:
+    """Return the folder of a model's weights, or of one kept step among them."""
+    return Path(folder) if step is None else Path(folder) / f"step-{step}"
+
+
 def run_inputs(snakemake: Any, bundle: type[Bundle]) -> Bundle:
     """Return the inputs of a run that the job has, as the fields of `bundle`."""
-    paths = {
-        key: Path(snakemake.input[key])
-        for key in ("tokens", "documents", "base")
-        if snakemake.input.get(key)
-    }
-    if (tokenizer := snakemake.input.get("tokenizer")) is not None:
-        paths["tokenizer"] = folder_of(tokenizer)
+    given = snakemake.input
+    paths = {key: Path(given[key]) for key in ("tokens", "documents") if given.get(key)}
+    if given.get("tokenizer"):
+        paths["tokenizer"] = folder_of(given.tokenizer)
+    if given.get("base"):
+        paths["base"] = weights_of(given.base, snakemake.params.base_step)
     return bundle(**paths)
 
 

@@ -23,10 +23,9 @@ def cache_activations(
 ) -> None:
     """Write one shard of activations."""
     settings = Activations.model_validate(capture)
-    folder = model_folder if model["step"] is None else model_folder / f"step-{model['step']}"
     loading = {key: model[key] for key in ("dtype", "device_map", "trust_remote_code", "kind")}
     cache_shard(
-        load_model(folder, device=device, **loading),
+        load_model(model_folder, device=device, **loading),
         chunks_path,
         shard_path,
         settings=settings,
@@ -47,7 +46,7 @@ if __name__ == "__main__":
             name=snakemake.wildcards.model,
             model=snakemake.params.model,
             capture=snakemake.params.capture,
-            model_folder=Path(snakemake.input.model),
+            model_folder=job.weights_of(snakemake.input.model, snakemake.params.model["step"]),
             chunks_path=Path(snakemake.input.chunks),
             shard_path=Path(snakemake.output.shard),
             shard=int(snakemake.wildcards.shard),

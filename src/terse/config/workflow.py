@@ -153,6 +153,11 @@ class Workflow(Strict):
             return base
         return self.models[base].run
 
+    def base_step(self, run: str) -> int | None:
+        """Return the kept step that a run starts from, None for a whole model."""
+        base = self.runs[run].base
+        return None if base is None or base in self.runs else self.models[base].step
+
     def depth(self, model: str) -> int | None:
         """Return a model's number of blocks where the configuration knows it."""
         run = self.models[model].run
