@@ -10,12 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from terse.dimension.curve import decimation_curve
     from terse.dimension.engine import estimate
     from terse.dimension.results import Estimates
 
-_HOMES = {"estimate": "engine", "Estimates": "results"}
+_HOMES = {"estimate": "engine", "Estimates": "results", "decimation_curve": "curve"}
 
-__all__ = ["Estimates", "estimate"]
+__all__ = ["Estimates", "decimation_curve", "estimate"]
 
 
 def __getattr__(name: str) -> object:

@@ -1,0 +1,133 @@
+"""From what a caller gives to distinct points: checks, sinks and duplicates."""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from terse.errors import TerseError
+
+_HASH_SEED = 20210
+_WORDS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
+
+
+def as_batch(points: np.ndarray | Tensor) -> tuple[Tensor, bool]:
+    """Return the points as a tensor (B, N, D), and whether they came as one cloud (N, D).
+
+    Raises:
+        TerseError: not an array of floating numbers with two or three axes, or an empty axis.
+    """
+    tensor = _as_tensor(points)
+    if not tensor.is_floating_point():
+        raise TerseError(
+            f"points have type {tensor.dtype}; allowed: float16, bfloat16, float32, float64"
+        )
+    if tensor.ndim not in (2, 3) or 0 in tensor.shape:
+        raise TerseError(
+            f"points have shape {tuple(tensor.shape)}; allowed: (N, D) for one cloud or "
+            "(B, N, D) for a batch, no axis empty"
+        )
+    single = tensor.ndim == 2
+    return (tensor.unsqueeze(0) if single else tensor).detach(), single
+
+
+def _as_tensor(points: np.ndarray | Tensor) -> Tensor:
+    if isinstance(points, Tensor):
+        return points
+    if not isinstance(points, np.ndarray):
+        raise TerseError(
+            f"points are a {type(points).__name__}; allowed: a NumPy array or a torch tensor"
+        )
+    if points.dtype.kind == "f" and not points.dtype.isnative:
+        points = points.astype(points.dtype.newbyteorder("="))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # read-only memory: we only read
+            return torch.from_numpy(np.ascontiguousarray(points))
+    except TypeError as error:
+        raise TerseError(
+            f"points have type {points.dtype}; allowed: float16, float32, float64"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Which points of each cloud are used.
+
+    Attributes:
+        mask: (B, N) bool.
+        n_dup: (B,) int64, later copies of a row that are left out.
+        n_sinks: (B,) int64, points left out for their norm.
+    """
+
+    mask: Tensor
+    n_dup: Tensor
+    n_sinks: Tensor
+
+
+def keep(batch: Tensor, skip_first: int, max_norm_multiple: float | None) -> Kept:
+    """Choose the points: not the first ones, no sinks, one of each set of equal rows."""
+    mask = torch.ones(batch.shape[:2], dtype=torch.bool, device=batch.device)
+    mask[:, :skip_first] = False
+    n_sinks = mask.new_zeros(len(mask), dtype=torch.int64)
+    if max_norm_multiple is not None:
+        for cloud, points in enumerate(batch):
+            sinks = mask[cloud] & _sinks(points, mask[cloud], max_norm_multiple)
+            mask[cloud] &= ~sinks
+            n_sinks[cloud] = sinks.sum()
+    n_dup = torch.zeros_like(n_sinks)
+    for cloud in _with_equal_hashes(batch, mask):
+        copies = later_copies(batch[cloud], mask[cloud])
+        mask[cloud] &= ~copies
+        n_dup[cloud] = copies.sum()
+    return Kept(mask, n_dup, n_sinks)
+
+
+def _sinks(points: Tensor, mask: Tensor, multiple: float) -> Tensor:
+    """Return which points (N,) have a finite norm above `multiple` times the median."""
+    dtype = torch.promote_types(points.dtype, torch.float32)
+    norms = torch.linalg.vector_norm(points, dim=-1, dtype=dtype)
+    used = norms[mask & norms.isfinite()]
+    if len(used) == 0:
+        return torch.zeros_like(mask)
+    return norms.isfinite() & (norms > multiple * used.quantile(0.5))
+
+
+def _with_equal_hashes(batch: Tensor, mask: Tensor) -> list[int]:
+    """Return the clouds in which two used rows may be equal; equal bytes never escape."""
+    row_bytes = batch.shape[-1] * batch.element_size()
+    word = next(size for size in (8, 4, 2) if row_bytes % size == 0)
+    generator = torch.Generator().manual_seed(_HASH_SEED)
+    odd = torch.randint(-(2**62), 2**62, (row_bytes // word,), generator=generator) * 2 + 1
+    odd = odd.to(batch.device)
+    words = batch.contiguous().view(_WORDS[word])  # (B, N, row_bytes / word)
+    if word == 8 and not batch.is_cuda:
+        hashes = torch.stack([cloud @ odd for cloud in words])  # (B, N), wrapping around
+    else:
+        hashes = torch.stack([(cloud * odd).sum(-1) for cloud in words])
+    # rows that are not used get hashes of their own, so that they equal nothing
+    place = torch.arange(hashes.shape[1], device=hashes.device)
+    hashes = hashes.where(mask, place)
+    ordered = hashes.sort(-1).values
+    return (ordered[:, 1:] == ordered[:, :-1]).any(-1).nonzero().flatten().tolist()
+
+
+def later_copies(points: Tensor, mask: Tensor) -> Tensor:
+    """Return which used rows (N,) equal an earlier used row of `points` (N, D); -0 equals 0."""
+    used = mask.nonzero().flatten()
+    rows = (points[used] + 0.0).cpu().contiguous()
+    cells = rows.view(torch.uint8).numpy()
+    cells = cells.reshape(len(rows), -1).view(f"V{cells.shape[-1]}").ravel()
+    first = np.unique(cells, return_index=True)[1]
+    copies = np.ones(len(rows), dtype=bool)
+    copies[first] = False
+    result = torch.zeros_like(mask)
+    result[used] = torch.from_numpy(copies).to(mask.device)
+    return result
+
+
+def count_nonfinite(points: Tensor) -> int:
+    """Return how many values of `points` are infinite or not a number."""
+    return int((~points.isfinite()).sum())

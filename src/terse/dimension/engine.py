@@ -1,0 +1,252 @@
+"""`estimate`: intrinsic dimensions of one cloud or a batch, from one neighbour pass."""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from terse.dimension.clouds import Kept, as_batch, keep
+from terse.dimension.estimators import MIND_ML_CAP, all_from_neighbours, local_ids
+from terse.dimension.gram import Workspace, exact_products
+from terse.dimension.names import GRIDE, RARE, expand_estimators
+from terse.dimension.neighbours import TILES_ABOVE, Clouds
+from terse.dimension.rare import estimate_rare
+from terse.dimension.results import CloudResult, Estimates
+from terse.dimension.settle import Settled, settle
+from terse.dimension.threads import map_on_threads
+from terse.errors import TerseError, unknown_name
+
+Precision = Literal["auto", "float64"]
+
+_GPU_BYTES = 2 << 30
+_PRECISIONS = ("auto", "float64")
+_COMPAT = ("skdim-0.3.4",)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the caller asked for, without the rarer estimators."""
+
+    names: list[str]
+    skip_first: int
+    max_norm_multiple: float | None
+    theiler_window: int
+    reference: bool
+    compat: str | None
+    distances: bool
+    local_ids: bool
+
+
+def estimate(
+    points: np.ndarray | Tensor,
+    estimators: Iterable[str],
+    *,
+    skip_first: int = 0,
+    max_norm_multiple: float | None = None,
+    theiler_window: int = 0,
+    precision: Precision = "auto",
+    compat: str | None = None,
+    distances: bool = False,
+    local_ids: bool = False,
+    n_jobs: int | None = None,
+) -> Estimates:
+    """Estimate the intrinsic dimension of one cloud or of a batch, on the device it lies on.
+
+    Args:
+        points: (N, D) or (B, N, D), float16, bfloat16, float32 or float64.
+        estimators: names, see `terse.dimension.names`; `gride` stands for all its scales.
+        skip_first: leave out this many first points of each cloud (0 to N), such as a BOS sink.
+        max_norm_multiple: leave out points whose norm exceeds this multiple (> 1) of the median.
+        theiler_window: leave out neighbours at most this many places away (0: none).
+        precision: "auto" takes float32 products and repairs what they do not settle, float64
+            where that is not enough or the input is float64; "float64" is the reference path.
+        compat: None, or "skdim-0.3.4" for TwoNN as that version of scikit-dimension had it.
+        distances: also return neighbour distances and indices.
+        local_ids: also return each point's own dimension.
+        n_jobs: processes for scikit-dimension's rarer estimators (None: all CPUs).
+
+    Raises:
+        TerseError: an unknown name, points that are no cloud, or a setting out of range.
+    """
+    names = expand_estimators(estimators)
+    batch, single = as_batch(points)
+    _check_settings(skip_first, max_norm_multiple, theiler_window, precision, compat)
+    reference = precision == "float64" or batch.dtype == torch.float64
+    fast = [name for name in names if name not in RARE]
+    asked = _Asked(
+        names=fast,
+        skip_first=skip_first,
+        max_norm_multiple=max_norm_multiple,
+        theiler_window=theiler_window,
+        reference=reference,
+        compat=compat,
+        distances=distances,
+        local_ids=local_ids,
+    )
+    with exact_products():
+        results = _estimate_all(batch, asked)
+    _add_rare(results, batch, [name for name in names if name in RARE], n_jobs)
+    for result in results:
+        result.values = {name: result.values[name] for name in names}  # in the order asked for
+    return Estimates(results, single)
+
+
+def _check_settings(
+    skip_first: int,
+    max_norm_multiple: float | None,
+    theiler_window: int,
+    precision: str,
+    compat: str | None,
+) -> None:
+    for key, value in (("skip_first", skip_first), ("theiler_window", theiler_window)):
+        if not isinstance(value, int) or value < 0:
+            raise TerseError(f"{key} is {value!r}; allowed: a whole number of points, 0 or more")
+    if max_norm_multiple is not None and not max_norm_multiple > 1:
+        raise TerseError(f"max_norm_multiple is {max_norm_multiple!r}; allowed: above 1, or None")
+    if precision not in _PRECISIONS:
+        raise unknown_name("precision", str(precision), _PRECISIONS)
+    if compat is not None and compat not in _COMPAT:
+        raise unknown_name("compat", str(compat), _COMPAT)
+
+
+def _estimate_all(batch: Tensor, asked: _Asked) -> list[CloudResult]:
+    """Return the results of clouds (B, N, D), in order; large clouds use all threads themselves."""
+    together = batch.is_cuda or batch.shape[1] > TILES_ABOVE
+    pieces = [batch] if together else batch.split(1)
+
+    def one(piece: Tensor, space: Workspace) -> list[CloudResult]:
+        return _estimate_some(piece, asked, space)
+
+    return [result for some in map_on_threads(one, pieces, batch.device) for result in some]
+
+
+def _estimate_some(batch: Tensor, asked: _Asked, space: Workspace) -> list[CloudResult]:
+    """Return the results of clouds (b, N, D), in order, on this thread."""
+    results: dict[int, CloudResult] = {}
+    kept = keep(batch, asked.skip_first, asked.max_norm_multiple)
+    for members in _groups(batch, kept):
+        settled = settle(_clouds(batch, kept, members, asked), asked.reference, space)
+        for size in {one.n_eff for one in settled}:
+            same = [(b, one) for b, one in zip(members, settled, strict=True) if one.n_eff == size]
+            results |= {b: _refused(one, asked) for b, one in same if one.refusal}
+            results |= _finish([(b, one) for b, one in same if not one.refusal], batch, asked)
+    for b, result in results.items():
+        result.n_dup += int(kept.n_dup[b])
+        result.flags |= {"duplicates"} if result.n_dup else set()
+        result.flags |= {"sinks"} if kept.n_sinks[b] else set()
+    return [results[b] for b in range(len(batch))]
+
+
+def _clouds(batch: Tensor, kept: Kept, members: range, asked: _Asked) -> Clouds:
+    """Return the used points of clouds that keep the same ones; a view where that is possible."""
+    mask = kept.mask[members[0]]
+    first = int(mask.int().argmax())
+    raw = batch[members[0] : members[-1] + 1, first:]
+    if not bool(mask[first:].all()):
+        raw = batch[members[0]][mask].unsqueeze(0)
+    participation = "participation_ratio" in asked.names
+    return Clouds(raw, mask.nonzero().flatten(), asked.theiler_window, participation)
+
+
+def _groups(batch: Tensor, kept: Kept) -> Iterator[range]:
+    """Yield runs of clouds that keep the same points: as many as fit on a GPU, one on a CPU."""
+    _, n, D = batch.shape
+    room = max(1, _GPU_BYTES // (8 * n * (n + D))) if batch.is_cuda else 1
+    left_out = (kept.n_dup + kept.n_sinks > 0).tolist()
+    start = 0
+    while start < len(batch):
+        stop = start + 1
+        while stop < min(len(batch), start + room) and not (left_out[start] or left_out[stop]):
+            stop += 1
+        yield range(start, stop)
+        start = stop
+
+
+def _add_rare(
+    results: list[CloudResult], batch: Tensor, names: list[str], n_jobs: int | None
+) -> None:
+    """Add scikit-dimension's rarer estimators, on the same points, where a cloud has any."""
+    if not names:
+        return
+    usable = [b for b, result in enumerate(results) if not result.refusal]
+    clouds = [batch[b].double().cpu().numpy()[results[b].places] for b in usable]
+    for result in results:
+        result.values |= dict.fromkeys(names, math.nan)
+        result.reasons |= dict.fromkeys(names, result.refusal)
+    for b, found in zip(usable, estimate_rare(clouds, names, n_jobs), strict=True):
+        for name, (value, reason) in found.items():
+            results[b].values[name], results[b].reasons[name] = value, reason
+            results[b].flags |= {"failed"} if reason else set()
+
+
+def _refused(settled: Settled, asked: _Asked) -> CloudResult:
+    result = _started(settled)
+    result.values = dict.fromkeys(asked.names, math.nan)
+    result.errors = {name: math.nan for name in asked.names if name in GRIDE}
+    result.reasons = dict.fromkeys(asked.names, settled.refusal)
+    return result
+
+
+def _started(settled: Settled) -> CloudResult:
+    return CloudResult(
+        n_eff=settled.n_eff,
+        n_dup=settled.n_dup,
+        flags=set(settled.flags),
+        places=settled.places.cpu().numpy(),
+        refusal=settled.refusal,
+    )
+
+
+def _finish(
+    found: list[tuple[int, Settled]], batch: Tensor, asked: _Asked
+) -> dict[int, CloudResult]:
+    """Return the results of clouds of equally many points: every estimator on all at once."""
+    squared = [settled.squared for _, settled in found if settled.squared is not None]
+    if not squared:
+        return {}
+    logs = torch.stack(squared).log() / 2  # (b, n, 21)
+    values, errors = all_from_neighbours(asked.names, logs, asked.compat)
+    if "participation_ratio" in asked.names:
+        values["participation_ratio"] = torch.tensor(
+            [settled.participation for _, settled in found], dtype=torch.float64
+        )
+    columns = {name: values[name].tolist() for name in asked.names}
+    error_columns = {name: error.tolist() for name, error in errors.items()}
+    results = {}
+    for at, (b, settled) in enumerate(found):
+        result = results[b] = _started(settled)
+        result.values = {name: column[at] for name, column in columns.items()}
+        result.errors = {name: column[at] for name, column in error_columns.items()}
+        _explain(result)
+        _attach(result, settled, logs[at], batch.shape[1], asked)
+    return results
+
+
+def _explain(result: CloudResult) -> None:
+    """Flag a saturated mind_ml, and turn every value that is not finite into NaN with a reason."""
+    if result.values.get("mind_ml") == MIND_ML_CAP:
+        result.flags.add("saturated")
+    for name, value in result.values.items():
+        if not math.isfinite(value):
+            result.values[name] = math.nan
+            result.reasons[name] = "equal_distances: neighbours equally far leave no scale"
+            result.flags.add("equal_distances")
+
+
+def _attach(
+    result: CloudResult, settled: Settled, logs: Tensor, n_given: int, asked: _Asked
+) -> None:
+    """Add neighbour distances and local dimensions, spread over all given points."""
+    places = result.places
+    if asked.distances and settled.index is not None:
+        result.distances = np.full((n_given, logs.shape[-1]), np.nan)
+        result.distances[places] = (logs + settled.log_scale).exp().cpu().numpy()
+        result.neighbours = np.full((n_given, logs.shape[-1]), -1, dtype=np.int64)
+        result.neighbours[places] = places[settled.index.cpu().numpy()]
+    if asked.local_ids:
+        result.local_ids = np.full(n_given, np.nan)
+        result.local_ids[places] = local_ids(logs).cpu().numpy()

@@ -1,0 +1,149 @@
+"""The estimators, from logarithms of neighbour distances; every sum is in float64.
+
+References: Levina & Bickel 2004 (`mle`), MacKay & Ghahramani 2005 (`mle_inv`,
+http://www.inference.org.uk/mackay/dimension/), Facco et al. 2017 (`twoNN`,
+https://doi.org/10.1038/s41598-017-11873-y), Rozza et al. 2012 (`mind_ml`,
+https://doi.org/10.1007/s10994-012-5294-7), Denti et al. 2022 (`gride`,
+https://doi.org/10.1038/s41598-022-20991-1).
+"""
+
+import torch
+from torch import Tensor
+
+from terse.dimension.names import GRIDE_SCALES, discarded_fraction
+
+MIND_ML_CAP = 20.0
+"""Upper end of `mind_ml`, as ID_scaling had it."""
+
+TWONN_MLE_DISCARD = 0.1
+"""Fraction of largest ratios that `twoNN_mle` censors, scikit-dimension's default."""
+
+_NEWTON_STEPS = 60
+_NEWTON_TOLERANCE = 1e-13
+
+
+def log_spread(logs: Tensor) -> Tensor:
+    """Return S_i = sum over j <= 20 of log(r_20 / r_j), (..., n), from logs (..., n, 21)."""
+    return 20 * logs[..., 19] - logs[..., :20].sum(-1)
+
+
+def local_ids(logs: Tensor) -> Tensor:
+    """Return each point's maximum likelihood dimension 19 / S_i, (..., n)."""
+    return 19 / log_spread(logs)
+
+
+def all_from_neighbours(
+    names: list[str], logs: Tensor, compat: str | None
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the estimates (B,) by name, and the standard errors (B,) of those that have one.
+
+    Args:
+        names: expanded estimator names that need neighbour distances only.
+        logs: (B, n, 21) float64, log r_1 to log r_21 of every point.
+        compat: None, or "skdim-0.3.4" for that version's TwoNN.
+    """
+    spread = log_spread(logs)  # (B, n)
+    n = spread.shape[-1]
+    values: dict[str, Tensor] = {}
+    errors: dict[str, Tensor] = {}
+    ratios = (logs[..., 1] - logs[..., 0]).sort(-1).values  # (B, n)
+    for name in names:
+        fraction = discarded_fraction(name)
+        if name == "mle":
+            values[name] = (19 / spread).mean(-1)
+        elif name == "mle_lb":
+            values[name] = (18 / spread).mean(-1)
+        elif name == "mle_inv":
+            values[name] = 19 * n / spread.sum(-1)
+        elif name == "twoNN_mle":
+            values[name] = _twonn_mle(ratios, TWONN_MLE_DISCARD)
+        elif fraction is not None:
+            values[name] = _twonn(ratios, fraction, first=0 if compat else 1)
+    values |= _mind_ml(names, logs)
+    for scale in GRIDE_SCALES:
+        if f"gride_{scale}" in names:
+            values[f"gride_{scale}"], errors[f"gride_{scale}"] = gride(logs, scale // 2, scale)
+    return values, errors
+
+
+def _twonn(ratios: Tensor, fraction: float, first: int) -> Tensor:
+    """Return the slope through the origin of -log(1 - F) over sorted log(r_2 / r_1) (B, n)."""
+    n = ratios.shape[-1]
+    kept = int(n * (1 - fraction))
+    x = ratios[..., :kept]
+    rank = torch.arange(first, first + kept, dtype=x.dtype, device=x.device)
+    y = -torch.log1p(-rank / n)
+    return (x * y).sum(-1) / x.square().sum(-1)
+
+
+def _twonn_mle(ratios: Tensor, fraction: float) -> Tensor:
+    """Return the unbiased rate of log(r_2 / r_1) (B, n) with the largest ones censored."""
+    n = ratios.shape[-1]
+    kept = int(n * (1 - fraction))
+    total = ratios[..., :kept].sum(-1) + (n - kept) * ratios[..., kept - 1]
+    return (kept - 1) / total
+
+
+def _mind_ml(names: list[str], logs: Tensor) -> dict[str, Tensor]:
+    wanted = [name for name in ("mind_ml", "mind_ml_uncapped") if name in names]
+    if not wanted:
+        return {}
+    n = logs.shape[-2]
+    root = _likelihood_root(logs[..., 20] - logs[..., 0], float(n), 19, 1)
+    capped = {"mind_ml": root.clamp(max=MIND_ML_CAP), "mind_ml_uncapped": root}
+    return {name: capped[name] for name in wanted}
+
+
+def gride(logs: Tensor, n1: int, n2: int) -> tuple[Tensor, Tensor]:
+    """Return the GRIDE estimate at one scale and its error 1 / sqrt(information), (B,) each.
+
+    As in DADApy and scikit-dimension, tied distances (mu = 1) are left out, and so are ratios
+    above q50 + 20 (q95 - q50), which mark overlapping points.
+
+    Args:
+        logs: (B, n, >= n2) float64, log r_1 to log r_n2.
+        n1, n2: orders of the nearer and the farther neighbour, n1 < n2.
+    """
+    x = logs[..., n2 - 1] - logs[..., n1 - 1]  # (B, n) log mu
+    tied = x <= 0
+    mu = x.exp().masked_fill(tied, torch.nan)
+    middle, high = _quantiles(mu, (0.5, 0.95))
+    keep = mu < 20 * (high - middle) + middle
+    kept = keep.sum(-1)
+    x = x.where(keep, 0.0)
+    m = n2 - n1 - 1
+    estimate = _likelihood_root(x, kept - 1.0 - m * (x.shape[-1] - kept), m, n1)
+    half = x * estimate.unsqueeze(-1) / 2
+    bend = torch.where(keep, x / (2 * torch.sinh(half)), 0.0).square().sum(-1)
+    information = kept / estimate.square() + m * bend
+    return estimate, information.rsqrt()
+
+
+def _quantiles(values: Tensor, at: tuple[float, ...]) -> Tensor:
+    """Return linearly interpolated quantiles (len(at), B, 1) of values (B, n), NaN left out."""
+    levels = torch.tensor(at, dtype=values.dtype, device=values.device)
+    return values.nanquantile(levels, dim=-1, keepdim=True)
+
+
+def _likelihood_root(x: Tensor, constant: Tensor | float, m: int, weight: int) -> Tensor:
+    """Return d > 0 (B,) where constant + m sum phi(d x) = weight d sum x, phi(y) = y/(e^y - 1).
+
+    Both MiND_ML and GRIDE maximise a likelihood whose score, times d, has this form. Its left side
+    minus its right is convex and decreasing, so Newton's method from the tangent at zero climbs to
+    the root from one side and cannot overshoot. NaN where no x is positive.
+    """
+    n = x.shape[-1]
+    total = x.sum(-1)
+    d = (constant + m * n) / (total * (m / 2 + weight))
+    if m == 0:
+        return d.where(total > 0, torch.nan)
+    for _ in range(_NEWTON_STEPS):
+        y = d.unsqueeze(-1) * x  # (B, n)
+        phi = (y / torch.expm1(y)).masked_fill_(y <= 0, 1.0)
+        value = constant + m * phi.sum(-1) - weight * d * total
+        slope = m * (phi * (1 - phi - y)).sum(-1) / d - weight * total
+        step = value / slope
+        d = d - step
+        if not bool((step.abs() > _NEWTON_TOLERANCE * d).any()):
+            break
+    return d.where(total > 0, torch.nan)

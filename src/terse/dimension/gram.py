@@ -1,0 +1,142 @@
+"""Squared distances of all pairs by one half of a matrix product, without its usual traps."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+N_OUTLIERS = 8
+"""How many dimensions of largest magnitude are taken out of the product."""
+
+_OUTLIER_SHARE = 0.5
+_ROWS = 256
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Forbid TF32 and bfloat16 shortcuts inside, whatever the caller has set (all threads)."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def plain_arithmetic(device: torch.device) -> Iterator[None]:
+    """Switch gradients and autocast off inside (this thread)."""
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        yield
+
+
+class Workspace:
+    """Buffers that are used again for every cloud of a call: fresh pages cost more than sums."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, Tensor] = {}
+
+    def take(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, like: Tensor) -> Tensor:
+        """Return an uninitialised tensor of this shape; the same memory where it fits."""
+        size = 1
+        for length in shape:
+            size *= length
+        held = self._held.get(name)
+        if held is None or held.dtype != dtype or held.numel() < size:
+            held = self._held[name] = torch.empty(size, dtype=dtype, device=like.device)
+        return held[:size].view(shape)
+
+
+@dataclass(frozen=True)
+class Centred:
+    """Clouds about their means, the outlier dimensions split off.
+
+    Attributes:
+        rest: (b, n, D) centred coordinates, zero in the outlier dimensions of split clouds.
+        outliers: (b, n, 8) raw coordinates in the outlier dimensions (zero for clouds that are
+            not split), or None where no cloud is.
+    """
+
+    rest: Tensor
+    outliers: Tensor | None
+
+    def sides(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor] | None:
+        """Return the outlier coordinates of two ranges of points, if any are split off."""
+        if self.outliers is None:
+            return None
+        return self.outliers[:, rows], self.outliers[:, columns]
+
+
+def centre(raw: Tensor, dtype: torch.dtype, space: Workspace) -> Centred:
+    """Centre clouds (b, n, D) in `dtype` and split off dimensions that dwarf all others."""
+    rest = space.take("rest", tuple(raw.shape), dtype, raw)
+    rest.copy_(raw)
+    for _ in range(2):  # a float32 mean of a large offset is itself off by more than the spread
+        rest.sub_(rest.mean(1, keepdim=True))
+    dims, split = _outlier_dimensions(rest)
+    chosen = split.nonzero().flatten().tolist()
+    if not chosen:
+        return Centred(rest, None)
+    outliers = rest.new_zeros(*rest.shape[:2], dims.shape[-1])  # (b, n, 8)
+    for cloud in chosen:
+        outliers[cloud] = raw[cloud][:, dims[cloud]].to(dtype)
+        rest[cloud, :, dims[cloud]] = 0
+    return Centred(rest, outliers)
+
+
+def _outlier_dimensions(rest: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the 8 heaviest dimensions (b, 8) and whether they hold most of the points' energy.
+
+    Every point counts alike: one sink with a massive activation is no reason to split.
+    """
+    b, n, D = rest.shape
+    weights = torch.linalg.vector_norm(rest, dim=-1).square().reciprocal()  # (b, n)
+    weights = weights.nan_to_num_(0, 0, 0).unsqueeze(1)
+    share = rest.new_zeros(b, 1, D)
+    for start in range(0, n, _ROWS):
+        rows = slice(start, start + _ROWS)
+        share += weights[:, :, rows] @ rest[:, rows].square()
+    heaviest = share.squeeze(1).topk(min(N_OUTLIERS, D))
+    return heaviest.indices, heaviest.values.sum(-1) > _OUTLIER_SHARE * n
+
+
+def gram(rest: Tensor, space: Workspace) -> Tensor:
+    """Return the Gram matrices (b, n, n), computing one triangle by blocks of rows."""
+    b, n, _ = rest.shape
+    full = space.take("gram", (b, n, n), rest.dtype, rest)
+    for start in range(0, n, _ROWS):
+        stop = min(start + _ROWS, n)
+        multiply(rest[:, start:stop], rest[:, start:], out=full[:, start:stop, start:])
+        full[:, stop:, start:stop] = full[:, start:stop, stop:].mT
+    return full
+
+
+def multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
+    """Write the inner products of rows (c, r, D) with rows (c, s, D) into `out` (c, r, s).
+
+    One product is written in place, also into a part of a larger matrix; a batch is not.
+    """
+    if len(a) == 1:
+        torch.mm(a[0], b[0].T, out=out[0])
+    else:
+        out.copy_(a @ b.mT)
+
+
+def to_squared_distances(
+    product: Tensor, row_norms: Tensor, column_norms: Tensor, outliers: tuple[Tensor, Tensor] | None
+) -> Tensor:
+    """Turn products (b, r, n) into squared distances in place.
+
+    Args:
+        product: (b, r, n) inner products of rows and columns outside the outlier dimensions.
+        row_norms: (b, r) squared norms there; column_norms: (b, n) likewise.
+        outliers: coordinates (b, r, 8) and (b, n, 8) whose differences are added exactly.
+    """
+    product.mul_(-2).add_(row_norms.unsqueeze(2)).add_(column_norms.unsqueeze(1))
+    if outliers is not None:
+        for row, column in zip(outliers[0].unbind(-1), outliers[1].unbind(-1), strict=True):
+            difference = row.unsqueeze(2) - column.unsqueeze(1)
+            product.addcmul_(difference, difference)
+    return product

@@ -1,0 +1,95 @@
+"""What `estimate` returns."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from terse.errors import unknown_name
+
+
+@dataclass
+class CloudResult:
+    """The result for one cloud; the fields are those of `Estimates`.
+
+    `refusal` says why the whole cloud has no estimate, or ""; `places` (n_eff,) are the rows used.
+    """
+
+    n_eff: int
+    n_dup: int
+    flags: set[str]
+    places: np.ndarray
+    refusal: str = ""
+    values: dict[str, float] = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    distances: np.ndarray | None = None
+    neighbours: np.ndarray | None = None
+    local_ids: np.ndarray | None = None
+
+
+class Estimates(Mapping[str, float | np.ndarray]):
+    """Intrinsic dimensions by estimator name; a float for one cloud, (B,) float64 for a batch.
+
+    Attributes:
+        n_eff: points used: int, or (B,) int64.
+        n_dup: rows left out because they equal an earlier one: int, or (B,) int64.
+        flags: words joined by ";", str or list of B str. `saturated`: mind_ml is at its cap;
+            `duplicates`, `sinks`: points were left out; `float64`, `repaired`: which path the
+            distances took; `nonfinite`, `too_few`, `equal_distances`, `underflow`, `failed`: why
+            there is a NaN.
+        reasons: by estimator, why the value is NaN ("" where it is not), str or list of B str.
+        errors: by estimator, the standard errors of those that have one (GRIDE).
+        distances: (N, 21) or (B, N, 21) float64, ascending, NaN for points left out; on request.
+        neighbours: int64 of the same shape, rows of the nearest points, -1 for points left out.
+        local_ids: (N,) or (B, N) float64, 19 / S_i of each point, NaN if left out; on request.
+    """
+
+    def __init__(self, clouds: Sequence[CloudResult], single: bool) -> None:
+        """Gather the results of one cloud (`single`) or of a batch, all of the same estimators."""
+        self._single = single
+        first = clouds[0]
+        self._values = {
+            name: self._column([c.values[name] for c in clouds]) for name in first.values
+        }
+        self.errors = {
+            name: self._column([c.errors[name] for c in clouds]) for name in first.errors
+        }
+        self.reasons = {
+            name: self._list([c.reasons.get(name, "") for c in clouds]) for name in first.values
+        }
+        self.n_eff = self._column([c.n_eff for c in clouds])
+        self.n_dup = self._column([c.n_dup for c in clouds])
+        self.flags = self._list([";".join(sorted(c.flags)) for c in clouds])
+        self.distances = self._stack([c.distances for c in clouds])
+        self.neighbours = self._stack([c.neighbours for c in clouds])
+        self.local_ids = self._stack([c.local_ids for c in clouds])
+
+    def _column(self, values: list):
+        return values[0] if self._single else np.array(values)
+
+    def _list(self, words: list[str]) -> str | list[str]:
+        return words[0] if self._single else words
+
+    def _stack(self, arrays: Sequence[np.ndarray | None]) -> np.ndarray | None:
+        given = [array for array in arrays if array is not None]
+        if not given:
+            return None
+        return given[0] if self._single else np.stack(given)
+
+    def __getitem__(self, name: str) -> float | np.ndarray:
+        if name not in self._values:
+            raise unknown_name("estimator in this result", name, self._values)
+        return self._values[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"Estimates({self._values}, n_eff={self.n_eff}, flags={self.flags!r})"

@@ -1,0 +1,61 @@
+"""Whole pieces of work on threads of their own, instead of every operation on all threads."""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from queue import SimpleQueue
+from typing import TypeVar
+
+import torch
+
+from terse.dimension.gram import Workspace, plain_arithmetic
+
+Piece = TypeVar("Piece")
+Result = TypeVar("Result")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep many short operations in a row on this thread; see `map_on_threads`."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def map_on_threads(
+    work: Callable[[Piece, Workspace], Result], pieces: Iterable[Piece], device: torch.device
+) -> Iterator[Result]:
+    """Yield the result of each piece in order; on a CPU several are worked on at once.
+
+    A cloud is hundreds of operations of a fraction of a millisecond. If all threads share each of
+    them, they wait for each other longer than they work, above all on a busy machine. So every
+    thread takes whole pieces, with buffers of its own. On a GPU the pieces simply follow.
+    """
+    pieces = list(pieces)
+    threads = torch.get_num_threads()
+    n_workers = 1 if device.type != "cpu" else min(threads, len(pieces))
+    spaces: SimpleQueue[Workspace] = SimpleQueue()
+    for _ in range(n_workers):
+        spaces.put(Workspace())
+
+    def one(piece: Piece) -> Result:
+        space = spaces.get()
+        try:
+            with plain_arithmetic(device):
+                return work(piece, space)
+        finally:
+            spaces.put(space)
+
+    if n_workers < 2:
+        yield from map(one, pieces)
+        return
+    share = threads // n_workers
+    torch.set_num_threads(share)  # the caller must not crowd the workers out between two results
+    try:
+        with ThreadPoolExecutor(n_workers, "terse", torch.set_num_threads, (share,)) as pool:
+            yield from pool.map(one, pieces)
+    finally:
+        torch.set_num_threads(threads)
