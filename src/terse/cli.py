@@ -12,8 +12,12 @@ def main(words: list[str] | None = None) -> int:
     """Run a subcommand and return its exit status."""
     parser = argparse.ArgumentParser(prog="terse", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
+    # No character begins an option of its own: every word after `run` is for Snakemake.
     run = commands.add_parser(
-        "run", help="run the workflow here, write its report, and name the files to open"
+        "run",
+        help="run the workflow here, write its report, and name the files to open",
+        prefix_chars="\0",
+        add_help=False,
     )
     run.add_argument("snakemake", nargs=argparse.REMAINDER, help="arguments for snakemake")
     commands.add_parser("schema", help="write config/schema.json and the keys in config/README.md")

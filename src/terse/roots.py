@@ -4,6 +4,7 @@ Rules name them by these fixed paths. A root that the config puts elsewhere beco
 link, so a moved root changes no path that Snakemake has recorded, and reruns nothing.
 """
 
+import errno
 import os
 from pathlib import Path
 
@@ -17,7 +18,10 @@ def link_roots(roots: dict[str, str], folder: Path) -> None:
     Raises TerseError where a folder with content is in the way, or the target can't be made.
     """
     for name, place in roots.items():
-        link, target = folder / name, Path(os.path.expandvars(place)).expanduser()
+        expanded = os.path.expandvars(place)
+        if "$" in expanded:
+            raise TerseError(f"roots.{name}: {place}: no such variable in the environment")
+        link, target = folder / name, Path(expanded).expanduser()
         if place == name or link.absolute() == target.absolute():
             continue
         try:
@@ -28,17 +32,29 @@ def link_roots(roots: dict[str, str], folder: Path) -> None:
 
 def _link(link: Path, target: Path, name: str) -> None:
     target.mkdir(parents=True, exist_ok=True)
-    if link.is_symlink():
-        if link.resolve() == target.resolve():
-            return
-    elif link.is_dir():
-        if any(link.iterdir()):
-            raise TerseError(
-                f"roots.{name}: the folder {name}/ here has content; move it first: "
-                f"mv {name}/* {target}/ && rmdir {name}"
-            )
-        link.rmdir()
+    if link.is_symlink() and link.resolve() == target.resolve():
+        return
+    if not link.is_symlink():
+        _make_way(link, target, name)
     # A new link under another name, then renamed: several jobs may do this at once.
     fresh = link.with_name(f".{name}.link-{os.getpid()}")
     fresh.symlink_to(target)
     fresh.replace(link)
+
+
+def _make_way(link: Path, target: Path, name: str) -> None:
+    """Remove an empty folder; what another job has removed or linked meanwhile is fine too."""
+    try:
+        link.rmdir()
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        if not link.is_symlink():
+            raise TerseError(f"roots.{name}: the file {name} here is in the way") from None
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY:
+            raise
+        raise TerseError(
+            f"roots.{name}: the folder {name}/ here has content; move it first: "
+            f"mv {name}/* {target}/ && rmdir {name}"
+        ) from None

@@ -19,8 +19,8 @@ _Z_95 = 1.96
 def labelled(tables: Sequence[pd.DataFrame], steps: Sequence[int | None]) -> pd.DataFrame:
     """Join the summaries of several models, each named by its training step or its model.
 
-    Adds the columns `label`, `training_step` (-1 where unknown) and `place`: the layer, and one
-    past the last for the final norm, which is drawn after the blocks.
+    Adds the columns `label`, `training_step` (-1 where unknown) and `place`: the layer, -1 for
+    the embedding and what comes after the last layer for the norm, both drawn beside the blocks.
     """
     parts = [
         table.assign(
@@ -30,11 +30,15 @@ def labelled(tables: Sequence[pd.DataFrame], steps: Sequence[int | None]) -> pd.
         for table, step in zip(tables, steps, strict=True)
     ]
     joined = pd.concat(parts, ignore_index=True)
-    place = joined["layer"].astype(float)
-    is_norm = joined["module"] == "norm"
-    joined["place"] = place.mask(is_norm, place.max() + 1)
-    joined["module"] = joined["module"].mask(is_norm, "block")
-    return joined.dropna(subset=["place"])
+    place = joined["layer"].astype("Float64").astype(float)
+    last = place.max() if place.notna().any() else -1.0
+    outside = joined["module"].where(place.isna())
+    after = [name for name in dict.fromkeys(outside.dropna()) if name != "emb"]
+    places = {"emb": -1.0} | {name: last + 1 + i for i, name in enumerate(after)}
+    joined["place"] = place.fillna(outside.map(places))
+    joined["place_name"] = outside.fillna(joined["place"].astype(int).astype(str))
+    joined["module"] = joined["module"].mask(outside.notna(), "block")
+    return joined
 
 
 def id_by_layer(summary: pd.DataFrame) -> Figure:
@@ -81,7 +85,9 @@ def id_against_loss(ids: pd.DataFrame, seed: int = 0) -> Figure:
     """
     known = sorted(set(ids["estimator"]))
     estimator = _PREFERRED if _PREFERRED in known else known[0]
-    chosen = ids.loc[(ids["estimator"] == estimator) & ids["module"].isin(["block", "norm"])]
+    chosen = ids.loc[ids["estimator"] == estimator]
+    if (main := chosen["module"].isin(["block", "norm"])).any():
+        chosen = chosen.loc[main]
     panels = list(dict.fromkeys(zip(chosen["module"], chosen["layer"].fillna(-1), strict=True)))
     n_columns = min(4, len(panels))
     n_rows = -(-len(panels) // n_columns)
@@ -90,7 +96,8 @@ def id_against_loss(ids: pd.DataFrame, seed: int = 0) -> Figure:
         axes = figure.subplots(n_rows, n_columns, squeeze=False, sharex=True).flatten()
         for axis, (kind, layer) in zip(axes, panels, strict=False):
             part = chosen.loc[(chosen["module"] == kind) & (chosen["layer"].fillna(-1) == layer)]
-            _scatter(axis, part, f"block {layer:.0f}" if layer >= 0 else "final norm", seed)
+            name = "final norm" if kind == "norm" else _KINDS.get(kind, kind)
+            _scatter(axis, part, f"{name} {layer:.0f}" if layer >= 0 else name, seed)
         for axis in axes[len(panels) :]:
             axis.set_visible(False)
         figure.supxlabel("loss of the context (nats per token)", fontsize=8)
@@ -136,7 +143,7 @@ def _band(axis: Axes, x: str, part: pd.DataFrame, colour: Any, label: str) -> No
 
 
 def _layer_name(summary: pd.DataFrame, place: int) -> str:
-    return str(place) if place in set(summary["layer"].dropna()) else "norm"
+    return str(summary.loc[summary["place"] == place, "place_name"].iloc[0])
 
 
 def _scale_steps(axis: Axes, steps: list[int]) -> None:

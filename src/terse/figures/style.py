@@ -56,5 +56,5 @@ def save(figure: Figure, paths: Sequence[Path]) -> None:
     for path in paths:
         kind = path.suffix.removeprefix(".")
         metadata = {"Date": None} if kind == "svg" else {"CreationDate": None}
-        with atomic_file(path) as partial:
+        with paper_style(), atomic_file(path) as partial:  # its ids are salted when it is saved
             figure.savefig(partial, format=kind, metadata=metadata)

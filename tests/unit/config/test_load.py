@@ -47,12 +47,12 @@ FROM_BASE = {"method": "causal-lm", "corpus": "python-docs", "max_steps": 1}
         ("runs/base/max_steps", "many", ["runs.base.max_steps:", "valid integer", "'many'"]),
         ("runs/base/method", "causal_lm", ["runs.base:", "did you mean 'causal-lm'"]),
         ("runs/base/corpus", "python-doc", ["runs.base.corpus:", "did you mean 'python-docs'"]),
-        ("runs/base/checkpoint_steps", [0, 601], ["runs.base:", "601 is outside 0..600"]),
+        ("runs/base/checkpoint_steps", [0, 401], ["runs.base:", "401 is outside 0..400"]),
         ("runs/base/n_heads", 3, ["runs.base:", "no multiple of 2 x n_heads 3"]),
         ("runs/Big", {**FROM_BASE, "base": "base"}, ["runs.Big:", "is no name", "a-z, 0-9"]),
         ("runs/next", {**FROM_BASE, "base": "bse"}, ["runs.next.base:", "did you mean 'base'"]),
         ("runs/next", {**FROM_BASE, "base": "base", "n_layers": 2}, ["n_layers is the base's"]),
-        ("models/base/step", 7, ["models.base.step:", "keeps no step 7", "0, 25, 100, 300"]),
+        ("models/base/step", 7, ["models.base.step:", "keeps no step 7", "0, 25, 100, 200"]),
         ("models/base/hub", "gpt2", ["models.base:", "exactly one of run, hub, path"]),
         ("models/llama-7b/activations/ctx_lenn", 5, ["models.llama-7b.activations:", "'ctx_len'"]),
         ("activations/layer_idx_list", [0, 6], ["activations.layer_idx_list:", "no layer 6"]),
@@ -170,7 +170,7 @@ def test_training_step_is_read_off_a_hub_revision(raw: dict) -> None:
     raw["models"]["pythia"] = {"hub": "EleutherAI/pythia-70m", "revision": "step1000"}
     found = load(raw)
     steps = [found.training_step(m) for m in ("pythia", "llama-7b", "base", "base-step25")]
-    assert steps == [1000, None, 600, 25]
+    assert steps == [1000, None, 400, 25]
 
 
 def test_every_key_says_what_it_means() -> None:

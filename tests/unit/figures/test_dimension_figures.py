@@ -1,0 +1,195 @@
+"""The figures of dimensions show the numbers of their tables, named and made again alike."""
+
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from terse.dimension.statistics import rank_correlation, summarise
+from terse.figures.dimensions import id_against_loss, id_by_layer, id_by_step, labelled
+from terse.figures.style import save
+
+Table = Callable[..., pd.DataFrame]
+Texts = Callable[[Figure], list[str]]
+
+
+def joined(tables: list[pd.DataFrame], steps: list[int | None]) -> pd.DataFrame:
+    """Return what is drawn of the summaries, which come through files."""
+    files = [StringIO(summarise(table).to_csv(index=False)) for table in tables]
+    return labelled([pd.read_csv(file) for file in files], steps)
+
+
+def panel(figure: Figure, title: str, row: int = 0) -> Axes:
+    """Return the panel below a title."""
+    tops = [axis for axis in figure.axes if axis.get_title() == title]
+    columns = [axis for axis in figure.axes if axis.get_position().x0 == tops[0].get_position().x0]
+    return columns[row]
+
+
+def drawn(axis: Axes, label: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the points (x, y) of a line."""
+    (line,) = [line for line in axis.lines if line.get_label() == label]
+    return np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
+
+
+@pytest.fixture
+def checkpoints(ids_table: Table) -> pd.DataFrame:
+    """Three steps of one run, three blocks and the final norm, two estimators."""
+    steps: list[int | None] = [0, 100, 1000]
+    return joined([ids_table(f"base-step{step}", seed=step or 1) for step in steps], steps)
+
+
+def test_by_layer_draws_the_means_and_names_everything(
+    checkpoints: pd.DataFrame, texts: Texts
+) -> None:
+    figure = id_by_layer(checkpoints)
+    x, y = drawn(panel(figure, "block", row=1), "1,000")
+    block = checkpoints.query("estimator == 'mle_inv' and label == '1,000' and module == 'block'")
+    assert x.tolist() == [0, 1, 2, 3]  # the final norm comes after the last block
+    np.testing.assert_allclose(y, block["mean"])
+    assert drawn(panel(figure, "MLP"), "0")[0].tolist() == [0, 1, 2]
+    band = panel(figure, "block", row=1).collections[2].get_paths()[0].vertices
+    half = 1.96 * block["standard_error"].max()
+    assert np.ptp(np.asarray(band)[:, 1]) > half
+    words = texts(figure)
+    for word in ("attention", "MLP", "block", "mle", "mle_inv", "layer", "intrinsic dimension"):
+        assert word in words, word
+    first = words.index("training step")
+    assert words[first + 1 : first + 4] == ["0", "100", "1,000"]
+    assert "norm" in words
+    assert words.count("layer") == 3
+
+
+def test_by_step_draws_a_line_for_each_layer(checkpoints: pd.DataFrame, texts: Texts) -> None:
+    figure = id_by_step(checkpoints)
+    x, y = drawn(panel(figure, "block"), "norm")
+    expected = checkpoints.query("estimator == 'mle' and module == 'block' and place == 3")
+    assert x.tolist() == [0, 100, 1000]
+    np.testing.assert_allclose(y, expected["mean"])
+    words = texts(figure)
+    first = words.index("layer")
+    assert words[first + 1 : first + 5] == ["0", "1", "2", "norm"]
+    assert words.count("training step") == 3
+    assert "1,000" in words
+
+
+def test_steps_are_drawn_in_their_order_however_they_come(ids_table: Table) -> None:
+    table = joined([ids_table("late", seed=1), ids_table("early", seed=2)], [500, 0])
+    x, _ = drawn(panel(id_by_step(table), "block"), "0")
+    assert x.tolist() == [0, 500]
+
+
+def test_models_without_a_step_are_named_by_their_names(ids_table: Table, texts: Texts) -> None:
+    table = joined([ids_table("llama"), ids_table("pythia", seed=2)], [None, None])
+    words = texts(id_by_layer(table))
+    first = words.index("model")
+    assert words[first + 1 : first + 3] == ["llama", "pythia"]
+    assert "training step" not in words
+
+
+def test_a_trained_run_beside_a_model_without_a_step(ids_table: Table, texts: Texts) -> None:
+    table = joined([ids_table("llama"), ids_table("base")], [None, 300])
+    words = texts(id_by_layer(table))
+    first = words.index("model")
+    assert set(words[first + 1 : first + 3]) == {"llama", "300"}
+
+
+def test_one_model_alone(ids_table: Table, texts: Texts) -> None:
+    table = joined([ids_table("base", n_layers=1, estimators=("mle",))], [12])
+    for draw in (id_by_layer, id_by_step):
+        words = texts(draw(table))
+        assert "mle" in words
+        assert "12" in words
+
+
+def test_models_of_different_depth_share_the_place_of_the_norm(ids_table: Table) -> None:
+    table = joined([ids_table("small", n_layers=2), ids_table("large", n_layers=4)], [None, None])
+    axis = panel(id_by_layer(table), "block", row=1)
+    assert drawn(axis, "small")[0].tolist() == [0, 1, 4]
+    assert drawn(axis, "large")[0].tolist() == [0, 1, 2, 3, 4]
+    names = [tick.get_text() for tick in axis.get_xticklabels()]
+    assert names == ["0", "1", "2", "3", "norm"]
+
+
+def test_undefined_dimensions_leave_a_gap(ids_table: Table, texts: Texts) -> None:
+    table = ids_table("base")
+    table.loc[(table["layer"] == 1) & (table["estimator"] == "mle"), "id"] = np.nan
+    figure = id_by_layer(joined([table], [0]))
+    _, y = drawn(panel(figure, "block"), "0")
+    assert np.isnan(y).tolist() == [False, True, False, False]
+    assert not np.isnan(drawn(panel(figure, "block", row=1), "0")[1]).any()
+    assert "mle" in texts(figure)
+    texts(id_by_step(joined([table, table], [0, 1])))
+    texts(id_against_loss(table.assign(id=np.nan)))
+
+
+def test_modules_outside_the_blocks_are_all_drawn(ids_table: Table, texts: Texts) -> None:
+    """Nothing is dropped silently."""
+    table = joined([ids_table("base", outside=("emb", "norm"))], [0])
+    for draw in (id_by_layer, id_by_step):
+        words = texts(draw(table))
+        assert "norm" in words
+        assert {"emb", "embedding"} & set(words)
+
+
+def test_a_model_measured_at_its_norm_alone_is_drawn(ids_table: Table, texts: Texts) -> None:
+    table = ids_table("base", kinds=(), outside=("norm",))
+    for draw in (id_by_layer, id_by_step):
+        assert "norm" in texts(draw(joined([table], [0])))
+    assert any("final norm" in word for word in texts(id_against_loss(table)))
+
+
+def test_against_loss_shows_each_context_and_its_correlation(
+    ids_table: Table, texts: Texts
+) -> None:
+    table = ids_table("base", n_documents=8, kinds=("mlp", "block"))
+    figure = id_against_loss(table, seed=3)
+    axes = [axis for axis in figure.axes if axis.get_visible()]
+    assert [axis.get_title().partition("\n")[0] for axis in axes] == [
+        "block 0", "block 1", "block 2", "final norm",
+    ]  # fmt: skip
+    part = table.query("estimator == 'mle_inv' and module == 'block' and layer == 1")
+    np.testing.assert_allclose(np.asarray(axes[1].lines[0].get_xdata(), float), part["loss_nats"])
+    np.testing.assert_allclose(np.asarray(axes[1].lines[0].get_ydata(), float), part["id"])
+    ids, loss = part["id"].to_numpy(), part["loss_nats"].to_numpy()
+    found = rank_correlation(ids, loss, part["document"].to_numpy(), 3)
+    title = f"ρ = {found.rho:.2f} [{found.low:.2f}, {found.high:.2f}]"
+    assert axes[1].get_title() == f"block 1\n{title}"
+    words = texts(figure)
+    assert "loss of the context (nats per token)" in words
+    assert "intrinsic dimension (mle_inv)" in words
+    assert title in words
+
+
+def test_against_loss_takes_the_estimator_there_is(ids_table: Table, texts: Texts) -> None:
+    words = texts(
+        id_against_loss(ids_table("base", n_layers=1, estimators=("twoNN_f10", "mind_ml")))
+    )
+    assert "intrinsic dimension (mind_ml)" in words
+
+
+def test_against_loss_with_too_few_documents_says_so(ids_table: Table, texts: Texts) -> None:
+    assert "too few documents" in texts(id_against_loss(ids_table("base", n_documents=2)))
+
+
+def test_against_loss_without_blocks_shows_what_there_is(ids_table: Table, texts: Texts) -> None:
+    words = texts(id_against_loss(ids_table("base", n_layers=1, kinds=("mlp",), outside=())))
+    assert any("mlp" in word.lower() for word in words)
+
+
+@pytest.mark.parametrize("draw", [id_by_layer, id_by_step, id_against_loss])
+def test_drawn_twice_the_files_are_the_same(
+    draw: Callable[[pd.DataFrame], Figure], ids_table: Table, tmp_path: Path
+) -> None:
+    table = ids_table("base", n_layers=1, kinds=("block",))
+    for name in ("first", "second"):
+        figure = draw(table if draw is id_against_loss else joined([table], [0]))
+        save(figure, [tmp_path / f"{name}.{suffix}" for suffix in ("svg", "pdf")])
+    for suffix in ("svg", "pdf"):
+        first, second = (tmp_path / f"{name}.{suffix}" for name in ("first", "second"))
+        assert first.read_bytes() == second.read_bytes()

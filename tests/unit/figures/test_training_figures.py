@@ -1,0 +1,49 @@
+"""The loss curves of a run show its history."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from terse.figures.style import save
+from terse.figures.training import loss_curves
+from terse.training.history import history_table
+
+LOG = [
+    {"step": 0, "epoch": 0.0, "eval_loss": 5.7},
+    {"step": 2, "epoch": 0.1, "loss": 5.2, "learning_rate": 1e-3, "grad_norm": 1.0},
+    {"step": 4, "epoch": 0.2, "loss": 4.1, "learning_rate": 5e-4, "grad_norm": 0.9},
+    {"step": 4, "epoch": 0.2, "eval_loss": 4.6},
+    {"step": 4, "epoch": 0.2, "train_runtime": 3.0},
+]
+
+
+def test_both_splits_and_the_rate_are_drawn_and_named(
+    texts: Callable[[Figure], list[str]],
+) -> None:
+    figure = loss_curves(history_table(LOG))
+    losses, rates = figure.axes
+    lines = {str(line.get_label()): line for line in losses.lines}
+    assert np.asarray(lines["training"].get_data()).tolist() == [[2, 4], [5.2, 4.1]]
+    assert np.asarray(lines["validation"].get_data()).tolist() == [[0, 4], [5.7, 4.6]]
+    assert np.asarray(rates.lines[0].get_data()).tolist() == [[2, 4], [1e-3, 5e-4]]
+    words = texts(figure)
+    for word in ("training", "validation", "loss (nats per token)", "learning rate"):
+        assert word in words
+    assert words.count("step") == 2
+
+
+def test_a_run_too_short_for_a_training_row(texts: Callable[[Figure], list[str]]) -> None:
+    assert "validation" in texts(loss_curves(history_table(LOG[:1])))
+
+
+def test_drawn_twice_the_files_are_the_same(tmp_path: Path) -> None:
+    history: pd.DataFrame = history_table(LOG)
+    for name in ("first", "second"):
+        save(loss_curves(history), [tmp_path / f"{name}.{kind}" for kind in ("svg", "pdf")])
+    for kind in ("svg", "pdf"):
+        first, second = (tmp_path / f"{name}.{kind}" for name in ("first", "second"))
+        assert first.read_bytes() == second.read_bytes()
+    assert len(list(tmp_path.iterdir())) == 4

@@ -1,0 +1,190 @@
+"""What stands under a final name is always whole, however the writer ends."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from terse.artifacts import (
+    atomic_file,
+    atomic_folder,
+    publish_folder,
+    remove_partials,
+    write_json,
+)
+
+# Writes half of something new over `sys.argv[1]` and kills itself, as the machine might.
+KILLED_IN_A_FILE = """
+import os, signal, sys
+from pathlib import Path
+from terse.artifacts import atomic_file
+with atomic_file(Path(sys.argv[1])) as partial:
+    with partial.open("w") as file:
+        file.write("half of the new")
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+KILLED_IN_A_FOLDER = """
+import os, signal, sys
+from pathlib import Path
+from terse.artifacts import atomic_folder
+with atomic_folder(Path(sys.argv[1])) as partial:
+    (partial / "a").write_text("new")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+# Dies at the n-th call that touches the disk while a finished folder is published.
+KILLED_WHILE_PUBLISHING = """
+import os, signal, sys
+from pathlib import Path
+import terse.artifacts as artifacts
+
+left = int(sys.argv[2])
+def dying(function):
+    def call(*words, **options):
+        global left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*words, **options)
+    return call
+
+artifacts._sync = dying(artifacts._sync)
+Path.replace = dying(Path.replace)
+with artifacts.atomic_folder(Path(sys.argv[1])) as partial:
+    (partial / "a").write_text("new")
+    (partial / "b").write_text("new")
+"""
+
+
+def killed(code: str, *words: str) -> None:
+    """Run code that has to end by its own SIGKILL."""
+    run = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, timeout=60)
+    assert run.returncode == -signal.SIGKILL, run.stderr.decode()
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Return the files of a folder by relative name."""
+    return {str(f.relative_to(folder)): f.read_text() for f in folder.rglob("*") if f.is_file()}
+
+
+def fill_the_disk(path: Path) -> None:
+    """Write a part of something and fail."""
+    path.write_text("half")
+    raise OSError("disk full")
+
+
+def test_a_file_is_there_once_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "table.csv"
+    with atomic_file(path) as partial:
+        partial.write_text("half")
+        assert not path.exists()
+        assert partial.parent == path.parent  # else the rename could cross a file system
+    assert contents(tmp_path) == {"new/table.csv": "half"}
+
+
+def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+    with pytest.raises(OSError, match="full"), atomic_file(path) as partial:
+        fill_the_disk(partial)
+    assert contents(tmp_path) == {"table.csv": "old"}
+
+
+def test_an_exception_before_the_first_byte_is_the_one_that_is_raised(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="early"), atomic_file(tmp_path / "a"):
+        raise RuntimeError("early")
+    with pytest.raises(RuntimeError, match="early"), atomic_folder(tmp_path / "b"):
+        raise RuntimeError("early")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_kill_leaves_the_old_file_whole(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+    killed(KILLED_IN_A_FILE, str(path))
+    assert path.read_text() == "old"
+    (left,) = set(tmp_path.iterdir()) - {path}
+    assert left.read_text() == "half of the new"
+    remove_partials(tmp_path)
+    assert contents(tmp_path) == {"table.csv": "old"}
+
+
+def test_a_folder_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    (path / "sub").mkdir(parents=True)
+    (path / "sub" / "old").write_text("old")
+    with atomic_folder(path) as partial:
+        (partial / "deep" / "er").mkdir(parents=True)
+        (partial / "deep" / "er" / "a").write_text("new")
+        assert (path / "sub" / "old").read_text() == "old"
+    assert contents(tmp_path) == {"model/deep/er/a": "new"}
+
+
+def test_an_exception_leaves_the_old_folder_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "a").write_text("old")
+    with pytest.raises(OSError, match="full"), atomic_folder(path) as partial:
+        fill_the_disk(partial / "a")
+    assert contents(tmp_path) == {"model/a": "old"}
+
+
+def test_a_kill_leaves_the_old_folder_whole(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "a").write_text("old")
+    killed(KILLED_IN_A_FOLDER, str(path))
+    assert contents(path) == {"a": "old"}
+    assert len(list(tmp_path.iterdir())) == 2
+    remove_partials(tmp_path)
+    assert contents(tmp_path) == {"model/a": "old"}
+
+
+# In order: three _sync, then the two renames and the _sync of the parent.
+@pytest.mark.parametrize("call", range(1, 7))
+def test_a_kill_while_a_folder_is_published_leaves_no_mixture(tmp_path: Path, call: int) -> None:
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "a").write_text("old")
+    (path / "b").write_text("old")
+    killed(KILLED_WHILE_PUBLISHING, str(path), str(call))
+    old, new = {"a": "old", "b": "old"}, {"a": "new", "b": "new"}
+    expected = {1: old, 2: old, 3: old, 4: old, 5: {}, 6: new}[call]
+    assert contents(path) == expected
+    if not expected:  # between the renames there is nothing, rather than half of each
+        assert not path.exists()
+
+
+def test_a_finished_folder_is_moved_not_copied(tmp_path: Path) -> None:
+    finished = tmp_path / "finished"
+    finished.mkdir()
+    (finished / "a").write_text("x")
+    inode = (finished / "a").stat().st_ino
+    publish_folder(finished, tmp_path / "final")
+    assert not finished.exists()
+    assert (tmp_path / "final" / "a").stat().st_ino == inode
+
+
+def test_remove_partials_touches_nothing_else(tmp_path: Path) -> None:
+    kept = [".hidden", "a.partial-1", ".partial", "model"]
+    for name in [*kept, ".a.partial-1", ".a.partial-old-1"]:
+        (tmp_path / name).write_text("")
+    (tmp_path / ".model.partial-2").mkdir()
+    (tmp_path / ".model.partial-2" / "weights").write_text("")
+    remove_partials(tmp_path)
+    assert {item.name for item in tmp_path.iterdir()} == set(kept)
+
+
+def test_json_is_readable_and_the_same_each_time(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    write_json(path, {"b": [1, None], "a": Path("x")})
+    first = path.read_text()
+    assert json.loads(first) == {"a": "x", "b": [1, None]}
+    assert first.index('"a"') < first.index('"b"')
+    assert first.endswith("}\n")
+    write_json(path, {"a": Path("x"), "b": [1, None]})
+    assert path.read_text() == first
+    assert list(tmp_path.iterdir()) == [path]
