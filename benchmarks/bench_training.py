@@ -25,7 +25,7 @@ from terse.models.causal_lm.settings import CausalLMSettings
 from terse.training.method import Inputs, Measure, Method
 from terse.training.train import Conduct, Outputs, train
 
-STEPS, ROUNDS, THREADS = 12, 2, 2
+STEPS, ROUNDS, THREADS = 12, 7, 2
 VOCAB, WIDTH, LAYERS, HEADS, BATCH, CTX = 2048, 128, 6, 4, 8, 256
 
 

@@ -42,8 +42,11 @@ def _check_config_files(words: list[str]) -> None:
     """Raise TerseError with the place where a file after `--configfile` is no valid YAML."""
     reading = False
     for word in words:
+        option, _, value = word.partition("=")
         if word.startswith("-"):
-            reading = word in {"--configfile", "--configfiles"}
+            reading = option in {"--configfile", "--configfiles"}
+            if reading and value:
+                read_yaml(value)
         elif reading:
             read_yaml(word)
 

@@ -95,7 +95,7 @@ def _type(property: dict[str, Any]) -> str:
         return " or ".join(_type(choice) for choice in property["anyOf"])
     if property.get("type") == "array":
         return f"list of {_type(property['items'])}"
-    name = property.get("type", "block")
+    name: str = property.get("type", "block")
     bounds = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
     ranges = [f"{sign} {property[key]:g}" for key, sign in bounds.items() if key in property]
-    return " ".join([{"object": "map"}.get(name, name), *ranges])
+    return " ".join(["map" if name == "object" else name, *ranges])

@@ -48,7 +48,10 @@ class Select(Strict):
 class Workflow(Strict):
     """The configuration of one workflow, checked as a whole."""
 
-    roots: Roots = Field(Roots(), description="where the three folders really lie")
+    roots: Roots = Field(
+        Roots(),  # pyright: ignore[reportCallIssue]
+        description="where the three folders really lie",
+    )
     gpu: int = Field(0, ge=0, description="devices of a job that can use one; profiles set it")
     deterministic: bool = Field(True, description="deterministic algorithms on CUDA as well")
     n_data_procs: int = Field(1, ge=1, description="processes that tokenise")
@@ -60,7 +63,10 @@ class Workflow(Strict):
     runs: dict[Name, RunOfMethod] = Field({}, description="trainings, by name")
     models: dict[Name, Model] = Field({}, description="models that can be measured, by name")
     activations: Activations | None = Field(None, description="what is measured of each model")
-    select: Select = Field(Select(), description="what `all` makes")
+    select: Select = Field(
+        Select(),  # pyright: ignore[reportCallIssue]
+        description="what `all` makes",
+    )
 
     # Filled by `terse.config.load`: the runs that each run with a sweep stands for.
     sweeps: dict[str, list[str]] = Field({}, exclude=True)

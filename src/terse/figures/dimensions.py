@@ -30,15 +30,17 @@ def labelled(tables: Sequence[pd.DataFrame], steps: Sequence[int | None]) -> pd.
         for table, step in zip(tables, steps, strict=True)
     ]
     joined = pd.concat(parts, ignore_index=True)
-    place = joined["layer"].astype("Float64").astype(float)
-    last = place.max() if place.notna().any() else -1.0
-    outside = joined["module"].where(place.isna())
-    after = [name for name in dict.fromkeys(outside.dropna()) if name != "emb"]
-    places = {"emb": -1.0} | {name: last + 1 + i for i, name in enumerate(after)}
-    joined["place"] = place.fillna(outside.map(places))
-    joined["place_name"] = outside.fillna(joined["place"].astype(int).astype(str))
-    joined["module"] = joined["module"].mask(outside.notna(), "block")
-    return joined
+    layers = [None if pd.isna(layer) else int(layer) for layer in joined["layer"]]
+    last = max((layer for layer in layers if layer is not None), default=-1)
+    outside = joined.loc[joined["layer"].isna(), "module"]
+    after = [name for name in dict.fromkeys(outside) if name != "emb"]
+    places = {"emb": -1} | {name: last + 1 + i for i, name in enumerate(after)}
+    rows = list(zip(layers, joined["module"], strict=True))
+    return joined.assign(
+        place=[float(places[name] if layer is None else layer) for layer, name in rows],
+        place_name=[name if layer is None else str(layer) for layer, name in rows],
+        module=["block" if layer is None else name for layer, name in rows],
+    )
 
 
 def id_by_layer(summary: pd.DataFrame) -> Figure:
@@ -96,10 +98,12 @@ def id_against_loss(ids: pd.DataFrame, seed: int = 0) -> Figure:
         axes = figure.subplots(n_rows, n_columns, squeeze=False, sharex=True).flatten()
         for axis, (kind, layer) in zip(axes, panels, strict=False):
             part = chosen.loc[(chosen["module"] == kind) & (chosen["layer"].fillna(-1) == layer)]
-            name = "final norm" if kind == "norm" else _KINDS.get(kind, kind)
+            name = "final norm" if kind == "norm" else str(_KINDS.get(kind, kind))
             _scatter(axis, part, f"{name} {layer:.0f}" if layer >= 0 else name, seed)
         for axis in axes[len(panels) :]:
             axis.set_visible(False)
+        for axis in axes[max(0, len(panels) - n_columns) : len(panels)]:
+            axis.tick_params(labelbottom=True)
         figure.supxlabel("loss of the context (nats per token)", fontsize=8)
         figure.supylabel(f"intrinsic dimension ({estimator})", fontsize=8)
     return figure

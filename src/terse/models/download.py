@@ -15,8 +15,8 @@ from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import build_hf_headers
 
 from terse.artifacts import publish_folder, write_json
-from terse.hub_access import hub_errors
 from terse.errors import TerseError
+from terse.hub_access import hub_errors
 
 logger = logging.getLogger(__name__)
 

@@ -60,7 +60,11 @@ class CausalLM(Method[CausalLMSettings]):
 
     def evaluate(self, model: PreTrainedModel, device: str) -> list[Measure]:
         """Return bits per byte of the validation documents, beside coders without a model."""
-        windows = scoring_windows(self._tokens, "validation", self.settings.ctx_len, self._bos)
+        # A tokenizer without BOS scores behind its EOS, as after the end of another document.
+        start = self._bos if self._bos >= 0 else self._tokenizer.eos_token_id
+        if not isinstance(start, int):
+            raise TerseError("the tokenizer has neither BOS nor EOS to score a document behind")
+        windows = scoring_windows(self._tokens, "validation", self.settings.ctx_len, start)
         scores = score_documents(model, windows, device=device)
         documents = _required(self.inputs.documents, "documents file")
         train, validation = (_texts(documents, split) for split in ("train", "validation"))
