@@ -56,10 +56,10 @@ class Row(NamedTuple):
 
 
 def cloud(n: int, D: int, seed: int) -> np.ndarray:
-    """Return points (n, D) float32 near a 12-dimensional subspace; TwoNN says 16 or so."""
+    """Return points (n, D) float32 near a 12-dimensional subspace; TwoNN says about 20."""
     random = np.random.default_rng(seed)
     flat = random.standard_normal((n, 12)) @ random.standard_normal((12, D))
-    return (flat + random.standard_normal((n, D))).astype(np.float32)
+    return (flat + 1.5 * random.standard_normal((n, D))).astype(np.float32)
 
 
 def clouds(b: int, n: int, D: int) -> np.ndarray:

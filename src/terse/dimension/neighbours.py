@@ -18,7 +18,7 @@ from terse.dimension.threads import map_on_threads, one_thread
 N_NEIGHBOURS = 21
 """Neighbours that the estimators see: r_1 to r_21."""
 
-PAIR_TOLERANCE = 2e-6
+PAIR_TOLERANCE = 6e-6
 """Largest relative error of a squared distance that is left as the product gave it."""
 
 TILES_ABOVE = 4096
@@ -28,7 +28,7 @@ _TILE = 2048
 _ERROR_GROWTH = 3.0
 _SPREAD_TOLERANCE = 1e-4
 _TYPICAL_ERROR = 2.0
-_POLISHED_ABOVE = 2.2e-7
+_POLISHED_ABOVE = 2.5e-7
 _SMALL = 512
 _CUT = 32
 _PAIRS_PER_POINT = 4
