@@ -74,18 +74,14 @@ class ReportProgress(TrainerCallback):
         if not logs or not ("loss" in logs or "eval_loss" in logs):
             return
         done = state.global_step - self._first
-        rate = (time.perf_counter() - self._start) / done if done else float("nan")
-        left = rate * (state.max_steps - state.global_step)  # s
+        rate = (time.perf_counter() - self._start) / max(done, 1)  # s per step
+        left = f", {rate * (state.max_steps - state.global_step):.0f} s left" if done else ""
+        step = f"step {state.global_step}/{state.max_steps}"
         if "eval_loss" in logs:
-            logger.info(
-                "step %d/%d: validation loss %.3f nats, %.0f s left",
-                state.global_step, state.max_steps, logs["eval_loss"], left,
-            )  # fmt: skip
+            logger.info("%s: validation loss %.3f nats%s", step, logs["eval_loss"], left)
         else:
-            logger.debug(
-                "step %d/%d: loss %.3f nats, %.0f tokens/s, %.0f s left",
-                state.global_step, state.max_steps, logs["loss"], logs["tokens_per_s"], left,
-            )  # fmt: skip
+            rates = (logs["loss"], logs["tokens_per_s"])
+            logger.debug("%s: loss %.3f nats, %.0f tokens/s%s", step, *rates, left)
 
 
 def progress_bar() -> list[TrainerCallback]:
