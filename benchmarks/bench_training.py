@@ -85,7 +85,7 @@ class Benchmarked(Method[CausalLMSettings]):
         return [self.timed]
 
 
-def settings(**changes: Any) -> CausalLMSettings:
+def settings() -> CausalLMSettings:
     """Return the settings of both sides."""
     block = {
         "corpus": "none",
@@ -94,22 +94,21 @@ def settings(**changes: Any) -> CausalLMSettings:
         "batch_size": BATCH,
         "log_interval": 10,
         "eval_interval": 10_000,
-        "save_interval": 10_000,
         "checkpoint_steps": [],
     }
-    return CausalLMSettings.model_validate(block | changes)
+    return CausalLMSettings.model_validate(block)
 
 
-def our_steps(**changes: Any) -> list[float]:
+def our_steps(save_interval: int = 10_000) -> list[float]:
     """Return the seconds of each step but the first two, on our path."""
     timed = Timed()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         train(
-            Benchmarked(settings(**changes), timed),
+            Benchmarked(settings(), timed),
             state_folder=root / "state",
             outputs=Outputs(root / "model", root / "checkpoints", root / "history.csv"),
-            conduct=Conduct(name="bench", results=root),
+            conduct=Conduct(name="bench", results=root, save_interval=save_interval),
             signal=StopSignal(),
         )
     return differences(timed.ends)

@@ -27,8 +27,8 @@ def run_workflow(folder: Path, words: list[str]) -> int:
     _check_config_files(words)
     with _alone(folder):
         _remove_stale_lock(folder)
-        command = [*_snakemake(), *(words or ["--profile", "profiles/cpu"])]
-        command += ["--report", REPORT, "--report-after-run"]
+        command = [*_snakemake(), "--report", REPORT, "--report-after-run"]
+        command += words or ["--profile", "profiles/cpu"]
         try:
             status = subprocess.run(command, cwd=folder).returncode
         except KeyboardInterrupt:

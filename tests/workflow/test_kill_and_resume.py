@@ -8,11 +8,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tiny_workflow import ROOT, Workflow, kill_all, wait_for
+from tiny_workflow import ROOT, TINY, Workflow, kill_all, wait_for
 
 pytestmark = pytest.mark.slow
 
-TRAINED = "results/runs/base/evaluation.csv"
+LONG = ROOT / "tests" / "config" / "long.yaml"
+TRAINED = "results/runs/base/history.csv"
+TARGETS = (TRAINED, "results/ids/base.csv")
 
 
 def training_state(workflow: Workflow, pattern: str) -> list[Path]:
@@ -27,27 +29,41 @@ def training_process(workflow: Workflow) -> psutil.Process | None:
     return None
 
 
-def finish(workflow: Workflow) -> None:
-    """Run the same command again, as a person would after a kill."""
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Workflow:
+    """A finished workflow with the longer training that nothing interrupted."""
+    done = Workflow(tmp_path_factory.mktemp("undisturbed"), TINY, LONG)
+    done("-c2", *TARGETS)
+    return done
+
+
+@pytest.fixture
+def workflow(tmp_path: Path) -> Workflow:
+    """An empty folder for the same."""
+    return Workflow(tmp_path, TINY, LONG)
+
+
+def finish(workflow: Workflow, *targets: str) -> None:
+    """Run the command again, as a person would after a kill."""
     workflow("--unlock")
-    workflow("-c2")
+    workflow("-c2", *(targets or (TRAINED,)))
 
 
-@pytest.mark.parametrize("moment", ["checkpoint-4", ".checkpoint-8.partial-*", "kept/step-6"])
-def test_kill_of_everything(moment: str, workflow: Workflow, finished: Workflow) -> None:
-    started = workflow.start("-c2", TRAINED)
+@pytest.mark.parametrize("moment", ["checkpoint-40", ".checkpoint-*.partial-*", "kept/step-60"])
+def test_kill_of_everything(moment: str, workflow: Workflow, undisturbed: Workflow) -> None:
+    started = workflow.start("-c2", *TARGETS)
     wait_for(lambda: training_state(workflow, moment) or started.poll() is not None)
     assert started.poll() is None, (workflow.folder / "started.log").read_text()
     kill_all(started)
     assert not (workflow.folder / "results/runs/base/model").exists()
-    finish(workflow)
-    assert workflow.weights() == finished.weights()
-    assert workflow.tables() == finished.tables()
+    finish(workflow, *TARGETS)
+    assert workflow.weights() == undisturbed.weights()
+    assert workflow.tables() == undisturbed.tables()
 
 
-def test_sigterm_to_the_job_saves_and_goes_on(workflow: Workflow, finished: Workflow) -> None:
+def test_sigterm_to_the_job_saves_and_goes_on(workflow: Workflow, undisturbed: Workflow) -> None:
     started = workflow.start("-c2", TRAINED)
-    wait_for(lambda: training_state(workflow, "checkpoint-4") or started.poll() is not None)
+    wait_for(lambda: training_state(workflow, "checkpoint-40") or started.poll() is not None)
     process = training_process(workflow)
     assert process is not None
     process.send_signal(signal.SIGTERM)
@@ -56,25 +72,25 @@ def test_sigterm_to_the_job_saves_and_goes_on(workflow: Workflow, finished: Work
     lines = [line for line in log.splitlines() if "stopped by SIGTERM at step" in line]
     assert len(lines) == 1
     assert lines[0].startswith("train_model base:")
-    workflow("-c2")
-    assert workflow.weights() == finished.weights()
+    workflow("-c2", TRAINED)
+    assert workflow.weights() == undisturbed.weights()
     assert "goes on from step" in (workflow.folder / "logs/train_model/base.log").read_text()
 
 
-def test_orphaned_training_is_waited_for(workflow: Workflow, finished: Workflow) -> None:
+def test_orphaned_training_is_waited_for(workflow: Workflow, undisturbed: Workflow) -> None:
     """Snakemake alone is killed, its training lives on; the next one waits for it."""
     started = workflow.start("-c2", TRAINED)
-    wait_for(lambda: training_state(workflow, "checkpoint-4") or started.poll() is not None)
+    wait_for(lambda: training_state(workflow, "checkpoint-40") or started.poll() is not None)
     os.kill(started.pid, signal.SIGKILL)
     started.wait()
     assert training_process(workflow) is not None
     finish(workflow)
-    assert workflow.weights() == finished.weights()
+    assert workflow.weights() == undisturbed.weights()
 
 
 def test_changed_learning_rate_does_not_go_on(workflow: Workflow) -> None:
     started = workflow.start("-c2", TRAINED)
-    wait_for(lambda: training_state(workflow, "checkpoint-4") or started.poll() is not None)
+    wait_for(lambda: training_state(workflow, "checkpoint-40") or started.poll() is not None)
     kill_all(started)
     faster = workflow.folder / "faster.yaml"
     faster.write_text("runs: {base: {lr: 0.005}}")
@@ -82,22 +98,22 @@ def test_changed_learning_rate_does_not_go_on(workflow: Workflow) -> None:
     changed("--unlock")
     changed("-c2", TRAINED)
     assert "goes on" not in (workflow.folder / "logs/train_model/base.log").read_text()
-    assert len(training_state(workflow, "checkpoint-4")) == 1  # the old one, untouched
+    assert training_state(workflow, "checkpoint-*")  # the old state, untouched
 
 
-def test_make_run_goes_on_after_a_kill(tmp_path: Path, finished: Workflow) -> None:
+def test_make_run_goes_on_after_a_kill(tmp_path: Path, undisturbed: Workflow) -> None:
     """`terse run`: its own lock, Snakemake's removed by itself, files named at the end."""
     for name in ("Snakefile", "rules", "workflow", "profiles", "config"):
         (tmp_path / name).symlink_to(ROOT / name)
     words = ["--profile", "profiles/cpu", "--configfile", "config/config.yaml",
-             str(ROOT / "tests/config/tiny.yaml")]  # fmt: skip
+             str(TINY), str(LONG), "--", *TARGETS]  # fmt: skip
     command = [sys.executable, "-m", "terse.cli", "run", *words]
     with (tmp_path / "log").open("wb") as log:
         started = subprocess.Popen(
             command, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True
         )
     state = tmp_path / "state" / "train" / "base"
-    wait_for(lambda: list(state.glob("*/checkpoint-4")) or started.poll() is not None)
+    wait_for(lambda: list(state.glob("*/checkpoint-40")) or started.poll() is not None)
     waiting = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     assert waiting.stdout is not None
     assert "runs the workflow here; waiting" in waiting.stdout.readline()
@@ -106,4 +122,5 @@ def test_make_run_goes_on_after_a_kill(tmp_path: Path, finished: Workflow) -> No
     assert waiting.wait() == 0, text
     assert "an earlier run was killed; going on" in text
     assert "results/report.html" in text
-    assert Workflow(tmp_path).weights() == finished.weights()
+    assert Workflow(tmp_path).weights() == undisturbed.weights()
+    assert Workflow(tmp_path).tables() == undisturbed.tables()

@@ -54,6 +54,7 @@ if __name__ == "__main__":
                 device=job.device(snakemake),
                 tracking=settings.tracking,
                 deterministic=settings.deterministic,
+                save_interval=settings.runs[snakemake.wildcards.run].save_interval,
             ),
             signal=job.StopSignal().install(),
         )

@@ -38,6 +38,7 @@ class Conduct:
     tracking: str = "none"
     deterministic: bool = True
     results: Path = Path("results")
+    save_interval: int = 50  # steps between two saves of the state
 
 
 def train(
@@ -151,7 +152,7 @@ def _arguments(settings: Run, state: TrainingState, conduct: Conduct) -> Trainin
         eval_steps=settings.eval_interval,
         eval_on_start=True,
         save_strategy="steps",
-        save_steps=settings.save_interval,
+        save_steps=conduct.save_interval,
         report_to=report_to(conduct.tracking),
         disable_tqdm=True,  # the bar is added where a person is watching
         remove_unused_columns=False,

@@ -63,7 +63,6 @@ SETTINGS = {
     "warmup_steps": 2,
     "log_interval": 2,
     "eval_interval": 5,
-    "save_interval": 4,
     "checkpoint_steps": [0, 7],
 }
 
@@ -85,7 +84,7 @@ def train_tiny(
         method or tiny_method(),
         state_folder=folder / "state" / "tiny" / "digest",
         outputs=Outputs(folder / "model", folder / "checkpoints", folder / "history.csv"),
-        conduct=Conduct(name="tiny", results=folder, **conduct),
+        conduct=Conduct(name="tiny", results=folder, save_interval=4, **conduct),
         signal=signal or StopSignal(),
     )
     return folder
