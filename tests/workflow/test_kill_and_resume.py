@@ -107,7 +107,7 @@ def test_make_run_goes_on_after_a_kill(tmp_path: Path, undisturbed: Workflow) ->
         (tmp_path / name).symlink_to(ROOT / name)
     words = ["--profile", "profiles/cpu", "--configfile", "config/config.yaml",
              str(TINY), str(LONG), "--", *TARGETS]  # fmt: skip
-    command = [sys.executable, "-m", "terse.cli", "run", *words]
+    command = [str(Path(sys.executable).with_name("terse")), "run", *words]
     with (tmp_path / "log").open("wb") as log:
         started = subprocess.Popen(
             command, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True
