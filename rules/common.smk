@@ -95,17 +95,31 @@ def run_targets():
 
 
 def dimension_targets():
-    """Return what `all` makes of the selected models; steps need two to be drawn against."""
+    """Return what `all` makes of the selected models."""
     files = [f"results/ids/{model}.csv" for model in settings.select.ids]
     for family in dict.fromkeys(map(settings.family, settings.select.ids)):
-        steps = {
-            settings.training_step(m)
-            for m in settings.select.ids
-            if settings.family(m) == family
-        }
-        figures = ["by-layer", "against-loss"] + ["by-step"] * (len(steps - {None}) > 1)
-        files += [f"results/figures/{family}/id-{figure}.svg" for figure in figures]
+        members = [m for m in settings.select.ids if settings.family(m) == family]
+        files.append(f"results/tables/{family}/differences.html")
+        files += [
+            f"results/figures/{family}/id-{figure}.svg"
+            for figure in figures_of(members)
+        ]
     return files
+
+
+def figures_of(models):
+    """Return the figures that models can be drawn in: by step needs two, by scale GRIDE."""
+    steps = {settings.training_step(m) for m in models} - {None}
+    has_scales = all(
+        any(name.startswith("gride") for name in settings.measure(m).save_IDs_list)
+        for m in models
+    )
+    return [
+        "by-layer",
+        "against-loss",
+        *["by-step"] * (len(steps) > 1),
+        *["by-scale"] * has_scales,
+    ]
 
 
 def family_members(wildcards):
