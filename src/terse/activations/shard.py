@@ -3,7 +3,7 @@
 import json
 import logging
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +58,7 @@ def cache_shard(
     n_shards: int,
     attributes: Mapping[str, Any],
     estimator: Estimator | None = None,
+    confirm: Callable[[], None] = lambda: None,
 ) -> None:
     """Write the activations of the shard's contexts to one HDF5 file, whole or not at all.
 
@@ -70,6 +71,7 @@ def cache_shard(
         n_shards: how many shards there are.
         attributes: stored with the file: the model's id and revision, the corpus, ...
         estimator: in place of `terse.dimension.estimate`, same signature.
+        confirm: raises where the shard has another owner by now; called before it is published.
 
     Raises:
         TerseError: the settings do not fit the model or the chunks, or the disk is too small.
@@ -93,7 +95,7 @@ def cache_shard(
             **chunks.attributes,
             **{"shard": shard, "n_shards": n_shards, **attributes},
         }
-        writer = _writer(Path(out_path), planned(settings, modules, widths), chunks, about)
+        writer = _writer(Path(out_path), planned(settings, modules, widths), chunks, about, confirm)
         with writer:
             _run(model, capture, chunks, writer, settings, estimator or estimate)
             writer.publish()
@@ -101,14 +103,19 @@ def cache_shard(
 
 
 def _writer(
-    path: Path, datasets: list[Dataset], chunks: "Chunks", attributes: dict[str, Any]
+    path: Path,
+    datasets: list[Dataset],
+    chunks: "Chunks",
+    attributes: dict[str, Any],
+    confirm: Callable[[], None],
 ) -> ShardWriter:
     n = chunks.stop - chunks.start
     log.info("%s will take %.3f GiB", path, total_bytes(datasets, n) / GIB)
     compression = attributes["settings"]["compression"]
     return ShardWriter(
-        path, datasets, n, attributes=attributes, rows=chunks.rows(), compression=compression
-    )
+        path, datasets, n, attributes=attributes, rows=chunks.rows(), compression=compression,
+        confirm=confirm,
+    )  # fmt: skip
 
 
 def _run(
