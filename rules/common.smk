@@ -103,9 +103,16 @@ def dimension_targets():
             for m in settings.select.ids
             if settings.family(m) == family
         }
-        figures = ["by-layer", "against-loss"] + ["by-step"] * (len(steps - {None}) > 1)
+        figures = ["by-layer"] + ["by-step"] * (len(steps - {None}) > 1)
+        figures += ["against-loss"] * has_losses(family)
         files += [f"results/figures/{family}/id-{figure}.svg" for figure in figures]
     return files
+
+
+def has_losses(family):
+    """Return whether each dimension of a family's last model is of a context, with its loss."""
+    last = [m for m in settings.select.ids if settings.family(m) == family][-1]
+    return settings.measure(last).cloud == "context"
 
 
 def family_members(wildcards):
