@@ -89,7 +89,7 @@ def settings(batch: int, **changes: Any) -> SimpleNamespace:
         "module_name_mapping": None, "save_fp": "float16", "save_cache_tensors": False,
         "save_mean_tensors": True, "save_loss": False, "save_entropy": False, "save_IDs": False,
         "save_IDs_list": [], "skip_first": 0, "max_norm_multiple": None, "theiler_window": 0,
-        "id_input": "model", "compression": None,
+        "cloud": "context", "id_input": "model", "compression": None,
     }  # fmt: skip
     return SimpleNamespace(**{**values, **changes})
 

@@ -99,16 +99,17 @@ def dimension_targets():
     files = [f"results/ids/{model}.csv" for model in settings.select.ids]
     for family in dict.fromkeys(map(settings.family, settings.select.ids)):
         members = [m for m in settings.select.ids if settings.family(m) == family]
-        files.append(f"results/tables/{family}/differences.html")
         files += [
             f"results/figures/{family}/id-{figure}.svg"
             for figure in figures_of(members)
         ]
+        if per_context(members):
+            files.append(f"results/tables/{family}/differences.html")
     return files
 
 
 def figures_of(models):
-    """Return the figures that models can be drawn in: by step needs two, by scale GRIDE."""
+    """Return the figures of models: by step needs two, by scale GRIDE, against loss contexts."""
     steps = {settings.training_step(m) for m in models} - {None}
     has_scales = all(
         any(name.startswith("gride") for name in settings.measure(m).save_IDs_list)
@@ -116,10 +117,15 @@ def figures_of(models):
     )
     return [
         "by-layer",
-        "against-loss",
         *["by-step"] * (len(steps) > 1),
         *["by-scale"] * has_scales,
+        *["against-loss"] * per_context(models),
     ]
+
+
+def per_context(models):
+    """Return whether each dimension of these models is of one context."""
+    return all(settings.measure(m).cloud == "context" for m in models)
 
 
 def family_members(wildcards):

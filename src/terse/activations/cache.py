@@ -1,6 +1,7 @@
 """Reading a folder of shards: joined, lazily, and never one that is not whole."""
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
@@ -27,6 +28,8 @@ from terse.activations.layout import (
 )
 from terse.activations.writer import ShardWriter
 from terse.errors import TerseError, unknown_name
+
+log = logging.getLogger(__name__)
 
 write_shard = ShardWriter
 OWN = ("shard", "row_start", "row_stop")  # attributes in which the shards of one cache differ
@@ -75,6 +78,11 @@ class Rows:
             raise IndexError(f"there is no row {index}: there are {len(self)}")
         return self._read(index % len(self), index % len(self) + 1)[0]
 
+    def tokens(self, place: int) -> np.ndarray:
+        """Return one token of each context (n, D) of an array (n, T, D): place from 0, or -1."""
+        parts = [part[:, place] for part in self._parts]
+        return self._plain(np.concatenate(parts))
+
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self[i] for i in range(len(self)))
 
@@ -105,6 +113,7 @@ class Cache:
         modules: key -> {"path", "layer", "width"}, in the order of the model.
         activations: module -> (n, T, D), empty where no tensors were saved.
         means: module -> (n, D) float32.
+        last_tokens: module -> (n, D), where they were kept by themselves (no tensors saved).
         ids: estimator -> module -> (n,) float64, NaN where undefined.
         reasons: estimator -> module -> (n,) str, why an id is NaN, else "".
         flags: module -> (n,) str, words joined by ";", see `terse.dimension.Estimates`.
@@ -136,6 +145,7 @@ class Cache:
         self.modules: dict[str, dict[str, Any]] = Named("module", self.attributes["modules"])
         self.activations = self._group("activations")
         self.means = self._group("means")
+        self.last_tokens = self._group("last_tokens")
         self.n_nonfinite = self._group("n_nonfinite")
         self.n_eff, self.n_dup = self._group("n_eff"), self._group("n_dup")
         self.ids, self.reasons = self._nested("ids"), self._nested("reasons")
@@ -227,8 +237,14 @@ def _opened(folder: Path) -> Iterator[h5py.File]:
     paths = sorted(folder.glob("shard-*.h5"))
     if not paths:
         raise TerseError(f"no activations in {folder}: it holds no shard-*.h5")
-    for path in paths:
-        yield _open_whole(path)
+    first = _open_whole(paths[0])
+    yield first
+    last = shard_name(int(first.attrs["n_shards"]) - 1)
+    for path in paths[1:]:
+        if path.name <= last:
+            yield _open_whole(path)
+        else:
+            log.warning("%s is left out: it is of an earlier run with more shards", path)
 
 
 def _open_whole(path: Path) -> h5py.File:

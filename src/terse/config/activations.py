@@ -82,7 +82,10 @@ class Estimation(Strict):
     save_IDs_list: list[Estimator] = Field(  # noqa: N815
         ["mle", "mle_inv", "mind_ml", "twoNN_f10"], description="estimators: docs/dimension.md"
     )
-    cloud: Literal["context"] = Field("context", description="one cloud per context")
+    cloud: Literal["context", "last_token", "means"] = Field(
+        "context",
+        description="the tokens of each context, or one cloud: all contexts' last tokens or means",
+    )
     skip_first: int = Field(0, ge=0, description="tokens left out at the start of each context")
     max_norm_multiple: float | None = Field(
         None, gt=1, description="leave out points whose norm exceeds so many medians"
@@ -97,7 +100,7 @@ class Activations(Chunking, Capture, Estimation):
 
     @model_validator(mode="after")
     def _enough_points(self) -> "Activations":
-        if self.ctx_len - self.skip_first < 22:
+        if self.cloud == "context" and self.ctx_len - self.skip_first < 22:
             raise ValueError(
                 f"ctx_len {self.ctx_len} - skip_first {self.skip_first} leaves fewer than the 22 "
                 "points that the estimators need"
@@ -106,10 +109,24 @@ class Activations(Chunking, Capture, Estimation):
             raise ValueError("save_IDs: false and save_cache_tensors: false leave nothing to table")
         return self
 
+    @model_validator(mode="after")
+    def _cloud_is_there(self) -> "Activations":
+        if self.cloud == "means" and not self.save_mean_tensors:
+            raise ValueError("cloud: means needs save_mean_tensors: true")
+        if self.cloud != "context" and self.skip_first:
+            raise ValueError(
+                f"skip_first counts tokens, and the points of cloud: {self.cloud} are contexts; "
+                "allowed there: 0"
+            )
+        return self
+
     def capture(self) -> dict[str, Any]:
         """Return what determines a shard of activations, as plain JSON.
 
-        Where tensors are saved that leaves the estimators out: a new one captures nothing again.
+        Where the estimators run after the capture, they are left out: a new one captures nothing
+        again.
         """
         part = self.block(Capture) | {"corpus": self.corpus, "ctx_len": self.ctx_len}
-        return part if self.save_cache_tensors else part | self.block(Estimation)
+        if self.save_cache_tensors:
+            return part
+        return part | (self.block(Estimation) if self.cloud == "context" else {"cloud": self.cloud})

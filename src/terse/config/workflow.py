@@ -224,9 +224,12 @@ class Workflow(Strict):
         return list(dict.fromkeys(self.family(model) for model in self.models))
 
     def family(self, model: str) -> str:
-        """Return the name of the figures that a model is drawn into."""
+        """Return the name of the figures that a model is drawn into; other clouds have others."""
         settings = self.models[model]
-        return settings.family or settings.run or model
+        if settings.family is not None or settings.run is None:
+            return settings.family or model
+        cloud = "context" if self.activations is None else self.measure(model).cloud
+        return settings.run + ("" if cloud == "context" else f"-{cloud.replace('_', '-')}")
 
     def training_step(self, model: str) -> int | None:
         """Return the training step that a model's weights are from, where it is known."""

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from terse.dimension.statistics import rank_correlation
+from terse.errors import TerseError
 from terse.figures.style import BLUE, WIDTH_IN, ordered_colours, paper_style
 
 _KINDS = {"emb": "embedding", "attn": "attention", "mlp": "MLP", "block": "block", "norm": "norm"}
@@ -87,7 +88,12 @@ def id_against_loss(ids: pd.DataFrame, seed: int = 0) -> Figure:
     """Draw each context's ID against its loss, a panel per block, with the rank correlation.
 
     `ids` is the table of one model. The interval resamples documents.
+    Raises TerseError where the clouds are not contexts, which alone have a loss each.
     """
+    if np.all(ids["row"].isna()):
+        raise TerseError(
+            "one cloud of all contexts has no loss per context: this figure needs cloud: context"
+        )
     known = sorted(set(ids["estimator"]))
     estimator = _PREFERRED if _PREFERRED in known else known[0]
     panels = _panels(ids.loc[ids["estimator"] == estimator])

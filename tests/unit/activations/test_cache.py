@@ -140,6 +140,16 @@ def test_a_missing_shard_is_named(folder):
         cache.open(folder / "nowhere")
 
 
+def test_shards_left_by_a_run_with_more_of_them_are_no_obstacle(folder, caplog):
+    write(folder, 2, n_shards=3)
+    with cache.open(folder) as found:
+        np.testing.assert_array_equal(found.activations["block-l0"][:], VALUES)
+    assert "shard-00002.h5 is left out" in caplog.text
+    write(folder, 1, n_shards=3)
+    with pytest.raises(TerseError, match=r"shard-00001\.h5 does not belong.*differ in n_shards"):
+        cache.open(folder)
+
+
 def test_shards_that_do_not_belong_together_are_refused(folder):
     write(folder, 1, model="other")
     with pytest.raises(TerseError, match="differ in model"):

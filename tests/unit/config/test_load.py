@@ -157,6 +157,38 @@ def test_capture_ignores_estimators_only_where_tensors_are_saved(raw: dict) -> N
     assert capture(fused) != capture(fused_more)
 
 
+def test_capture_without_tensors_knows_the_cloud_and_estimators_only_of_contexts(raw: dict) -> None:
+    def capture(**changes: object) -> dict:
+        block = raw["activations"] | {"save_cache_tensors": False} | changes
+        return load({**raw, "activations": block}).measure("base").capture()
+
+    other = {"cloud": "last_token", "save_IDs_list": ["twoNN_f20"]}
+    assert capture(**other) == capture(cloud="last_token")
+    assert len({str(capture(cloud=cloud)) for cloud in ("context", "last_token", "means")}) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"cloud": "last_tokens"}, "did you mean 'last_token'"),
+        ({"cloud": "means", "save_mean_tensors": False}, "needs save_mean_tensors: true"),
+        ({"cloud": "last_token", "skip_first": 1}, "skip_first counts tokens"),
+    ],
+)
+def test_clouds_that_cannot_be_are_refused(raw: dict, changes: dict, words: str) -> None:
+    with pytest.raises(TerseError, match=words):
+        load({**raw, "activations": raw["activations"] | changes})
+
+
+def test_another_cloud_of_a_run_is_drawn_into_figures_of_its_own(raw: dict) -> None:
+    raw["models"]["last"] = {"run": "base", "activations": {"cloud": "last_token", "ctx_len": 16}}
+    found = load(raw)
+    assert found.family("base") == "base"
+    assert found.family("last") == "base-last-token"
+    raw["models"]["last"]["family"] = "mine"
+    assert load(raw).family("last") == "mine"
+
+
 def test_depth_and_tokenizer_follow_the_base(raw: dict) -> None:
     raw["runs"]["next"] = {**FROM_BASE, "base": "base-step25"}
     raw["models"]["next"] = {"run": "next"}
