@@ -18,6 +18,7 @@ rule download_model:
         hub=lambda w: settings.models[w.model].hub,
         revision=lambda w: settings.models[w.model].revision,
         trust_remote_code=lambda w: settings.models[w.model].trust_remote_code,
+        stage=stage("download_model"),
     script:
         "../workflow/scripts/download_model.py"
 
@@ -26,6 +27,7 @@ rule cache_activations:
     """Run a model over one shard of its contexts; write hidden states, losses, entropies."""
     input:
         model=lambda w: model_folder(w.model),
+        weights=lambda w: local_weights(w.model),
         chunks="cache/chunks/{model}.h5",
     output:
         shard="cache/activations/{model}/shard-{shard}.h5",

@@ -9,6 +9,7 @@ rule evaluate_run:
         model="results/runs/{run}/model",
     output:
         evaluation="results/runs/{run}/evaluation.csv",
+        record="results/runs/{run}/evaluation.run.json",
     log:
         "logs/evaluate_run/{run}.log",
     benchmark:

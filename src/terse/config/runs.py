@@ -67,6 +67,10 @@ class Run(Strict):
         """Return the number of blocks of the trained model, None where only its base knows."""
         return None
 
+    def context_length(self) -> int | None:
+        """Return how many tokens the trained model can read, None where only its base knows."""
+        return None
+
     def params(self) -> dict[str, Any]:
         """Return the settings that determine the result, as plain JSON."""
         return {

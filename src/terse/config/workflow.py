@@ -1,10 +1,19 @@
 """The whole configuration: libraries of named things, and what `all` makes of them."""
 
+import importlib.util
 import re
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    SerializeAsAny,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
 from terse.config.activations import Activations
 from terse.config.corpora import Corpus, Tokenizer
@@ -71,18 +80,20 @@ class Workflow(Strict):
         description="what `all` makes",
     )
 
-    # Filled by `terse.config.load`: the runs that each run with a sweep stands for.
-    sweeps: dict[str, list[str]] = Field({}, exclude=True)
+    # The runs that each run with a sweep stands for; `terse.config.load` gives them as context.
+    _sweeps: dict[str, list[str]] = PrivateAttr(default_factory=dict)
 
     step_of_revision: ClassVar[re.Pattern[str]] = re.compile(r"step-?(\d+)")
 
     @model_validator(mode="after")
-    def _references_exist(self) -> "Workflow":
+    def _references_exist(self, info: ValidationInfo) -> "Workflow":
+        self._sweeps.update((info.context or {}).get("sweeps", {}))
+        self._check_tracking()
         self._check_tokenizers()
         self._check_runs()
         self._check_models()
         for name in self.select.runs:
-            self._require("select.runs", "run", name, {*self.runs, *self.sweeps})
+            self._require("select.runs", "run", name, {*self.runs, *self._sweeps})
         for name in self.select.ids:
             self._require("select.ids", "model", name, self.models)
         return self
@@ -91,6 +102,12 @@ class Workflow(Strict):
     def _require(where: str, kind: str, name: str | None, allowed: Any) -> None:
         if name is not None and name not in allowed:
             raise TerseError(f"{where}: {unknown_name(kind, name, allowed)}")
+
+    def _check_tracking(self) -> None:
+        if self.tracking != "none" and importlib.util.find_spec(self.tracking) is None:
+            raise TerseError(
+                f"tracking: {self.tracking} is not installed: .venv/bin/pip install {self.tracking}"
+            )
 
     def _check_tokenizers(self) -> None:
         for name, tokenizer in self.tokenizers.items():
@@ -139,6 +156,13 @@ class Workflow(Strict):
             measure.corpus,
             self.corpora,
         )
+        longest = self.context_length(name)
+        if longest is not None and measure.ctx_len > longest:
+            key = where if "ctx_len" in self.models[name].activations else "activations"
+            raise TerseError(
+                f"{key}.ctx_len: {measure.ctx_len} tokens; model {name} was trained on rows of "
+                f"{longest}, allowed: up to that"
+            )
         depth = self.depth(name)
         if depth is None or measure.layer_idx_list == "all":
             return
@@ -169,10 +193,18 @@ class Workflow(Strict):
 
     def depth(self, model: str) -> int | None:
         """Return a model's number of blocks where the configuration knows it."""
+        return self._from_scratch(model, "depth")
+
+    def context_length(self, model: str) -> int | None:
+        """Return how many tokens a model can read, where the configuration knows it."""
+        return self._from_scratch(model, "context_length")
+
+    def _from_scratch(self, model: str, name: str) -> int | None:
+        """Ask a model's run, else the run that it starts from, and so on."""
         run = self.models[model].run
         while run is not None:
-            if (depth := self.runs[run].depth()) is not None:
-                return depth
+            if (known := getattr(self.runs[run], name)()) is not None:
+                return known
             run = self.base_run(run)
         return None
 
@@ -241,5 +273,5 @@ class Workflow(Strict):
 
     def selected_runs(self) -> list[str]:
         """Return the selected runs, sweeps expanded, without repetition."""
-        names = (m for name in self.select.runs for m in self.sweeps.get(name, [name]))
+        names = (m for name in self.select.runs for m in self._sweeps.get(name, [name]))
         return list(dict.fromkeys(names))

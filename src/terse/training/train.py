@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments, set_seed
 
-from terse.artifacts import atomic_file
+from terse.artifacts import atomic_file, write_json
 from terse.config.runs import Run
 from terse.corpora.tokenizers import load_tokenizer
 from terse.job import Stopped, StopSignal
@@ -27,11 +27,12 @@ class Outputs:
     model: Path
     checkpoints: Path
     history: Path
+    record: Path
 
 
 @dataclass(frozen=True)
 class Conduct:
-    """How a training is carried out; none of it changes what comes out."""
+    """How a training is carried out. Only `device` and `deterministic` can change last bits."""
 
     name: str
     device: str = "cpu"
@@ -46,13 +47,14 @@ def train(
     *,
     state_folder: Path,
     outputs: Outputs,
+    record: dict[str, Any],
     conduct: Conduct,
     signal: StopSignal,
 ) -> None:
     """Train a method's model from the start or from its saved state, and publish it.
 
-    Raises Stopped after saving if the signal came, TerseError if the loss is not finite or
-    another process took the training over.
+    `record` is written beside the model. Raises Stopped after saving if the signal came, TerseError
+    if the loss is not finite or another process took the training over.
     """
     settings: Run = method.settings
     _be_deterministic(conduct)
@@ -72,6 +74,8 @@ def train(
                 "saved, the same command goes on from there"
             )
         _publish(trainer, method, model, state, outputs)
+        write_json(outputs.record, record)
+        state.delete()  # last of all: a kill before this line leaves all that is needed
 
 
 def _publish(
@@ -87,7 +91,6 @@ def _publish(
     state.publish("kept", outputs.checkpoints)
     with atomic_file(outputs.history) as partial:
         history_table(trainer.state.log_history).to_csv(partial, index=False)
-    state.delete()
 
 
 def _save_weights(

@@ -28,6 +28,7 @@ class MethodTrainer(Trainer):
         self._tokens_since_log = 0
         self._busy_since_log = 0.0
         self._terms: dict[str, float] = {}
+        self._logged_step: int | None = None  # of the last training row; None before the first step
         rows = method.training_rows()
         super().__init__(
             model=model, args=args, train_dataset=rows, eval_dataset=method.validation_rows(),
@@ -66,6 +67,8 @@ class MethodTrainer(Trainer):
     ) -> Tensor:
         """Do one forward and backward pass, and keep count of tokens and time."""
         start = time.perf_counter()
+        if self._logged_step is None:  # 0, or where the saved state goes on
+            self._logged_step = self.state.global_step
         loss = super().training_step(model, inputs, num_items_in_batch)
         self._busy_since_log += time.perf_counter() - start
         self._tokens_since_log += next(iter(inputs.values())).numel()
@@ -102,8 +105,9 @@ class MethodTrainer(Trainer):
                     "look at the rows"
                 )
             logs["tokens_per_s"] = self._tokens_since_log / max(self._busy_since_log, 1e-9)
-            steps = max(self._tokens_since_log and self.args.logging_steps, 1)
-            logs.update({name: value / steps for name, value in self._terms.items()})
+            steps = self.state.global_step - (self._logged_step or 0)
+            logs.update({name: value / max(steps, 1) for name, value in self._terms.items()})
+            self._logged_step = self.state.global_step
             self._tokens_since_log, self._busy_since_log, self._terms = 0, 0.0, {}
         super().log(logs, start_time)
 

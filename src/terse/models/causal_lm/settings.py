@@ -47,3 +47,6 @@ class CausalLMSettings(Run):
 
     def depth(self) -> int | None:
         return self.n_layers if self.base is None else None
+
+    def context_length(self) -> int | None:
+        return self.ctx_len if self.base is None else None
