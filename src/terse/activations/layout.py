@@ -100,6 +100,15 @@ def total_bytes(datasets: Iterable[Dataset], n_rows: int) -> int:
     return sum((item.row_bytes + 4) * n_rows for item in datasets)  # 4: the row's CRC
 
 
+def size_text(n_bytes: float) -> str:
+    """Return a number of bytes in the unit that a person reads."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if n_bytes < 1024:
+            return f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1024
+    return f"{n_bytes:.2f} TiB"
+
+
 def shard_name(shard: int) -> str:
     """Return the file name of a shard."""
     return f"shard-{shard:05d}.h5"

@@ -29,6 +29,7 @@ from terse.activations.layout import (
     fixed_text,
     group_at,
     row_crcs,
+    size_text,
     total_bytes,
 )
 from terse.errors import TerseError
@@ -37,7 +38,6 @@ Compression = Literal["gzip", "lzf"]
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SYNC_BYTES = 256 * 2**20  # written back at this interval, so that no burst is left for the end
 CHUNK_BYTES = 4 * 2**20
-GIB = 2**30
 
 
 class ShardWriter:
@@ -223,7 +223,7 @@ class ShardWriter:
                 raise
             free = shutil.disk_usage(self.path.parent).free
             raise TerseError(
-                f"the disk of {self.path.parent} is full ({free / GIB:.2f} GiB free, or a limit "
+                f"the disk of {self.path.parent} is full ({size_text(free)} free, or a limit "
                 f"on a file's size is reached): {self.path.name} was not written"
             ) from error
 
@@ -233,7 +233,7 @@ def check_space(path: Path, n_bytes: int) -> None:
     free = shutil.disk_usage(path.parent).free
     if n_bytes + MARGIN_BYTES > free:
         raise TerseError(
-            f"{path} needs {n_bytes / GIB:.2f} GiB and {path.parent} has {free / GIB:.2f} GiB "
+            f"{path} needs {size_text(n_bytes)} and {path.parent} has {size_text(free)} "
             "free: choose fewer layers or modules, save_fp: float16, or save_cache_tensors: false"
         )
 

@@ -190,7 +190,7 @@ def test_a_second_writer_is_refused_and_a_dead_ones_file_is_taken_over(tmp_path)
 def test_too_little_space_is_told_before_anything_is_written(tmp_path, monkeypatch):
     usage = shutil._ntuple_diskusage(100 * 2**30, 99 * 2**30, writer.MARGIN_BYTES + 100)
     monkeypatch.setattr(writer.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(TerseError, match=r"needs 0\.00 GiB and .* has 0\.02 GiB free: choose"):
+    with pytest.raises(TerseError, match=r"needs 1\.4 KiB and .* has 16\.0 MiB free: choose"):
         _writer(tmp_path).__enter__()
     assert not list(tmp_path.iterdir())
 
