@@ -1,14 +1,16 @@
-"""Capture and cache against the bare forward pass, the raw disk, ID_scaling's way and nnsight.
+"""Capture and cache against the bare forward pass, the raw disk, ID_scaling's way and two peers.
 
-All sides run in one process, interleaved in rounds, each over the same contexts; reported is the
-median over rounds of the ratio within a round, with its range. Our side is the job's own function,
-with everything that a job does: probe, file, CRCs, fsync, rename.
+All sides of a group of rows run in one process, interleaved in rounds, each over the same contexts;
+reported is the median over rounds of the ratio within a round, with its range. Our side is the
+job's own function, with everything that a job does: probe, file, CRCs, fsync, rename. The bare
+pass of a row ends where ours has to: at the final norm without a loss, at the logits with one.
 
-nnsight is not a dependency: install it into an environment of its own, and run this from there
-(`pip install nnsight`). Without it its row is left out, and the log says so.
+The peers are no dependencies: `pip install nnsight transformer-lens` into an environment of its
+own, and run this from there. Without one of them its row is left out, and the log says so.
 """
 
 import argparse
+import copy
 import importlib.util
 import json
 import logging
@@ -39,6 +41,16 @@ log = logging.getLogger("bench_capture")
 
 LAYERS = [0, 2, 4, 6, 8, 10]
 N_LAYERS, WIDTH, VOCABULARY, CTX_LEN = 12, 768, 32_000, 512
+GROUPS = {  # rows that share their sides
+    "means": ("bare", "means"),
+    "loss": ("bare_logits", "loss"),
+    "layers": ("bare", "first_layers"),
+    "tensors": ("bare", "raw", "tensors"),
+    "cost": ("bare_logits", "all", "id_scaling"),
+    "nnsight": ("all", "nnsight"),
+    "lens": ("all", "lens"),
+    "memory": (),
+}
 MEANS_BOUND, LOSS_BOUND, SHARE_SLACK, WRITE_BOUND, COST_BOUND, MEMORY_BOUND = (
     1.03, 1.06, 1.10, 1.15, 1 / 3, 1.05,
 )  # fmt: skip
@@ -105,6 +117,7 @@ class Bench:
             tokens = torch.from_numpy(file["tokens"][:].astype(np.int64))  # type: ignore[index]
         self.batches = list(tokens.split(batch))
         self.raw = np.random.default_rng(0).bytes(self.tensor_bytes(contexts))
+        self.bridge: Any = None
 
     @staticmethod
     def tensor_bytes(contexts: int) -> int:
@@ -189,6 +202,43 @@ class Bench:
                 for key, value in found.items():
                     append(out / f"{key}.h5", value)
 
+    @torch.no_grad()
+    def lens(self) -> None:
+        """Cache the same outputs with TransformerLens, append them with h5py."""
+        self.bridge = self.bridge or wrapped_by_lens(self.model, self.folder)
+        inner = [f"blocks.{i}.{hook}" for i in LAYERS for hook in LENS_HOOKS]
+        names = [*inner, "ln_final.hook_out"]
+        with fresh_folder(self.folder / "peer") as out:
+            for tokens in self.batches:
+                logits, kept = self.bridge.run_with_cache(
+                    tokens.to(self.device), names_filter=names, return_cache_object=False
+                )
+                found = {name: kept[name].to(torch.float16).cpu().numpy() for name in names}
+                found.update(plain_loss_and_entropy(logits, tokens))
+                for key, value in found.items():
+                    append(out / f"{key}.h5", value)
+
+
+LENS_HOOKS = ("attn.hook_out", "mlp.hook_out", "hook_out")
+
+
+def wrapped_by_lens(model: LlamaForCausalLM, folder: Path) -> Any:
+    """Return a copy of the model behind TransformerLens' bridge, which wants some tokenizer."""
+    from tokenizers import Tokenizer, models
+    from transformer_lens.model_bridge import (  # pyright: ignore[reportMissingImports]
+        TransformerBridge,
+    )
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
+    marks = {"bos_token": "a", "eos_token": "b", "pad_token": "b", "unk_token": "a"}
+    PreTrainedTokenizerFast(tokenizer_object=words, **marks).save_pretrained(folder / "words")
+    return TransformerBridge.boot_transformers(
+        "bench",
+        hf_model=copy.deepcopy(model),
+        tokenizer=PreTrainedTokenizerFast.from_pretrained(folder / "words"),
+    )
+
 
 POOL = multiprocessing.get_context("spawn").Pool
 
@@ -243,8 +293,8 @@ def seconds(side: Callable[[], None]) -> float:
     return time.perf_counter() - start
 
 
-def measure(bench: Bench, rounds: int) -> dict[str, list[float]]:
-    """Run all sides in each round, in turn from another start; return seconds by side."""
+def measure(bench: Bench, group: str, rounds: int) -> dict[str, list[float]]:
+    """Run the sides of a group in each round, in turn from another start; seconds by side."""
     sides: dict[str, Callable[[], None]] = {
         "bare": bench.bare,
         "means": bench.ours,
@@ -257,20 +307,28 @@ def measure(bench: Bench, rounds: int) -> dict[str, list[float]]:
         "raw": bench.raw_write,
         "all": bench.all_tensors_and_loss,
         "id_scaling": bench.id_scaling,
+        "nnsight": bench.nnsight,
+        "lens": bench.lens,
     }
-    if importlib.util.find_spec("nnsight"):
-        sides["nnsight"] = bench.nnsight
-    else:
-        log.warning("nnsight is not installed: no row for it (pip install nnsight, elsewhere)")
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    names = list(sides)
-    for side in sides.values():
-        side()
+    names = GROUPS[group]
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for name in names:
+        sides[name]()
     for i in range(rounds):
-        for name in names[i % len(names) :] + names[: i % len(names)]:
+        start = i % len(names)
+        for name in names[start:] + names[:start]:
             times[name].append(seconds(sides[name]))
         log.info("round %d: %s", i, {name: round(values[-1], 2) for name, values in times.items()})
     return times
+
+
+def is_there(group: str) -> bool:
+    """Return whether what a group compares with is installed; say so if not."""
+    package = {"nnsight": "nnsight", "lens": "transformer_lens"}.get(group)
+    if package is None or importlib.util.find_spec(package):
+        return True
+    log.warning("%s is not installed: no row for it (install it elsewhere, see above)", package)
+    return False
 
 
 def compare(name: str, ours: list[float], reference: list[float], bound: float) -> Row:
@@ -283,24 +341,25 @@ def compare(name: str, ours: list[float], reference: list[float], bound: float) 
     )  # fmt: skip
 
 
-def timing_rows(times: dict[str, list[float]]) -> list[Row]:
-    """Return the rows of the table that are ratios of times."""
-    share = 3 / N_LAYERS
-    slower = [max(pair) for pair in zip(times["bare"], times["raw"], strict=True)]
-    rows = [
-        compare("means / bare forward", times["means"], times["bare"], MEANS_BOUND),
-        compare("means, loss, entropy / bare forward to the logits", times["loss"],
-                times["bare_logits"], LOSS_BOUND),
-        compare("tensors of layers 0-2 / full forward", times["first_layers"],
-                times["bare_logits"], share * SHARE_SLACK),
-        compare("all tensors / max(bare forward, raw write)", times["tensors"], slower,
-                WRITE_BOUND),
-        compare("beyond the forward: ours / ID_scaling's way", beyond(times, "all"),
-                beyond(times, "id_scaling"), COST_BOUND),
-    ]  # fmt: skip
-    if "nnsight" in times:
-        rows.append(compare("all / nnsight with h5py", times["all"], times["nnsight"], 1.0))
-    return rows
+def row_of(group: str, times: dict[str, list[float]]) -> Row:
+    """Return the row of a group from the times of its sides."""
+    if group == "means":
+        return compare("means / bare forward", times["means"], times["bare"], MEANS_BOUND)
+    if group == "loss":
+        return compare("means, loss, entropy / bare forward to the logits", times["loss"],
+                       times["bare_logits"], LOSS_BOUND)  # fmt: skip
+    if group == "layers":
+        return compare("tensors of layers 0-2 / forward of all layers", times["first_layers"],
+                       times["bare"], 3 / N_LAYERS * SHARE_SLACK)  # fmt: skip
+    if group == "tensors":
+        slower = [max(pair) for pair in zip(times["bare"], times["raw"], strict=True)]
+        return compare("all tensors / max(bare forward, raw write)", times["tensors"], slower,
+                       WRITE_BOUND)  # fmt: skip
+    if group == "cost":
+        return compare("beyond the forward: ours / ID_scaling's way", beyond(times, "all"),
+                       beyond(times, "id_scaling"), COST_BOUND)  # fmt: skip
+    peer = {"nnsight": "nnsight", "lens": "TransformerLens"}[group]
+    return compare(f"all / {peer} with h5py", times["all"], times[group], 1.0)
 
 
 def beyond(times: dict[str, list[float]], side: str) -> list[float]:
@@ -341,6 +400,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write the rows here")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rows", nargs="+", choices=GROUPS, default=list(GROUPS))
     parser.add_argument("--contexts", type=int, default=8)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--threads", type=int, help="of torch; default: all cores")
@@ -354,13 +414,17 @@ def main() -> int:
     logging.getLogger("terse").setLevel(logging.WARNING)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device, rounds = "cuda" if torch.cuda.is_available() else "cpu", arguments.rounds
     log.info("%s, %d threads, batch %d, %d contexts of %d tokens, vocabulary %d, width %d",
              device, torch.get_num_threads(), arguments.batch, arguments.contexts, CTX_LEN,
              VOCABULARY, WIDTH)  # fmt: skip
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         bench = Bench(Path(folder), device, arguments.contexts, arguments.batch)
-        rows = [*timing_rows(measure(bench, arguments.rounds)), memory_row()]
+        rows = [
+            memory_row() if group == "memory" else row_of(group, measure(bench, group, rounds))
+            for group in arguments.rows
+            if is_there(group)
+        ]
     for row in rows:
         log.info("%-55s ours %8.3f  reference %8.3f  ratio %.3f (%.3f to %.3f)  bound %.3f  %s",
                  row.measure, row.ours, row.reference, row.ratio, row.low, row.high, row.bound,

@@ -136,6 +136,10 @@ class Workflow(Strict):
             measure.corpus,
             self.corpora,
         )
+        if self.models[name].kind == "encoder" and (measure.save_loss or measure.save_entropy):
+            raise TerseError(
+                f"{where}: an encoder has no loss: set save_loss and save_entropy to false"
+            )
         depth = self.depth(name)
         if depth is None or measure.layer_idx_list == "all":
             return
