@@ -25,7 +25,7 @@ wildcard_constraints:
     run=names(settings.runs),
     model=names(settings.models),
     family=names(settings.families()),
-    figure="by-layer|by-step|against-loss",
+    figure="by-layer|by-step|by-scale|against-loss",
     shard=r"\d{5}",
 
 

@@ -98,24 +98,37 @@ def run_targets():
 
 
 def dimension_targets():
-    """Return what `all` makes of the selected models; steps need two to be drawn against."""
+    """Return what `all` makes of the selected models."""
     files = [f"results/ids/{model}.csv" for model in settings.select.ids]
     for family in dict.fromkeys(map(settings.family, settings.select.ids)):
-        steps = {
-            settings.training_step(m)
-            for m in settings.select.ids
-            if settings.family(m) == family
-        }
-        figures = ["by-layer"] + ["by-step"] * (len(steps - {None}) > 1)
-        figures += ["against-loss"] * has_losses(family)
-        files += [f"results/figures/{family}/id-{figure}.svg" for figure in figures]
+        members = [m for m in settings.select.ids if settings.family(m) == family]
+        files += [
+            f"results/figures/{family}/id-{figure}.svg"
+            for figure in figures_of(members)
+        ]
+        if per_context(members):
+            files.append(f"results/tables/{family}/differences.html")
     return files
 
 
-def has_losses(family):
-    """Return whether each dimension of a family's last model is of a context, with its loss."""
-    last = [m for m in settings.select.ids if settings.family(m) == family][-1]
-    return settings.measure(last).cloud == "context"
+def figures_of(models):
+    """Return the figures of models: by step needs two, by scale GRIDE, against loss contexts."""
+    steps = {settings.training_step(m) for m in models} - {None}
+    has_scales = all(
+        any(name.startswith("gride") for name in settings.measure(m).save_IDs_list)
+        for m in models
+    )
+    return [
+        "by-layer",
+        *["by-step"] * (len(steps) > 1),
+        *["by-scale"] * has_scales,
+        *["against-loss"] * per_context(models),
+    ]
+
+
+def per_context(models):
+    """Return whether each dimension of these models is of one context."""
+    return all(settings.measure(m).cloud == "context" for m in models)
 
 
 def family_members(wildcards):

@@ -21,7 +21,7 @@ def main(words: list[str] | None = None) -> int:
     )
     run.add_argument("snakemake", nargs=argparse.REMAINDER, help="arguments for snakemake")
     commands.add_parser("schema", help="write config/schema.json and the keys in config/README.md")
-    commands.add_parser("dag", help="print the graph of the rules as Mermaid text")
+    commands.add_parser("dag", help="write the graph of the rules into README.md, as Mermaid text")
     verify = commands.add_parser("verify", help="compare cached activations with their checksums")
     verify.add_argument("folders", nargs="+", type=Path, help="such as cache/activations/base")
     export = commands.add_parser("export", help="cached activations in the layout of ID_scaling")
@@ -33,7 +33,7 @@ def main(words: list[str] | None = None) -> int:
         if given.command == "run":
             return launch.run_workflow(Path.cwd(), given.snakemake)
         if given.command == "dag":
-            sys.stdout.write(launch.rule_graph(Path.cwd()))
+            _write_rule_graph(Path("README.md"))
         elif given.command == "verify":
             return max(map(_verify, given.folders))
         elif given.command == "export":
@@ -44,6 +44,13 @@ def main(words: list[str] | None = None) -> int:
         print(f"terse: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _write_rule_graph(readme: Path) -> None:
+    text = readme.read_text()
+    before, _, rest = text.partition("```mermaid\n")
+    _, _, after = rest.partition("```\n")
+    readme.write_text(f"{before}```mermaid\n{launch.rule_graph(Path.cwd())}```\n{after}")
 
 
 def _verify(folder: Path) -> int:

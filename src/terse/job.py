@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from terse.config import Workflow, load
 from terse.errors import TerseError
-from terse.lease import lease_devices
+from terse.lease import lease_devices, under_slurm
 
 logger = logging.getLogger(__name__)
 
@@ -88,14 +88,18 @@ def seed_all(seed: int) -> None:
 def device(snakemake: Any) -> str:
     """Return the device of this job, `cpu` or `cuda`.
 
-    A job that was promised GPUs takes a lease on as many; its process sees no others.
+    A job that was promised GPUs takes a lease on as many; its process sees no others. Where the
+    config computes on the CPU all the same (a rehearsal), SLURM must still have given them.
     Raises TerseError where the machine has fewer than promised or CUDA does not start.
     """
     count = int(snakemake.resources.get("gpu", 0) or 0)
-    if count == 0:
+    rehearsal = count > 0 and settings(snakemake).compute == "cpu"
+    if count == 0 or (rehearsal and not under_slurm()):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         return "cpu"
-    lease_devices(count)
+    logger.debug("GPUs of this job: %s", ", ".join(lease_devices(count)))
+    if rehearsal:
+        return "cpu"
     import torch
 
     if (found := torch.cuda.device_count()) < count:

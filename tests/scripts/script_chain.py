@@ -154,6 +154,7 @@ def _measure(chain: Chain, model: str) -> None:
             shard_path=shards / f"shard-{shard:05d}.h5",
             shard=shard,
             n_shards=asked.n_shards,
+            state_root=chain.folder / "state" / "activations",
             device="cpu",
         )
     ids = chain.folder / "results" / "ids"

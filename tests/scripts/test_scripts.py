@@ -278,6 +278,30 @@ def test_plot_dimensions_draws_the_summaries_of_these_models(chain: Chain) -> No
     np.testing.assert_allclose(np.asarray(lines[0].get_ydata(), float), expected)
 
 
+def test_compare_dimensions(chain: Chain, tmp_path: Path) -> None:
+    ids = chain.folder / "results" / "ids"
+    run_script(
+        "compare_dimensions",
+        ids_paths=[ids / "start.csv", ids / "base.csv"],
+        table_path=tmp_path / "differences.csv",
+        page_path=tmp_path / "differences.html",
+    )
+    table = pd.read_csv(tmp_path / "differences.csv")
+    assert table["comparison"].value_counts().to_dict() == {"layer": 2 * 3 * 2, "model": 7 * 2}
+    late, early = (
+        pd.read_csv(ids / f"{name}.csv").query(
+            "module == 'block' and layer == 1 and estimator == 'mle'"
+        )
+        for name in ("base", "start")
+    )
+    expected = (late["id"].to_numpy() - early["id"].to_numpy()).mean()
+    row = table.query(
+        "comparison == 'model' and module == 'block' and layer == 1 and estimator == 'mle'"
+    )
+    np.testing.assert_allclose(row["mean"], expected)
+    assert (tmp_path / "differences.html").read_text().count("<tr>") == 1 + len(table)
+
+
 def test_tabulate_results(chain: Chain, tmp_path: Path) -> None:
     summaries = chain.folder / "results" / "ids" / "summary"
     pairs = [(tmp_path / f"{name}.csv", tmp_path / f"{name}.html") for name in ("runs", "ids")]

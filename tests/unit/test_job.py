@@ -35,6 +35,7 @@ snakemake = SimpleNamespace(
     threads=3,
     params=Params(fromdict={"run": {"seed": 7}}),
     resources=ResourceList(fromdict={"gpu": int(os.environ.get("GPU", "0"))}),
+    config={},
 )
 logger = logging.getLogger("terse.somewhere")
 with job.logged(snakemake):
@@ -186,8 +187,9 @@ def test_a_stop_signal_lets_the_work_save(number: signal.Signals) -> None:
     assert process.returncode == 0
 
 
-def resources(gpu: int | None) -> SimpleNamespace:
-    return SimpleNamespace(resources=ResourceList(fromdict={} if gpu is None else {"gpu": gpu}))
+def resources(gpu: int | None, **config: Any) -> SimpleNamespace:
+    promised = ResourceList(fromdict={} if gpu is None else {"gpu": gpu})
+    return SimpleNamespace(resources=promised, config=config)
 
 
 @pytest.mark.parametrize("gpu", [0, None])
@@ -213,6 +215,17 @@ def test_a_gpu_on_which_cuda_does_not_start_is_a_sentence(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     with pytest.raises(TerseError, match=r"1 GPU\(s\) promised to this job, CUDA finds 0"):
         job.device(resources(1))
+
+
+def test_a_rehearsal_computes_on_the_cpu_with_the_gpus_that_slurm_gave(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert job.device(resources(1, compute="cpu")) == "cpu"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
+    with pytest.raises(TerseError, match=r"2 GPU\(s\) promised to this job, SLURM gave 1"):
+        job.device(resources(2, compute="cpu"))
 
 
 @pytest.mark.gpu

@@ -27,7 +27,8 @@ def test_default_plan(default: Workflow) -> None:
     plan = default.plan()
     assert plan["train_model"] == plan["evaluate_run"] == plan["collect_corpus"] == 1
     assert plan["cache_activations"] == plan["estimate_dimensions"] == 5
-    assert plan["plot_dimensions"] == 3
+    assert plan["plot_dimensions"] == 4
+    assert plan["compare_dimensions"] == 1
     assert "download_model" not in plan
 
 

@@ -3,7 +3,7 @@
 import json
 import logging
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +61,7 @@ def cache_shard(
     n_shards: int,
     attributes: Mapping[str, Any],
     estimator: Estimator | None = None,
+    confirm: Callable[[], None] = lambda: None,
 ) -> None:
     """Write the activations of the shard's contexts to one HDF5 file, whole or not at all.
 
@@ -73,6 +74,7 @@ def cache_shard(
         n_shards: how many shards there are.
         attributes: stored with the file: the model's id and revision, the corpus, ...
         estimator: in place of `terse.dimension.estimate`, same signature.
+        confirm: raises where the shard has another owner by now; called before it is published.
 
     Raises:
         TerseError: the settings do not fit the model or the chunks, or the disk is too small.
@@ -96,7 +98,8 @@ def cache_shard(
             **chunks.attributes,
             **{"shard": shard, "n_shards": n_shards, **attributes},
         }
-        writer = _writer(Path(out_path), planned(settings, modules, outputs), chunks, about)
+        plan = planned(settings, modules, outputs)
+        writer = _writer(Path(out_path), plan, chunks, about, confirm)
         with writer:
             _run(model, capture, chunks, writer, settings, estimator or estimate)
             writer.publish()
@@ -104,14 +107,19 @@ def cache_shard(
 
 
 def _writer(
-    path: Path, datasets: list[Dataset], chunks: "Chunks", attributes: dict[str, Any]
+    path: Path,
+    datasets: list[Dataset],
+    chunks: "Chunks",
+    attributes: dict[str, Any],
+    confirm: Callable[[], None],
 ) -> ShardWriter:
     n = chunks.stop - chunks.start
     log.info("%s will take %s", path, size_text(total_bytes(datasets, n)))
     compression = attributes["settings"]["compression"]
     return ShardWriter(
-        path, datasets, n, attributes=attributes, rows=chunks.rows(), compression=compression
-    )
+        path, datasets, n, attributes=attributes, rows=chunks.rows(), compression=compression,
+        confirm=confirm,
+    )  # fmt: skip
 
 
 def _run(

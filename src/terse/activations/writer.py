@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -53,6 +53,7 @@ class ShardWriter:
         attributes: of the file; maps, lists and None are stored as JSON.
         rows: what each context is, field -> (n_rows,) strings or integers.
         compression: a filter for the activations; None is the fast way.
+        confirm: raises where the shard has another owner by now; called before it is published.
 
     Raises:
         TerseError: too little space, a full disk, or another process writes this shard.
@@ -67,6 +68,7 @@ class ShardWriter:
         attributes: Mapping[str, Any],
         rows: Mapping[str, Any],
         compression: Compression | None = None,
+        confirm: Callable[[], None] = lambda: None,
     ) -> None:
         self.path = Path(path)
         self.temporary = self.path.with_name(f".{self.path.name}.part")
@@ -75,6 +77,7 @@ class ShardWriter:
         self.attributes = dict(attributes)
         self.rows = dict(rows)
         self.compression: Compression | None = compression
+        self.confirm = confirm
         self.bytes_written = 0
         self._fd = -1
         self._offsets: dict[str, int] = {}
@@ -129,9 +132,11 @@ class ShardWriter:
         with self._telling_of_full_disk():
             if self._file is not None:
                 self._file.close()
+            self._check_ours()
             with h5py.File(self.temporary, "r+", libver="v110", locking=False) as file:
                 file.attrs["complete"] = True
             os.fsync(self._fd)
+            self._check_ours()
             self.temporary.replace(self.path)
         os.close(self._fd)
         self._fd = -1
@@ -208,9 +213,15 @@ class ShardWriter:
     def _discard(self) -> None:
         if self._file is not None:
             self._file.close()
-        self.temporary.unlink(missing_ok=True)
+        if _is_at(self.temporary, self._fd):
+            self.temporary.unlink()
         os.close(self._fd)
         self._fd = -1
+
+    def _check_ours(self) -> None:
+        self.confirm()
+        if not _is_at(self.temporary, self._fd):
+            raise TerseError(f"{self.path} was taken over by another process: not published here")
 
     @contextmanager
     def _telling_of_full_disk(self) -> Iterator[None]:
@@ -247,12 +258,20 @@ def _locked(temporary: Path, path: Path) -> int:
         except OSError as error:
             os.close(descriptor)
             raise TerseError(f"another process is writing {path} at this moment") from error
-        try:
-            if temporary.stat().st_ino == os.fstat(descriptor).st_ino:
+        if _is_at(temporary, descriptor):
+            if os.fstat(descriptor).st_size == 0:
                 return descriptor
-        except FileNotFoundError:
-            pass  # published or removed between the open and the lock: open a new one
+            # Its writer was killed, or lives on another host where it holds a lock of its own.
+            temporary.unlink()
         os.close(descriptor)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Say whether the open file is the one with this name now."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _contiguous(

@@ -10,6 +10,7 @@ STAGE_VERSIONS = {
     "estimate_dimensions": 1,
     "evaluate_run": 1,
     "plot_run": 1,
-    "plot_dimensions": 1,
+    "plot_dimensions": 2,
+    "compare_dimensions": 1,
     "tabulate_results": 1,
 }

@@ -53,6 +53,9 @@ class Workflow(Strict):
         description="where the three folders really lie",
     )
     gpu: int = Field(0, ge=0, description="devices of a job that can use one; profiles set it")
+    compute: Literal["cuda", "cpu"] = Field(
+        "cuda", description="what computes in a job with devices; cpu rehearses a GPU cluster"
+    )
     deterministic: bool = Field(True, description="deterministic algorithms on CUDA as well")
     n_data_procs: int = Field(1, ge=1, description="processes that tokenise")
     tracking: Literal["none", "mlflow", "wandb", "tensorboard"] = Field(

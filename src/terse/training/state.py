@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from terse.artifacts import atomic_folder, remove_partials, write_json
-from terse.training.owner import Owner
+from terse.owner import Owner
 
 logger = logging.getLogger(__name__)
 
@@ -25,15 +25,15 @@ class TrainingState:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._owner = Owner(folder)
+        self._owner = Owner(folder, what=f"the training of {folder.parent.name}")
         remove_partials(folder)
         remove_partials(self.kept)
 
     def __enter__(self) -> "TrainingState":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._owner.release()
+    def __exit__(self, *error: object) -> None:
+        self._owner.__exit__(*error)
 
     @property
     def kept(self) -> Path:
@@ -74,8 +74,7 @@ class TrainingState:
 
     def delete(self) -> None:
         """Forget the training: its outputs are published."""
-        self._owner.check()
-        shutil.rmtree(self.folder)
+        self._owner.forget()
 
     def _steps(self) -> list[int]:
         names = (re.fullmatch(r"checkpoint-(\d+)", f.name) for f in self.folder.iterdir())
