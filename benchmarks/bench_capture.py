@@ -10,11 +10,9 @@ own, and run this from there. Without one of them its row is left out, and the l
 """
 
 import argparse
-import copy
 import importlib.util
 import json
 import logging
-import multiprocessing
 import os
 import statistics
 import subprocess
@@ -22,7 +20,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,11 +28,10 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
-from torch import Tensor
+from capture_peers import Peers
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from terse.activations.shard import cache_shard
-from terse.models.modules import select_modules
 
 log = logging.getLogger("bench_capture")
 
@@ -117,7 +113,7 @@ class Bench:
             tokens = torch.from_numpy(file["tokens"][:].astype(np.int64))  # type: ignore[index]
         self.batches = list(tokens.split(batch))
         self.raw = np.random.default_rng(0).bytes(self.tensor_bytes(contexts))
-        self.bridge: Any = None
+        self.peers = Peers(self.model, LAYERS, self.batches, folder)
 
     @staticmethod
     def tensor_bytes(contexts: int) -> int:
@@ -156,131 +152,6 @@ class Bench:
             os.fsync(file.fileno())
         (self.folder / "raw.bin").unlink()
 
-    @torch.no_grad()
-    def id_scaling(self) -> None:
-        """Copy within each hook, append through a pool that opens each file for each batch."""
-        found: dict[str, np.ndarray] = {}
-        refs = select_modules(self.model, LAYERS, ["mlp", "attn", "block"], ["norm"])
-
-        def hook(key: str) -> Callable[..., None]:
-            def copy(module: Any, inputs: Any, output: Any) -> None:
-                output = output[0] if isinstance(output, tuple) else output
-                found[key] = output.detach().cpu().to(torch.float16).numpy()
-
-            return copy
-
-        handles = [ref.module.register_forward_hook(hook(key)) for key, ref in refs.items()]
-        with fresh_folder(self.folder / "theirs") as out, POOL(2) as pool:
-            for tokens in self.batches:
-                result = self.model(tokens.to(self.device), use_cache=False)
-                found.update(plain_loss_and_entropy(result.logits, tokens))
-                pool.starmap(append, [(out / f"{key}.h5", found[key]) for key in found])
-        for handle in handles:
-            handle.remove()
-
-    @torch.no_grad()
-    def nnsight(self) -> None:
-        """Save the same outputs in a trace, append them with h5py."""
-        import nnsight  # pyright: ignore[reportMissingImports]
-
-        wrapped = nnsight.NNsight(self.model)
-        with fresh_folder(self.folder / "peer") as out:
-            for tokens in self.batches:
-                found: dict[str, Any] = {}
-                with wrapped.trace(tokens.to(self.device), use_cache=False):
-                    outputs = {}.save()  # pyright: ignore[reportAttributeAccessIssue]
-                    for layer in LAYERS:
-                        block = wrapped.model.layers[layer]
-                        outputs[f"attn-l{layer}"] = block.self_attn.output[0]
-                        outputs[f"mlp-l{layer}"] = block.mlp.output
-                        outputs[f"block-l{layer}"] = block.output
-                    outputs["norm"] = wrapped.model.norm.output
-                    logits = wrapped.lm_head.output.save()
-                for key, value in outputs.items():
-                    found[key] = value.to(torch.float16).cpu().numpy()
-                found.update(plain_loss_and_entropy(logits, tokens))
-                for key, value in found.items():
-                    append(out / f"{key}.h5", value)
-
-    @torch.no_grad()
-    def lens(self) -> None:
-        """Cache the same outputs with TransformerLens, append them with h5py."""
-        self.bridge = self.bridge or wrapped_by_lens(self.model, self.folder)
-        inner = [f"blocks.{i}.{hook}" for i in LAYERS for hook in LENS_HOOKS]
-        names = [*inner, "ln_final.hook_out"]
-        with fresh_folder(self.folder / "peer") as out:
-            for tokens in self.batches:
-                logits, kept = self.bridge.run_with_cache(
-                    tokens.to(self.device), names_filter=names, return_cache_object=False
-                )
-                found = {name: kept[name].to(torch.float16).cpu().numpy() for name in names}
-                found.update(plain_loss_and_entropy(logits, tokens))
-                for key, value in found.items():
-                    append(out / f"{key}.h5", value)
-
-
-LENS_HOOKS = ("attn.hook_out", "mlp.hook_out", "hook_out")
-
-
-def wrapped_by_lens(model: LlamaForCausalLM, folder: Path) -> Any:
-    """Return a copy of the model behind TransformerLens' bridge, which wants some tokenizer."""
-    from tokenizers import Tokenizer, models
-    from transformer_lens.model_bridge import (  # pyright: ignore[reportMissingImports]
-        TransformerBridge,
-    )
-    from transformers import PreTrainedTokenizerFast
-
-    words = Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
-    marks = {"bos_token": "a", "eos_token": "b", "pad_token": "b", "unk_token": "a"}
-    PreTrainedTokenizerFast(tokenizer_object=words, **marks).save_pretrained(folder / "words")
-    return TransformerBridge.boot_transformers(
-        "bench",
-        hf_model=copy.deepcopy(model),
-        tokenizer=PreTrainedTokenizerFast.from_pretrained(folder / "words"),
-    )
-
-
-POOL = multiprocessing.get_context("spawn").Pool
-
-
-@contextmanager
-def fresh_folder(path: Path) -> Any:
-    """Yield an empty folder, emptied again after; its bytes are synced as ours are."""
-    path.mkdir(exist_ok=True)
-    yield path
-    for item in path.iterdir():
-        descriptor = os.open(item, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
-        item.unlink()
-
-
-def append(path: Path, values: np.ndarray) -> None:
-    """Open a file, append rows and, for tensors, their means, and close it."""
-    with h5py.File(path, "a") as file:
-        grow(file, "activations", values)
-        if values.ndim == 3:
-            grow(file, "mean_activations", values.astype(np.float32).mean(axis=1))
-
-
-def grow(file: h5py.File, name: str, values: np.ndarray) -> None:
-    """Append rows to a growing dataset."""
-    if name not in file:
-        file.create_dataset(name, data=values, maxshape=(None, *values.shape[1:]))
-        return
-    dataset: Any = file[name]
-    dataset.resize(len(dataset) + len(values), axis=0)
-    dataset[-len(values) :] = values
-
-
-def plain_loss_and_entropy(logits: Tensor, tokens: Tensor) -> dict[str, np.ndarray]:
-    """Compute both from one log-softmax over all logits in float32."""
-    log_p = torch.log_softmax(logits[:, :-1].float(), dim=-1)
-    targets = tokens[:, 1:, None].to(logits.device)
-    loss = -log_p.gather(2, targets)[..., 0]
-    entropy = -(log_p.exp() * log_p).sum(dim=-1)
-    return {"creloss": loss.cpu().numpy(), "entropy": entropy.cpu().numpy()}
-
 
 def seconds(side: Callable[[], None]) -> float:
     """Time one run of one side."""
@@ -306,9 +177,9 @@ def measure(bench: Bench, group: str, rounds: int) -> dict[str, list[float]]:
         "tensors": lambda: bench.ours(save_cache_tensors=True),
         "raw": bench.raw_write,
         "all": bench.all_tensors_and_loss,
-        "id_scaling": bench.id_scaling,
-        "nnsight": bench.nnsight,
-        "lens": bench.lens,
+        "id_scaling": bench.peers.id_scaling,
+        "nnsight": bench.peers.nnsight,
+        "lens": bench.peers.lens,
     }
     names = GROUPS[group]
     times: dict[str, list[float]] = {name: [] for name in names}

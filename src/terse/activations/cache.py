@@ -22,7 +22,7 @@ from terse.activations.layout import (
     arrays_in,
     context_crcs,
     group_at,
-    read_column,
+    read_rows,
     row_crcs,
     row_range,
     shard_name,
@@ -306,9 +306,9 @@ def _differences(first: dict[str, Any], other: dict[str, Any]) -> str:
 
 
 def _row_columns(file: h5py.File) -> dict[str, np.ndarray]:
-    columns = arrays_in(file, "rows")
+    columns = read_rows(arrays_in(file, "rows"))
     names = [name for name in ROW_FIELDS if name in columns]
-    return {name: read_column(columns[name]) for name in [*names, *sorted(columns.keys() - names)]}
+    return {name: columns[name] for name in [*names, *sorted(columns.keys() - names)]}
 
 
 def _checked_paths(group: h5py.Group) -> list[str]:

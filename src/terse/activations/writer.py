@@ -30,6 +30,7 @@ from terse.activations.layout import (
     group_at,
     row_crcs,
     size_text,
+    stored_rows,
     total_bytes,
 )
 from terse.errors import TerseError
@@ -75,7 +76,8 @@ class ShardWriter:
         self.datasets = {item.path: item for item in datasets}
         self.n_rows = n_rows
         self.attributes = dict(attributes)
-        self.rows = dict(rows)
+        self._rows = stored_rows(rows)
+        self._row_crcs = context_crcs(rows, n_rows)
         self.compression: Compression | None = compression
         self.confirm = confirm
         self.bytes_written = 0
@@ -88,7 +90,8 @@ class ShardWriter:
 
     def __enter__(self) -> "ShardWriter":
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        check_space(self.path, total_bytes(self.datasets.values(), self.n_rows))
+        text = sum(column.nbytes for column in self._rows.values())
+        check_space(self.path, total_bytes(self.datasets.values(), self.n_rows) + text)
         self._fd = _locked(self.temporary, self.path)
         try:
             with self._telling_of_full_disk():
@@ -181,12 +184,9 @@ class ShardWriter:
 
     def _create_rows(self, file: h5py.File) -> None:
         group = file.create_group("rows")
-        for name, values in self.rows.items():
-            column = np.asarray(values)
-            group.create_dataset(
-                name, data=fixed_text(column) if column.dtype.kind in "OU" else column
-            )
-        group_at(file, "crc").create_dataset("rows", data=context_crcs(self.rows, self.n_rows))
+        for name, column in self._rows.items():
+            group.create_dataset(name, data=column)
+        group_at(file, "crc").create_dataset("rows", data=self._row_crcs)
 
     def _write(self, path: str, start: int, values: np.ndarray) -> None:
         if self._file is not None:
