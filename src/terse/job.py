@@ -159,7 +159,7 @@ def _set_threads(threads: int) -> None:
 def _stay_offline() -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"  # for libraries and processes that come later
     if (constants := sys.modules.get("huggingface_hub.constants")) is not None:
-        constants.HF_HUB_OFFLINE = True
+        vars(constants)["HF_HUB_OFFLINE"] = True
 
 
 def _hide_progress_bars() -> None:

@@ -250,7 +250,8 @@ def _opened(folder: Path) -> Iterator[h5py.File]:
         raise TerseError(f"no activations in {folder}: it holds no shard-*.h5")
     first = _open_whole(paths[0])
     yield first
-    last = shard_name(int(first.attrs["n_shards"]) - 1)
+    with _naming(first):
+        last = shard_name(read_attributes(first)["n_shards"] - 1)
     for path in paths[1:]:
         if path.name <= last:
             yield _open_whole(path)
