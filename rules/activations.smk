@@ -47,3 +47,40 @@ rule cache_activations:
         stage=stage("cache_activations"),
     script:
         "../workflow/scripts/cache_activations.py"
+
+
+rule verify_activations:
+    """Read the shards of the selected models again and compare every row with its checksum."""
+    input:
+        shards=[shard for model in settings.select.ids for shard in shards_of(model)],
+    log:
+        "logs/verify_activations.log",
+    benchmark:
+        "logs/verify_activations.benchmark.tsv"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=240,
+    script:
+        "../workflow/scripts/verify_activations.py"
+
+
+rule export_activations:
+    """Write a model's shards and dimensions in the layout of ID_scaling."""
+    input:
+        shards=shards,
+        ids="results/ids/{model}.csv",
+    output:
+        folder=directory("cache/exports/{model}"),
+    log:
+        "logs/export_activations/{model}.log",
+    benchmark:
+        "logs/export_activations/{model}.benchmark.tsv"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=240,
+    params:
+        stage=stage("export_activations"),
+    script:
+        "../workflow/scripts/export_activations.py"

@@ -91,10 +91,13 @@ def documents_of_run(run):
 
 def shards(wildcards):
     """Return the activation files of a model."""
-    n_shards = settings.measure(wildcards.model).n_shards
-    return [
-        f"cache/activations/{wildcards.model}/shard-{s:05d}.h5" for s in range(n_shards)
-    ]
+    return shards_of(wildcards.model)
+
+
+def shards_of(model):
+    """Return the activation files of a model, given its name."""
+    n_shards = settings.measure(model).n_shards
+    return [f"cache/activations/{model}/shard-{s:05d}.h5" for s in range(n_shards)]
 
 
 def devices(item):

@@ -18,6 +18,12 @@ from terse.lease import lease_devices, under_slurm
 
 logger = logging.getLogger(__name__)
 
+_BAR_SWITCHES = {
+    "huggingface_hub.utils": "disable_progress_bars",
+    "datasets": "disable_progress_bars",
+    "transformers.utils.logging": "disable_progress_bar",
+}
+
 
 class Stopped(Exception):  # noqa: N818 - no error
     """The job was asked to stop and has saved what it needs to go on."""
@@ -44,11 +50,16 @@ class StopSignal:
 
 
 @contextmanager
-def logged(snakemake: Any) -> Iterator[None]:
+def logged(snakemake: Any, *, network: bool = False) -> Iterator[None]:
     """Run a script's body with its log file, thread count and seeds.
 
-    An error leaves its traceback in the log and one line on the terminal, exit status 1.
+    An error leaves its traceback in the log and one line on the terminal, exit status 1. Without
+    `network` the hub's libraries try no network: compute nodes have none, and they would wait.
     """
+    if not network:
+        _stay_offline()
+    if not sys.stderr.isatty():
+        _hide_progress_bars()
     title = _title(snakemake)
     log_path = Path(snakemake.log[0]) if snakemake.log else None
     _set_up_logging(title, log_path)
@@ -143,6 +154,21 @@ def _set_threads(threads: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)
     if (torch := sys.modules.get("torch")) is not None:
         torch.set_num_threads(threads)
+
+
+def _stay_offline() -> None:
+    os.environ["HF_HUB_OFFLINE"] = "1"  # for libraries and processes that come later
+    if (constants := sys.modules.get("huggingface_hub.constants")) is not None:
+        vars(constants)["HF_HUB_OFFLINE"] = True
+
+
+def _hide_progress_bars() -> None:
+    """Hide the libraries' bars: in a file each step of theirs would be a line or more."""
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+    for name, function in _BAR_SWITCHES.items():
+        if (module := sys.modules.get(name)) is not None:
+            getattr(module, function)()
 
 
 def _set_up_logging(title: str, path: Path | None) -> None:

@@ -1,6 +1,7 @@
 """Measuring through the real workflow: other clouds, kills in mid-shard, two at once, verifying."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from tiny_workflow import TINY, Workflow, kill_all, wait_for
 
 from terse.activations import cache
+from terse.activations.layout import Dataset
 from terse.dimension import estimate
 from terse.models.loading import load_model
 
@@ -139,7 +141,8 @@ def test_two_folders_with_one_cache_the_second_says_so(copied: Workflow, tmp_pat
     shutil.move(copied.folder / "cache", scratch)
     moved = overlay(copied, {"roots": {"cache": str(scratch)}, "activations": {"batch_size": 1}})
     shard = scratch / "activations" / "base" / "shard-00000.h5"
-    with cache.write_shard(shard, [], 0, attributes={}, rows={}) as other:
+    tokens = Dataset("tokens", (64,), "int32")
+    with cache.write_shard(shard, [tokens], 1, attributes={}, rows={}) as other:
         text = moved("-c1", IDS, check=False)
         said = [line for line in text.splitlines() if "another process is writing" in line]
         assert len(said) == 1
@@ -147,3 +150,26 @@ def test_two_folders_with_one_cache_the_second_says_so(copied: Workflow, tmp_pat
         assert other.temporary.exists()
     moved("-c1", IDS)
     assert cache.verify(shard.parent) > 0
+
+
+def test_the_targets_verify_and_export(copied: Workflow) -> None:
+    assert "Finished jobid" in copied("-c1", "verify_activations")
+    shard = copied.folder / SHARDS / "shard-00001.h5"
+    content = bytearray(shard.read_bytes())
+    with h5py.File(shard) as file:
+        place = file["activations/attn-l1"].id.get_offset() + 2 * 64 * 32 * 2 + 5
+    content[place] ^= 0x08
+    stamp = shard.stat()
+    shard.write_bytes(content)
+    os.utime(shard, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))  # as a disk would, unseen
+    text = copied("-c1", "verify_activations", check=False)
+    said = [line for line in text.splitlines() if line.startswith("verify_activations: ")]
+    assert len(said) == 1
+    assert "shard-00001.h5: activations/attn-l1, row 2;" in said[0]
+
+    copied("-c1", "cache/exports/base-step6")
+    table = pd.read_csv(copied.folder / "results/ids/base-step6.csv")
+    part = table.query("module == 'mlp' and layer == 1 and estimator == 'mle'")
+    with h5py.File(copied.folder / "cache/exports/base-step6/cache_mlp-l1.h5") as file:
+        np.testing.assert_array_equal(file["ID/mle"], part.sort_values("row")["id"])
+        assert file["activations"].shape[0] == len(part)

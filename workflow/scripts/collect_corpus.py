@@ -19,7 +19,7 @@ def collect_corpus(
 
 
 if __name__ == "__main__":
-    with job.logged(snakemake):
+    with job.logged(snakemake, network=True):
         collect_corpus(
             corpus=snakemake.params.corpus,
             documents_path=Path(snakemake.output.documents),

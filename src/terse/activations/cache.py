@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 import h5py
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from terse.activations.layout import (
     FORMAT,
@@ -20,7 +22,7 @@ from terse.activations.layout import (
     arrays_in,
     context_crcs,
     group_at,
-    read_column,
+    read_rows,
     row_crcs,
     row_range,
     shard_name,
@@ -205,13 +207,15 @@ def verify(folder: str | Path) -> int:
     """
     damage: list[str] = []
     compared = 0
-    with open(folder) as cache:
+    with open(folder) as cache, _bar(cache) as bar:
         for file in cache._files:
             with _naming(file):
                 for path in _checked_paths(group_at(file, "crc")):
                     bad, n = _damaged_rows(file, path)
                     compared += n
                     damage += [f"{Path(file.filename).name}: {path}, row {row}" for row in bad]
+                    bar.update(0 if path == "rows" else array_at(file, path).nbytes)
+            log.info("%s: compared, %d rows so far", file.filename, compared)
     if damage:
         more = f" and {len(damage) - NAMED_DAMAGE} more" if len(damage) > NAMED_DAMAGE else ""
         raise TerseError(
@@ -219,6 +223,13 @@ def verify(folder: str | Path) -> int:
             f"{'; '.join(damage[:NAMED_DAMAGE])}{more}; delete the file and run again"
         )
     return compared
+
+
+def _bar(cache: Cache) -> tqdm:
+    """Return a bar of the bytes to read, shown on a terminal."""
+    total = sum(Path(file.filename).stat().st_size for file in cache._files)
+    show = sys.stderr.isatty()
+    return tqdm(total=total, desc=str(cache.folder), unit="B", unit_scale=True, disable=not show)
 
 
 def read_attributes(target: h5py.File | h5py.Dataset) -> dict[str, Any]:
@@ -239,7 +250,8 @@ def _opened(folder: Path) -> Iterator[h5py.File]:
         raise TerseError(f"no activations in {folder}: it holds no shard-*.h5")
     first = _open_whole(paths[0])
     yield first
-    last = shard_name(int(first.attrs["n_shards"]) - 1)
+    with _naming(first):
+        last = shard_name(read_attributes(first)["n_shards"] - 1)
     for path in paths[1:]:
         if path.name <= last:
             yield _open_whole(path)
@@ -295,9 +307,9 @@ def _differences(first: dict[str, Any], other: dict[str, Any]) -> str:
 
 
 def _row_columns(file: h5py.File) -> dict[str, np.ndarray]:
-    columns = arrays_in(file, "rows")
+    columns = read_rows(arrays_in(file, "rows"))
     names = [name for name in ROW_FIELDS if name in columns]
-    return {name: read_column(columns[name]) for name in [*names, *sorted(columns.keys() - names)]}
+    return {name: columns[name] for name in [*names, *sorted(columns.keys() - names)]}
 
 
 def _checked_paths(group: h5py.Group) -> list[str]:

@@ -70,14 +70,11 @@ def _ids_of(source: Cache, module: str, ids: pd.DataFrame | None) -> dict[str, n
     layer = source.modules[module]["layer"]
     of_layer = ids["layer"].isna() if layer is None else ids["layer"] == layer
     found: dict[str, np.ndarray] = {}
-    for name, part in ids[(ids["module"] == kind_of(module, layer)) & of_layer].groupby(
-        "estimator"
-    ):
-        if part["row"].isna().all():  # one cloud of all contexts
-            found[str(name)] = part["id"].to_numpy(np.float64)
-            continue
+    of_module = ids.loc[(ids["module"] == kind_of(module, layer)) & of_layer]
+    for name, part in of_module.groupby("estimator"):
         by_row = part.set_index("row")["id"].sort_index()
-        if by_row.index.tolist() != list(range(source.n_rows)):
+        one_cloud = len(by_row) == 1 and bool(by_row.index.isna().all())  # of all contexts
+        if not one_cloud and by_row.index.tolist() != list(range(source.n_rows)):
             raise TerseError(
                 f"the table of ids has not one row per context for {module}, {name}: "
                 f"the cache has {source.n_rows} contexts"

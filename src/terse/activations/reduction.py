@@ -136,7 +136,7 @@ def _reduced_module(
     if settings.save_cache_tensors:
         yield f"activations/{key}", output
     elif keeps_last_tokens(settings):
-        yield f"last_tokens/{key}", output[:, -1]
+        yield f"last_tokens/{key}", output[:, -1].contiguous()
     elif names := fused_estimators(settings):
         yield from _estimated(key, output.to(used), names, settings, estimator)
 

@@ -24,6 +24,7 @@ from terse.activations.layout import (
     arrays_in,
     read_column,
     row_range,
+    size_text,
     total_bytes,
 )
 from terse.activations.pipeline import Pipeline
@@ -37,7 +38,7 @@ from terse.activations.reduction import (
     planned,
     reduced,
 )
-from terse.activations.writer import GIB, ShardWriter
+from terse.activations.writer import ShardWriter
 from terse.dimension import estimate
 from terse.errors import TerseError
 from terse.models.loading import max_context
@@ -113,7 +114,7 @@ def _writer(
     confirm: Callable[[], None],
 ) -> ShardWriter:
     n = chunks.stop - chunks.start
-    log.info("%s will take %.3f GiB", path, total_bytes(datasets, n) / GIB)
+    log.info("%s will take %s", path, size_text(total_bytes(datasets, n)))
     compression = attributes["settings"]["compression"]
     return ShardWriter(
         path, datasets, n, attributes=attributes, rows=chunks.rows(), compression=compression,

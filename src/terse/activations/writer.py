@@ -29,6 +29,8 @@ from terse.activations.layout import (
     fixed_text,
     group_at,
     row_crcs,
+    size_text,
+    stored_rows,
     total_bytes,
 )
 from terse.errors import TerseError
@@ -37,7 +39,6 @@ Compression = Literal["gzip", "lzf"]
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SYNC_BYTES = 256 * 2**20  # written back at this interval, so that no burst is left for the end
 CHUNK_BYTES = 4 * 2**20
-GIB = 2**30
 
 
 class ShardWriter:
@@ -75,7 +76,8 @@ class ShardWriter:
         self.datasets = {item.path: item for item in datasets}
         self.n_rows = n_rows
         self.attributes = dict(attributes)
-        self.rows = dict(rows)
+        self._rows = stored_rows(rows)
+        self._row_crcs = context_crcs(rows, n_rows)
         self.compression: Compression | None = compression
         self.confirm = confirm
         self.bytes_written = 0
@@ -88,7 +90,8 @@ class ShardWriter:
 
     def __enter__(self) -> "ShardWriter":
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        check_space(self.path, total_bytes(self.datasets.values(), self.n_rows))
+        text = sum(column.nbytes for column in self._rows.values())
+        check_space(self.path, total_bytes(self.datasets.values(), self.n_rows) + text)
         self._fd = _locked(self.temporary, self.path)
         try:
             with self._telling_of_full_disk():
@@ -181,12 +184,9 @@ class ShardWriter:
 
     def _create_rows(self, file: h5py.File) -> None:
         group = file.create_group("rows")
-        for name, values in self.rows.items():
-            column = np.asarray(values)
-            group.create_dataset(
-                name, data=fixed_text(column) if column.dtype.kind in "OU" else column
-            )
-        group_at(file, "crc").create_dataset("rows", data=context_crcs(self.rows, self.n_rows))
+        for name, column in self._rows.items():
+            group.create_dataset(name, data=column)
+        group_at(file, "crc").create_dataset("rows", data=self._row_crcs)
 
     def _write(self, path: str, start: int, values: np.ndarray) -> None:
         if self._file is not None:
@@ -234,7 +234,7 @@ class ShardWriter:
                 raise
             free = shutil.disk_usage(self.path.parent).free
             raise TerseError(
-                f"the disk of {self.path.parent} is full ({free / GIB:.2f} GiB free, or a limit "
+                f"the disk of {self.path.parent} is full ({size_text(free)} free, or a limit "
                 f"on a file's size is reached): {self.path.name} was not written"
             ) from error
 
@@ -244,7 +244,7 @@ def check_space(path: Path, n_bytes: int) -> None:
     free = shutil.disk_usage(path.parent).free
     if n_bytes + MARGIN_BYTES > free:
         raise TerseError(
-            f"{path} needs {n_bytes / GIB:.2f} GiB and {path.parent} has {free / GIB:.2f} GiB "
+            f"{path} needs {size_text(n_bytes)} and {path.parent} has {size_text(free)} "
             "free: choose fewer layers or modules, save_fp: float16, or save_cache_tensors: false"
         )
 

@@ -7,6 +7,7 @@ STAGE_VERSIONS = {
     "tokenize_corpus": 1,
     "chunk_corpus": 1,
     "cache_activations": 1,
+    "export_activations": 1,
     "estimate_dimensions": 1,
     "evaluate_run": 1,
     "plot_run": 1,

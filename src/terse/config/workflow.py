@@ -146,34 +146,30 @@ class Workflow(Strict):
             )
 
     def _check_measure(self, name: str) -> None:
-        where = f"models.{name}.activations"
         measure = self.measure(name)
-        self._require(
-            f"{where}.corpus"
-            if "corpus" in self.models[name].activations
-            else "activations.corpus",
-            "corpus",
-            measure.corpus,
-            self.corpora,
-        )
+
+        def where(key: str) -> str:
+            own = key in self.models[name].activations
+            return f"models.{name}.activations.{key}" if own else f"activations.{key}"
+
+        self._require(where("corpus"), "corpus", measure.corpus, self.corpora)
+        if self.models[name].kind == "encoder" and (measure.save_loss or measure.save_entropy):
+            raise TerseError(
+                f"models.{name}.activations: an encoder has no loss: set save_loss and "
+                "save_entropy to false"
+            )
         longest = self.context_length(name)
         if longest is not None and measure.ctx_len > longest:
-            key = where if "ctx_len" in self.models[name].activations else "activations"
             raise TerseError(
-                f"{key}.ctx_len: {measure.ctx_len} tokens; model {name} was trained on rows of "
-                f"{longest}, allowed: up to that"
+                f"{where('ctx_len')}: {measure.ctx_len} tokens; model {name} was trained on rows "
+                f"of {longest}, allowed: up to that"
             )
         depth = self.depth(name)
-        if depth is None or measure.layer_idx_list == "all":
-            return
-        for layer in measure.layer_idx_list:
-            ends = [layer] if isinstance(layer, int) else [int(end) for end in layer.split("-")]
-            if bad := [end for end in ends if not -depth <= end < depth]:
-                key = where if "layer_idx_list" in self.models[name].activations else "activations"
-                raise TerseError(
-                    f"{key}.layer_idx_list: model {name} has no layer {bad[0]}; "
-                    f"allowed: {-depth}..{depth - 1}"
-                )
+        if depth is not None and (layer := _beyond(measure, depth)) is not None:
+            raise TerseError(
+                f"{where('layer_idx_list')}: model {name} has no layer {layer}; "
+                f"allowed: {-depth}..{depth - 1}"
+            )
 
     @cached_property
     def _bases(self) -> set[str]:
@@ -275,3 +271,12 @@ class Workflow(Strict):
         """Return the selected runs, sweeps expanded, without repetition."""
         names = (m for name in self.select.runs for m in self._sweeps.get(name, [name]))
         return list(dict.fromkeys(names))
+
+
+def _beyond(measure: Activations, depth: int) -> int | None:
+    """Return the first layer that is asked for and that a model of `depth` blocks lacks."""
+    for item in measure.layer_idx_list if measure.layer_idx_list != "all" else []:
+        for end in [item] if isinstance(item, int) else map(int, item.split("-")):
+            if not -depth <= end < depth:
+                return end
+    return None

@@ -196,6 +196,14 @@ def test_clouds_that_cannot_be_are_refused(raw: dict, changes: dict, words: str)
         load({**raw, "activations": raw["activations"] | changes})
 
 
+def test_an_encoder_is_measured_without_a_loss(raw: dict) -> None:
+    raw["models"]["bert"] = {"hub": "bert-base-uncased", "kind": "encoder"}
+    with pytest.raises(TerseError, match=r"models\.bert\.activations: an encoder has no loss"):
+        load(raw)
+    raw["models"]["bert"]["activations"] = {"save_loss": False, "save_entropy": False}
+    assert load(raw).models["bert"].kind == "encoder"
+
+
 def test_another_cloud_of_a_run_is_drawn_into_figures_of_its_own(raw: dict) -> None:
     raw["models"]["last"] = {"run": "base", "activations": {"cloud": "last_token", "ctx_len": 16}}
     found = load(raw)
