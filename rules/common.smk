@@ -5,6 +5,7 @@ from pathlib import Path
 
 from terse.config import end_with, load
 from terse.config.activations import Chunking, Estimation
+from terse.config.resources import model_mem_mb, training_mem_mb
 from terse.config.stages import STAGE_VERSIONS
 from terse.errors import TerseError
 from terse.roots import link_roots
@@ -77,11 +78,6 @@ def shards(wildcards):
     return [
         f"cache/activations/{wildcards.model}/shard-{s:05d}.h5" for s in range(n_shards)
     ]
-
-
-def devices(item):
-    """Return how many GPUs a job of a run or model asks for."""
-    return settings.gpu if item.gpu is None else item.gpu
 
 
 def run_targets():

@@ -6,6 +6,7 @@ from typing import Any
 from terse import job
 from terse.artifacts import write_json
 from terse.config.methods import settings_of
+from terse.distributed import n_processes, rank
 from terse.provenance import TRAINING_PACKAGES, digest_file, digest_json, record, versions
 from terse.training.method import Inputs, method_of
 from terse.training.train import Conduct, Outputs, train
@@ -24,7 +25,8 @@ def train_model(
     """Publish the trained weights, the kept ones, the history and a record."""
     digests = {name: digest_file(path) for name, path in vars(inputs).items() if path is not None}
     # All that decides the weights: other settings never go on from this state.
-    state = digest_json([run, digests, versions(TRAINING_PACKAGES)])[:16]
+    several = [conduct.n_processes] if conduct.n_processes > 1 else []
+    state = digest_json([run, digests, versions(TRAINING_PACKAGES), *several])[:16]
     train(
         method_of(settings_of(run), inputs),
         state_folder=state_root / conduct.name / state,
@@ -33,12 +35,15 @@ def train_model(
         signal=signal,
     )
     device = f"{conduct.device} ({'deterministic' if conduct.deterministic else 'free'})"
-    write_json(record_path, record(settings=run, inputs=digests, device=device, folder=Path.cwd()))
+    if conduct.rank == 0:
+        about = {"inputs": digests, "device": device, "n_processes": conduct.n_processes}
+        write_json(record_path, record(settings=run, folder=Path.cwd(), **about))
 
 
 if __name__ == "__main__":
     with job.logged(snakemake):
-        settings = job.settings(snakemake)
+        settings, device = job.settings(snakemake), job.device(snakemake)
+        job.spread(snakemake)
         train_model(
             run=snakemake.params.run,
             inputs=job.run_inputs(snakemake, Inputs),
@@ -51,10 +56,12 @@ if __name__ == "__main__":
             state_root=Path("state/train"),
             conduct=Conduct(
                 name=snakemake.wildcards.run,
-                device=job.device(snakemake),
+                device=device,
                 tracking=settings.tracking,
                 deterministic=settings.deterministic,
                 save_interval=settings.runs[snakemake.wildcards.run].save_interval,
+                rank=rank(),
+                n_processes=n_processes(),
             ),
             signal=job.StopSignal().install(),
         )

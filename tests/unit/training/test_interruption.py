@@ -138,7 +138,7 @@ def test_a_second_writer_finds_out_and_ends(tmp_path: Path) -> None:
     first.__exit__()  # as when its host is gone but its process lives on
     second = TrainingState(tmp_path / "s")
     with (
-        pytest.raises(TerseError, match="the training of .* was taken over"),
+        pytest.raises(TerseError, match=r"the training of .* was taken over"),
         first.saving("x") as f,
     ):
         (f / "weights").write_text("old")
