@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 import yaml
-from tiny_workflow import ROOT, Workflow
+from tiny_workflow import ROOT, Workflow, wait_for
 
 PROFILE = ROOT / "profiles" / "slurm"
 SITE = Path(__file__).with_name("site")
@@ -37,6 +37,8 @@ class SlurmWorkflow(Workflow):
         self.sights: list[set[Seen]] = []
         # For the workflow's processes, jobs among them.
         os.environ["PYTHONPATH"] = str(SITE)
+        # The nodes have more cores than this machine: threads that wait must not spin.
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
     def command(self, *words: str) -> list[str]:
         polls = ["--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "10"]
@@ -105,6 +107,12 @@ class SlurmWorkflow(Workflow):
             if folder == str(self.folder)
         }
 
+    def states(self, *numbers: str) -> dict[str, str]:
+        """Return the state of each of these jobs, by its number."""
+        command = ["squeue", "--noheader", "--format=%i %T", "--states=all", "--jobs"]
+        answer = subprocess.run([*command, ",".join(numbers)], capture_output=True, text=True)
+        return dict(line.split() for line in answer.stdout.splitlines())
+
     def process(self, job: str) -> psutil.Process | None:
         """Return the script of a job by its rule and wildcards, None where it is not at work."""
         number = self.jobs().get(job)
@@ -118,6 +126,14 @@ class SlurmWorkflow(Workflow):
         rule, name = job.split()
         path = self.folder / "logs" / rule / f"{name.replace('_', '.')}.log"
         return path.read_text() if path.exists() else ""
+
+
+def wait_for_job(workflow: SlurmWorkflow, job: str) -> psutil.Process:
+    """Return the script of a job by its rule and wildcards, once it is at work."""
+    found: list[psutil.Process | None] = []
+    wait_for(lambda: found.append(workflow.process(job)) or found[-1] is not None)
+    assert found[-1] is not None
+    return found[-1]
 
 
 def pending_signals(process: psutil.Process) -> int:

@@ -23,9 +23,9 @@ def test_a_job_that_asks_gets_one_gpu_of_its_own(on_cluster: SlurmWorkflow) -> N
     seen = set().union(*on_cluster.sights)
     assert {one.script for one in seen} >= {*GPU_RULES, "tokenize_corpus", "estimate_dimensions"}
     for one in seen:
-        assert one.devices == ("0" if one.script in GPU_RULES else None) or one.devices == "1", one
+        assert (one.devices in {"0", "1", "2"}) == (one.script in GPU_RULES), one
     together = [{one for one in sight if one.devices is not None} for sight in on_cluster.sights]
-    assert max(map(len, together)) == 4  # all that the cluster has, at once
+    assert max(map(len, together)) >= 4  # of the cluster's six, at once
     for sight in together:
         assert len({(one.node, one.devices) for one in sight}) == len({one.job for one in sight})
 
