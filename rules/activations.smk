@@ -37,9 +37,9 @@ rule cache_activations:
         "logs/cache_activations/{model}.{shard}.benchmark.tsv"
     threads: 2
     resources:
-        gpu=lambda w: devices(settings.models[w.model]),
-        mem_mb=lambda w, attempt: 8000 * attempt,
-        runtime=480,
+        gpu=lambda w: settings.devices(settings.models[w.model]),
+        mem_mb=lambda w, attempt: model_mem_mb(settings, w.model, attempt),
+        runtime=lambda w, attempt: 480 * attempt,
     params:
         model=lambda w: settings.loading_of_model(w.model),
         capture=lambda w: settings.measure(w.model).capture(),

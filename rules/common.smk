@@ -5,6 +5,7 @@ from pathlib import Path
 
 from terse.config import end_with, load
 from terse.config.activations import Chunking, Estimation
+from terse.config.resources import model_mem_mb, training_mem_mb
 from terse.config.stages import STAGE_VERSIONS
 from terse.corpora.local import chosen_files
 from terse.errors import TerseError
@@ -98,11 +99,6 @@ def shards_of(model):
     """Return the activation files of a model, given its name."""
     n_shards = settings.measure(model).n_shards
     return [f"cache/activations/{model}/shard-{s:05d}.h5" for s in range(n_shards)]
-
-
-def devices(item):
-    """Return how many GPUs a job of a run or model asks for."""
-    return settings.gpu if item.gpu is None else item.gpu
 
 
 def run_targets():

@@ -356,5 +356,6 @@ def test_a_shard_of_a_step_that_was_not_kept_is_refused(chain: Chain, tmp_path: 
             shard_path=tmp_path / "shard-00000.h5",
             shard=0,
             n_shards=1,
+            state_root=tmp_path / "state",
             device="cpu",
         )

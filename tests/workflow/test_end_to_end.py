@@ -3,13 +3,14 @@
 import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny_workflow import TINY, Workflow
+from tiny_workflow import ROOT, TINY, Workflow
 
 from terse.activations import cache
 from terse.dimension import estimate

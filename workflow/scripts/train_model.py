@@ -5,6 +5,7 @@ from typing import Any
 
 from terse import job
 from terse.config.methods import settings_of
+from terse.distributed import n_processes, rank
 from terse.provenance import TRAINING_PACKAGES, digest_file, digest_json, record, versions
 from terse.training.method import Inputs, method_of
 from terse.training.train import Conduct, Outputs, train
@@ -23,12 +24,13 @@ def train_model(
     digests = {name: digest_file(path) for name, path in vars(inputs).items() if path is not None}
     device = f"{conduct.device} ({'deterministic' if conduct.deterministic else 'free'})"
     # All that decides the weights: other settings, or another kind of device, never go on from it.
-    state = digest_json([run, digests, device, versions(TRAINING_PACKAGES)])[:16]
+    about = {"inputs": digests, "device": device, "n_processes": conduct.n_processes}
+    state = digest_json([run, about, versions(TRAINING_PACKAGES)])[:16]
     train(
         method_of(settings_of(run), inputs),
         state_folder=state_root / conduct.name / state,
         outputs=outputs,
-        record=record(settings=run, inputs=digests, device=device),
+        record=record(settings=run, **about),
         conduct=conduct,
         signal=signal,
     )
@@ -36,7 +38,8 @@ def train_model(
 
 if __name__ == "__main__":
     with job.logged(snakemake):
-        settings = job.settings(snakemake)
+        settings, device = job.settings(snakemake), job.device(snakemake)
+        job.spread(snakemake)
         train_model(
             run=snakemake.params.run,
             inputs=job.run_inputs(snakemake, Inputs),
@@ -49,10 +52,12 @@ if __name__ == "__main__":
             state_root=Path("state/train"),
             conduct=Conduct(
                 name=snakemake.wildcards.run,
-                device=job.device(snakemake),
+                device=device,
                 tracking=settings.tracking,
                 deterministic=settings.deterministic,
                 save_interval=settings.runs[snakemake.wildcards.run].save_interval,
+                rank=rank(),
+                n_processes=n_processes(),
             ),
             signal=job.StopSignal().install(),
         )

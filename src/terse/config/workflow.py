@@ -120,6 +120,10 @@ class Workflow(Strict):
             self._require(f"runs.{name}.corpus", "corpus", run.corpus, self.corpora)
             self._require(f"runs.{name}.tokenizer", "tokenizer", run.tokenizer, self.tokenizers)
             self._require(f"runs.{name}.base", "run or model", run.base, self._bases)
+            try:
+                run.share(self.n_processes(name))
+            except TerseError as error:
+                raise TerseError(f"runs.{name}: {error}") from None
         for name in self.runs:
             chain = [name]
             while (base := self.base_run(chain[-1])) is not None:
@@ -174,6 +178,14 @@ class Workflow(Strict):
     @cached_property
     def _bases(self) -> set[str]:
         return {*self.runs, *self.models}
+
+    def devices(self, item: Run | Model) -> int:
+        """Return how many devices a run or model asks for on a node."""
+        return self.gpu if item.gpu is None else item.gpu
+
+    def n_processes(self, run: str) -> int:
+        """Return how many processes train a run: one per device, one on each node at least."""
+        return max(1, self.devices(self.runs[run])) * self.runs[run].nodes
 
     def base_run(self, run: str) -> str | None:
         """Return the run whose weights a run starts from, None where there is none."""
