@@ -10,6 +10,9 @@ min_version("9.27")
 configfile: checked_yaml("config/config.yaml")
 
 
+report: "workflow/report/workflow.rst"
+
+
 include: "rules/common.smk"
 include: "rules/corpora.smk"
 include: "rules/training.smk"

@@ -18,6 +18,7 @@ rule download_model:
         hub=lambda w: settings.models[w.model].hub,
         revision=lambda w: settings.models[w.model].revision,
         trust_remote_code=lambda w: settings.models[w.model].trust_remote_code,
+        stage=stage("download_model"),
     script:
         "../workflow/scripts/download_model.py"
 
@@ -26,6 +27,7 @@ rule cache_activations:
     """Run a model over one shard of its contexts; write hidden states, losses, entropies."""
     input:
         model=lambda w: model_folder(w.model),
+        weights=lambda w: local_weights(w.model),
         chunks="cache/chunks/{model}.h5",
     output:
         shard="cache/activations/{model}/shard-{shard}.h5",
@@ -35,9 +37,9 @@ rule cache_activations:
         "logs/cache_activations/{model}.{shard}.benchmark.tsv"
     threads: 2
     resources:
-        gpu=lambda w: devices(settings.models[w.model]),
-        mem_mb=lambda w, attempt: 8000 * attempt,
-        runtime=480,
+        gpu=lambda w: settings.devices(settings.models[w.model]),
+        mem_mb=lambda w, attempt: model_mem_mb(settings, w.model, attempt),
+        runtime=lambda w, attempt: 480 * attempt,
     params:
         model=lambda w: settings.loading_of_model(w.model),
         capture=lambda w: settings.measure(w.model).capture(),

@@ -5,7 +5,9 @@ from pathlib import Path
 
 from terse.config import end_with, load
 from terse.config.activations import Chunking, Estimation
+from terse.config.resources import model_mem_mb, training_mem_mb
 from terse.config.stages import STAGE_VERSIONS
+from terse.corpora.local import chosen_files
 from terse.errors import TerseError
 from terse.roots import link_roots
 
@@ -21,9 +23,26 @@ def names(library):
     return "|".join(re.escape(name) for name in library) or "(?!)"
 
 
-def stage(rule_name, **block):
-    """Return the params of a stage: what determines its result, and its version."""
-    return {**block, "stage_version": STAGE_VERSIONS[rule_name]}
+def stage(rule_name):
+    """Return what reruns a stage when its code changes results."""
+    return {"stage_version": STAGE_VERSIONS[rule_name]}
+
+
+def local_files(corpus):
+    """Return the files that a local corpus is read from: a change of one reads it again."""
+    source = settings.corpora[corpus]
+    if source.source in ("python-docs", "hub"):
+        return []
+    try:
+        return [str(path) for path, _ in chosen_files(source)]
+    except TerseError as error:
+        end_with(TerseError(f"corpora.{corpus}: {error}"))
+
+
+def local_weights(model):
+    """Return the files of a model in a local folder, so that a change of one is seen."""
+    folder = settings.models[model].path
+    return sorted(map(str, Path(folder).glob("*.*"))) if folder else []
 
 
 def tokenizer_files(tokenizer):
@@ -80,11 +99,6 @@ def shards_of(model):
     """Return the activation files of a model, given its name."""
     n_shards = settings.measure(model).n_shards
     return [f"cache/activations/{model}/shard-{s:05d}.h5" for s in range(n_shards)]
-
-
-def devices(item):
-    """Return how many GPUs a job of a run or model asks for."""
-    return settings.gpu if item.gpu is None else item.gpu
 
 
 def run_targets():

@@ -43,7 +43,7 @@ rule plot_dimensions:
             caption="../workflow/report/id.rst",
             category="Dimensions",
             subcategory="{family}",
-            labels={"figure": "ID {figure}"},
+            labels=lambda w: {"figure": f"ID {w.figure}".replace("-", " ")},
         ),
         pdf="results/figures/{family}/id-{figure}.pdf",
     log:

@@ -42,6 +42,12 @@ def lease_devices(count: int, *, poll_s: float = 1.0) -> list[str]:
     return taken
 
 
+def keep_through_exec() -> None:
+    """Let the leases live on in the program that this process turns into."""
+    for lock in _held:
+        os.set_inheritable(lock, True)
+
+
 def _given_by_slurm(count: int) -> list[str]:
     visible = [d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d.strip()]
     if len(visible) < count:

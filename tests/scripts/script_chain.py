@@ -117,8 +117,12 @@ def _make_run(chain: Chain) -> None:
         "train_model",
         run=run,
         inputs=Inputs(chain.inputs.tokens, tokenizer=chain.inputs.tokenizer),
-        outputs=Outputs(chain.run / "model", chain.run / "checkpoints", chain.run / "history.csv"),
-        record_path=chain.run / "run.json",
+        outputs=Outputs(
+            chain.run / "model",
+            chain.run / "checkpoints",
+            chain.run / "history.csv",
+            chain.run / "run.json",
+        ),
         state_root=chain.folder / "state" / "train",
         conduct=Conduct(name="base", results=chain.folder / "results"),
         signal=StopSignal(),
@@ -129,6 +133,7 @@ def _make_run(chain: Chain) -> None:
         inputs=chain.inputs,
         model_folder=chain.run / "model",
         table_path=chain.run / "evaluation.csv",
+        record_path=chain.run / "evaluation.run.json",
         device="cpu",
     )
 

@@ -173,8 +173,12 @@ def train_again(chain: Chain, tmp_path: Path) -> Train:
             "train_model",
             run=chain.settings.runs["base"].params() | changes,
             inputs=Inputs(chain.inputs.tokens, tokenizer=chain.inputs.tokenizer),
-            outputs=Outputs(tmp_path / "model", tmp_path / "kept", tmp_path / "history.csv"),
-            record_path=tmp_path / "run.json",
+            outputs=Outputs(
+                tmp_path / "model",
+                tmp_path / "kept",
+                tmp_path / "history.csv",
+                tmp_path / "run.json",
+            ),
             state_root=tmp_path / "state",
             conduct=Conduct(name="base", results=tmp_path),
             signal=signal or StopSignal(),
@@ -375,5 +379,6 @@ def test_a_shard_of_a_step_that_was_not_kept_is_refused(chain: Chain, tmp_path: 
             shard_path=tmp_path / "shard-00000.h5",
             shard=0,
             n_shards=1,
+            state_root=tmp_path / "state",
             device="cpu",
         )

@@ -24,7 +24,7 @@ FOLDER = Path("/tmp/terse-slurm")
 LINKS = {name: Path("/etc/slurm") / name for name in ("slurm.conf", "gres.conf")}
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun")
 NODES = ("node1", "node2")
-N_CPUS, MEMORY_MB, N_GPUS = 4, 64_000, 2
+N_CPUS, MEMORY_MB, N_GPUS = 6, 64_000, 3
 
 # {folder}, {host}, {controller} and {nodes} are filled in.
 SLURM_CONF = """\
@@ -101,7 +101,7 @@ def down(folder: Path = FOLDER) -> None:
         subprocess.run(["scancel", "--signal=KILL", "--user=root"], capture_output=True)
         subprocess.run(["scancel", "--user=root"], capture_output=True)
         with suppress(TimeoutError):
-            _wait_for(lambda: not _output("squeue", "--noheader"), "jobs stay", seconds=15)
+            _wait_for(lambda: not output("squeue", "--noheader"), "jobs stay", seconds=15)
     for name in (*(f"slurmd-{node}" for node in NODES), "slurmctld", "munged"):
         _end(folder / f"{name}.pid")
     for link in LINKS.values():
@@ -117,8 +117,7 @@ def start_node(node: str, folder: Path = FOLDER) -> None:
 
 def kill_node(node: str, folder: Path = FOLDER) -> None:
     """End a node as a power cut does: slurmd and all processes of its jobs, without a word."""
-    pid = int((folder / f"slurmd-{node}.pid").read_text())
-    os.kill(pid, signal.SIGKILL)
+    kill_slurmd(node, folder)
     for process in psutil.process_iter(["environ"]):
         if (process.info["environ"] or {}).get("SLURMD_NODENAME") == node:
             with suppress(psutil.NoSuchProcess):
@@ -130,15 +129,14 @@ def kill_node(node: str, folder: Path = FOLDER) -> None:
                 process.kill()
 
 
-def restore_node(node: str, folder: Path = FOLDER) -> None:
-    """Start a killed node again and wait until it takes jobs."""
-    start_node(node, folder)
-    _wait_for(lambda: states().get(node) in {"idle", "mixed", "allocated"}, f"{node} stays away")
+def kill_slurmd(node: str, folder: Path = FOLDER) -> None:
+    """End a node's slurmd alone: to SLURM the node is down, and its jobs' processes live on."""
+    os.kill(int((folder / f"slurmd-{node}.pid").read_text()), signal.SIGKILL)
 
 
 def states() -> dict[str, str]:
     """Return the state of each node."""
-    lines = _output("sinfo", "--noheader", "--Node", "--partition=cpu", "--format=%N %T")
+    lines = output("sinfo", "--noheader", "--Node", "--partition=cpu", "--format=%N %T")
     return dict(line.split() for line in lines.splitlines())
 
 
@@ -228,7 +226,8 @@ def _ours(link: Path) -> bool:
     return link.is_symlink() and link.readlink().parent == FOLDER
 
 
-def _output(*command: str) -> str:
+def output(*command: str) -> str:
+    """Return what a command of SLURM prints."""
     return subprocess.run(command, capture_output=True, text=True, timeout=30).stdout
 
 

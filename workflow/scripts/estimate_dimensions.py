@@ -34,7 +34,7 @@ def estimate_dimensions(
     inputs = {key: str(about[key]) for key in ("fingerprint", "tokenizer_digest")}
     write_json(
         record_path,
-        record(settings=estimation, inputs=inputs, device="cpu", folder=Path.cwd(), model=about),
+        record(settings=estimation, inputs=inputs, device="cpu", model=about),
     )
 
 

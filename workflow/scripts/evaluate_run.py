@@ -7,19 +7,29 @@ from typing import Any
 import pandas as pd
 
 from terse import job
-from terse.artifacts import atomic_file
+from terse.artifacts import atomic_file, write_json
 from terse.config.methods import settings_of
+from terse.provenance import digest_file, record
 from terse.training.method import Inputs, method_of
 
 
 def evaluate_run(
-    *, run: dict[str, Any], inputs: Inputs, model_folder: Path, table_path: Path, device: str
+    *,
+    run: dict[str, Any],
+    inputs: Inputs,
+    model_folder: Path,
+    table_path: Path,
+    record_path: Path,
+    device: str,
 ) -> None:
-    """Write the run's measures, one row each."""
+    """Write the run's measures, one row each, and a record."""
     method = method_of(settings_of(run), inputs)
     measures = method.evaluate(method.load(model_folder), device)
     with atomic_file(table_path) as partial:
         pd.DataFrame([asdict(measure) for measure in measures]).to_csv(partial, index=False)
+    paths = {**vars(inputs), "model": model_folder}
+    digests = {name: digest_file(path) for name, path in paths.items() if path is not None}
+    write_json(record_path, record(settings=run, inputs=digests, device=device))
 
 
 if __name__ == "__main__":
@@ -29,5 +39,6 @@ if __name__ == "__main__":
             inputs=job.run_inputs(snakemake, Inputs),
             model_folder=Path(snakemake.input.model),
             table_path=Path(snakemake.output.evaluation),
+            record_path=Path(snakemake.output.record),
             device=job.device(snakemake),
         )

@@ -2,11 +2,11 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from terse.config.strict import Name, Strict
 from terse.dimension.names import check_estimator
-from terse.errors import TerseError
+from terse.errors import TerseError, unknown_name
 
 
 def _known_estimator(name: str) -> str:
@@ -18,6 +18,9 @@ def _known_estimator(name: str) -> str:
 
 Estimator = Annotated[str, AfterValidator(_known_estimator)]
 LayerRange = Annotated[str, Field(pattern=r"^\d+-\d+$")]
+
+
+INBLOCK_KEYS, OUTBLOCK_KEYS = ("attn", "mlp", "block"), ("emb", "norm", "unemb")
 
 
 class Chunking(Strict):
@@ -75,12 +78,25 @@ class Capture(Strict):
         None, description="HDF5 filter of the hidden states; half precision barely shrinks"
     )
 
+    @field_validator("layer_idx_list")
+    @classmethod
+    def _some_layers(cls, layers: list[int | str] | str) -> list[int | str] | str:
+        if not layers:
+            raise ValueError("an empty list; allowed: at least 1 layer, or all")
+        for item in layers if layers != "all" else []:
+            first, _, last = str(item).partition("-")
+            if first and last and int(first) > int(last):
+                raise ValueError(f"the range {item} is empty; did you mean {last}-{first}?")
+        return layers
+
 
 class Estimation(Strict):
     """Which intrinsic dimensions are estimated, and of which points."""
 
     save_IDs_list: list[Estimator] = Field(  # noqa: N815
-        ["mle", "mle_inv", "mind_ml", "twoNN_f10"], description="estimators: docs/dimension.md"
+        ["mle", "mle_inv", "mind_ml", "twoNN_f10"],
+        min_length=1,
+        description="estimators: docs/dimension.md",
     )
     cloud: Literal["context", "last_token", "means"] = Field(
         "context",
@@ -107,6 +123,17 @@ class Activations(Chunking, Capture, Estimation):
             )
         if not self.save_cache_tensors and not self.save_IDs:
             raise ValueError("save_IDs: false and save_cache_tensors: false leave nothing to table")
+        return self
+
+    @model_validator(mode="after")
+    def _modules_are_known(self) -> "Activations":
+        mapped = set(self.module_name_mapping or ())
+        for place, known in (("in", INBLOCK_KEYS), ("out", OUTBLOCK_KEYS)):
+            name = f"module_{place}block_keys"
+            for key in getattr(self, name):
+                if key not in {*known, *mapped}:
+                    error = unknown_name("module key", key, [*known, *sorted(mapped)])
+                    raise ValueError(f"{name}: {error} (others: in module_name_mapping)")
         return self
 
     @model_validator(mode="after")

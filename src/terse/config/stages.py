@@ -2,6 +2,7 @@
 
 STAGE_VERSIONS = {
     "collect_corpus": 1,
+    "download_model": 1,
     "train_tokenizer": 1,
     "tokenize_corpus": 1,
     "chunk_corpus": 1,
@@ -10,7 +11,7 @@ STAGE_VERSIONS = {
     "estimate_dimensions": 1,
     "evaluate_run": 1,
     "plot_run": 1,
-    "plot_dimensions": 2,
+    "plot_dimensions": 3,
     "compare_dimensions": 1,
     "tabulate_results": 1,
 }

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from terse.dimension.statistics import rank_correlation
 from terse.errors import TerseError
@@ -15,6 +16,7 @@ from terse.figures.style import BLUE, WIDTH_IN, ordered_colours, paper_style
 _KINDS = {"emb": "embedding", "attn": "attention", "mlp": "MLP", "block": "block", "norm": "norm"}
 _PREFERRED = "mle_inv"  # the recommended estimator, where one has to stand for all
 _SCALE = "gride_"  # these estimators make one curve, in a figure of its own
+_WIDE = 8  # a row of panels that spans more than such a ratio is scaled by logarithm
 _Z_95 = 1.96
 
 
@@ -59,8 +61,10 @@ def id_by_layer(summary: pd.DataFrame) -> Figure:
             for label, colour in zip(labels, ordered_colours(len(labels)), strict=True):
                 part = _pick(summary, estimator=estimator, module=kind, label=label)
                 _band(axis, "place", part, colour, str(label))
-            places = sorted(set(summary["place"].astype(int)))
-            axis.set_xticks(places, [_layer_name(summary, place) for place in places])
+            column = _pick(summary, module=kind)
+            places = sorted(set(column["place"].astype(int)))
+            axis.set_xticks(places, [_layer_name(column, place) for place in places])
+            _scale_ids(axis, _pick(summary, estimator=estimator))
         _legend(figure, axes.values(), _what_labels_are(summary))
     return figure
 
@@ -79,6 +83,7 @@ def id_by_step(summary: pd.DataFrame) -> Figure:
                 part = _pick(summary, estimator=estimator, module=kind, place=place)
                 name = _layer_name(summary, place)
                 _band(axis, "training_step", part.sort_values("training_step"), colour, name)
+            _scale_ids(axis, _pick(summary, estimator=estimator))
             _scale_steps(axis, sorted(set(summary["training_step"].astype(int))))
         _legend(figure, axes.values(), "layer")
     return figure
@@ -177,7 +182,7 @@ def _grid(table: pd.DataFrame, x_label: str) -> tuple[Figure, dict[tuple[str, st
     kinds = [kind for kind in _KINDS if kind in present]
     kinds += [kind for kind in present if kind not in _KINDS]
     figure = Figure(figsize=(WIDTH_IN, 1.35 * len(estimators) + 0.7))
-    grid = figure.subplots(len(estimators), len(kinds), squeeze=False, sharex=True, sharey="row")
+    grid = figure.subplots(len(estimators), len(kinds), squeeze=False, sharex="col", sharey="row")
     for row, estimator in zip(grid, estimators, strict=True):
         row[0].set_ylabel(estimator.replace("participation_ratio", "participation\nratio"))
     for axis, kind in zip(grid[0], kinds, strict=True):
@@ -209,6 +214,15 @@ def _band(axis: Axes, x: str, part: pd.DataFrame, colour: Any, label: str) -> No
 
 def _layer_name(summary: pd.DataFrame, place: int) -> str:
     return str(summary.loc[summary["place"] == place, "place_name"].iloc[0])
+
+
+def _scale_ids(axis: Axes, row: pd.DataFrame) -> None:
+    """Scale by logarithm where an untrained model would flatten all else."""
+    means = row["mean"].to_numpy(float)
+    means = means[np.isfinite(means) & (means > 0)]
+    if len(means) and means.max() > _WIDE * means.min():
+        axis.set_yscale("log", base=2)
+        axis.yaxis.set_major_formatter(ScalarFormatter())
 
 
 def _scale_steps(axis: Axes, steps: list[int]) -> None:

@@ -60,6 +60,14 @@ FROM_BASE = {"method": "causal-lm", "corpus": "python-docs", "max_steps": 1}
         ("activations/save_IDs_list", ["mlee"], ["save_IDs_list", "did you mean 'mle'"]),
         ("activations/save_fp", "float61", ["save_fp", "did you mean 'float16'"]),
         ("activations/ctx_len", 16, ["fewer than the 22"]),
+        ("activations/ctx_len", 257, ["activations.ctx_len: 257 tokens", "rows of 256"]),
+        ("activations/layer_idx_list", ["5-2"], ["layer_idx_list", "did you mean 2-5"]),
+        ("activations/layer_idx_list", [], ["layer_idx_list", "at least 1"]),
+        ("activations/save_IDs_list", [], ["save_IDs_list", "at least 1"]),
+        ("activations/module_inblock_keys", ["mpl"], ["module_inblock_keys", "mean 'mlp'"]),
+        ("activations/module_outblock_keys", ["nrom"], ["module_outblock_keys", "mean 'norm'"]),
+        ("models/base/revision", "main", ["models.base", "revision does not go with run"]),
+        ("sweeps", {}, ["unknown key 'sweeps'"]),
         ("activations/corpus", "pyhton-docs", ["activations.corpus:", "'python-docs'"]),
         ("select/ids", ["bas"], ["select.ids:", "did you mean 'base'"]),
         ("corpora/python-docs/path", "x", ["corpora.python-docs:", "does not read 'path'"]),
@@ -83,6 +91,14 @@ def test_each_wrong_value_has_its_own_line(raw: dict) -> None:
     with pytest.raises(TerseError) as error:
         load(wrong)
     assert len(str(error.value).splitlines()) == 2
+
+
+def test_a_tracker_that_is_not_installed_is_refused(raw: dict, monkeypatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(
+        TerseError, match=r"tracking: wandb is not installed: \.venv/bin/pip install"
+    ):
+        load(put(raw, "tracking", "wandb"))
 
 
 def test_cycle_between_runs_is_named(raw: dict) -> None:
@@ -232,7 +248,7 @@ def test_every_key_says_what_it_means() -> None:
         *METHODS.values(),
     ):
         for key, field in block.model_fields.items():
-            assert field.description or key in {"sweeps"}, f"{block.__name__}.{key}"
+            assert field.description, f"{block.__name__}.{key}"
 
 
 def test_unreadable_yaml_names_file_line_and_column(tmp_path: Path) -> None:
