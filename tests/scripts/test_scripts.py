@@ -118,7 +118,7 @@ def test_chunk_corpus(chain: Chain) -> None:
 def test_chunk_corpus_takes_every_key_of_its_block(chain: Chain) -> None:
     from terse.config.activations import Chunking
 
-    changes = {"documents": "validation", "shuffle": "blocks", "chunk_seed": 3, "ctx_len": 64}
+    changes = {"documents": "validation", "shuffle": "blocks", "chunk_seed": 3, "ctx_len": 40}
     asked = load({**CONFIG, "activations": CONFIG["activations"] | changes}).measure("base")
     path = chain.folder / "other.h5"
     run_script(
@@ -131,7 +131,7 @@ def test_chunk_corpus_takes_every_key_of_its_block(chain: Chain) -> None:
         ids = {name.decode() for name in tokens["validation"]["id"][:]}
         assert {name.decode() for name in chunks["rows"]["document"][:]} <= ids
         about = json.loads(chunks.attrs["settings"])
-        assert chunks["tokens"].shape[1] == 64
+        assert chunks["tokens"].shape[1] == 40
     assert (about["shuffle"], about["seed"], about["split"]) == ("blocks", 3, "validation")
 
 
