@@ -7,17 +7,27 @@ from typing import Any
 import pandas as pd
 
 from terse import job
-from terse.artifacts import atomic_file
+from terse.artifacts import atomic_file, atomic_folder
 from terse.config.methods import settings_of
 from terse.training.method import Inputs, method_of
 
 
 def evaluate_run(
-    *, run: dict[str, Any], inputs: Inputs, model_folder: Path, table_path: Path, device: str
+    *,
+    run: dict[str, Any],
+    inputs: Inputs,
+    model_folder: Path,
+    table_path: Path,
+    tables_folder: Path,
+    device: str,
 ) -> None:
-    """Write the run's measures, one row each."""
+    """Write the run's measures, one row each, and the method's own tables, a file each."""
     method = method_of(settings_of(run), inputs)
-    measures = method.evaluate(method.load(model_folder), device)
+    model = method.load(model_folder)
+    measures = method.evaluate(model, device)
+    with atomic_folder(tables_folder) as partial:
+        for name, table in method.tables(model, device).items():
+            table.to_csv(partial / f"{name}.csv", index=False)
     with atomic_file(table_path) as partial:
         pd.DataFrame([asdict(measure) for measure in measures]).to_csv(partial, index=False)
 
@@ -29,5 +39,6 @@ if __name__ == "__main__":
             inputs=job.run_inputs(snakemake, Inputs),
             model_folder=Path(snakemake.input.model),
             table_path=Path(snakemake.output.evaluation),
+            tables_folder=Path(snakemake.output.tables),
             device=job.device(snakemake),
         )

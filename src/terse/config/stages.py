@@ -10,5 +10,6 @@ STAGE_VERSIONS = {
     "evaluate_run": 1,
     "plot_run": 1,
     "plot_dimensions": 1,
+    "plot_study": 1,
     "tabulate_results": 1,
 }
