@@ -129,6 +129,7 @@ def _make_run(chain: Chain) -> None:
         inputs=chain.inputs,
         model_folder=chain.run / "model",
         table_path=chain.run / "evaluation.csv",
+        tables_folder=chain.run / "tables",
         device="cpu",
     )
 

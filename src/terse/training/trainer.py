@@ -103,9 +103,17 @@ class MethodTrainer(Trainer):
                 )
             logs["tokens_per_s"] = self._tokens_since_log / max(self._busy_since_log, 1e-9)
             steps = max(self._tokens_since_log and self.args.logging_steps, 1)
-            logs.update({name: value / steps for name, value in self._terms.items()})
+            logs.update({name: value / steps for name, value in self._summed_terms().items()})
             self._tokens_since_log, self._busy_since_log, self._terms = 0, 0.0, {}
         super().log(logs, start_time)
+
+    def _summed_terms(self) -> dict[str, float]:
+        """Return the terms of all processes; each has those of its own targets."""
+        if self.args.world_size == 1 or not self._terms:
+            return self._terms
+        own = torch.tensor([*self._terms.values()], dtype=torch.float64, device=self.args.device)
+        total = cast(Tensor, self.accelerator.reduce(own, "sum"))
+        return dict(zip(self._terms, total.tolist(), strict=True))
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._staging or self.training_state.folder)

@@ -21,7 +21,7 @@ SETTINGS = {
     "method": "compression", "corpus": "c", "base": "tiny-base", "max_steps": 6, "batch_size": 4,
     "lr": 0.02,
     "cmp_len": 8, "n_cmps": 2, "seq_len": 14, "checkpoint_steps": [0],
-    "log_interval": 2, "eval_interval": 3, "eval_windows": 40, "n_samples": 2,
+    "log_interval": 2, "eval_interval": 3, "eval_windows": 40, "max_val_loops": 3, "n_samples": 2,
 }  # fmt: skip
 
 

@@ -230,7 +230,9 @@ class Compressor(nn.Module):
         wanted = {name for name, _ in self.trained()}
         if wrong := wanted ^ set(state_dict):
             raise TerseError(f"these weights are of another compressor: {sorted(wrong)[0]}")
-        return super().load_state_dict(state_dict, strict=False)
+        result = super().load_state_dict(state_dict, strict=False)
+        result.missing_keys.clear()  # the frozen ones, which the base has brought
+        return result
 
 
 def _left(batch: Batch) -> tuple[Tensor, Tensor]:

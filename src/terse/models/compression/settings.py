@@ -131,8 +131,6 @@ class CompressionSettings(Run):
         self._check_overlap_and_tasks()
         if self.csl_task and not (self.train_embs or self.train_lmhead):
             raise ValueError("csl_task trains nothing without train_embs or train_lmhead")
-        if self.gpu is not None and self.gpu > 1 and not self.model_parallel:
-            raise ValueError("more than one device needs model_parallel: true")
         return self
 
     def _check_overlap_and_tasks(self) -> None:

@@ -13,7 +13,7 @@ from terse.config.methods import settings_of
 from terse.errors import TerseError
 from terse.models.compression.model import Compressor
 from terse.models.compression.settings import CompressionSettings
-from terse.provenance import digest_json
+from terse.provenance import digest_file, digest_json
 
 CONFIG, WEIGHTS = "compressor.json", "model.safetensors"
 
@@ -56,10 +56,9 @@ def compressor_config(folder: Path) -> dict[str, Any]:
 
 def identity_of(folder: Path) -> str:
     """Return the digest of a compressor's weights and base; vectors mean nothing to another."""
-    tensors, _ = _tensors(folder / WEIGHTS)
-    values = {name: tensor.double().sum().item() for name, tensor in tensors.items()}
     content = compressor_config(folder)
-    return digest_json([content["base"]["digest"], content["settings"], values])
+    weights = digest_file(folder / WEIGHTS)
+    return digest_json([content["base"]["digest"], content["settings"], weights])
 
 
 def save_vectors(path: Path, Z: Tensor, compressor: str) -> None:
