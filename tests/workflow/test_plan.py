@@ -25,7 +25,8 @@ def overlay(folder: Path, content: dict) -> Path:
 
 def test_default_plan(default: Workflow) -> None:
     plan = default.plan()
-    assert plan["train_model"] == plan["evaluate_run"] == plan["collect_corpus"] == 1
+    assert plan["train_model"] == plan["evaluate_run"] == 2
+    assert plan["collect_corpus"] == plan["plot_study"] == 1
     assert plan["cache_activations"] == plan["estimate_dimensions"] == 5
     assert plan["plot_dimensions"] == 3
     assert "download_model" not in plan
@@ -93,7 +94,8 @@ def test_published_experiments_plan(experiment: Path, tmp_path: Path) -> None:
 
 
 def test_published_experiments_are_there() -> None:
-    assert {"llama-7b", "pythia-checkpoints"} <= {path.stem for path in EXPERIMENTS}
+    names = {"llama-7b", "pythia-checkpoints", "compression-small", "compression-published"}
+    assert names <= {path.stem for path in EXPERIMENTS}
 
 
 def test_two_thousand_shards_plan(tmp_path: Path) -> None:
