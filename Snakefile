@@ -10,6 +10,9 @@ min_version("9.27")
 configfile: checked_yaml("config/config.yaml")
 
 
+report: "workflow/report/workflow.rst"
+
+
 include: "rules/common.smk"
 include: "rules/corpora.smk"
 include: "rules/training.smk"
@@ -26,7 +29,7 @@ wildcard_constraints:
     model=names(settings.models),
     method=names(METHODS),
     family=names(settings.families()),
-    figure="by-layer|by-step|against-loss",
+    figure="by-layer|by-step|by-scale|against-loss",
     shard=r"\d{5}",
 
 

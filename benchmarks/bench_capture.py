@@ -1,18 +1,18 @@
-"""Capture and cache against the bare forward pass, the raw disk, ID_scaling's way and nnsight.
+"""Capture and cache against the bare forward pass, the raw disk, ID_scaling's way and two peers.
 
-All sides run in one process, interleaved in rounds, each over the same contexts; reported is the
-median over rounds of the ratio within a round, with its range. Our side is the job's own function,
-with everything that a job does: probe, file, CRCs, fsync, rename.
+All sides of a group of rows run in one process, interleaved in rounds, each over the same contexts;
+reported is the median over rounds of the ratio within a round, with its range. Our side is the
+job's own function, with everything that a job does: probe, file, CRCs, fsync, rename. The bare
+pass of a row ends where ours has to: at the final norm without a loss, at the logits with one.
 
-nnsight is not a dependency: install it into an environment of its own, and run this from there
-(`pip install nnsight`). Without it its row is left out, and the log says so.
+The peers are no dependencies: `pip install nnsight transformer-lens` into an environment of its
+own, and run this from there. Without one of them its row is left out, and the log says so.
 """
 
 import argparse
 import importlib.util
 import json
 import logging
-import multiprocessing
 import os
 import statistics
 import subprocess
@@ -20,7 +20,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,19 +28,33 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
-from torch import Tensor
+from capture_peers import Peers
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from terse.activations.shard import cache_shard
-from terse.models.modules import select_modules
 
 log = logging.getLogger("bench_capture")
 
 LAYERS = [0, 2, 4, 6, 8, 10]
 N_LAYERS, WIDTH, VOCABULARY, CTX_LEN = 12, 768, 32_000, 512
+GROUPS = {  # rows that share their sides
+    "means": ("bare", "means"),
+    "loss": ("bare_logits", "loss"),
+    "layers": ("bare", "first_layers"),
+    "tensors": ("bare", "raw", "tensors"),
+    "cost": ("bare_logits", "all", "id_scaling"),
+    "nnsight": ("all", "nnsight"),
+    "lens": ("all", "lens"),
+    "memory": (),
+}
 MEANS_BOUND, LOSS_BOUND, SHARE_SLACK, WRITE_BOUND, COST_BOUND, MEMORY_BOUND = (
     1.03, 1.06, 1.10, 1.15, 1 / 3, 1.05,
 )  # fmt: skip
+
+
+# On a machine that others use too, the processor time of one thread (`--clock cpu --threads 1`)
+# still tells what a pass costs; it counts the writer's work as if nothing ran beside it.
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 @dataclass
@@ -89,7 +102,7 @@ def settings(batch: int, **changes: Any) -> SimpleNamespace:
         "module_name_mapping": None, "save_fp": "float16", "save_cache_tensors": False,
         "save_mean_tensors": True, "save_loss": False, "save_entropy": False, "save_IDs": False,
         "save_IDs_list": [], "skip_first": 0, "max_norm_multiple": None, "theiler_window": 0,
-        "id_input": "model", "compression": None,
+        "cloud": "context", "id_input": "model", "compression": None,
     }  # fmt: skip
     return SimpleNamespace(**{**values, **changes})
 
@@ -105,6 +118,7 @@ class Bench:
             tokens = torch.from_numpy(file["tokens"][:].astype(np.int64))  # type: ignore[index]
         self.batches = list(tokens.split(batch))
         self.raw = np.random.default_rng(0).bytes(self.tensor_bytes(contexts))
+        self.peers = Peers(self.model, LAYERS, self.batches, folder)
 
     @staticmethod
     def tensor_bytes(contexts: int) -> int:
@@ -143,108 +157,22 @@ class Bench:
             os.fsync(file.fileno())
         (self.folder / "raw.bin").unlink()
 
-    @torch.no_grad()
-    def id_scaling(self) -> None:
-        """Copy within each hook, append through a pool that opens each file for each batch."""
-        found: dict[str, np.ndarray] = {}
-        refs = select_modules(self.model, LAYERS, ["mlp", "attn", "block"], ["norm"])
 
-        def hook(key: str) -> Callable[..., None]:
-            def copy(module: Any, inputs: Any, output: Any) -> None:
-                output = output[0] if isinstance(output, tuple) else output
-                found[key] = output.detach().cpu().to(torch.float16).numpy()
-
-            return copy
-
-        handles = [ref.module.register_forward_hook(hook(key)) for key, ref in refs.items()]
-        with fresh_folder(self.folder / "theirs") as out, POOL(2) as pool:
-            for tokens in self.batches:
-                result = self.model(tokens.to(self.device), use_cache=False)
-                found.update(plain_loss_and_entropy(result.logits, tokens))
-                pool.starmap(append, [(out / f"{key}.h5", found[key]) for key in found])
-        for handle in handles:
-            handle.remove()
-
-    @torch.no_grad()
-    def nnsight(self) -> None:
-        """Save the same outputs in a trace, append them with h5py."""
-        import nnsight  # pyright: ignore[reportMissingImports]
-
-        wrapped = nnsight.NNsight(self.model)
-        with fresh_folder(self.folder / "peer") as out:
-            for tokens in self.batches:
-                found: dict[str, Any] = {}
-                with wrapped.trace(tokens.to(self.device), use_cache=False):
-                    outputs = {}.save()  # pyright: ignore[reportAttributeAccessIssue]
-                    for layer in LAYERS:
-                        block = wrapped.model.layers[layer]
-                        outputs[f"attn-l{layer}"] = block.self_attn.output[0]
-                        outputs[f"mlp-l{layer}"] = block.mlp.output
-                        outputs[f"block-l{layer}"] = block.output
-                    outputs["norm"] = wrapped.model.norm.output
-                    logits = wrapped.lm_head.output.save()
-                for key, value in outputs.items():
-                    found[key] = value.to(torch.float16).cpu().numpy()
-                found.update(plain_loss_and_entropy(logits, tokens))
-                for key, value in found.items():
-                    append(out / f"{key}.h5", value)
-
-
-POOL = multiprocessing.get_context("spawn").Pool
-
-
-@contextmanager
-def fresh_folder(path: Path) -> Any:
-    """Yield an empty folder, emptied again after; its bytes are synced as ours are."""
-    path.mkdir(exist_ok=True)
-    yield path
-    for item in path.iterdir():
-        descriptor = os.open(item, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
-        item.unlink()
-
-
-def append(path: Path, values: np.ndarray) -> None:
-    """Open a file, append rows and, for tensors, their means, and close it."""
-    with h5py.File(path, "a") as file:
-        grow(file, "activations", values)
-        if values.ndim == 3:
-            grow(file, "mean_activations", values.astype(np.float32).mean(axis=1))
-
-
-def grow(file: h5py.File, name: str, values: np.ndarray) -> None:
-    """Append rows to a growing dataset."""
-    if name not in file:
-        file.create_dataset(name, data=values, maxshape=(None, *values.shape[1:]))
-        return
-    dataset: Any = file[name]
-    dataset.resize(len(dataset) + len(values), axis=0)
-    dataset[-len(values) :] = values
-
-
-def plain_loss_and_entropy(logits: Tensor, tokens: Tensor) -> dict[str, np.ndarray]:
-    """Compute both from one log-softmax over all logits in float32."""
-    log_p = torch.log_softmax(logits[:, :-1].float(), dim=-1)
-    targets = tokens[:, 1:, None].to(logits.device)
-    loss = -log_p.gather(2, targets)[..., 0]
-    entropy = -(log_p.exp() * log_p).sum(dim=-1)
-    return {"creloss": loss.cpu().numpy(), "entropy": entropy.cpu().numpy()}
-
-
-def seconds(side: Callable[[], None]) -> float:
+def seconds(side: Callable[[], None], clock: Callable[[], float]) -> float:
     """Time one run of one side."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = clock()
     side()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def measure(bench: Bench, rounds: int) -> dict[str, list[float]]:
-    """Run all sides in each round, in turn from another start; return seconds by side."""
+def measure(
+    bench: Bench, group: str, rounds: int, clock: Callable[[], float]
+) -> dict[str, list[float]]:
+    """Run the sides of a group in each round, in turn from another start; seconds by side."""
     sides: dict[str, Callable[[], None]] = {
         "bare": bench.bare,
         "means": bench.ours,
@@ -256,21 +184,29 @@ def measure(bench: Bench, rounds: int) -> dict[str, list[float]]:
         "tensors": lambda: bench.ours(save_cache_tensors=True),
         "raw": bench.raw_write,
         "all": bench.all_tensors_and_loss,
-        "id_scaling": bench.id_scaling,
+        "id_scaling": bench.peers.id_scaling,
+        "nnsight": bench.peers.nnsight,
+        "lens": bench.peers.lens,
     }
-    if importlib.util.find_spec("nnsight"):
-        sides["nnsight"] = bench.nnsight
-    else:
-        log.warning("nnsight is not installed: no row for it (pip install nnsight, elsewhere)")
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    names = list(sides)
-    for side in sides.values():
-        side()
+    names = GROUPS[group]
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for name in names:
+        sides[name]()
     for i in range(rounds):
-        for name in names[i % len(names) :] + names[: i % len(names)]:
-            times[name].append(seconds(sides[name]))
+        start = i % len(names)
+        for name in names[start:] + names[:start]:
+            times[name].append(seconds(sides[name], clock))
         log.info("round %d: %s", i, {name: round(values[-1], 2) for name, values in times.items()})
     return times
+
+
+def is_there(group: str) -> bool:
+    """Return whether what a group compares with is installed; say so if not."""
+    package = {"nnsight": "nnsight", "lens": "transformer_lens"}.get(group)
+    if package is None or importlib.util.find_spec(package):
+        return True
+    log.warning("%s is not installed: no row for it (install it elsewhere, see above)", package)
+    return False
 
 
 def compare(name: str, ours: list[float], reference: list[float], bound: float) -> Row:
@@ -283,24 +219,25 @@ def compare(name: str, ours: list[float], reference: list[float], bound: float) 
     )  # fmt: skip
 
 
-def timing_rows(times: dict[str, list[float]]) -> list[Row]:
-    """Return the rows of the table that are ratios of times."""
-    share = 3 / N_LAYERS
-    slower = [max(pair) for pair in zip(times["bare"], times["raw"], strict=True)]
-    rows = [
-        compare("means / bare forward", times["means"], times["bare"], MEANS_BOUND),
-        compare("means, loss, entropy / bare forward to the logits", times["loss"],
-                times["bare_logits"], LOSS_BOUND),
-        compare("tensors of layers 0-2 / full forward", times["first_layers"],
-                times["bare_logits"], share * SHARE_SLACK),
-        compare("all tensors / max(bare forward, raw write)", times["tensors"], slower,
-                WRITE_BOUND),
-        compare("beyond the forward: ours / ID_scaling's way", beyond(times, "all"),
-                beyond(times, "id_scaling"), COST_BOUND),
-    ]  # fmt: skip
-    if "nnsight" in times:
-        rows.append(compare("all / nnsight with h5py", times["all"], times["nnsight"], 1.0))
-    return rows
+def row_of(group: str, times: dict[str, list[float]]) -> Row:
+    """Return the row of a group from the times of its sides."""
+    if group == "means":
+        return compare("means / bare forward", times["means"], times["bare"], MEANS_BOUND)
+    if group == "loss":
+        return compare("means, loss, entropy / bare forward to the logits", times["loss"],
+                       times["bare_logits"], LOSS_BOUND)  # fmt: skip
+    if group == "layers":
+        return compare("tensors of layers 0-2 / forward of all layers", times["first_layers"],
+                       times["bare"], 3 / N_LAYERS * SHARE_SLACK)  # fmt: skip
+    if group == "tensors":
+        slower = [max(pair) for pair in zip(times["bare"], times["raw"], strict=True)]
+        return compare("all tensors / max(bare forward, raw write)", times["tensors"], slower,
+                       WRITE_BOUND)  # fmt: skip
+    if group == "cost":
+        return compare("beyond the forward: ours / ID_scaling's way", beyond(times, "all"),
+                       beyond(times, "id_scaling"), COST_BOUND)  # fmt: skip
+    peer = {"nnsight": "nnsight", "lens": "TransformerLens"}[group]
+    return compare(f"all / {peer} with h5py", times["all"], times[group], 1.0)
 
 
 def beyond(times: dict[str, list[float]], side: str) -> list[float]:
@@ -341,8 +278,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write the rows here")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rows", nargs="+", choices=GROUPS, default=list(GROUPS))
     parser.add_argument("--contexts", type=int, default=8)
     parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--threads", type=int, help="of torch; default: all cores")
     parser.add_argument("--folder", type=Path, help="where to write; default: the system's")
     parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
@@ -354,13 +293,20 @@ def main() -> int:
     logging.getLogger("terse").setLevel(logging.WARNING)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    clock = CLOCKS[arguments.clock]
+    device, rounds = "cuda" if torch.cuda.is_available() else "cpu", arguments.rounds
     log.info("%s, %d threads, batch %d, %d contexts of %d tokens, vocabulary %d, width %d",
              device, torch.get_num_threads(), arguments.batch, arguments.contexts, CTX_LEN,
              VOCABULARY, WIDTH)  # fmt: skip
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         bench = Bench(Path(folder), device, arguments.contexts, arguments.batch)
-        rows = [*timing_rows(measure(bench, arguments.rounds)), memory_row()]
+        rows = [
+            memory_row()
+            if group == "memory"
+            else row_of(group, measure(bench, group, rounds, clock))
+            for group in arguments.rows
+            if is_there(group)
+        ]
     for row in rows:
         log.info("%-55s ours %8.3f  reference %8.3f  ratio %.3f (%.3f to %.3f)  bound %.3f  %s",
                  row.measure, row.ours, row.reference, row.ratio, row.low, row.high, row.bound,

@@ -121,7 +121,10 @@ def our_steps(lm: LlamaForCausalLM) -> list[float]:
         train(
             Benchmarked(lm, timed),
             state_folder=root / "state",
-            outputs=Outputs(root / "model", root / "checkpoints", root / "history.csv"),
+            outputs=Outputs(
+                root / "model", root / "checkpoints", root / "history.csv", root / "run.json"
+            ),
+            record={},
             conduct=Conduct(name="bench", results=root, save_interval=10_000),
             signal=StopSignal(),
         )

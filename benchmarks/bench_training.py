@@ -107,7 +107,10 @@ def our_steps(save_interval: int = 10_000) -> list[float]:
         train(
             Benchmarked(settings(), timed),
             state_folder=root / "state",
-            outputs=Outputs(root / "model", root / "checkpoints", root / "history.csv"),
+            outputs=Outputs(
+                root / "model", root / "checkpoints", root / "history.csv", root / "run.json"
+            ),
+            record={},
             conduct=Conduct(name="bench", results=root, save_interval=save_interval),
             signal=StopSignal(),
         )

@@ -18,6 +18,7 @@ rule download_model:
         hub=lambda w: settings.models[w.model].hub,
         revision=lambda w: settings.models[w.model].revision,
         trust_remote_code=lambda w: settings.models[w.model].trust_remote_code,
+        stage=stage("download_model"),
     script:
         "../workflow/scripts/download_model.py"
 
@@ -26,6 +27,7 @@ rule cache_activations:
     """Run a model over one shard of its contexts; write hidden states, losses, entropies."""
     input:
         model=lambda w: model_folder(w.model),
+        weights=lambda w: local_weights(w.model),
         chunks="cache/chunks/{model}.h5",
     output:
         shard="cache/activations/{model}/shard-{shard}.h5",
@@ -35,9 +37,9 @@ rule cache_activations:
         "logs/cache_activations/{model}.{shard}.benchmark.tsv"
     threads: 2
     resources:
-        gpu=lambda w: devices(settings.models[w.model]),
-        mem_mb=lambda w, attempt: 8000 * attempt,
-        runtime=480,
+        gpu=lambda w: settings.devices(settings.models[w.model]),
+        mem_mb=lambda w, attempt: model_mem_mb(settings, w.model, attempt),
+        runtime=lambda w, attempt: 480 * attempt,
     params:
         model=lambda w: settings.loading_of_model(w.model),
         capture=lambda w: settings.measure(w.model).capture(),
@@ -45,3 +47,40 @@ rule cache_activations:
         stage=stage("cache_activations"),
     script:
         "../workflow/scripts/cache_activations.py"
+
+
+rule verify_activations:
+    """Read the shards of the selected models again and compare every row with its checksum."""
+    input:
+        shards=[shard for model in settings.select.ids for shard in shards_of(model)],
+    log:
+        "logs/verify_activations.log",
+    benchmark:
+        "logs/verify_activations.benchmark.tsv"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=240,
+    script:
+        "../workflow/scripts/verify_activations.py"
+
+
+rule export_activations:
+    """Write a model's shards and dimensions in the layout of ID_scaling."""
+    input:
+        shards=shards,
+        ids="results/ids/{model}.csv",
+    output:
+        folder=directory("cache/exports/{model}"),
+    log:
+        "logs/export_activations/{model}.log",
+    benchmark:
+        "logs/export_activations/{model}.benchmark.tsv"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=240,
+    params:
+        stage=stage("export_activations"),
+    script:
+        "../workflow/scripts/export_activations.py"

@@ -6,7 +6,9 @@ from pathlib import Path
 from terse.config import end_with, load
 from terse.config.activations import Chunking, Estimation
 from terse.config.methods import METHODS
+from terse.config.resources import model_mem_mb, training_mem_mb
 from terse.config.stages import STAGE_VERSIONS
+from terse.corpora.local import chosen_files
 from terse.errors import TerseError
 from terse.roots import link_roots
 
@@ -22,9 +24,26 @@ def names(library):
     return "|".join(re.escape(name) for name in library) or "(?!)"
 
 
-def stage(rule_name, **block):
-    """Return the params of a stage: what determines its result, and its version."""
-    return {**block, "stage_version": STAGE_VERSIONS[rule_name]}
+def stage(rule_name):
+    """Return what reruns a stage when its code changes results."""
+    return {"stage_version": STAGE_VERSIONS[rule_name]}
+
+
+def local_files(corpus):
+    """Return the files that a local corpus is read from: a change of one reads it again."""
+    source = settings.corpora[corpus]
+    if source.source in ("python-docs", "hub"):
+        return []
+    try:
+        return [str(path) for path, _ in chosen_files(source)]
+    except TerseError as error:
+        end_with(TerseError(f"corpora.{corpus}: {error}"))
+
+
+def local_weights(model):
+    """Return the files of a model in a local folder, so that a change of one is seen."""
+    folder = settings.models[model].path
+    return sorted(map(str, Path(folder).glob("*.*"))) if folder else []
 
 
 def tokenizer_files(tokenizer):
@@ -74,15 +93,13 @@ def documents_of_run(run):
 
 def shards(wildcards):
     """Return the activation files of a model."""
-    n_shards = settings.measure(wildcards.model).n_shards
-    return [
-        f"cache/activations/{wildcards.model}/shard-{s:05d}.h5" for s in range(n_shards)
-    ]
+    return shards_of(wildcards.model)
 
 
-def devices(item):
-    """Return how many GPUs a job of a run or model asks for."""
-    return settings.gpu if item.gpu is None else item.gpu
+def shards_of(model):
+    """Return the activation files of a model, given its name."""
+    n_shards = settings.measure(model).n_shards
+    return [f"cache/activations/{model}/shard-{s:05d}.h5" for s in range(n_shards)]
 
 
 def run_targets():
@@ -104,17 +121,37 @@ def study_runs(method):
 
 
 def dimension_targets():
-    """Return what `all` makes of the selected models; steps need two to be drawn against."""
+    """Return what `all` makes of the selected models."""
     files = [f"results/ids/{model}.csv" for model in settings.select.ids]
     for family in dict.fromkeys(map(settings.family, settings.select.ids)):
-        steps = {
-            settings.training_step(m)
-            for m in settings.select.ids
-            if settings.family(m) == family
-        }
-        figures = ["by-layer", "against-loss"] + ["by-step"] * (len(steps - {None}) > 1)
-        files += [f"results/figures/{family}/id-{figure}.svg" for figure in figures]
+        members = [m for m in settings.select.ids if settings.family(m) == family]
+        files += [
+            f"results/figures/{family}/id-{figure}.svg"
+            for figure in figures_of(members)
+        ]
+        if per_context(members):
+            files.append(f"results/tables/{family}/differences.html")
     return files
+
+
+def figures_of(models):
+    """Return the figures of models: by step needs two, by scale GRIDE, against loss contexts."""
+    steps = {settings.training_step(m) for m in models} - {None}
+    has_scales = all(
+        any(name.startswith("gride") for name in settings.measure(m).save_IDs_list)
+        for m in models
+    )
+    return [
+        "by-layer",
+        *["by-step"] * (len(steps) > 1),
+        *["by-scale"] * has_scales,
+        *["against-loss"] * per_context(models),
+    ]
+
+
+def per_context(models):
+    """Return whether each dimension of these models is of one context."""
+    return all(settings.measure(m).cloud == "context" for m in models)
 
 
 def family_members(wildcards):

@@ -8,6 +8,8 @@ localrules:
 
 rule collect_corpus:
     """Read a corpus' documents, split them, and fix their order and fingerprint."""
+    input:
+        files=lambda w: local_files(w.corpus),
     output:
         documents="cache/documents/{corpus}.parquet",
         record="cache/documents/{corpus}.run.json",

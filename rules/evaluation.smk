@@ -10,15 +10,16 @@ rule evaluate_run:
     output:
         evaluation="results/runs/{run}/evaluation.csv",
         tables=directory("results/runs/{run}/tables"),
+        record="results/runs/{run}/evaluation.run.json",
     log:
         "logs/evaluate_run/{run}.log",
     benchmark:
         "logs/evaluate_run/{run}.benchmark.tsv"
     threads: 2
     resources:
-        gpu=lambda w: devices(settings.runs[w.run]),
-        mem_mb=lambda w, attempt: 6000 * attempt,
-        runtime=240,
+        gpu=lambda w: min(1, settings.devices(settings.runs[w.run])),
+        mem_mb=lambda w, attempt: training_mem_mb(settings, w.run, attempt),
+        runtime=lambda w, attempt: 240 * attempt,
     params:
         run=lambda w: settings.runs[w.run].params(),
         base_step=lambda w: settings.base_step(w.run),

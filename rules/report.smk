@@ -5,6 +5,7 @@ localrules:
     plot_run,
     plot_dimensions,
     plot_study,
+    compare_dimensions,
     tabulate_results,
 
 
@@ -33,7 +34,7 @@ rule plot_run:
 
 
 rule plot_dimensions:
-    """Draw the dimensions of a family of models: by layer, by step, or against loss."""
+    """Draw the dimensions of a family of models: by layer, step or scale, or against loss."""
     input:
         ids=lambda w: [f"results/ids/{m}.csv" for m in family_members(w)],
         summaries=lambda w: [f"results/ids/summary/{m}.csv" for m in family_members(w)],
@@ -43,7 +44,7 @@ rule plot_dimensions:
             caption="../workflow/report/id.rst",
             category="Dimensions",
             subcategory="{family}",
-            labels={"figure": "ID {figure}"},
+            labels=lambda w: {"figure": f"ID {w.figure}".replace("-", " ")},
         ),
         pdf="results/figures/{family}/id-{figure}.pdf",
     log:
@@ -85,6 +86,30 @@ rule plot_study:
         stage=stage("plot_study"),
     script:
         "../workflow/scripts/plot_study.py"
+
+
+rule compare_dimensions:
+    """Compare each layer and step with the one before it, context by context."""
+    input:
+        ids=lambda w: [f"results/ids/{m}.csv" for m in family_members(w)],
+    output:
+        table="results/tables/{family}/differences.csv",
+        page=report(
+            "results/tables/{family}/differences.html",
+            caption="../workflow/report/differences.rst",
+            category="Dimensions",
+            subcategory="{family}",
+            labels={"figure": "differences"},
+        ),
+    log:
+        "logs/compare_dimensions/{family}.log",
+    benchmark:
+        "logs/compare_dimensions/{family}.benchmark.tsv"
+    threads: 1
+    params:
+        stage=stage("compare_dimensions"),
+    script:
+        "../workflow/scripts/compare_dimensions.py"
 
 
 rule tabulate_results:

@@ -14,10 +14,12 @@ rule train_model:
         "logs/train_model/{run}.log",
     benchmark:
         "logs/train_model/{run}.benchmark.tsv"
-    threads: 2
+    threads: lambda w: 2 * max(1, settings.devices(settings.runs[w.run]))
     resources:
-        gpu=lambda w: devices(settings.runs[w.run]),
-        mem_mb=lambda w, attempt: 6000 * attempt,
+        gpu=lambda w: settings.devices(settings.runs[w.run])
+        * settings.runs[w.run].nodes,
+        nodes=lambda w: settings.runs[w.run].nodes,
+        mem_mb=lambda w, attempt: training_mem_mb(settings, w.run, attempt),
         runtime=720,
     params:
         run=lambda w: settings.runs[w.run].params(),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tiny_workflow import TINY, Workflow
 
 from hub_server import HubServer
 
@@ -17,6 +18,14 @@ def hub_server() -> Iterator[HubServer]:
     """An empty hub on this machine."""
     with HubServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Workflow:
+    """A finished tiny workflow that no test changes."""
+    done = Workflow(tmp_path_factory.mktemp("finished"), TINY)
+    done("-c2", "--report", "results/report.html", "--report-after-run")
+    return done
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Publishing files and folders so that what stands under a final name is always whole."""
 
+import ctypes
+import errno
 import json
 import os
 import shutil
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 _PARTIAL = ".partial-"
+_AT_FDCWD, _EXCHANGE = -100, 2  # of renameat2(2)
 
 
 @contextmanager
@@ -43,18 +46,41 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def publish_folder(finished: Path, path: Path) -> None:
-    """Rename a finished folder to `path` once all of it is on the disk; an old one gives way."""
+    """Rename a finished folder to `path` once all of it is on the disk; an old one gives way.
+
+    At every instant one of the two stands under the name, where the file system can exchange
+    names (all common ones on Linux). Elsewhere there is none for an instant.
+    """
     for item in sorted(finished.rglob("*")):
         _sync(item)
     _sync(finished)
+    old = None
     if path.exists():
-        old = path.with_name(f".{path.name}{_PARTIAL}old-{os.getpid()}")
-        path.replace(old)
-        finished.replace(path)
-        shutil.rmtree(old)
+        old = finished
+        if not _exchange(finished, path):
+            old = path.with_name(f".{path.name}{_PARTIAL}old-{os.getpid()}")
+            path.replace(old)
+            finished.replace(path)
     else:
         finished.replace(path)
     _sync(path.parent)
+    if old is not None:
+        shutil.rmtree(old)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names in one step; return whether this system and file system can."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):  # no Linux, or a C library of before 2018
+        return False
+    here = ctypes.c_int(_AT_FDCWD)
+    if rename(here, os.fsencode(one), here, os.fsencode(other), ctypes.c_uint(_EXCHANGE)) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        return False
+    raise OSError(number, os.strerror(number), str(one), None, str(other))
 
 
 def remove_partials(folder: Path) -> None:

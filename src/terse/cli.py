@@ -21,7 +21,13 @@ def main(words: list[str] | None = None) -> int:
     )
     run.add_argument("snakemake", nargs=argparse.REMAINDER, help="arguments for snakemake")
     commands.add_parser("schema", help="write config/schema.json and the keys in config/README.md")
-    commands.add_parser("dag", help="print the graph of the rules as Mermaid text")
+    commands.add_parser("dag", help="write the graph of the rules into README.md, as Mermaid text")
+    verify = commands.add_parser("verify", help="compare cached activations with their checksums")
+    verify.add_argument("folders", nargs="+", type=Path, help="such as cache/activations/base")
+    export = commands.add_parser("export", help="cached activations in the layout of ID_scaling")
+    export.add_argument("folder", type=Path, help="such as cache/activations/base")
+    export.add_argument("out", type=Path, help="a folder that is made")
+    export.add_argument("--ids", type=Path, help="such as results/ids/base.csv")
     importer = commands.add_parser(
         "import", help="print another system's configuration as an overlay for --configfile"
     )
@@ -30,10 +36,14 @@ def main(words: list[str] | None = None) -> int:
     try:
         if given.command == "run":
             return launch.run_workflow(Path.cwd(), given.snakemake)
-        if given.command == "import":
+        if given.command == "dag":
+            _write_rule_graph(Path("README.md"))
+        elif given.command == "import":
             _print_overlay(given.file)
-        elif given.command == "dag":
-            sys.stdout.write(launch.rule_graph(Path.cwd()))
+        elif given.command == "verify":
+            return max(map(_verify, given.folders))
+        elif given.command == "export":
+            _export(given.folder, given.out, given.ids)
         else:
             _write_schema(Path("config"))
     except TerseError as error:
@@ -49,6 +59,39 @@ def _print_overlay(path: Path) -> None:
     sys.stdout.write(overlay.text())
     for key, why in overlay.unknown.items():
         print(f"terse: {path}: {key} is not imported: {why}", file=sys.stderr)
+
+
+def _write_rule_graph(readme: Path) -> None:
+    text = readme.read_text()
+    before, _, rest = text.partition("```mermaid\n")
+    _, _, after = rest.partition("```\n")
+    readme.write_text(f"{before}```mermaid\n{launch.rule_graph(Path.cwd())}```\n{after}")
+
+
+def _verify(folder: Path) -> int:
+    """Return 0 if all of a folder's shards are whole, else say which rows are not."""
+    from terse.activations import cache
+
+    try:
+        rows = cache.verify(folder)
+    except TerseError as error:
+        print(f"terse: {error}", file=sys.stderr)
+        return 1
+    print(f"{folder}: all {rows} rows are as they were written")
+    return 0
+
+
+def _export(folder: Path, out: Path, ids: Path | None) -> None:
+    import pandas as pd
+
+    from terse.activations.export import export_id_scaling
+
+    if ids is not None and not ids.is_file():
+        raise TerseError(f"there is no table of dimensions {ids}")
+    if out.exists():
+        raise TerseError(f"{out} is there already: name a folder that is not")
+    export_id_scaling(folder, out, ids=None if ids is None else pd.read_csv(ids))
+    print(f"{out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
 
 
 def _write_schema(folder: Path) -> None:

@@ -5,6 +5,7 @@ Called by the Makefile as `python3 src/terse/install.py`; does nothing when all 
 
 import fcntl
 import hashlib
+import platform
 import subprocess
 import sys
 import venv
@@ -36,7 +37,7 @@ def _install() -> int:
     if stamp.exists() and stamp.read_text() == wanted:
         return 0
     print("installing into .venv (once, some minutes)", flush=True)
-    if not (_VENV / "bin" / "pip").exists():
+    if not (_VENV / "bin" / "pip").exists() or not _has_this_python():
         venv.create(_VENV, with_pip=True, clear=True)
     pip = [str(_VENV / "bin" / "python"), "-m", "pip", "install", "--quiet"]
     for words in (["-r", "requirements.lock"], ["--no-deps", "-e", "."]):
@@ -44,6 +45,13 @@ def _install() -> int:
             return _fail(f"pip install {' '.join(words)} failed (see above)", status)
     stamp.write_text(wanted)
     return 0
+
+
+def _has_this_python() -> bool:
+    """Return whether the environment was made with the Python that was asked for."""
+    config = _VENV / "pyvenv.cfg"
+    lines = config.read_text().splitlines() if config.exists() else []
+    return f"version = {platform.python_version()}" in lines
 
 
 def _digest() -> str:

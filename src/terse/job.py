@@ -12,11 +12,19 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
+from terse import distributed
 from terse.config import Workflow, load
+from terse.distributed import is_worker
 from terse.errors import TerseError
-from terse.lease import lease_devices
+from terse.lease import lease_devices, under_slurm
 
 logger = logging.getLogger(__name__)
+
+_BAR_SWITCHES = {
+    "huggingface_hub.utils": "disable_progress_bars",
+    "datasets": "disable_progress_bars",
+    "transformers.utils.logging": "disable_progress_bar",
+}
 
 
 class Stopped(Exception):  # noqa: N818 - no error
@@ -44,15 +52,21 @@ class StopSignal:
 
 
 @contextmanager
-def logged(snakemake: Any) -> Iterator[None]:
+def logged(snakemake: Any, *, network: bool = False) -> Iterator[None]:
     """Run a script's body with its log file, thread count and seeds.
 
-    An error leaves its traceback in the log and one line on the terminal, exit status 1.
+    Of several processes each but the first has a log file of its own and no terminal.
+    An error leaves its traceback in the log and one line on the terminal, exit status 1. Without
+    `network` the hub's libraries try no network: compute nodes have none, and they would wait.
     """
+    if not network:
+        _stay_offline()
+    if not sys.stderr.isatty():
+        _hide_progress_bars()
     title = _title(snakemake)
-    log_path = Path(snakemake.log[0]) if snakemake.log else None
+    log_path = _log_path(snakemake)
     _set_up_logging(title, log_path)
-    _set_threads(snakemake.threads)
+    _set_threads(max(1, snakemake.threads // distributed.processes_here()))
     seed_all(_seed(snakemake.params))
     try:
         yield
@@ -77,14 +91,19 @@ def seed_all(seed: int) -> None:
 def device(snakemake: Any) -> str:
     """Return the device of this job, `cpu` or `cuda`.
 
-    A job that was promised GPUs takes a lease on as many; its process sees no others.
+    A job that was promised GPUs takes a lease on as many; its process sees no others. Where the
+    config computes on the CPU all the same (a rehearsal), SLURM must still have given them.
     Raises TerseError where the machine has fewer than promised or CUDA does not start.
     """
-    count = int(snakemake.resources.get("gpu", 0) or 0)
-    if count == 0:
+    count = int(snakemake.resources.get("gpu", 0) or 0) // nodes(snakemake)
+    rehearsal = count > 0 and settings(snakemake).compute == "cpu"
+    if count == 0 or (rehearsal and not under_slurm()):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         return "cpu"
-    lease_devices(count)
+    if not is_worker():  # the process that started it has the lease
+        logger.debug("GPUs of this job: %s", ", ".join(lease_devices(count)))
+    if rehearsal:
+        return "cpu"
     import torch
 
     if (found := torch.cuda.device_count()) < count:
@@ -92,6 +111,17 @@ def device(snakemake: Any) -> str:
             f"{count} GPU(s) promised to this job, CUDA finds {found}: use a GPU node, or gpu: 0"
         )
     return "cuda"
+
+
+def nodes(snakemake: Any) -> int:
+    """Return on how many nodes this job runs."""
+    return int(snakemake.resources.get("nodes", 1) or 1)
+
+
+def spread(snakemake: Any) -> None:
+    """Go on as one process per device and node of this job; torchrun starts them."""
+    devices = int(snakemake.resources.get("gpu", 0) or 0)
+    distributed.spread(max(1, devices // nodes(snakemake)), nodes(snakemake))
 
 
 def settings(snakemake: Any) -> Workflow:
@@ -123,6 +153,13 @@ def run_inputs(snakemake: Any, bundle: type[Bundle]) -> Bundle:
     return bundle(**paths)
 
 
+def _log_path(snakemake: Any) -> Path | None:
+    if not snakemake.log:
+        return None
+    path, rank = Path(snakemake.log[0]), distributed.rank()
+    return path if rank == 0 else path.with_suffix(f".rank{rank}{path.suffix}")
+
+
 def _title(snakemake: Any) -> str:
     return " ".join([str(snakemake.rule), *map(str, snakemake.wildcards)])
 
@@ -141,13 +178,28 @@ def _set_threads(threads: int) -> None:
         torch.set_num_threads(threads)
 
 
+def _stay_offline() -> None:
+    os.environ["HF_HUB_OFFLINE"] = "1"  # for libraries and processes that come later
+    if (constants := sys.modules.get("huggingface_hub.constants")) is not None:
+        vars(constants)["HF_HUB_OFFLINE"] = True
+
+
+def _hide_progress_bars() -> None:
+    """Hide the libraries' bars: in a file each step of theirs would be a line or more."""
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+    for name, function in _BAR_SWITCHES.items():
+        if (module := sys.modules.get(name)) is not None:
+            getattr(module, function)()
+
+
 def _set_up_logging(title: str, path: Path | None) -> None:
     """Send everything to the log file and what a person wants to see to the terminal."""
     terminal = logging.StreamHandler(sys.stderr)
     terminal.setLevel(logging.INFO)
     terminal.addFilter(_from_terse)
     terminal.setFormatter(logging.Formatter(f"{title}: %(message)s"))
-    handlers: list[logging.Handler] = [terminal]
+    handlers: list[logging.Handler] = [terminal] if distributed.rank() == 0 else []
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = logging.FileHandler(path, mode="a", encoding="utf-8")

@@ -16,13 +16,18 @@ logger = logging.getLogger(__name__)
 _held: list[int] = []
 
 
+def under_slurm() -> bool:
+    """Return whether this process belongs to a SLURM job."""
+    return "SLURM_JOB_ID" in os.environ
+
+
 def lease_devices(count: int, *, poll_s: float = 1.0) -> list[str]:
     """Take `count` GPUs that no other job of this user holds, and hide the rest from CUDA.
 
     Waits while others hold them. Under SLURM the scheduler has chosen already.
     Raises TerseError where the machine has fewer devices at all.
     """
-    if "SLURM_JOB_ID" in os.environ:
+    if under_slurm():
         return _given_by_slurm(count)
     devices = _local_devices()
     if len(devices) < count:
@@ -35,6 +40,12 @@ def lease_devices(count: int, *, poll_s: float = 1.0) -> list[str]:
         time.sleep(poll_s)
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(taken)
     return taken
+
+
+def keep_through_exec() -> None:
+    """Let the leases live on in the program that this process turns into."""
+    for lock in _held:
+        os.set_inheritable(lock, True)
 
 
 def _given_by_slurm(count: int) -> list[str]:

@@ -14,7 +14,9 @@ PACKAGES = (
     "pandas", "scikit-dimension", "snakemake",
 )  # fmt: skip
 # The libraries that decide how a training goes on from its state.
-TRAINING_PACKAGES = ("torch", "transformers", "accelerate")
+TRAINING_PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy")
+
+_CHECKOUT = Path(__file__).parents[2]
 
 
 def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
@@ -28,8 +30,11 @@ def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
     return found
 
 
-def git_state(folder: Path) -> dict[str, Any]:
-    """Return the commit of a checkout and whether it was changed, None where there is no git."""
+def git_state(folder: Path = _CHECKOUT) -> dict[str, Any]:
+    """Return the commit of a checkout, by default that of this code, and whether it was changed.
+
+    Both are None where there is no git.
+    """
 
     def git(*words: str) -> str | None:
         try:
@@ -66,7 +71,6 @@ def record(
     settings: Mapping[str, Any],
     inputs: Mapping[str, str],
     device: str,
-    folder: Path,
     **more: Any,
 ) -> dict[str, Any]:
     """Return the content of a `run.json`.
@@ -76,7 +80,7 @@ def record(
     return {
         "settings": dict(settings),
         "seed": settings.get("seed"),
-        "git": git_state(folder),
+        "git": git_state(),
         "versions": versions(),
         "device": device,
         "inputs": dict(inputs),

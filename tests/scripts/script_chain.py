@@ -117,8 +117,12 @@ def _make_run(chain: Chain) -> None:
         "train_model",
         run=run,
         inputs=Inputs(chain.inputs.tokens, tokenizer=chain.inputs.tokenizer),
-        outputs=Outputs(chain.run / "model", chain.run / "checkpoints", chain.run / "history.csv"),
-        record_path=chain.run / "run.json",
+        outputs=Outputs(
+            chain.run / "model",
+            chain.run / "checkpoints",
+            chain.run / "history.csv",
+            chain.run / "run.json",
+        ),
         state_root=chain.folder / "state" / "train",
         conduct=Conduct(name="base", results=chain.folder / "results"),
         signal=StopSignal(),
@@ -130,6 +134,7 @@ def _make_run(chain: Chain) -> None:
         model_folder=chain.run / "model",
         table_path=chain.run / "evaluation.csv",
         tables_folder=chain.run / "tables",
+        record_path=chain.run / "evaluation.run.json",
         device="cpu",
     )
 
@@ -155,6 +160,7 @@ def _measure(chain: Chain, model: str) -> None:
             shard_path=shards / f"shard-{shard:05d}.h5",
             shard=shard,
             n_shards=asked.n_shards,
+            state_root=chain.folder / "state" / "activations",
             device="cpu",
         )
     ids = chain.folder / "results" / "ids"

@@ -172,8 +172,12 @@ def train_again(chain: Chain, tmp_path: Path) -> Train:
             "train_model",
             run=chain.settings.runs["base"].params() | changes,
             inputs=Inputs(chain.inputs.tokens, tokenizer=chain.inputs.tokenizer),
-            outputs=Outputs(tmp_path / "model", tmp_path / "kept", tmp_path / "history.csv"),
-            record_path=tmp_path / "run.json",
+            outputs=Outputs(
+                tmp_path / "model",
+                tmp_path / "kept",
+                tmp_path / "history.csv",
+                tmp_path / "run.json",
+            ),
             state_root=tmp_path / "state",
             conduct=Conduct(name="base", results=tmp_path),
             signal=signal or StopSignal(),
@@ -278,6 +282,30 @@ def test_plot_dimensions_draws_the_summaries_of_these_models(chain: Chain) -> No
     np.testing.assert_allclose(np.asarray(lines[0].get_ydata(), float), expected)
 
 
+def test_compare_dimensions(chain: Chain, tmp_path: Path) -> None:
+    ids = chain.folder / "results" / "ids"
+    run_script(
+        "compare_dimensions",
+        ids_paths=[ids / "start.csv", ids / "base.csv"],
+        table_path=tmp_path / "differences.csv",
+        page_path=tmp_path / "differences.html",
+    )
+    table = pd.read_csv(tmp_path / "differences.csv")
+    assert table["comparison"].value_counts().to_dict() == {"layer": 2 * 3 * 2, "model": 7 * 2}
+    late, early = (
+        pd.read_csv(ids / f"{name}.csv").query(
+            "module == 'block' and layer == 1 and estimator == 'mle'"
+        )
+        for name in ("base", "start")
+    )
+    expected = (late["id"].to_numpy() - early["id"].to_numpy()).mean()
+    row = table.query(
+        "comparison == 'model' and module == 'block' and layer == 1 and estimator == 'mle'"
+    )
+    np.testing.assert_allclose(row["mean"], expected)
+    assert (tmp_path / "differences.html").read_text().count("<tr>") == 1 + len(table)
+
+
 def test_tabulate_results(chain: Chain, tmp_path: Path) -> None:
     summaries = chain.folder / "results" / "ids" / "summary"
     pairs = [(tmp_path / f"{name}.csv", tmp_path / f"{name}.html") for name in ("runs", "ids")]
@@ -328,5 +356,6 @@ def test_a_shard_of_a_step_that_was_not_kept_is_refused(chain: Chain, tmp_path: 
             shard_path=tmp_path / "shard-00000.h5",
             shard=0,
             n_shards=1,
+            state_root=tmp_path / "state",
             device="cpu",
         )

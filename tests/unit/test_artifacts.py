@@ -1,13 +1,16 @@
 """What stands under a final name is always whole, however the writer ends."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from terse import artifacts
 from terse.artifacts import (
     atomic_file,
     atomic_folder,
@@ -52,7 +55,11 @@ def dying(function):
     return call
 
 artifacts._sync = dying(artifacts._sync)
-Path.replace = dying(Path.replace)
+if sys.argv[3] == "exchange":
+    artifacts._exchange = dying(artifacts._exchange)
+else:
+    artifacts._exchange = lambda one, other: False
+    Path.replace = dying(Path.replace)
 with artifacts.atomic_folder(Path(sys.argv[1])) as partial:
     (partial / "a").write_text("new")
     (partial / "b").write_text("new")
@@ -143,19 +150,57 @@ def test_a_kill_leaves_the_old_folder_whole(tmp_path: Path) -> None:
     assert contents(tmp_path) == {"model/a": "old"}
 
 
-# In order: three _sync, then the two renames and the _sync of the parent.
-@pytest.mark.parametrize("call", range(1, 7))
-def test_a_kill_while_a_folder_is_published_leaves_no_mixture(tmp_path: Path, call: int) -> None:
+OLD, NEW = {"a": "old", "b": "old"}, {"a": "new", "b": "new"}
+
+
+# In order: three _sync, the exchange, the _sync of the parent; without it two renames in its place.
+@pytest.mark.parametrize(
+    ("how", "call", "expected"),
+    [("exchange", n, OLD if n < 5 else NEW) for n in range(1, 6)]
+    + [("rename", n, {5: {}, 6: NEW}.get(n, OLD)) for n in range(1, 7)],
+)
+def test_a_kill_while_a_folder_is_published_leaves_no_mixture(
+    tmp_path: Path, how: str, call: int, expected: dict[str, str]
+) -> None:
     path = tmp_path / "model"
     path.mkdir()
     (path / "a").write_text("old")
     (path / "b").write_text("old")
-    killed(KILLED_WHILE_PUBLISHING, str(path), str(call))
-    old, new = {"a": "old", "b": "old"}, {"a": "new", "b": "new"}
-    expected = {1: old, 2: old, 3: old, 4: old, 5: {}, 6: new}[call]
+    killed(KILLED_WHILE_PUBLISHING, str(path), str(call), how)
     assert contents(path) == expected
     if not expected:  # between the renames there is nothing, rather than half of each
         assert not path.exists()
+
+
+def test_a_reader_finds_a_whole_folder_at_every_instant(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    with atomic_folder(path) as partial:
+        (partial / "a").write_text("0")
+    published = threading.Event()
+    failed: list[Exception] = []
+
+    def read() -> None:
+        while not published.is_set():
+            try:
+                folder = os.open(path, os.O_RDONLY)
+                os.close(folder)
+            except OSError as error:
+                failed.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for i in range(100):
+        with atomic_folder(path) as partial:
+            (partial / "a").write_text(str(i))
+    published.set()
+    reader.join()
+    assert not failed
+    assert contents(tmp_path) == {"model/a": "99"}
+
+
+def test_what_is_no_missing_ability_of_the_system_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="No such file"):
+        artifacts._exchange(tmp_path / "a", tmp_path / "b")
 
 
 def test_a_finished_folder_is_moved_not_copied(tmp_path: Path) -> None:

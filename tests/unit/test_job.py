@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from snakemake.iocontainers import InputFiles, Log, Params, ResourceList, Wildcards
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from terse import job
 from terse.errors import TerseError
@@ -34,6 +35,7 @@ snakemake = SimpleNamespace(
     threads=3,
     params=Params(fromdict={"run": {"seed": 7}}),
     resources=ResourceList(fromdict={"gpu": int(os.environ.get("GPU", "0"))}),
+    config={},
 )
 logger = logging.getLogger("terse.somewhere")
 with job.logged(snakemake):
@@ -88,6 +90,41 @@ def test_the_terminal_shows_progress_and_the_log_everything(tmp_path: Path) -> N
     _, _, log = run_script('logger.info("second attempt")', tmp_path)
     assert "step 1" in log  # a retry does not erase why the first attempt failed
     assert "second attempt" in log
+
+
+@pytest.mark.parametrize("first", ["", "import transformers, datasets\n"])
+def test_bars_of_libraries_do_not_spoil_what_no_terminal_shows(tmp_path: Path, first: str) -> None:
+    sizes = {"n_embd": 8, "n_layer": 1, "n_head": 1, "vocab_size": 9, "n_positions": 8}
+    config = GPT2Config(**sizes, bos_token_id=1, eos_token_id=1)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "m")
+    body = (
+        "import transformers\n"
+        'transformers.AutoModelForCausalLM.from_pretrained("m")\n'
+        "import datasets\n"
+        'datasets.Dataset.from_dict({"a": [1]}).map(lambda row: row, load_from_cache_file=False)'
+    )
+    command = [sys.executable, "-c", first + SCRIPT, body]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    assert run.stderr == ""
+
+
+@pytest.mark.parametrize("first", ["", "import transformers\n"])
+def test_a_job_tries_no_network_unless_it_is_its_work(tmp_path: Path, first: str) -> None:
+    body = (
+        "import huggingface_hub\n"
+        "logger.info(huggingface_hub.is_offline_mode())\n"
+        'huggingface_hub.HfApi().model_info("a/b")'
+    )
+    for network, said in (("", "True"), (", network=True", "False")):
+        script = first + SCRIPT.replace("logged(snakemake)", f"logged(snakemake{network})")
+        run = subprocess.run(
+            [sys.executable, "-c", script, body], cwd=tmp_path, capture_output=True, text=True,
+            timeout=120, env={**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9"},
+        )  # fmt: skip
+        lines = run.stderr.splitlines()
+        assert lines[0] == f"train_model base 00003: {said}"
+        assert ("OfflineModeIsEnabled" in lines[-1]) == (said == "True")
 
 
 def test_threads_and_seeds_are_set_before_the_body(tmp_path: Path) -> None:
@@ -150,8 +187,9 @@ def test_a_stop_signal_lets_the_work_save(number: signal.Signals) -> None:
     assert process.returncode == 0
 
 
-def resources(gpu: int | None) -> SimpleNamespace:
-    return SimpleNamespace(resources=ResourceList(fromdict={} if gpu is None else {"gpu": gpu}))
+def resources(gpu: int | None, **config: Any) -> SimpleNamespace:
+    promised = ResourceList(fromdict={} if gpu is None else {"gpu": gpu})
+    return SimpleNamespace(resources=promised, config=config)
 
 
 @pytest.mark.parametrize("gpu", [0, None])
@@ -177,6 +215,17 @@ def test_a_gpu_on_which_cuda_does_not_start_is_a_sentence(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     with pytest.raises(TerseError, match=r"1 GPU\(s\) promised to this job, CUDA finds 0"):
         job.device(resources(1))
+
+
+def test_a_rehearsal_computes_on_the_cpu_with_the_gpus_that_slurm_gave(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert job.device(resources(1, compute="cpu")) == "cpu"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
+    with pytest.raises(TerseError, match=r"2 GPU\(s\) promised to this job, SLURM gave 1"):
+        job.device(resources(2, compute="cpu"))
 
 
 @pytest.mark.gpu

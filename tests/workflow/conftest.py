@@ -13,14 +13,6 @@ def workflow(tmp_path: Path) -> Workflow:
     return Workflow(tmp_path, TINY)
 
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Workflow:
-    """A finished tiny workflow that no test changes."""
-    done = Workflow(tmp_path_factory.mktemp("finished"), TINY)
-    done("-c2", "--report", "results/report.html", "--report-after-run")
-    return done
-
-
 @pytest.fixture
 def copied(finished: Workflow, tmp_path: Path) -> Workflow:
     """A copy of a finished workflow, dates and records included."""

@@ -3,13 +3,14 @@
 import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny_workflow import TINY, Workflow
+from tiny_workflow import ROOT, TINY, Workflow
 
 from terse.activations import cache
 from terse.dimension import estimate
@@ -96,15 +97,18 @@ def test_losses_are_the_models(finished: Workflow) -> None:
 
 def test_every_result_says_where_it_comes_from(finished: Workflow) -> None:
     records = [
-        *finished.folder.glob("results/runs/*/run.json"),
+        *finished.folder.glob("results/runs/*/*run.json"),
         *finished.folder.glob("results/ids/*.run.json"),
         *finished.folder.glob("cache/documents/*.run.json"),
     ]
-    assert len(records) == 6
+    assert len(records) == 8
+    head = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+    commit = subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip()
     for path in records:
         record = json.loads(path.read_text())
         assert {"settings", "seed", "git", "versions", "device", "inputs"} <= set(record)
         assert "torch" in record["versions"]
+        assert record["git"]["commit"] == commit
 
 
 def test_touched_files_and_edited_comments_rerun_nothing(copied: Workflow) -> None:

@@ -1,14 +1,21 @@
 """What is planned: by default, by profile, by target, and how fast."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
+from snakemake.utils import update_config
 from tiny_workflow import ROOT, Workflow
 
+from terse.config import Workflow as Settings
+from terse.config import load, read_yaml
+
+NEXT = {"method": "causal-lm", "corpus": "python-docs", "max_steps": 4}
 EXPERIMENTS = sorted((ROOT / "config" / "experiments").glob("*.yaml"))
 
 
@@ -28,7 +35,8 @@ def test_default_plan(default: Workflow) -> None:
     assert plan["train_model"] == plan["evaluate_run"] == 2
     assert plan["collect_corpus"] == plan["plot_study"] == 1
     assert plan["cache_activations"] == plan["estimate_dimensions"] == 5
-    assert plan["plot_dimensions"] == 3
+    assert plan["plot_dimensions"] == 4
+    assert plan["compare_dimensions"] == 1
     assert "download_model" not in plan
 
 
@@ -86,11 +94,79 @@ def test_gpu_profile_asks_for_devices(default: Workflow) -> None:
     assert text.count("gpu=1") >= 7
 
 
+def settings_with(experiment: Path) -> Settings:
+    """Return the configuration as Snakemake merges it."""
+    raw = read_yaml(ROOT / "config" / "config.yaml")
+    update_config(raw, read_yaml(experiment))
+    return load(raw)
+
+
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda path: path.stem)
 def test_published_experiments_plan(experiment: Path, tmp_path: Path) -> None:
     plan = Workflow(tmp_path, experiment).plan()
     assert plan["all"] == 1
     assert sum(plan.values()) > 5
+
+
+def test_llama_7b_is_measured_as_published(tmp_path: Path) -> None:
+    text = Workflow(tmp_path, ROOT / "config" / "experiments" / "llama-7b.yaml")("-n", "--quiet")
+    assert "train_model" not in text
+    settings = settings_with(ROOT / "config" / "experiments" / "llama-7b.yaml")
+    measure = settings.measure("llama-7b")
+    assert settings.models["llama-7b"].hub == "meta-llama/Llama-2-7b-hf"
+    assert measure.layer_idx_list == [0, 1, 2, 5]
+    assert set(measure.module_inblock_keys) == {"mlp", "attn", "block"}
+    assert measure.module_outblock_keys == ["norm"]
+    assert (measure.ctx_len, measure.max_chunks_from_a_document) == (1024, 5)
+    corpus = settings.corpora[measure.corpus]
+    assert (corpus.max_dataset_size, corpus.split) == (1000, "test")
+
+
+def test_pythia_is_measured_over_its_training(tmp_path: Path) -> None:
+    experiment = ROOT / "config" / "experiments" / "pythia-checkpoints.yaml"
+    text = Workflow(tmp_path, experiment)("-n")
+    assert text.count("rule download_model") == 10
+    settings = settings_with(experiment)
+    steps = [settings.training_step(model) for model in settings.select.ids]
+    assert steps == [0, 1, 8, 64, 512, 1000, 4000, 16000, 64000, 143000]
+    assert {settings.family(model) for model in settings.select.ids} == {"pythia-410m"}
+    assert "id-by-step.svg" in text
+
+
+def test_a_changed_file_of_a_local_corpus_is_seen(tmp_path: Path) -> None:
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    (texts / "a.txt").write_text("one text")
+    corpora = {"corpora": {"mine": {"source": "text", "path": str(texts)}}}
+    workflow = Workflow(tmp_path, overlay(tmp_path, corpora))
+    target = "cache/documents/mine.parquet"
+    workflow("-c1", target)
+    os.utime(texts / "a.txt")
+    assert workflow.plan(target) == {}
+    (texts / "a.txt").write_text("two text")
+    assert workflow.plan(target)["collect_corpus"] == 1
+    workflow("-c1", target)
+    (texts / "b.txt").write_text("another")
+    assert workflow.plan(target)["collect_corpus"] == 1
+    shutil.rmtree(texts)
+    text = workflow("-n", target, check=False)
+    assert f"config error: corpora.mine: there is no file or folder {texts}" in text
+
+
+def test_set_up_leaves_the_checkout_as_it_was() -> None:
+    """Else each record would say that the code was changed."""
+    names = [
+        ".terse.lock",
+        ".terse-install.lock",
+        ".venv/",
+        "results/",
+        "cache/",
+        "state/",
+        "logs/",
+    ]
+    command = ["git", "-C", str(ROOT), "check-ignore", *names]
+    ignored = subprocess.run(command, capture_output=True, text=True).stdout.split()
+    assert ignored == names
 
 
 def test_published_experiments_are_there() -> None:
@@ -118,6 +194,11 @@ def test_two_thousand_shards_plan(tmp_path: Path) -> None:
         ({"runs": {"base": {"lr": -1}}}, "config error: runs.base.lr: should be greater than 0"),
         ({"activations": {"layer_idx_list": [6]}}, "config error: activations.layer_idx_list:"),
         ({"activations": {"save_IDs_list": ["mle2"]}}, "config error: activations.save_IDs_list"),
+        ({"activations": {"ctx_len": 512}}, "config error: activations.ctx_len: 512 tokens; model"),
+        (
+            {"runs": {"x": NEXT | {"base": "y"}, "y": NEXT | {"base": "x"}}},
+            "config error: runs.x.base: a cycle: x -> y -> x",
+        ),
     ],
 )
 def test_errors_come_before_any_job_in_one_line(content: dict, line: str, tmp_path: Path) -> None:
@@ -152,7 +233,7 @@ def test_rulegraph_in_the_readme_is_the_workflows(default: Workflow) -> None:
 def test_modules_of_rules_import_the_config_only() -> None:
     for file in [ROOT / "Snakefile", *(ROOT / "rules").glob("*.smk")]:
         imported = re.findall(r"^\s*(?:from|import) (terse[\w.]*)", file.read_text(), re.MULTILINE)
-        allowed = ("terse.config", "terse.errors", "terse.roots")
+        allowed = ("terse.config", "terse.errors", "terse.roots", "terse.corpora.local")
         assert all(name.startswith(allowed) for name in imported), file
 
 

@@ -7,6 +7,7 @@ from terse import job
 from terse.activations.shard import cache_shard
 from terse.config.activations import Activations
 from terse.models.loading import load_model
+from terse.owner import Owner
 
 
 def cache_activations(
@@ -19,25 +20,29 @@ def cache_activations(
     shard_path: Path,
     shard: int,
     n_shards: int,
+    state_root: Path,
     device: str,
 ) -> None:
     """Write one shard of activations."""
     settings = Activations.model_validate(capture)
     loading = {key: model[key] for key in ("dtype", "device_map", "trust_remote_code", "kind")}
-    cache_shard(
-        load_model(model_folder, device=device, **loading),
-        chunks_path,
-        shard_path,
-        settings=settings,
-        shard=shard,
-        n_shards=n_shards,
-        attributes={
-            "model": name,
-            "origin": model["model"],
-            "revision": model["revision"],
-            "corpus": settings.corpus,
-        },
-    )
+    with Owner(state_root / name / shard_path.stem, what=str(shard_path)) as owner:
+        cache_shard(
+            load_model(model_folder, device=device, **loading),
+            chunks_path,
+            shard_path,
+            settings=settings,
+            shard=shard,
+            n_shards=n_shards,
+            attributes={
+                "model": name,
+                "origin": model["model"],
+                "revision": model["revision"],
+                "corpus": settings.corpus,
+            },
+            confirm=owner.check,
+        )
+        owner.forget()
 
 
 if __name__ == "__main__":
@@ -51,5 +56,6 @@ if __name__ == "__main__":
             shard_path=Path(snakemake.output.shard),
             shard=int(snakemake.wildcards.shard),
             n_shards=snakemake.params.n_shards,
+            state_root=Path("state/activations"),
             device=job.device(snakemake),
         )

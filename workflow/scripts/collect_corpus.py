@@ -15,13 +15,11 @@ def collect_corpus(
 ) -> None:
     """Write the documents and a record with their counts and fingerprint."""
     found = write_documents(Corpus.model_validate(corpus), documents_path, n_procs=n_procs)
-    write_json(
-        record_path, record(settings=corpus, inputs={}, device="cpu", folder=Path.cwd(), **found)
-    )
+    write_json(record_path, record(settings=corpus, inputs={}, device="cpu", **found))
 
 
 if __name__ == "__main__":
-    with job.logged(snakemake):
+    with job.logged(snakemake, network=True):
         collect_corpus(
             corpus=snakemake.params.corpus,
             documents_path=Path(snakemake.output.documents),

@@ -6,7 +6,7 @@ from terse import job
 from terse.models.download import download_model
 
 if __name__ == "__main__":
-    with job.logged(snakemake):
+    with job.logged(snakemake, network=True):
         download_model(
             snakemake.params.hub,
             snakemake.params.revision,

@@ -20,19 +20,18 @@ def estimate_dimensions(
     record_path: Path,
 ) -> None:
     """Write the table of one model, its summary per module and estimator, and a record."""
-    options = {
-        key: estimation[key] for key in ("skip_first", "max_norm_multiple", "theiler_window")
-    }
+    options = {key: value for key, value in estimation.items() if key != "save_IDs_list"}
     with cache.open(shards_folder) as activations:
         table = dimension_table(activations, estimation["save_IDs_list"], **options)
         about = activations.attributes
-    for path, content in ((ids_path, table), (summary_path, summarise(table))):
+    summary = summarise(table).assign(cloud=options["cloud"])
+    for path, content in ((ids_path, table), (summary_path, summary)):
         with atomic_file(path) as partial:
             content.to_csv(partial, index=False)
     inputs = {key: str(about[key]) for key in ("fingerprint", "tokenizer_digest")}
     write_json(
         record_path,
-        record(settings=estimation, inputs=inputs, device="cpu", folder=Path.cwd(), model=about),
+        record(settings=estimation, inputs=inputs, device="cpu", model=about),
     )
 
 

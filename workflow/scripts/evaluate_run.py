@@ -7,8 +7,9 @@ from typing import Any
 import pandas as pd
 
 from terse import job
-from terse.artifacts import atomic_file, atomic_folder
+from terse.artifacts import atomic_file, atomic_folder, write_json
 from terse.config.methods import settings_of
+from terse.provenance import digest_file, record
 from terse.training.method import Inputs, method_of
 
 
@@ -19,9 +20,10 @@ def evaluate_run(
     model_folder: Path,
     table_path: Path,
     tables_folder: Path,
+    record_path: Path,
     device: str,
 ) -> None:
-    """Write the run's measures, one row each, and the method's own tables, a file each."""
+    """Write the run's measures, one row each, the method's own tables, and a record."""
     method = method_of(settings_of(run), inputs)
     model = method.load(model_folder)
     measures = method.evaluate(model, device)
@@ -30,6 +32,9 @@ def evaluate_run(
             table.to_csv(partial / f"{name}.csv", index=False)
     with atomic_file(table_path) as partial:
         pd.DataFrame([asdict(measure) for measure in measures]).to_csv(partial, index=False)
+    paths = {**vars(inputs), "model": model_folder}
+    digests = {name: digest_file(path) for name, path in paths.items() if path is not None}
+    write_json(record_path, record(settings=run, inputs=digests, device=device))
 
 
 if __name__ == "__main__":
@@ -40,5 +45,6 @@ if __name__ == "__main__":
             model_folder=Path(snakemake.input.model),
             table_path=Path(snakemake.output.evaluation),
             tables_folder=Path(snakemake.output.tables),
+            record_path=Path(snakemake.output.record),
             device=job.device(snakemake),
         )

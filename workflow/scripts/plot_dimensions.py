@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from terse import job
-from terse.figures.dimensions import id_against_loss, id_by_layer, id_by_step, labelled
+from terse.figures.dimensions import id_against_loss, id_by_layer, id_by_scale, id_by_step, labelled
 from terse.figures.style import save
 
 
@@ -17,14 +17,14 @@ def plot_dimensions(
     steps: list[int | None],
     figure_paths: list[Path],
 ) -> None:
-    """Write the figure (`by-layer`, `by-step` or `against-loss`) in each format.
+    """Write the figure (`by-layer`, `by-step`, `by-scale`, `against-loss`) in each format.
 
     Models come in the order of their training steps; the last one's contexts are drawn singly.
     """
     if figure == "against-loss":
         save(id_against_loss(pd.read_csv(ids_paths[-1])), figure_paths)
         return
-    draw = {"by-layer": id_by_layer, "by-step": id_by_step}[figure]
+    draw = {"by-layer": id_by_layer, "by-step": id_by_step, "by-scale": id_by_scale}[figure]
     save(draw(labelled([pd.read_csv(path) for path in summary_paths], steps)), figure_paths)
 
 

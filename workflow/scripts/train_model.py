@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from terse import job
-from terse.artifacts import write_json
 from terse.config.methods import settings_of
+from terse.distributed import n_processes, rank
 from terse.provenance import TRAINING_PACKAGES, digest_file, digest_json, record, versions
 from terse.training.method import Inputs, method_of
 from terse.training.train import Conduct, Outputs, train
@@ -16,29 +16,30 @@ def train_model(
     run: dict[str, Any],
     inputs: Inputs,
     outputs: Outputs,
-    record_path: Path,
     state_root: Path,
     conduct: Conduct,
     signal: job.StopSignal,
 ) -> None:
     """Publish the trained weights, the kept ones, the history and a record."""
     digests = {name: digest_file(path) for name, path in vars(inputs).items() if path is not None}
-    # All that decides the weights: other settings never go on from this state.
-    state = digest_json([run, digests, versions(TRAINING_PACKAGES)])[:16]
+    device = f"{conduct.device} ({'deterministic' if conduct.deterministic else 'free'})"
+    # All that decides the weights: other settings, or another kind of device, never go on from it.
+    about = {"inputs": digests, "device": device, "n_processes": conduct.n_processes}
+    state = digest_json([run, about, versions(TRAINING_PACKAGES)])[:16]
     train(
         method_of(settings_of(run), inputs),
         state_folder=state_root / conduct.name / state,
         outputs=outputs,
+        record=record(settings=run, **about),
         conduct=conduct,
         signal=signal,
     )
-    device = f"{conduct.device} ({'deterministic' if conduct.deterministic else 'free'})"
-    write_json(record_path, record(settings=run, inputs=digests, device=device, folder=Path.cwd()))
 
 
 if __name__ == "__main__":
     with job.logged(snakemake):
-        settings = job.settings(snakemake)
+        settings, device = job.settings(snakemake), job.device(snakemake)
+        job.spread(snakemake)
         train_model(
             run=snakemake.params.run,
             inputs=job.run_inputs(snakemake, Inputs),
@@ -46,15 +47,17 @@ if __name__ == "__main__":
                 model=Path(snakemake.output.model),
                 checkpoints=Path(snakemake.output.checkpoints),
                 history=Path(snakemake.output.history),
+                record=Path(snakemake.output.record),
             ),
-            record_path=Path(snakemake.output.record),
             state_root=Path("state/train"),
             conduct=Conduct(
                 name=snakemake.wildcards.run,
-                device=job.device(snakemake),
+                device=device,
                 tracking=settings.tracking,
                 deterministic=settings.deterministic,
                 save_interval=settings.runs[snakemake.wildcards.run].save_interval,
+                rank=rank(),
+                n_processes=n_processes(),
             ),
             signal=job.StopSignal().install(),
         )

@@ -15,7 +15,7 @@ def train_tokenizer(*, tokenizer: dict[str, Any], documents_path: Path, folder: 
     inputs = {"documents": digest_file(documents_path)}
     write_json(
         folder / "run.json",
-        record(settings=tokenizer, inputs=inputs, device="cpu", folder=Path.cwd()),
+        record(settings=tokenizer, inputs=inputs, device="cpu"),
     )
 
 

@@ -1,6 +1,8 @@
 """Reading a folder of shards: joined, lazily, and never one that is not whole."""
 
 import json
+import logging
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
@@ -11,6 +13,7 @@ from typing import Any, TypeVar
 import h5py
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from terse.activations.layout import (
     FORMAT,
@@ -19,7 +22,7 @@ from terse.activations.layout import (
     arrays_in,
     context_crcs,
     group_at,
-    read_column,
+    read_rows,
     row_crcs,
     row_range,
     shard_name,
@@ -27,6 +30,8 @@ from terse.activations.layout import (
 )
 from terse.activations.writer import ShardWriter
 from terse.errors import TerseError, unknown_name
+
+log = logging.getLogger(__name__)
 
 write_shard = ShardWriter
 OWN = ("shard", "row_start", "row_stop")  # attributes in which the shards of one cache differ
@@ -75,6 +80,11 @@ class Rows:
             raise IndexError(f"there is no row {index}: there are {len(self)}")
         return self._read(index % len(self), index % len(self) + 1)[0]
 
+    def tokens(self, place: int) -> np.ndarray:
+        """Return one token of each context (n, D) of an array (n, T, D): place from 0, or -1."""
+        parts = [part[:, place] for part in self._parts]
+        return self._plain(np.concatenate(parts))
+
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self[i] for i in range(len(self)))
 
@@ -105,6 +115,7 @@ class Cache:
         modules: key -> {"path", "layer", "width"}, in the order of the model.
         activations: module -> (n, T, D), empty where no tensors were saved.
         means: module -> (n, D) float32.
+        last_tokens: module -> (n, D), where they were kept by themselves (no tensors saved).
         ids: estimator -> module -> (n,) float64, NaN where undefined.
         reasons: estimator -> module -> (n,) str, why an id is NaN, else "".
         flags: module -> (n,) str, words joined by ";", see `terse.dimension.Estimates`.
@@ -136,6 +147,7 @@ class Cache:
         self.modules: dict[str, dict[str, Any]] = Named("module", self.attributes["modules"])
         self.activations = self._group("activations")
         self.means = self._group("means")
+        self.last_tokens = self._group("last_tokens")
         self.n_nonfinite = self._group("n_nonfinite")
         self.n_eff, self.n_dup = self._group("n_eff"), self._group("n_dup")
         self.ids, self.reasons = self._nested("ids"), self._nested("reasons")
@@ -195,13 +207,15 @@ def verify(folder: str | Path) -> int:
     """
     damage: list[str] = []
     compared = 0
-    with open(folder) as cache:
+    with open(folder) as cache, _bar(cache) as bar:
         for file in cache._files:
             with _naming(file):
                 for path in _checked_paths(group_at(file, "crc")):
                     bad, n = _damaged_rows(file, path)
                     compared += n
                     damage += [f"{Path(file.filename).name}: {path}, row {row}" for row in bad]
+                    bar.update(0 if path == "rows" else array_at(file, path).nbytes)
+            log.info("%s: compared, %d rows so far", file.filename, compared)
     if damage:
         more = f" and {len(damage) - NAMED_DAMAGE} more" if len(damage) > NAMED_DAMAGE else ""
         raise TerseError(
@@ -209,6 +223,13 @@ def verify(folder: str | Path) -> int:
             f"{'; '.join(damage[:NAMED_DAMAGE])}{more}; delete the file and run again"
         )
     return compared
+
+
+def _bar(cache: Cache) -> tqdm:
+    """Return a bar of the bytes to read, shown on a terminal."""
+    total = sum(Path(file.filename).stat().st_size for file in cache._files)
+    show = sys.stderr.isatty()
+    return tqdm(total=total, desc=str(cache.folder), unit="B", unit_scale=True, disable=not show)
 
 
 def read_attributes(target: h5py.File | h5py.Dataset) -> dict[str, Any]:
@@ -227,8 +248,15 @@ def _opened(folder: Path) -> Iterator[h5py.File]:
     paths = sorted(folder.glob("shard-*.h5"))
     if not paths:
         raise TerseError(f"no activations in {folder}: it holds no shard-*.h5")
-    for path in paths:
-        yield _open_whole(path)
+    first = _open_whole(paths[0])
+    yield first
+    with _naming(first):
+        last = shard_name(read_attributes(first)["n_shards"] - 1)
+    for path in paths[1:]:
+        if path.name <= last:
+            yield _open_whole(path)
+        else:
+            log.warning("%s is left out: it is of an earlier run with more shards", path)
 
 
 def _open_whole(path: Path) -> h5py.File:
@@ -279,9 +307,9 @@ def _differences(first: dict[str, Any], other: dict[str, Any]) -> str:
 
 
 def _row_columns(file: h5py.File) -> dict[str, np.ndarray]:
-    columns = arrays_in(file, "rows")
+    columns = read_rows(arrays_in(file, "rows"))
     names = [name for name in ROW_FIELDS if name in columns]
-    return {name: read_column(columns[name]) for name in [*names, *sorted(columns.keys() - names)]}
+    return {name: columns[name] for name in [*names, *sorted(columns.keys() - names)]}
 
 
 def _checked_paths(group: h5py.Group) -> list[str]:

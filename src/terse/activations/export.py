@@ -8,6 +8,7 @@ import pandas as pd
 
 from terse.activations import cache
 from terse.activations.cache import Cache, Rows
+from terse.activations.table import kind_of
 from terse.artifacts import atomic_folder
 from terse.errors import TerseError
 
@@ -20,7 +21,8 @@ def export_id_scaling(
     """Write `cache_{module}.h5`, `creloss.h5`, `entropy.h5` and `metadata.csv` to a new folder.
 
     A module's file holds `/activations` (n, T, D), `/mean_activations` (n, D) and
-    `/ID/{estimator}` (n,), as far as the cache has them; bfloat16 becomes float32.
+    `/ID/{estimator}` (n,), as far as the cache has them; bfloat16 becomes float32. Of a cloud of
+    all contexts `/ID/{estimator}` is (1,), and `/last_token_activations` (n, D) are its points.
 
     Args:
         folder: the shards of one model.
@@ -49,6 +51,8 @@ def _export_module(source: Cache, module: str, file: h5py.File) -> None:
         _copy(source.activations[module], file, "activations")
     if module in source.means:
         _copy(source.means[module], file, "mean_activations")
+    if module in source.last_tokens:
+        _copy(source.last_tokens[module], file, "last_token_activations")
 
 
 def _copy(rows: Rows, file: h5py.File, name: str) -> None:
@@ -64,12 +68,13 @@ def _ids_of(source: Cache, module: str, ids: pd.DataFrame | None) -> dict[str, n
     if ids is None:
         return {name: rows[module][:] for name, rows in source.ids.items()}
     layer = source.modules[module]["layer"]
-    kind = module if layer is None else module.removesuffix(f"-l{layer}")
     of_layer = ids["layer"].isna() if layer is None else ids["layer"] == layer
     found: dict[str, np.ndarray] = {}
-    for name, part in ids[(ids["module"] == kind) & of_layer].groupby("estimator"):
+    of_module = ids.loc[(ids["module"] == kind_of(module, layer)) & of_layer]
+    for name, part in of_module.groupby("estimator"):
         by_row = part.set_index("row")["id"].sort_index()
-        if by_row.index.tolist() != list(range(source.n_rows)):
+        one_cloud = len(by_row) == 1 and bool(by_row.index.isna().all())  # of all contexts
+        if not one_cloud and by_row.index.tolist() != list(range(source.n_rows)):
             raise TerseError(
                 f"the table of ids has not one row per context for {module}, {name}: "
                 f"the cache has {source.n_rows} contexts"

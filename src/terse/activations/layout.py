@@ -29,7 +29,9 @@ TORCH_DTYPES = {
     "int32": torch.int32,
 }
 ROW_FIELDS = ("id", "document", "chunk", "byte_start", "byte_end", "metadata")
-MARGIN_BYTES = 16 * 2**20  # metadata, strings and file-system overhead beyond the arrays
+MARGIN_BYTES = 16 * 2**20  # metadata and file-system overhead beyond the arrays
+PACKED_ABOVE = 2**20  # bytes of padding
+ENDS = "_ends"
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,54 @@ def fixed_text(strings: np.ndarray) -> np.ndarray:
     return coded.reshape(strings.shape).astype(h5py.string_dtype("utf-8", length))
 
 
+def stored_rows(rows: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return what describes the contexts, field -> (n,), as the arrays that are written.
+
+    Text has one length for all rows. Where one long row would blow up the others, its bytes lie
+    one after the other instead, (n_bytes,) uint8, and `{field}_ends` (n,) says where each ends.
+    """
+    stored: dict[str, np.ndarray] = {}
+    for name, values in rows.items():
+        column = np.asarray(values)
+        if column.dtype.kind not in "OU":
+            stored[name] = column
+            continue
+        coded = [str(item).encode() for item in column]
+        ends = np.cumsum([len(item) for item in coded], dtype=np.int64)
+        if len(coded) * max(map(len, coded), default=0) <= PACKED_ABOVE + 2 * sum(map(len, coded)):
+            stored[name] = fixed_text(column)
+        else:
+            stored[name] = np.frombuffer(b"".join(coded), dtype=np.uint8)
+            stored[f"{name}{ENDS}"] = ends
+    return stored
+
+
+def read_rows(columns: Mapping[str, h5py.Dataset]) -> dict[str, np.ndarray]:
+    """Return what `stored_rows` was given: field -> (n,) numbers or str."""
+    rows: dict[str, np.ndarray] = {}
+    for name, array in columns.items():
+        if f"{name}{ENDS}" in columns:
+            ends = columns[f"{name}{ENDS}"][:].tolist()
+            packed = array[:].tobytes()
+            pairs = zip([0, *ends], ends, strict=False)
+            rows[name] = np.array([packed[a:b].decode() for a, b in pairs], dtype=object)
+        elif not name.endswith(ENDS):
+            rows[name] = read_column(array)
+    return rows
+
+
 def total_bytes(datasets: Iterable[Dataset], n_rows: int) -> int:
     """Return how many bytes a shard of n_rows contexts takes, without its strings."""
     return sum((item.row_bytes + 4) * n_rows for item in datasets)  # 4: the row's CRC
+
+
+def size_text(n_bytes: float) -> str:
+    """Return a number of bytes in the unit that a person reads."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if n_bytes < 1024:
+            return f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1024
+    return f"{n_bytes:.2f} TiB"
 
 
 def shard_name(shard: int) -> str:

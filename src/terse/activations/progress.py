@@ -6,10 +6,11 @@ import time
 
 from tqdm import tqdm
 
+from terse.activations.layout import size_text
+
 log = logging.getLogger(__name__)
 
 INTERVAL_S = 30.0
-MIB = 2**20
 
 
 class Progress:
@@ -36,14 +37,14 @@ class Progress:
         elif time.monotonic() - self._told >= INTERVAL_S:
             self._told = time.monotonic()
             left = (self._told - self._start) * (self._n - self._done) / max(1, self._done)
-            log.info("%s, %.0f s left", self._line(bytes_written), left)
+            log.info("%s, %s left", self._line(bytes_written), tqdm.format_interval(left))
 
     def close(self, bytes_written: int) -> None:
         """Say how long it all took."""
         if self._bar is not None:
             self._bar.close()
-        elapsed = time.monotonic() - self._start
-        log.info("%s, done in %.1f s", self._line(bytes_written), elapsed)
+        elapsed = tqdm.format_interval(time.monotonic() - self._start)
+        log.info("%s, done in %s", self._line(bytes_written), elapsed)
 
     def _line(self, bytes_written: int) -> str:
         return f"{self._what}: {self._done} of {self._n} contexts, {self._rates(bytes_written)}"
@@ -52,5 +53,5 @@ class Progress:
         per_second = self._done / max(1e-9, time.monotonic() - self._start)
         return (
             f"{per_second:.2f} contexts/s, {per_second * self._ctx_len:.0f} tokens/s, "
-            f"{bytes_written / MIB:.1f} MiB written"
+            f"{size_text(bytes_written)} written"
         )

@@ -34,6 +34,7 @@ class CaptureSettings(Protocol):
     skip_first: int
     max_norm_multiple: float | None
     theiler_window: int
+    cloud: str
     id_input: str
     compression: str | None
 
@@ -45,15 +46,20 @@ def needs_logits(settings: CaptureSettings) -> bool:
 
 def fused_estimators(settings: CaptureSettings) -> list[str]:
     """Return the estimators that run while the batch is there: none where tensors are saved."""
-    if not settings.save_IDs or settings.save_cache_tensors:
+    if not settings.save_IDs or settings.save_cache_tensors or settings.cloud != "context":
         return []
     return list(expand_estimators(settings.save_IDs_list))
 
 
+def keeps_last_tokens(settings: CaptureSettings) -> bool:
+    """Whether each context's last token is kept by itself, as a point of a cloud of contexts."""
+    return settings.save_IDs and not settings.save_cache_tensors and settings.cloud == "last_token"
+
+
 def planned(
-    settings: CaptureSettings, modules: Mapping[str, ModuleRef], widths: Mapping[str, int]
+    settings: CaptureSettings, modules: Mapping[str, ModuleRef], outputs: Mapping[str, Tensor]
 ) -> list[Dataset]:
-    """Return the arrays of a shard, given the width D of each module's output."""
+    """Return the arrays of a shard, given an output (1, t, D) of each module."""
     T = settings.ctx_len
     plan = [Dataset("tokens", (T,), "int32")]
     plan += [
@@ -62,11 +68,12 @@ def planned(
         if wanted
     ]
     for key, ref in modules.items():
-        plan += _planned_for(settings, ref, widths[key])
+        plan += _planned_for(settings, ref, outputs[key])
     return plan
 
 
-def _planned_for(settings: CaptureSettings, ref: ModuleRef, width: int) -> list[Dataset]:
+def _planned_for(settings: CaptureSettings, ref: ModuleRef, output: Tensor) -> list[Dataset]:
+    width = output.shape[2]
     about = {"module_path": ref.path, "layer": -1 if ref.layer is None else ref.layer}
     plan = [Dataset(f"n_nonfinite/{ref.key}", (), "int32", about)]
     if settings.save_cache_tensors:
@@ -75,6 +82,9 @@ def _planned_for(settings: CaptureSettings, ref: ModuleRef, width: int) -> list[
         plan.append(Dataset(f"activations/{ref.key}", shape, settings.save_fp, about_tensor))
     if settings.save_mean_tensors:
         plan.append(Dataset(f"means/{ref.key}", (width,), "float32", about))
+    if keeps_last_tokens(settings):
+        dtype = str(_used_dtype(output, settings)).removeprefix("torch.")
+        plan.append(Dataset(f"last_tokens/{ref.key}", (width,), dtype, {**about, "dtype": dtype}))
     names = fused_estimators(settings)
     for name in names:
         plan.append(Dataset(f"ids/{name}/{ref.key}", (), "float64", about))
@@ -119,18 +129,25 @@ def _reduced_module(
     mean = output.mean(dim=1, dtype=torch.float32) if settings.save_mean_tensors else None  # (B, D)
     if mean is not None:
         yield f"means/{key}", mean
-    used = output.dtype
-    if settings.save_cache_tensors:
-        used = TORCH_DTYPES[settings.save_fp]
-    elif settings.save_IDs and settings.id_input != "model":
-        used = TORCH_DTYPES[settings.id_input]
+    used = _used_dtype(output, settings)
     if output.is_cuda:
         output = output.to(used)  # once, for the count and for the copy
     yield f"n_nonfinite/{key}", count_nonfinite(output, used, mean)
     if settings.save_cache_tensors:
         yield f"activations/{key}", output
+    elif keeps_last_tokens(settings):
+        yield f"last_tokens/{key}", output[:, -1].contiguous()
     elif names := fused_estimators(settings):
         yield from _estimated(key, output.to(used), names, settings, estimator)
+
+
+def _used_dtype(output: Tensor, settings: CaptureSettings) -> torch.dtype:
+    """Return the number format in which a module's output is stored or measured."""
+    if settings.save_cache_tensors:
+        return TORCH_DTYPES[settings.save_fp]
+    if settings.save_IDs and settings.id_input != "model":
+        return TORCH_DTYPES[settings.id_input]
+    return output.dtype
 
 
 def count_nonfinite(output: Tensor, used: torch.dtype, mean: Tensor | None) -> Tensor:

@@ -3,7 +3,7 @@
 import json
 import logging
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from terse.activations.layout import (
     arrays_in,
     read_column,
     row_range,
+    size_text,
     total_bytes,
 )
 from terse.activations.pipeline import Pipeline
@@ -32,11 +33,12 @@ from terse.activations.reduction import (
     CaptureSettings,
     Estimator,
     fused_estimators,
+    keeps_last_tokens,
     needs_logits,
     planned,
     reduced,
 )
-from terse.activations.writer import GIB, ShardWriter
+from terse.activations.writer import ShardWriter
 from terse.dimension import estimate
 from terse.errors import TerseError
 from terse.models.loading import max_context
@@ -46,6 +48,7 @@ log = logging.getLogger(__name__)
 
 FROM_CHUNKS = ("bos", "bos_id", "fingerprint", "tokenizer_digest")
 PROBE_TOKENS = 2
+ESTIMATION = {"save_IDs_list", "skip_first", "max_norm_multiple", "theiler_window"}
 
 
 def cache_shard(
@@ -58,6 +61,7 @@ def cache_shard(
     n_shards: int,
     attributes: Mapping[str, Any],
     estimator: Estimator | None = None,
+    confirm: Callable[[], None] = lambda: None,
 ) -> None:
     """Write the activations of the shard's contexts to one HDF5 file, whole or not at all.
 
@@ -70,6 +74,7 @@ def cache_shard(
         n_shards: how many shards there are.
         attributes: stored with the file: the model's id and revision, the corpus, ...
         estimator: in place of `terse.dimension.estimate`, same signature.
+        confirm: raises where the shard has another owner by now; called before it is published.
 
     Raises:
         TerseError: the settings do not fit the model or the chunks, or the disk is too small.
@@ -87,13 +92,14 @@ def cache_shard(
         Capture(model, modules, stop=not needs_logits(settings)) as capture,
     ):
         _check_model(model, chunks)
-        widths = _probe(capture, settings, _embedding(model).device)
+        outputs = _probe(capture, settings, _embedding(model).device)
         about = {
-            **_about(model, modules, widths, settings),
+            **_about(model, modules, outputs, settings),
             **chunks.attributes,
             **{"shard": shard, "n_shards": n_shards, **attributes},
         }
-        writer = _writer(Path(out_path), planned(settings, modules, widths), chunks, about)
+        plan = planned(settings, modules, outputs)
+        writer = _writer(Path(out_path), plan, chunks, about, confirm)
         with writer:
             _run(model, capture, chunks, writer, settings, estimator or estimate)
             writer.publish()
@@ -101,14 +107,19 @@ def cache_shard(
 
 
 def _writer(
-    path: Path, datasets: list[Dataset], chunks: "Chunks", attributes: dict[str, Any]
+    path: Path,
+    datasets: list[Dataset],
+    chunks: "Chunks",
+    attributes: dict[str, Any],
+    confirm: Callable[[], None],
 ) -> ShardWriter:
     n = chunks.stop - chunks.start
-    log.info("%s will take %.3f GiB", path, total_bytes(datasets, n) / GIB)
+    log.info("%s will take %s", path, size_text(total_bytes(datasets, n)))
     compression = attributes["settings"]["compression"]
     return ShardWriter(
-        path, datasets, n, attributes=attributes, rows=chunks.rows(), compression=compression
-    )
+        path, datasets, n, attributes=attributes, rows=chunks.rows(), compression=compression,
+        confirm=confirm,
+    )  # fmt: skip
 
 
 def _run(
@@ -193,6 +204,7 @@ def _check_settings(settings: CaptureSettings) -> None:
         or settings.save_mean_tensors
         or needs_logits(settings)
         or fused_estimators(settings)
+        or keeps_last_tokens(settings)
     )
     if not keeps:
         raise TerseError(
@@ -218,33 +230,33 @@ def _embedding(model: PreTrainedModel) -> Tensor:
     return next(model.get_input_embeddings().parameters())
 
 
-def _probe(capture: Capture, settings: CaptureSettings, device: torch.device) -> dict[str, int]:
-    """Learn the width of each module's output from a pass over two tokens."""
+def _probe(capture: Capture, settings: CaptureSettings, device: torch.device) -> dict[str, Tensor]:
+    """Return each module's output (1, 2, D) of a pass over two tokens: its width and its dtype."""
     tokens = torch.zeros((1, PROBE_TOKENS), dtype=torch.int64, device=device)
     outputs, logits = capture.run(tokens)
     if needs_logits(settings) and logits is None:
         raise TerseError(
             f"{type(capture.model).__name__} has no logits: set save_loss and save_entropy to false"
         )
-    return {key: output.shape[2] for key, output in outputs.items()}
+    return outputs
 
 
 def _about(
     model: PreTrainedModel,
     modules: Mapping[str, ModuleRef],
-    widths: Mapping[str, int],
+    outputs: Mapping[str, Tensor],
     settings: CaptureSettings,
 ) -> dict[str, Any]:
     return {
         "modules": {
-            key: {"path": ref.path, "layer": ref.layer, "width": widths[key]}
+            key: {"path": ref.path, "layer": ref.layer, "width": outputs[key].shape[2]}
             for key, ref in modules.items()
         },
         "architecture": type(model).__name__,
         "dtype": str(model.dtype).removeprefix("torch."),
         "attn_implementation": str(getattr(model.config, "_attn_implementation", "")),
         "ctx_len": settings.ctx_len,
-        "settings": {name: getattr(settings, name) for name in CaptureSettings.__annotations__},
+        "settings": {name: getattr(settings, name) for name in _recorded(settings)},
         "versions": {
             "terse": terse.__version__,
             "torch": torch.__version__,
@@ -253,6 +265,12 @@ def _about(
             "python": platform.python_version(),
         },
     }
+
+
+def _recorded(settings: CaptureSettings) -> list[str]:
+    """Return the settings that shaped the shard; estimators that run later did not."""
+    unused = set() if fused_estimators(settings) else ESTIMATION
+    return [name for name in CaptureSettings.__annotations__ if name not in unused]
 
 
 def _report_nonfinite(path: Path) -> None:

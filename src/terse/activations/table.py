@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from terse.activations.cache import Cache
+from terse.activations.cache import Cache, Rows
 from terse.dimension import Estimates, estimate
 from terse.dimension.names import expand_estimators
+from terse.errors import TerseError, unknown_name
 
 logger = logging.getLogger(__name__)
 
@@ -18,22 +19,38 @@ COLUMNS = [
     "id", "n_eff", "n_dup", "flags", "loss_nats", "entropy_nats",
 ]  # fmt: skip
 _BATCH_BYTES = 256 * 2**20
+CLOUDS = ("context", "last_token", "means")
 
 
 def dimension_table(
     cache: Cache,
     estimators: Iterable[str],
     *,
+    cloud: str = "context",
     skip_first: int = 0,
     max_norm_multiple: float | None = None,
     theiler_window: int = 0,
 ) -> pd.DataFrame:
-    """Return one row per context, module and estimator.
+    """Return one row per cloud, module and estimator.
 
     Columns: `COLUMNS`; layer is missing outside the blocks; id is NaN where it is undefined, and
-    flags say why; loss_nats and entropy_nats are means over the context's tokens.
+    flags say why; loss_nats and entropy_nats are means over the tokens of the cloud's contexts.
     Estimates from the cached tensors, or takes what was estimated during the capture.
+
+    Args:
+        cache: of one model.
+        estimators: names, see `terse.dimension.names`.
+        cloud: "context", the T tokens of each context; "last_token" or "means", one cloud of n
+            points, one for each context: its row, document and chunk are missing.
+        skip_first: tokens left out at the start of each context.
+        max_norm_multiple, theiler_window: see `terse.dimension.estimate`; in time a point's
+            neighbours are those of the next tokens, or of the next contexts.
+
+    Raises:
+        TerseError: an unknown name, or the cache does not hold what the clouds are made of.
     """
+    if cloud not in CLOUDS:
+        raise unknown_name("cloud", cloud, CLOUDS)
     names = expand_estimators(estimators)
     options = {
         "skip_first": skip_first,
@@ -41,20 +58,39 @@ def dimension_table(
         "theiler_window": theiler_window,
     }
     contexts = _contexts(cache)
+    if cloud != "context":
+        contexts = _joined(contexts)
     tables = []
     for module, about in cache.modules.items():
-        if module in cache.activations:
-            parts = _estimated(cache, module, names, options)
-        else:
-            parts = _stored(cache, module, names)
-        for part in parts:
-            labels = {"module": _kind(module), "layer": about["layer"]}
-            tables.append(contexts.join(part.assign(**labels), on="row", how="inner"))
-        logger.info(
-            "estimated %d dimensions of %d contexts of %s", len(names), len(contexts), module
-        )
+        for part in _estimates(cache, module, cloud, names, options):
+            labels = {"module": kind_of(module, about["layer"]), "layer": about["layer"]}
+            tables.append(contexts.join(part.assign(**labels), how="inner"))
+        logger.info("estimated %d dimensions of %d clouds of %s", len(names), len(contexts), module)
     table = pd.concat(tables, ignore_index=True)
     return table.astype({"layer": "Int64"}).loc[:, COLUMNS]
+
+
+def _estimates(
+    cache: Cache, module: str, cloud: str, names: list[str], options: Mapping[str, Any]
+) -> Iterator[pd.DataFrame]:
+    """Yield the estimates of a module's clouds, indexed by the cloud."""
+    if cloud != "context":
+        yield _long(names, estimate(_points(cache, module, cloud)[None], names, **options), 0)
+    elif module in cache.activations:
+        yield from _estimated(cache, module, names, options)
+    else:
+        yield from _stored(cache, module, names)
+
+
+def _points(cache: Cache, module: str, cloud: str) -> np.ndarray:
+    """Return one point (n, D) for each context."""
+    if cloud == "means" and module in cache.means:
+        return cache.means[module][:]
+    if cloud == "last_token" and module in cache.activations:
+        return cache.activations[module].tokens(-1)
+    if cloud == "last_token" and module in cache.last_tokens:
+        return cache.last_tokens[module][:]
+    raise TerseError(f"{cache.folder} holds no {cloud} of {module}: it was made for other clouds")
 
 
 def _contexts(cache: Cache) -> pd.DataFrame:
@@ -72,13 +108,30 @@ def _contexts(cache: Cache) -> pd.DataFrame:
     )
     for name in ("loss", "entropy"):
         values = getattr(cache, name)  # (n, T - 1)
-        table[f"{name}_nats"] = np.nan if values is None else values[:].mean(1, dtype=np.float64)
+        table[f"{name}_nats"] = np.nan if values is None else _row_means(values)
     return table
 
 
-def _kind(module: str) -> str:
+def _row_means(values: Rows) -> np.ndarray:
+    """Return the means (n,) of the rows of an array (n, t), read in blocks."""
+    size = max(1, _BATCH_BYTES // (8 * values.shape[1]))
+    blocks = [
+        values[start : start + size].mean(1, dtype=np.float64)
+        for start in range(0, len(values), size)
+    ]
+    return np.concatenate(blocks)
+
+
+def _joined(contexts: pd.DataFrame) -> pd.DataFrame:
+    """Return the one row of a cloud of all contexts."""
+    means = contexts[["loss_nats", "entropy_nats"]].mean()
+    nowhere = {"row": pd.NA, "document": pd.NA, "chunk": pd.NA}
+    return contexts.head(1).assign(**nowhere, **means)
+
+
+def kind_of(module: str, layer: int | None) -> str:
     """Return a module's key without its layer."""
-    return module.rpartition("-l")[0] or module
+    return module if layer is None else module.removesuffix(f"-l{layer}")
 
 
 def _estimated(

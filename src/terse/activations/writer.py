@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +29,8 @@ from terse.activations.layout import (
     fixed_text,
     group_at,
     row_crcs,
+    size_text,
+    stored_rows,
     total_bytes,
 )
 from terse.errors import TerseError
@@ -37,7 +39,6 @@ Compression = Literal["gzip", "lzf"]
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SYNC_BYTES = 256 * 2**20  # written back at this interval, so that no burst is left for the end
 CHUNK_BYTES = 4 * 2**20
-GIB = 2**30
 
 
 class ShardWriter:
@@ -53,6 +54,7 @@ class ShardWriter:
         attributes: of the file; maps, lists and None are stored as JSON.
         rows: what each context is, field -> (n_rows,) strings or integers.
         compression: a filter for the activations; None is the fast way.
+        confirm: raises where the shard has another owner by now; called before it is published.
 
     Raises:
         TerseError: too little space, a full disk, or another process writes this shard.
@@ -67,14 +69,17 @@ class ShardWriter:
         attributes: Mapping[str, Any],
         rows: Mapping[str, Any],
         compression: Compression | None = None,
+        confirm: Callable[[], None] = lambda: None,
     ) -> None:
         self.path = Path(path)
         self.temporary = self.path.with_name(f".{self.path.name}.part")
         self.datasets = {item.path: item for item in datasets}
         self.n_rows = n_rows
         self.attributes = dict(attributes)
-        self.rows = dict(rows)
+        self._rows = stored_rows(rows)
+        self._row_crcs = context_crcs(rows, n_rows)
         self.compression: Compression | None = compression
+        self.confirm = confirm
         self.bytes_written = 0
         self._fd = -1
         self._offsets: dict[str, int] = {}
@@ -85,7 +90,8 @@ class ShardWriter:
 
     def __enter__(self) -> "ShardWriter":
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        check_space(self.path, total_bytes(self.datasets.values(), self.n_rows))
+        text = sum(column.nbytes for column in self._rows.values())
+        check_space(self.path, total_bytes(self.datasets.values(), self.n_rows) + text)
         self._fd = _locked(self.temporary, self.path)
         try:
             with self._telling_of_full_disk():
@@ -129,9 +135,11 @@ class ShardWriter:
         with self._telling_of_full_disk():
             if self._file is not None:
                 self._file.close()
+            self._check_ours()
             with h5py.File(self.temporary, "r+", libver="v110", locking=False) as file:
                 file.attrs["complete"] = True
             os.fsync(self._fd)
+            self._check_ours()
             self.temporary.replace(self.path)
         os.close(self._fd)
         self._fd = -1
@@ -176,12 +184,9 @@ class ShardWriter:
 
     def _create_rows(self, file: h5py.File) -> None:
         group = file.create_group("rows")
-        for name, values in self.rows.items():
-            column = np.asarray(values)
-            group.create_dataset(
-                name, data=fixed_text(column) if column.dtype.kind in "OU" else column
-            )
-        group_at(file, "crc").create_dataset("rows", data=context_crcs(self.rows, self.n_rows))
+        for name, column in self._rows.items():
+            group.create_dataset(name, data=column)
+        group_at(file, "crc").create_dataset("rows", data=self._row_crcs)
 
     def _write(self, path: str, start: int, values: np.ndarray) -> None:
         if self._file is not None:
@@ -208,9 +213,15 @@ class ShardWriter:
     def _discard(self) -> None:
         if self._file is not None:
             self._file.close()
-        self.temporary.unlink(missing_ok=True)
+        if _is_at(self.temporary, self._fd):
+            self.temporary.unlink()
         os.close(self._fd)
         self._fd = -1
+
+    def _check_ours(self) -> None:
+        self.confirm()
+        if not _is_at(self.temporary, self._fd):
+            raise TerseError(f"{self.path} was taken over by another process: not published here")
 
     @contextmanager
     def _telling_of_full_disk(self) -> Iterator[None]:
@@ -223,7 +234,7 @@ class ShardWriter:
                 raise
             free = shutil.disk_usage(self.path.parent).free
             raise TerseError(
-                f"the disk of {self.path.parent} is full ({free / GIB:.2f} GiB free, or a limit "
+                f"the disk of {self.path.parent} is full ({size_text(free)} free, or a limit "
                 f"on a file's size is reached): {self.path.name} was not written"
             ) from error
 
@@ -233,7 +244,7 @@ def check_space(path: Path, n_bytes: int) -> None:
     free = shutil.disk_usage(path.parent).free
     if n_bytes + MARGIN_BYTES > free:
         raise TerseError(
-            f"{path} needs {n_bytes / GIB:.2f} GiB and {path.parent} has {free / GIB:.2f} GiB "
+            f"{path} needs {size_text(n_bytes)} and {path.parent} has {size_text(free)} "
             "free: choose fewer layers or modules, save_fp: float16, or save_cache_tensors: false"
         )
 
@@ -247,12 +258,20 @@ def _locked(temporary: Path, path: Path) -> int:
         except OSError as error:
             os.close(descriptor)
             raise TerseError(f"another process is writing {path} at this moment") from error
-        try:
-            if temporary.stat().st_ino == os.fstat(descriptor).st_ino:
+        if _is_at(temporary, descriptor):
+            if os.fstat(descriptor).st_size == 0:
                 return descriptor
-        except FileNotFoundError:
-            pass  # published or removed between the open and the lock: open a new one
+            # Its writer was killed, or lives on another host where it holds a lock of its own.
+            temporary.unlink()
         os.close(descriptor)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Say whether the open file is the one with this name now."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _contiguous(

@@ -2,11 +2,11 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from terse.config.strict import Name, Strict
 from terse.dimension.names import check_estimator
-from terse.errors import TerseError
+from terse.errors import TerseError, unknown_name
 
 
 def _known_estimator(name: str) -> str:
@@ -18,6 +18,9 @@ def _known_estimator(name: str) -> str:
 
 Estimator = Annotated[str, AfterValidator(_known_estimator)]
 LayerRange = Annotated[str, Field(pattern=r"^\d+-\d+$")]
+
+
+INBLOCK_KEYS, OUTBLOCK_KEYS = ("attn", "mlp", "block"), ("emb", "norm", "unemb")
 
 
 class Chunking(Strict):
@@ -75,14 +78,30 @@ class Capture(Strict):
         None, description="HDF5 filter of the hidden states; half precision barely shrinks"
     )
 
+    @field_validator("layer_idx_list")
+    @classmethod
+    def _some_layers(cls, layers: list[int | str] | str) -> list[int | str] | str:
+        if not layers:
+            raise ValueError("an empty list; allowed: at least 1 layer, or all")
+        for item in layers if layers != "all" else []:
+            first, _, last = str(item).partition("-")
+            if first and last and int(first) > int(last):
+                raise ValueError(f"the range {item} is empty; did you mean {last}-{first}?")
+        return layers
+
 
 class Estimation(Strict):
     """Which intrinsic dimensions are estimated, and of which points."""
 
     save_IDs_list: list[Estimator] = Field(  # noqa: N815
-        ["mle", "mle_inv", "mind_ml", "twoNN_f10"], description="estimators: docs/dimension.md"
+        ["mle", "mle_inv", "mind_ml", "twoNN_f10"],
+        min_length=1,
+        description="estimators: docs/dimension.md",
     )
-    cloud: Literal["context"] = Field("context", description="one cloud per context")
+    cloud: Literal["context", "last_token", "means"] = Field(
+        "context",
+        description="the tokens of each context, or one cloud: all contexts' last tokens or means",
+    )
     skip_first: int = Field(0, ge=0, description="tokens left out at the start of each context")
     max_norm_multiple: float | None = Field(
         None, gt=1, description="leave out points whose norm exceeds so many medians"
@@ -97,7 +116,7 @@ class Activations(Chunking, Capture, Estimation):
 
     @model_validator(mode="after")
     def _enough_points(self) -> "Activations":
-        if self.ctx_len - self.skip_first < 22:
+        if self.cloud == "context" and self.ctx_len - self.skip_first < 22:
             raise ValueError(
                 f"ctx_len {self.ctx_len} - skip_first {self.skip_first} leaves fewer than the 22 "
                 "points that the estimators need"
@@ -106,10 +125,35 @@ class Activations(Chunking, Capture, Estimation):
             raise ValueError("save_IDs: false and save_cache_tensors: false leave nothing to table")
         return self
 
+    @model_validator(mode="after")
+    def _modules_are_known(self) -> "Activations":
+        mapped = set(self.module_name_mapping or ())
+        for place, known in (("in", INBLOCK_KEYS), ("out", OUTBLOCK_KEYS)):
+            name = f"module_{place}block_keys"
+            for key in getattr(self, name):
+                if key not in {*known, *mapped}:
+                    error = unknown_name("module key", key, [*known, *sorted(mapped)])
+                    raise ValueError(f"{name}: {error} (others: in module_name_mapping)")
+        return self
+
+    @model_validator(mode="after")
+    def _cloud_is_there(self) -> "Activations":
+        if self.cloud == "means" and not self.save_mean_tensors:
+            raise ValueError("cloud: means needs save_mean_tensors: true")
+        if self.cloud != "context" and self.skip_first:
+            raise ValueError(
+                f"skip_first counts tokens, and the points of cloud: {self.cloud} are contexts; "
+                "allowed there: 0"
+            )
+        return self
+
     def capture(self) -> dict[str, Any]:
         """Return what determines a shard of activations, as plain JSON.
 
-        Where tensors are saved that leaves the estimators out: a new one captures nothing again.
+        Where the estimators run after the capture, they are left out: a new one captures nothing
+        again.
         """
         part = self.block(Capture) | {"corpus": self.corpus, "ctx_len": self.ctx_len}
-        return part if self.save_cache_tensors else part | self.block(Estimation)
+        if self.save_cache_tensors:
+            return part
+        return part | (self.block(Estimation) if self.cloud == "context" else {"cloud": self.cloud})

@@ -27,7 +27,7 @@ def load(raw: dict[str, Any]) -> Workflow:
     if isinstance(raw.get("runs"), dict):
         raw["runs"], sweeps = expand_sweeps(raw["runs"])
     try:
-        return Workflow.model_validate({**raw, "sweeps": sweeps})
+        return Workflow.model_validate(raw, context={"sweeps": sweeps})
     except ValidationError as error:
         raise TerseError("\n".join(lines(error))) from None
 

@@ -36,7 +36,14 @@ class Model(Strict):
             raise ValueError(f"give exactly one of run, hub, path; given: {origins or 'none'}")
         if self.step is not None and self.run is None:
             raise ValueError("step goes with run; a checkpoint on the hub is a revision")
+        if given := sorted(self.model_fields_set & self._only_elsewhere(origins[0])):
+            raise ValueError(f"{given[0]} does not go with {origins[0]}")
         return self
+
+    @staticmethod
+    def _only_elsewhere(origin: str) -> set[str]:
+        """Return the keys that would say nothing of a model of this origin."""
+        return {"run": {"revision", "trust_remote_code"}, "path": {"revision"}}.get(origin, set())
 
     def loading(self) -> dict[str, Any]:
         """Return how the model is loaded, as plain JSON."""

@@ -1,13 +1,15 @@
 """What every trained run has, whatever its method."""
 
+import math
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from terse.config.strict import Name, Strict
+from terse.errors import TerseError
 
 # Keys that change how a run is carried out but not what comes out: they are no `params`.
-CONDUCT = {"gpu", "save_interval"}
+CONDUCT = {"gpu", "nodes", "save_interval"}
 
 
 class Run(Strict):
@@ -62,8 +64,9 @@ class Run(Strict):
     save_interval: int = Field(50, gt=0, description="steps between two saves of the state")
     checkpoint_steps: list[int] = Field([0], description="steps whose weights are kept")
     gpu: int | None = Field(
-        None, ge=0, le=1, description="devices of its jobs; null: the workflow's gpu"
+        None, ge=0, description="devices on a node, one process each; null: the workflow's gpu"
     )
+    nodes: int = Field(1, ge=1, description="nodes of its training, under SLURM")
 
     @model_validator(mode="after")
     def _steps_within_run(self) -> "Run":
@@ -75,8 +78,30 @@ class Run(Strict):
             raise ValueError("lr_schedule plateau goes without warmup_steps")
         return self
 
+    def share(self, n_processes: int) -> tuple[int, int]:
+        """Return each process' rows per forward pass, and passes per step, of a step they share.
+
+        Raises TerseError where the rows of a step can't be dealt out evenly.
+        """
+        fewer = math.gcd(self.n_grad_loops, n_processes)
+        rows, left_over = divmod(self.batch_size * fewer, n_processes)
+        if left_over:
+            raise TerseError(
+                f"{n_processes} processes can't share batch_size {self.batch_size} x n_grad_loops "
+                f"{self.n_grad_loops} evenly: change gpu, nodes or one of the two"
+            )
+        return rows, self.n_grad_loops // fewer
+
+    def n_parameters(self, vocab_size: int) -> int | None:
+        """Return the trained model's number of parameters, None where only its base knows."""
+        return None
+
     def depth(self) -> int | None:
         """Return the number of blocks of the trained model, None where only its base knows."""
+        return None
+
+    def context_length(self) -> int | None:
+        """Return how many tokens the trained model can read, None where only its base knows."""
         return None
 
     def params(self) -> dict[str, Any]:

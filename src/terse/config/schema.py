@@ -45,7 +45,7 @@ def readme_text(root: Path) -> str:
     written, _, _ = (root / "config" / "README.md").read_text().partition(MARKER)
     own = set(Chunking.model_fields) | set(Capture.model_fields) | set(Estimation.model_fields)
     sections = [
-        _section("Top level", Workflow, hidden={"sweeps"}),
+        _section("Top level", Workflow),
         _section("`roots`", Roots),
         _section("`corpora.{corpus}`", Corpus),
         _section("`tokenizers.{tokenizer}`", Tokenizer),

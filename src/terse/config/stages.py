@@ -2,14 +2,17 @@
 
 STAGE_VERSIONS = {
     "collect_corpus": 1,
+    "download_model": 1,
     "train_tokenizer": 1,
     "tokenize_corpus": 1,
     "chunk_corpus": 1,
     "cache_activations": 1,
+    "export_activations": 1,
     "estimate_dimensions": 1,
     "evaluate_run": 1,
     "plot_run": 1,
-    "plot_dimensions": 1,
+    "plot_dimensions": 3,
+    "compare_dimensions": 1,
     "plot_study": 1,
     "tabulate_results": 1,
 }

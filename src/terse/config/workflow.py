@@ -1,10 +1,19 @@
 """The whole configuration: libraries of named things, and what `all` makes of them."""
 
+import importlib.util
 import re
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    SerializeAsAny,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
 from terse.config.activations import Activations
 from terse.config.corpora import Corpus, Tokenizer
@@ -53,6 +62,9 @@ class Workflow(Strict):
         description="where the three folders really lie",
     )
     gpu: int = Field(0, ge=0, description="devices of a job that can use one; profiles set it")
+    compute: Literal["cuda", "cpu"] = Field(
+        "cuda", description="what computes in a job with devices; cpu rehearses a GPU cluster"
+    )
     deterministic: bool = Field(True, description="deterministic algorithms on CUDA as well")
     n_data_procs: int = Field(1, ge=1, description="processes that tokenise")
     tracking: Literal["none", "mlflow", "wandb", "tensorboard"] = Field(
@@ -68,18 +80,20 @@ class Workflow(Strict):
         description="what `all` makes",
     )
 
-    # Filled by `terse.config.load`: the runs that each run with a sweep stands for.
-    sweeps: dict[str, list[str]] = Field({}, exclude=True)
+    # The runs that each run with a sweep stands for; `terse.config.load` gives them as context.
+    _sweeps: dict[str, list[str]] = PrivateAttr(default_factory=dict)
 
     step_of_revision: ClassVar[re.Pattern[str]] = re.compile(r"step-?(\d+)")
 
     @model_validator(mode="after")
-    def _references_exist(self) -> "Workflow":
+    def _references_exist(self, info: ValidationInfo) -> "Workflow":
+        self._sweeps.update((info.context or {}).get("sweeps", {}))
+        self._check_tracking()
         self._check_tokenizers()
         self._check_runs()
         self._check_models()
         for name in self.select.runs:
-            self._require("select.runs", "run", name, {*self.runs, *self.sweeps})
+            self._require("select.runs", "run", name, {*self.runs, *self._sweeps})
         for name in self.select.ids:
             self._require("select.ids", "model", name, self.models)
         return self
@@ -88,6 +102,12 @@ class Workflow(Strict):
     def _require(where: str, kind: str, name: str | None, allowed: Any) -> None:
         if name is not None and name not in allowed:
             raise TerseError(f"{where}: {unknown_name(kind, name, allowed)}")
+
+    def _check_tracking(self) -> None:
+        if self.tracking != "none" and importlib.util.find_spec(self.tracking) is None:
+            raise TerseError(
+                f"tracking: {self.tracking} is not installed: .venv/bin/pip install {self.tracking}"
+            )
 
     def _check_tokenizers(self) -> None:
         for name, tokenizer in self.tokenizers.items():
@@ -100,6 +120,10 @@ class Workflow(Strict):
             self._require(f"runs.{name}.corpus", "corpus", run.corpus, self.corpora)
             self._require(f"runs.{name}.tokenizer", "tokenizer", run.tokenizer, self.tokenizers)
             self._require(f"runs.{name}.base", "run or model", run.base, self._bases)
+            try:
+                run.share(self.n_processes(name))
+            except TerseError as error:
+                raise TerseError(f"runs.{name}: {error}") from None
         for name in self.runs:
             chain = [name]
             while (base := self.base_run(chain[-1])) is not None:
@@ -126,31 +150,42 @@ class Workflow(Strict):
             )
 
     def _check_measure(self, name: str) -> None:
-        where = f"models.{name}.activations"
         measure = self.measure(name)
-        self._require(
-            f"{where}.corpus"
-            if "corpus" in self.models[name].activations
-            else "activations.corpus",
-            "corpus",
-            measure.corpus,
-            self.corpora,
-        )
+
+        def where(key: str) -> str:
+            own = key in self.models[name].activations
+            return f"models.{name}.activations.{key}" if own else f"activations.{key}"
+
+        self._require(where("corpus"), "corpus", measure.corpus, self.corpora)
+        if self.models[name].kind == "encoder" and (measure.save_loss or measure.save_entropy):
+            raise TerseError(
+                f"models.{name}.activations: an encoder has no loss: set save_loss and "
+                "save_entropy to false"
+            )
+        longest = self.context_length(name)
+        if longest is not None and measure.ctx_len > longest:
+            raise TerseError(
+                f"{where('ctx_len')}: {measure.ctx_len} tokens; model {name} was trained on rows "
+                f"of {longest}, allowed: up to that"
+            )
         depth = self.depth(name)
-        if depth is None or measure.layer_idx_list == "all":
-            return
-        for layer in measure.layer_idx_list:
-            ends = [layer] if isinstance(layer, int) else [int(end) for end in layer.split("-")]
-            if bad := [end for end in ends if not -depth <= end < depth]:
-                key = where if "layer_idx_list" in self.models[name].activations else "activations"
-                raise TerseError(
-                    f"{key}.layer_idx_list: model {name} has no layer {bad[0]}; "
-                    f"allowed: {-depth}..{depth - 1}"
-                )
+        if depth is not None and (layer := _beyond(measure, depth)) is not None:
+            raise TerseError(
+                f"{where('layer_idx_list')}: model {name} has no layer {layer}; "
+                f"allowed: {-depth}..{depth - 1}"
+            )
 
     @cached_property
     def _bases(self) -> set[str]:
         return {*self.runs, *self.models}
+
+    def devices(self, item: Run | Model) -> int:
+        """Return how many devices a run or model asks for on a node."""
+        return self.gpu if item.gpu is None else item.gpu
+
+    def n_processes(self, run: str) -> int:
+        """Return how many processes train a run: one per device, one on each node at least."""
+        return max(1, self.devices(self.runs[run])) * self.runs[run].nodes
 
     def base_run(self, run: str) -> str | None:
         """Return the run whose weights a run starts from, None where there is none."""
@@ -166,10 +201,18 @@ class Workflow(Strict):
 
     def depth(self, model: str) -> int | None:
         """Return a model's number of blocks where the configuration knows it."""
+        return self._from_scratch(model, "depth")
+
+    def context_length(self, model: str) -> int | None:
+        """Return how many tokens a model can read, where the configuration knows it."""
+        return self._from_scratch(model, "context_length")
+
+    def _from_scratch(self, model: str, name: str) -> int | None:
+        """Ask a model's run, else the run that it starts from, and so on."""
         run = self.models[model].run
         while run is not None:
-            if (depth := self.runs[run].depth()) is not None:
-                return depth
+            if (known := getattr(self.runs[run], name)()) is not None:
+                return known
             run = self.base_run(run)
         return None
 
@@ -221,9 +264,12 @@ class Workflow(Strict):
         return list(dict.fromkeys(self.family(model) for model in self.models))
 
     def family(self, model: str) -> str:
-        """Return the name of the figures that a model is drawn into."""
+        """Return the name of the figures that a model is drawn into; other clouds have others."""
         settings = self.models[model]
-        return settings.family or settings.run or model
+        if settings.family is not None or settings.run is None:
+            return settings.family or model
+        cloud = "context" if self.activations is None else self.measure(model).cloud
+        return settings.run + ("" if cloud == "context" else f"-{cloud.replace('_', '-')}")
 
     def training_step(self, model: str) -> int | None:
         """Return the training step that a model's weights are from, where it is known."""
@@ -235,5 +281,14 @@ class Workflow(Strict):
 
     def selected_runs(self) -> list[str]:
         """Return the selected runs, sweeps expanded, without repetition."""
-        names = (m for name in self.select.runs for m in self.sweeps.get(name, [name]))
+        names = (m for name in self.select.runs for m in self._sweeps.get(name, [name]))
         return list(dict.fromkeys(names))
+
+
+def _beyond(measure: Activations, depth: int) -> int | None:
+    """Return the first layer that is asked for and that a model of `depth` blocks lacks."""
+    for item in measure.layer_idx_list if measure.layer_idx_list != "all" else []:
+        for end in [item] if isinstance(item, int) else map(int, item.split("-")):
+            if not -depth <= end < depth:
+                return end
+    return None

@@ -3,9 +3,8 @@
 import io
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 
 from terse.corpora.document import Document
 from terse.corpora.html_text import html_to_text
+from terse.corpora.local import chosen_files
 from terse.corpora.records import record_document, row_filter
 from terse.errors import TerseError
 
@@ -22,18 +22,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-JSONL = ("**/*.jsonl", "**/*.jsonl.gz", "**/*.jsonl.zst", "**/*.json.gz", "**/*.json.zst")
-PARQUET = ("**/*.parquet",)
-TEXT = tuple(
-    f"**/*.{kind}{packed}" for kind in ("txt", "md", "rst") for packed in ("", ".gz", ".zst")
-)
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 BATCH_ROWS = 256
 
 
 def read_parquet(settings: "CorpusSettings") -> Iterator[Document]:
     """Yield a document per row of the parquet files, in order of path."""
-    for path, name in chosen_files(settings, PARQUET):
+    for path, name in chosen_files(settings):
         with readable(path), pq.ParquetFile(path, pre_buffer=False) as file:
             batches = file.iter_batches(batch_size=BATCH_ROWS)
             records = (record for batch in batches for record in batch.to_pylist())
@@ -42,7 +37,7 @@ def read_parquet(settings: "CorpusSettings") -> Iterator[Document]:
 
 def read_jsonl(settings: "CorpusSettings") -> Iterator[Document]:
     """Yield a document per line of the jsonl files (plain, .gz, .zst), in order of path."""
-    for path, name in chosen_files(settings, JSONL):
+    for path, name in chosen_files(settings):
         with readable(path), opened(path) as stream:
             lines = io.TextIOWrapper(stream, encoding="utf-8")
             yield from documents_of(parsed(lines, path), settings, name, "line")
@@ -50,7 +45,7 @@ def read_jsonl(settings: "CorpusSettings") -> Iterator[Document]:
 
 def read_text(settings: "CorpusSettings") -> Iterator[Document]:
     """Yield a document per text file, in order of path; of HTML, the text without the tags."""
-    for path, name in chosen_files(settings, TEXT):
+    for path, name in chosen_files(settings):
         with readable(path), opened(path) as stream:
             content = stream.read()
         text = content.decode("utf-8-sig", errors="replace")
@@ -88,37 +83,6 @@ def parsed(lines: Iterator[str], path: Path) -> Iterator[dict[str, Any] | None]:
         if not isinstance(record, dict):
             raise TerseError(f"{path}: line {number} is no JSON object but {type(record).__name__}")
         yield record
-
-
-def chosen_files(settings: "CorpusSettings", usual: Sequence[str]) -> list[tuple[Path, str]]:
-    """Return the files of a local corpus, (path, name below the corpus' folder), sorted by name.
-
-    Raises TerseError where there is no such path or no file fits.
-    """
-    root = Path(settings.path or "").expanduser()
-    if root.is_file():
-        return [(root, root.name)]
-    if not root.is_dir():
-        raise TerseError(f"there is no file or folder {root} to read a corpus from")
-    globs = settings.files or usual
-    names = {
-        path.relative_to(root).as_posix()
-        for glob in globs
-        for path in root.glob(glob)
-        if path.is_file()
-    }
-    kept = sorted(name for name in names if in_subset(name, settings.dataset_subset))
-    if not kept:
-        subset = f" within the subset {settings.dataset_subset!r}" if names else ""
-        raise TerseError(f"no file below {root} fits {', '.join(globs)}{subset}")
-    return [(root / name, name) for name in kept]
-
-
-def in_subset(name: str, subset: str | None) -> bool:
-    """Return whether a file belongs to `dataset_subset`, a glob over names; row filters pass."""
-    if subset is None or "=" in subset:
-        return True
-    return fnmatchcase(name, subset) or fnmatchcase(Path(name).name, subset)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pyarrow import ArrowException
 
 from terse.corpora.document import Document
-from terse.corpora.files import in_subset
+from terse.corpora.local import in_subset
 from terse.corpora.records import record_document, row_filter
 from terse.errors import TerseError, unknown_name
 from terse.hub_access import chain, explain, hub_errors, one_line

@@ -1,18 +1,22 @@
-"""Figures of intrinsic dimensions: against layer, training step, and loss."""
+"""Figures of intrinsic dimensions: against layer, training step, loss, and scale."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from terse.dimension.statistics import rank_correlation
+from terse.errors import TerseError
 from terse.figures.style import BLUE, WIDTH_IN, ordered_colours, paper_style
 
 _KINDS = {"emb": "embedding", "attn": "attention", "mlp": "MLP", "block": "block", "norm": "norm"}
 _PREFERRED = "mle_inv"  # the recommended estimator, where one has to stand for all
+_SCALE = "gride_"  # these estimators make one curve, in a figure of its own
+_WIDE = 8  # a row of panels that spans more than such a ratio is scaled by logarithm
 _Z_95 = 1.96
 
 
@@ -49,6 +53,7 @@ def id_by_layer(summary: pd.DataFrame) -> Figure:
     `summary` is that of `labelled`; its labels are the lines, in their order. Bands are 95 %
     intervals over documents.
     """
+    summary = _at_one_scale(summary)
     labels = list(dict.fromkeys(summary["label"]))
     with paper_style():
         figure, axes = _grid(summary, "layer")
@@ -56,9 +61,11 @@ def id_by_layer(summary: pd.DataFrame) -> Figure:
             for label, colour in zip(labels, ordered_colours(len(labels)), strict=True):
                 part = _pick(summary, estimator=estimator, module=kind, label=label)
                 _band(axis, "place", part, colour, str(label))
-            places = sorted(set(summary["place"].astype(int)))
-            axis.set_xticks(places, [_layer_name(summary, place) for place in places])
-        _legend(figure, axes, "training step" if min(summary["training_step"]) >= 0 else "model")
+            column = _pick(summary, module=kind)
+            places = sorted(set(column["place"].astype(int)))
+            axis.set_xticks(places, [_layer_name(column, place) for place in places])
+            _scale_ids(axis, _pick(summary, estimator=estimator))
+        _legend(figure, axes.values(), _what_labels_are(summary))
     return figure
 
 
@@ -67,6 +74,7 @@ def id_by_step(summary: pd.DataFrame) -> Figure:
 
     `summary` is that of `labelled`. Bands are 95 % intervals over documents.
     """
+    summary = _at_one_scale(summary)
     places = sorted(set(summary["place"].astype(int)))
     with paper_style():
         figure, axes = _grid(summary, "training step")
@@ -75,8 +83,9 @@ def id_by_step(summary: pd.DataFrame) -> Figure:
                 part = _pick(summary, estimator=estimator, module=kind, place=place)
                 name = _layer_name(summary, place)
                 _band(axis, "training_step", part.sort_values("training_step"), colour, name)
+            _scale_ids(axis, _pick(summary, estimator=estimator))
             _scale_steps(axis, sorted(set(summary["training_step"].astype(int))))
-        _legend(figure, axes, "layer")
+        _legend(figure, axes.values(), "layer")
     return figure
 
 
@@ -84,29 +93,86 @@ def id_against_loss(ids: pd.DataFrame, seed: int = 0) -> Figure:
     """Draw each context's ID against its loss, a panel per block, with the rank correlation.
 
     `ids` is the table of one model. The interval resamples documents.
+    Raises TerseError where the clouds are not contexts, which alone have a loss each.
     """
+    if np.all(ids["row"].isna()):
+        raise TerseError(
+            "one cloud of all contexts has no loss per context: this figure needs cloud: context"
+        )
     known = sorted(set(ids["estimator"]))
     estimator = _PREFERRED if _PREFERRED in known else known[0]
-    chosen = ids.loc[ids["estimator"] == estimator]
-    if (main := chosen["module"].isin(["block", "norm"])).any():
-        chosen = chosen.loc[main]
-    panels = list(dict.fromkeys(zip(chosen["module"], chosen["layer"].fillna(-1), strict=True)))
-    n_columns = min(4, len(panels))
-    n_rows = -(-len(panels) // n_columns)
+    panels = _panels(ids.loc[ids["estimator"] == estimator])
     with paper_style():
-        figure = Figure(figsize=(WIDTH_IN, 1.75 * n_rows + 0.3))
-        axes = figure.subplots(n_rows, n_columns, squeeze=False, sharex=True).flatten()
-        for axis, (kind, layer) in zip(axes, panels, strict=False):
-            part = chosen.loc[(chosen["module"] == kind) & (chosen["layer"].fillna(-1) == layer)]
-            name = "final norm" if kind == "norm" else str(_KINDS.get(kind, kind))
-            _scatter(axis, part, f"{name} {layer:.0f}" if layer >= 0 else name, seed)
-        for axis in axes[len(panels) :]:
-            axis.set_visible(False)
-        for axis in axes[max(0, len(panels) - n_columns) : len(panels)]:
-            axis.tick_params(labelbottom=True)
+        figure, axes = _wrapped(len(panels), sharey=False)
+        for axis, (name, part) in zip(axes, panels.items(), strict=True):
+            _scatter(axis, part, name, seed)
         figure.supxlabel("loss of the context (nats per token)", fontsize=8)
         figure.supylabel(f"intrinsic dimension ({estimator})", fontsize=8)
     return figure
+
+
+def id_by_scale(summary: pd.DataFrame) -> Figure:
+    """Draw GRIDE's mean ID against its scale, the order of the farther neighbour; a panel a block.
+
+    `summary` is that of `labelled`, with some of the estimators gride_2 to gride_16; its labels
+    are the lines. Bands are 95 % intervals over documents.
+    """
+    curve = summary.loc[summary["estimator"].str.startswith(_SCALE)]
+    curve = curve.assign(scale=curve["estimator"].str.removeprefix(_SCALE).astype(int))
+    curve = curve.assign(module=curve["module"].where(curve["layer"].notna(), curve["place_name"]))
+    labels = list(dict.fromkeys(curve["label"]))
+    panels = _panels(curve)
+    with paper_style():
+        figure, axes = _wrapped(len(panels), sharey=True)
+        for axis, (name, panel) in zip(axes, panels.items(), strict=True):
+            axis.set_title(name)
+            for label, colour in zip(labels, ordered_colours(len(labels)), strict=True):
+                part = _pick(panel, label=label).sort_values("scale")
+                _band(axis, "scale", part, colour, str(label))
+            axis.set_xscale("log", base=2)
+            scales = sorted(set(curve["scale"]))
+            axis.set_xticks(scales, [str(scale) for scale in scales])
+        figure.supxlabel("order of the farther neighbour, $n_2 = 2 n_1$", fontsize=8)
+        figure.supylabel("intrinsic dimension (GRIDE)", fontsize=8)
+        _legend(figure, axes, _what_labels_are(summary))
+    return figure
+
+
+def _what_labels_are(summary: pd.DataFrame) -> str:
+    return "training step" if min(summary["training_step"]) >= 0 else "model"
+
+
+def _at_one_scale(summary: pd.DataFrame) -> pd.DataFrame:
+    """Leave out the scale curve, unless there is nothing else."""
+    scaled = summary["estimator"].str.startswith(_SCALE)
+    return summary if np.all(scaled) else summary.loc[~scaled]
+
+
+def _panels(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Part a table by module, named for a reader; blocks and norms alone where there are any."""
+    main = table["module"].isin(["block", "norm"])
+    if np.any(main):
+        table = table.loc[main]
+    layers = table["layer"].fillna(-1).astype(int)
+    parts = {}
+    for kind, layer in dict.fromkeys(zip(table["module"], layers, strict=True)):
+        name = "final norm" if kind == "norm" else str(_KINDS.get(kind, kind))
+        part = table.loc[(table["module"] == kind) & (layers == layer)]
+        parts[f"{name} {layer}" if layer >= 0 else name] = part
+    return parts
+
+
+def _wrapped(n: int, *, sharey: bool) -> tuple[Figure, list[Axes]]:
+    """Return a figure with n panels, four in a row."""
+    n_columns = min(4, n)
+    n_rows = -(-n // n_columns)
+    figure = Figure(figsize=(WIDTH_IN, 1.75 * n_rows + 0.3))
+    axes = figure.subplots(n_rows, n_columns, squeeze=False, sharex=True, sharey=sharey).flatten()
+    for axis in axes[n:]:
+        axis.set_visible(False)
+    for axis in axes[n - n_columns : n]:
+        axis.tick_params(labelbottom=True)
+    return figure, list(axes[:n])
 
 
 def _grid(table: pd.DataFrame, x_label: str) -> tuple[Figure, dict[tuple[str, str], Axes]]:
@@ -116,7 +182,7 @@ def _grid(table: pd.DataFrame, x_label: str) -> tuple[Figure, dict[tuple[str, st
     kinds = [kind for kind in _KINDS if kind in present]
     kinds += [kind for kind in present if kind not in _KINDS]
     figure = Figure(figsize=(WIDTH_IN, 1.35 * len(estimators) + 0.7))
-    grid = figure.subplots(len(estimators), len(kinds), squeeze=False, sharex=True, sharey="row")
+    grid = figure.subplots(len(estimators), len(kinds), squeeze=False, sharex="col", sharey="row")
     for row, estimator in zip(grid, estimators, strict=True):
         row[0].set_ylabel(estimator.replace("participation_ratio", "participation\nratio"))
     for axis, kind in zip(grid[0], kinds, strict=True):
@@ -150,6 +216,15 @@ def _layer_name(summary: pd.DataFrame, place: int) -> str:
     return str(summary.loc[summary["place"] == place, "place_name"].iloc[0])
 
 
+def _scale_ids(axis: Axes, row: pd.DataFrame) -> None:
+    """Scale by logarithm where an untrained model would flatten all else."""
+    means = row["mean"].to_numpy(float)
+    means = means[np.isfinite(means) & (means > 0)]
+    if len(means) and means.max() > _WIDE * means.min():
+        axis.set_yscale("log", base=2)
+        axis.yaxis.set_major_formatter(ScalarFormatter())
+
+
 def _scale_steps(axis: Axes, steps: list[int]) -> None:
     """Scale an axis so that step 0 and the steps after it are all apart."""
     positive = [step for step in steps if step > 0]
@@ -159,10 +234,10 @@ def _scale_steps(axis: Axes, steps: list[int]) -> None:
     axis.tick_params(axis="x", labelrotation=45 if len(steps) > 4 else 0)
 
 
-def _legend(figure: Figure, axes: dict[tuple[str, str], Axes], title: str) -> None:
+def _legend(figure: Figure, axes: Iterable[Axes], title: str) -> None:
     """Name the lines of all panels once, above them."""
     handles = {}
-    for axis in axes.values():
+    for axis in axes:
         handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
     names = sorted(handles, key=lambda name: (not name.isdigit(), len(name), name))
     figure.legend(

@@ -36,15 +36,20 @@ class KeepCheckpoints(TrainerCallback):
 
 
 class StopOnSignal(TrainerCallback):
-    """Saves the state and ends the training after the step in which the signal came."""
+    """Saves the state and ends the training after the step in which the signal came.
 
-    def __init__(self, signal: StopSignal) -> None:
+    Several processes agree on that step: it may have come to one of them only.
+    """
+
+    def __init__(self, signal: StopSignal, any_process: Callable[[bool], bool]) -> None:
         self._signal = signal
+        self._any_process = any_process
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        if self._signal.requested and state.global_step < state.max_steps:
+        stop = self._any_process(self._signal.requested)
+        if stop and state.global_step < state.max_steps:
             control.should_save = True
             control.should_training_stop = True
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from terse.artifacts import atomic_folder, remove_partials, write_json
-from terse.training.owner import Owner
+from terse.owner import Owner
 
 logger = logging.getLogger(__name__)
 
@@ -20,20 +20,32 @@ class TrainingState:
     """The folder `state/train/{run}/{digest}`: saved states of the Trainer and kept weights.
 
     The digest names all that decides the result, so other settings have another folder. A context
-    manager: inside, this process is the one that may write.
+    manager: inside, this process is the one that may write. Of several processes that train
+    together the first claims the folder; the others write where it tells them.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, leads: bool = True) -> None:
         self.folder = folder
-        self._owner = Owner(folder)
-        remove_partials(folder)
+        self._claim = Owner(folder, f"the training of {folder.parent.name}") if leads else None
+        if leads:
+            self._clean()
+
+    def _clean(self) -> None:
+        remove_partials(self.folder)
         remove_partials(self.kept)
 
     def __enter__(self) -> "TrainingState":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._owner.release()
+    def __exit__(self, *error: object) -> None:
+        if self._claim is not None:
+            self._claim.__exit__(*error)
+
+    @property
+    def _owner(self) -> Owner:
+        if self._claim is None:
+            raise RuntimeError("only the first of several processes publishes")
+        return self._claim
 
     @property
     def kept(self) -> Path:
@@ -74,8 +86,7 @@ class TrainingState:
 
     def delete(self) -> None:
         """Forget the training: its outputs are published."""
-        self._owner.check()
-        shutil.rmtree(self.folder)
+        self._owner.forget()
 
     def _steps(self) -> list[int]:
         names = (re.fullmatch(r"checkpoint-(\d+)", f.name) for f in self.folder.iterdir())

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
-from terse.artifacts import atomic_file
+from terse.artifacts import atomic_file, write_json
 from terse.config.runs import Run
 from terse.corpora.tokenizers import load_tokenizer
 from terse.job import Stopped, StopSignal
@@ -28,11 +28,12 @@ class Outputs:
     model: Path
     checkpoints: Path
     history: Path
+    record: Path
 
 
 @dataclass(frozen=True)
 class Conduct:
-    """How a training is carried out; none of it changes what comes out."""
+    """How a training is carried out. Only `device` and `deterministic` can change last bits."""
 
     name: str
     device: str = "cpu"
@@ -40,6 +41,8 @@ class Conduct:
     deterministic: bool = True
     results: Path = Path("results")
     save_interval: int = 50  # steps between two saves of the state
+    rank: int = 0  # of this process among those that train together; 0 leads
+    n_processes: int = 1
 
 
 def train(
@@ -47,24 +50,25 @@ def train(
     *,
     state_folder: Path,
     outputs: Outputs,
+    record: dict[str, Any],
     conduct: Conduct,
     signal: StopSignal,
 ) -> None:
     """Train a method's model from the start or from its saved state, and publish it.
 
-    Raises Stopped after saving if the signal came, TerseError if the loss is not finite or
-    another process took the training over.
+    `record` is written beside the model. Raises Stopped after saving if the signal came, TerseError
+    if the loss is not finite or another process took the training over.
     """
     settings: Run = method.settings
     _be_deterministic(conduct)
     set_seed(settings.seed)
-    with TrainingState(state_folder) as state:
+    with TrainingState(state_folder, leads=conduct.rank == 0) as state:
         prepare_tracking(conduct.tracking, conduct.results, state.folder)
         model = method.build()
         trainer = MethodTrainer(method, model, _arguments(settings, state, conduct), state)
-        for callback in _callbacks(method, model, state, conduct, signal):
+        for callback in _callbacks(trainer, model, state, conduct, signal):
             trainer.add_callback(callback)
-        checkpoint = state.latest()
+        checkpoint = trainer.agreed(state.latest)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         step = trainer.state.global_step
         if step < settings.max_steps:
@@ -72,7 +76,10 @@ def train(
                 f"stopped by {signal.name} at step {step} of {settings.max_steps}; the state is "
                 "saved, the same command goes on from there"
             )
-        _publish(trainer, method, model, state, outputs)
+        if conduct.rank == 0:
+            _publish(trainer, method, model, state, outputs)
+            write_json(outputs.record, record)
+            state.delete()  # last of all: a kill before this line leaves all that is needed
 
 
 def _publish(
@@ -88,7 +95,6 @@ def _publish(
     state.publish("kept", outputs.checkpoints)
     with atomic_file(outputs.history) as partial:
         history_table(trainer.state.log_history).to_csv(partial, index=False)
-    state.delete()
 
 
 def _save_weights(method: Method[Any], model: nn.Module, state: TrainingState, name: str) -> None:
@@ -100,18 +106,20 @@ def _save_weights(method: Method[Any], model: nn.Module, state: TrainingState, n
 
 
 def _callbacks(
-    method: Method[Any],
+    trainer: MethodTrainer,
     model: nn.Module,
     state: TrainingState,
     conduct: Conduct,
     signal: StopSignal,
 ) -> list[TrainerCallback]:
     def keep(step: int) -> None:
-        _save_weights(method, model, state, f"kept/step-{step}")
+        if conduct.rank > 0:
+            return
+        _save_weights(trainer.method, model, state, f"kept/step-{step}")
 
     return [
-        KeepCheckpoints(method.settings.checkpoint_steps, keep),
-        StopOnSignal(signal),
+        KeepCheckpoints(trainer.method.settings.checkpoint_steps, keep),
+        StopOnSignal(signal, trainer.any_process),
         ReportProgress(),
         _RememberTracking(conduct.tracking, state.folder),
         *progress_bar(),
@@ -129,14 +137,17 @@ class _RememberTracking(TrainerCallback):
 
 
 def _arguments(settings: Run, state: TrainingState, conduct: Conduct) -> TrainingArguments:
+    batch_size, n_grad_loops = settings.share(conduct.n_processes)
+    several_on_cpu = conduct.n_processes > 1 and conduct.device == "cpu"
     return TrainingArguments(
         output_dir=str(state.folder),
         run_name=conduct.name,
-        seed=settings.seed,
+        seed=settings.seed + conduct.rank,  # processes draw different masks
         data_seed=settings.seed,
         max_steps=settings.max_steps,
-        per_device_train_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.n_grad_loops,
+        per_device_train_batch_size=batch_size,
+        gradient_accumulation_steps=n_grad_loops,
+        ddp_backend="gloo" if several_on_cpu else None,
         learning_rate=settings.lr,
         weight_decay=settings.l2,
         adam_beta2=0.95,

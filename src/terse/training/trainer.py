@@ -2,10 +2,12 @@
 
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
@@ -28,6 +30,7 @@ class MethodTrainer(Trainer):
         self._tokens_since_log = 0
         self._busy_since_log = 0.0
         self._terms: dict[str, float] = {}
+        self._logged_step: int | None = None  # of the last training row; None before the first step
         rows = method.training_rows()
         super().__init__(
             model=model, args=args, train_dataset=rows, eval_dataset=method.validation_rows(),
@@ -66,6 +69,8 @@ class MethodTrainer(Trainer):
     ) -> Tensor:
         """Do one forward and backward pass, and keep count of tokens and time."""
         start = time.perf_counter()
+        if self._logged_step is None:  # 0, or where the saved state goes on
+            self._logged_step = self.state.global_step
         loss = super().training_step(model, inputs, num_items_in_batch)
         self._busy_since_log += time.perf_counter() - start
         self._tokens_since_log += self.method.n_tokens(inputs)
@@ -101,19 +106,32 @@ class MethodTrainer(Trainer):
                     f"the loss is {logs['loss']} at step {self.state.global_step}: lower lr, or "
                     "look at the rows"
                 )
-            logs["tokens_per_s"] = self._tokens_since_log / max(self._busy_since_log, 1e-9)
-            steps = max(self._tokens_since_log and self.args.logging_steps, 1)
-            logs.update({name: value / steps for name, value in self._summed_terms().items()})
+            tokens, *terms = self._summed([self._tokens_since_log, *self._terms.values()])
+            logs["tokens_per_s"] = tokens / max(self._busy_since_log, 1e-9)
+            steps = max(self.state.global_step - (self._logged_step or 0), 1)
+            logs.update({n: v / steps for n, v in zip(self._terms, terms, strict=True)})
+            self._logged_step = self.state.global_step
             self._tokens_since_log, self._busy_since_log, self._terms = 0, 0.0, {}
         super().log(logs, start_time)
 
-    def _summed_terms(self) -> dict[str, float]:
-        """Return the terms of all processes; each has those of its own targets."""
-        if self.args.world_size == 1 or not self._terms:
-            return self._terms
-        own = torch.tensor([*self._terms.values()], dtype=torch.float64, device=self.args.device)
-        total = cast(Tensor, self.accelerator.reduce(own, "sum"))
-        return dict(zip(self._terms, total.tolist(), strict=True))
+    def _summed(self, values: list[float]) -> list[float]:
+        """Return the sums over all processes."""
+        if self.args.world_size == 1:
+            return values
+        mine = torch.tensor(values, dtype=torch.float64, device=self.args.device)
+        dist.all_reduce(mine)
+        return mine.tolist()
+
+    def any_process(self, here: bool) -> bool:
+        """Return whether something is the case in any of the processes, in all of them."""
+        return self._summed([float(here)])[0] > 0
+
+    def agreed(self, find: Callable[[], Path | None]) -> Path | None:
+        """Return what the first process finds, in all of them."""
+        found = [find() if self.args.process_index == 0 else None]
+        if self.args.world_size > 1:
+            dist.broadcast_object_list(found)
+        return found[0]
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._staging or self.training_state.folder)
@@ -121,14 +139,24 @@ class MethodTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Save the state so that a kill at any moment leaves whole checkpoints only."""
         name = f"checkpoint-{self.state.global_step}"
+        if self.args.process_index > 0:
+            self._write_checkpoint(None, model, trial)
+            self.accelerator.wait_for_everyone()  # until it is published
+            return
         with self.training_state.saving(name) as partial:
-            self._staging = partial
-            try:
-                super()._save_checkpoint(model, trial)
-            finally:
-                self._staging = None
+            self._write_checkpoint(partial, model, trial)
             written = partial / name
             for file in written.iterdir():
                 file.rename(partial / file.name)
             written.rmdir()
+        self.accelerator.wait_for_everyone()
         self.training_state.prune()
+
+    def _write_checkpoint(self, staging: Path | None, model: nn.Module, trial: Any) -> None:
+        """Write this process' part of a checkpoint into the first one's staging folder."""
+        self._staging = self.agreed(lambda: staging)
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._staging = None
+        self.accelerator.wait_for_everyone()

@@ -23,6 +23,22 @@ DATASETS = [
 ]
 
 
+def write_about(folder: Path, metadata: list[str]) -> Path:
+    """Write a shard whose contexts have metadata."""
+    modules = {"block-l0": {"path": "model.layers.0", "layer": 0, "width": D}}
+    about = {"modules": modules, "shard": 0, "n_shards": 1, "n_rows": N}
+    about |= {"row_start": 0, "row_stop": N}
+    rows = {"id": [f"d-{i}" for i in range(N)], "metadata": metadata}
+    path = folder / "shard-00000.h5"
+    with cache.write_shard(
+        path, DATASETS, N, attributes={**about, "row_stop": N}, rows=rows
+    ) as out:
+        out.put("tokens", 0, np.zeros((N, T), dtype=np.int32))
+        out.put("activations/block-l0", 0, VALUES)
+        out.publish()
+    return path
+
+
 def write(folder: Path, shard: int = 0, n_shards: int = 2, compression=None, **changes) -> Path:
     start, stop = shard * N // n_shards, (shard + 1) * N // n_shards
     attributes = {
@@ -79,6 +95,26 @@ def test_a_flipped_byte_in_a_name_of_a_context_is_found(folder):
     path.write_bytes(content)
     with pytest.raises(TerseError, match=r"shard-00000\.h5: rows, row 3;"):
         cache.verify(folder)
+
+
+def test_one_long_row_of_metadata_does_not_blow_up_the_others(tmp_path):
+    metadata = ["{}", "", "größe 東京"] * 3 + ["x" * 2**20]
+    path = write_about(tmp_path, metadata)
+    assert path.stat().st_size < 2**20 + 2**15
+    with cache.open(tmp_path) as found:
+        assert found.rows["metadata"].tolist() == metadata
+        assert found.rows["id"].tolist() == [f"d-{i}" for i in range(N)]
+        assert list(found.rows.columns) == ["id", "metadata"]
+    assert cache.verify(tmp_path) == 3 * N
+    content = bytearray(path.read_bytes())
+    content[content.index("東京".encode()) + 2] ^= 0x01
+    path.write_bytes(content)
+    with pytest.raises(TerseError, match=r"shard-00000\.h5: rows, row [258]"):
+        cache.verify(tmp_path)
+    with h5py.File(path, "r+") as file:
+        file["rows/metadata_ends"][4] = 2**40
+    with pytest.raises(TerseError, match=r"shard-00000\.h5"):
+        cache.verify(tmp_path)
 
 
 def test_no_flipped_byte_of_a_small_shard_goes_unnoticed(tmp_path):
@@ -140,6 +176,16 @@ def test_a_missing_shard_is_named(folder):
         cache.open(folder / "nowhere")
 
 
+def test_shards_left_by_a_run_with_more_of_them_are_no_obstacle(folder, caplog):
+    write(folder, 2, n_shards=3)
+    with cache.open(folder) as found:
+        np.testing.assert_array_equal(found.activations["block-l0"][:], VALUES)
+    assert "shard-00002.h5 is left out" in caplog.text
+    write(folder, 1, n_shards=3)
+    with pytest.raises(TerseError, match=r"shard-00001\.h5 does not belong.*differ in n_shards"):
+        cache.open(folder)
+
+
 def test_shards_that_do_not_belong_together_are_refused(folder):
     write(folder, 1, model="other")
     with pytest.raises(TerseError, match="differ in model"):
@@ -180,7 +226,7 @@ def test_a_second_writer_is_refused_and_a_dead_ones_file_is_taken_over(tmp_path)
 def test_too_little_space_is_told_before_anything_is_written(tmp_path, monkeypatch):
     usage = shutil._ntuple_diskusage(100 * 2**30, 99 * 2**30, writer.MARGIN_BYTES + 100)
     monkeypatch.setattr(writer.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(TerseError, match=r"needs 0\.00 GiB and .* has 0\.02 GiB free: choose"):
+    with pytest.raises(TerseError, match=r"needs 1\.3 KiB and .* has 16\.0 MiB free: choose"):
         _writer(tmp_path).__enter__()
     assert not list(tmp_path.iterdir())
 

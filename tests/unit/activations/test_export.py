@@ -57,6 +57,17 @@ def test_ids_of_the_cache_itself(model, chunks, tmp_path):
         np.testing.assert_array_equal(file["ID/mind_ml"], source.ids["mind_ml"]["mlp-l1"][:])
 
 
+def test_one_cloud_of_all_contexts_has_one_dimension_and_its_points(model, chunks, tmp_path):
+    folder = cached(model, chunks, tmp_path / "a", save_cache_tensors=False, cloud="last_token")
+    one = pd.DataFrame({"module": ["norm"], "layer": [None], "row": [None], "estimator": ["mle"]})
+    export_id_scaling(folder, tmp_path / "out", ids=one.assign(id=7.5))
+    with cache.open(folder) as source, h5py.File(tmp_path / "out" / "cache_norm.h5") as file:
+        assert file["ID/mle"][:].tolist() == [7.5]
+        points = file["last_token_activations"][:]
+        np.testing.assert_array_equal(points, source.last_tokens["norm"][:])
+        assert points.shape == (N_CONTEXTS, WIDTH)
+
+
 def test_a_table_of_other_contexts_is_refused_and_nothing_is_left(model, chunks, tmp_path):
     folder = cached(model, chunks, tmp_path / "a")
     with pytest.raises(TerseError, match="not one row per context for norm, mle"):

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from tiny_llama import make_model, make_settings, write_chunks
 
 from terse.activations import cache
 
-N_SHARDS, N_KILLS = 4, 10
+N_SHARDS, N_KILLS, MOST_STARTS = 4, 10, 60
 JOB = """
 import json, sys
 from pathlib import Path
@@ -62,7 +63,7 @@ def test_killed_at_random_moments_nothing_is_broken_or_redone(tmp_path):
     choose = random.Random(0)
     finished: dict[str, float] = {}
     left_parts = 0
-    for _ in range(N_KILLS):
+    for _ in range(MOST_STARTS):
         job = start(disturbed)
         assert job.stdout
         job.stdout.readline()
@@ -73,7 +74,12 @@ def test_killed_at_random_moments_nothing_is_broken_or_redone(tmp_path):
         now = whole_shards(tmp_path / "b")
         assert {name: now[name] for name in finished} == finished
         finished = now
-    assert left_parts > N_KILLS // 2  # the kills came in mid-shard
+        if left_parts == N_KILLS:
+            break
+        if len(finished) == N_SHARDS:  # a quieter machine than the first time: from the start
+            shutil.rmtree(tmp_path / "b")
+            finished = {}
+    assert left_parts == N_KILLS  # the kills came in mid-shard
     assert start(disturbed).wait(timeout=120) == 0
     now = whole_shards(tmp_path / "b")
     assert {name: now[name] for name in finished} == finished

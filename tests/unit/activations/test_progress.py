@@ -15,6 +15,6 @@ def test_a_line_says_how_far_how_fast_how_much_and_how_long(monkeypatch, caplog)
         now = 60.0
         told.close(4 * 2**20)
     assert caplog.messages[0] == (
-        "s.h5: 20 of 30 contexts, 0.50 contexts/s, 50 tokens/s, 3.0 MiB written, 20 s left"
+        "s.h5: 20 of 30 contexts, 0.50 contexts/s, 50 tokens/s, 3.0 MiB written, 00:20 left"
     )
-    assert caplog.messages[-1].endswith("4.0 MiB written, done in 60.0 s")
+    assert caplog.messages[-1].endswith("4.0 MiB written, done in 01:00")

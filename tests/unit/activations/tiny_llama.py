@@ -61,6 +61,7 @@ def make_settings(**changes) -> SimpleNamespace:
         "skip_first": 0,
         "max_norm_multiple": None,
         "theiler_window": 0,
+        "cloud": "context",
         "id_input": "model",
         "compression": None,
     }

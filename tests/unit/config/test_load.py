@@ -60,6 +60,14 @@ FROM_BASE = {"method": "causal-lm", "corpus": "python-docs", "max_steps": 1}
         ("activations/save_IDs_list", ["mlee"], ["save_IDs_list", "did you mean 'mle'"]),
         ("activations/save_fp", "float61", ["save_fp", "did you mean 'float16'"]),
         ("activations/ctx_len", 16, ["fewer than the 22"]),
+        ("activations/ctx_len", 257, ["activations.ctx_len: 257 tokens", "rows of 256"]),
+        ("activations/layer_idx_list", ["5-2"], ["layer_idx_list", "did you mean 2-5"]),
+        ("activations/layer_idx_list", [], ["layer_idx_list", "at least 1"]),
+        ("activations/save_IDs_list", [], ["save_IDs_list", "at least 1"]),
+        ("activations/module_inblock_keys", ["mpl"], ["module_inblock_keys", "mean 'mlp'"]),
+        ("activations/module_outblock_keys", ["nrom"], ["module_outblock_keys", "mean 'norm'"]),
+        ("models/base/revision", "main", ["models.base", "revision does not go with run"]),
+        ("sweeps", {}, ["unknown key 'sweeps'"]),
         ("activations/corpus", "pyhton-docs", ["activations.corpus:", "'python-docs'"]),
         ("select/ids", ["bas"], ["select.ids:", "did you mean 'base'"]),
         ("corpora/python-docs/path", "x", ["corpora.python-docs:", "does not read 'path'"]),
@@ -83,6 +91,14 @@ def test_each_wrong_value_has_its_own_line(raw: dict) -> None:
     with pytest.raises(TerseError) as error:
         load(wrong)
     assert len(str(error.value).splitlines()) == 2
+
+
+def test_a_tracker_that_is_not_installed_is_refused(raw: dict, monkeypatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(
+        TerseError, match=r"tracking: wandb is not installed: \.venv/bin/pip install"
+    ):
+        load(put(raw, "tracking", "wandb"))
 
 
 def test_cycle_between_runs_is_named(raw: dict) -> None:
@@ -157,6 +173,46 @@ def test_capture_ignores_estimators_only_where_tensors_are_saved(raw: dict) -> N
     assert capture(fused) != capture(fused_more)
 
 
+def test_capture_without_tensors_knows_the_cloud_and_estimators_only_of_contexts(raw: dict) -> None:
+    def capture(**changes: object) -> dict:
+        block = raw["activations"] | {"save_cache_tensors": False} | changes
+        return load({**raw, "activations": block}).measure("base").capture()
+
+    other = {"cloud": "last_token", "save_IDs_list": ["twoNN_f20"]}
+    assert capture(**other) == capture(cloud="last_token")
+    assert len({str(capture(cloud=cloud)) for cloud in ("context", "last_token", "means")}) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"cloud": "last_tokens"}, "did you mean 'last_token'"),
+        ({"cloud": "means", "save_mean_tensors": False}, "needs save_mean_tensors: true"),
+        ({"cloud": "last_token", "skip_first": 1}, "skip_first counts tokens"),
+    ],
+)
+def test_clouds_that_cannot_be_are_refused(raw: dict, changes: dict, words: str) -> None:
+    with pytest.raises(TerseError, match=words):
+        load({**raw, "activations": raw["activations"] | changes})
+
+
+def test_an_encoder_is_measured_without_a_loss(raw: dict) -> None:
+    raw["models"]["bert"] = {"hub": "bert-base-uncased", "kind": "encoder"}
+    with pytest.raises(TerseError, match=r"models\.bert\.activations: an encoder has no loss"):
+        load(raw)
+    raw["models"]["bert"]["activations"] = {"save_loss": False, "save_entropy": False}
+    assert load(raw).models["bert"].kind == "encoder"
+
+
+def test_another_cloud_of_a_run_is_drawn_into_figures_of_its_own(raw: dict) -> None:
+    raw["models"]["last"] = {"run": "base", "activations": {"cloud": "last_token", "ctx_len": 16}}
+    found = load(raw)
+    assert found.family("base") == "base"
+    assert found.family("last") == "base-last-token"
+    raw["models"]["last"]["family"] = "mine"
+    assert load(raw).family("last") == "mine"
+
+
 def test_depth_and_tokenizer_follow_the_base(raw: dict) -> None:
     raw["runs"]["next"] = {**FROM_BASE, "base": "base-step25"}
     raw["models"]["next"] = {"run": "next"}
@@ -185,7 +241,7 @@ def test_every_key_says_what_it_means() -> None:
         *METHODS.values(),
     ):
         for key, field in block.model_fields.items():
-            assert field.description or key in {"sweeps"}, f"{block.__name__}.{key}"
+            assert field.description, f"{block.__name__}.{key}"
 
 
 def test_unreadable_yaml_names_file_line_and_column(tmp_path: Path) -> None:

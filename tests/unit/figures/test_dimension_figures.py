@@ -11,7 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from terse.dimension.statistics import rank_correlation, summarise
-from terse.figures.dimensions import id_against_loss, id_by_layer, id_by_step, labelled
+from terse.figures.dimensions import (
+    id_against_loss,
+    id_by_layer,
+    id_by_scale,
+    id_by_step,
+    labelled,
+)
 from terse.figures.style import save
 
 Table = Callable[..., pd.DataFrame]
@@ -76,6 +82,36 @@ def test_by_step_draws_a_line_for_each_layer(checkpoints: pd.DataFrame, texts: T
     assert words[first + 1 : first + 5] == ["0", "1", "2", "norm"]
     assert words.count("training step") == 3
     assert "1,000" in words
+
+
+SCALES = ("gride_2", "gride_4", "gride_8", "gride_16")
+
+
+def test_by_scale_draws_gride_against_the_neighbours_order(ids_table: Table, texts: Texts) -> None:
+    tables = [ids_table(f"m{seed}", estimators=("mle", *SCALES), seed=seed) for seed in (1, 2)]
+    table = joined(tables, [0, 10])
+    figure = id_by_scale(table)
+    axis = next(axis for axis in figure.axes if axis.get_title() == "block 1")
+    x, y = drawn(axis, "10")
+    assert x.tolist() == [2, 4, 8, 16]
+    block = table.query("label == '10' and module == 'block' and layer == 1")
+    expected = [block.query(f"estimator == '{name}'")["mean"].item() for name in SCALES]
+    np.testing.assert_allclose(y, expected)
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles == ["block 0", "block 1", "block 2", "final norm"]
+    words = texts(figure)
+    assert "training step" in words
+    assert "mle" not in words
+
+
+def test_the_scale_curve_stays_out_of_the_other_figures(ids_table: Table, texts: Texts) -> None:
+    both = joined([ids_table("base", estimators=("mle", *SCALES))], [0])
+    for draw in (id_by_layer, id_by_step):
+        words = texts(draw(both))
+        assert "mle" in words
+        assert "gride_2" not in words
+    alone = joined([ids_table("base", estimators=SCALES)], [0])
+    assert "gride_2" in texts(id_by_layer(alone))
 
 
 def test_steps_are_drawn_in_their_order_however_they_come(ids_table: Table) -> None:

@@ -60,7 +60,10 @@ def train_into(
     train(
         method,
         state_folder=folder / "state",
-        outputs=Outputs(folder / "model", folder / "checkpoints", folder / "history.csv"),
+        outputs=Outputs(
+            folder / "model", folder / "checkpoints", folder / "history.csv", folder / "run.json"
+        ),
+        record={"settings": method.settings.params()},
         conduct=Conduct(**{"name": "tiny", "results": folder, "save_interval": 2, **conduct}),
         signal=signal or StopSignal(),
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from tiny_training import AtStep, tiny_method, train_tiny, with_callback
+from tiny_training import AtStep, TinyMethod, tiny_method, train_tiny, with_callback
 
 from terse.errors import TerseError
 from terse.job import Stopped, StopSignal
@@ -50,33 +50,60 @@ import terse.artifacts as artifacts
 import terse.training.state as state
 from tiny_training import train_tiny
 
-calls = 0
-def die(*_):
-    global calls
-    calls += 1
-    if calls == int(sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
-
 original = artifacts.{function}
-def doomed(*words, **options):
-    die()
-    return original(*words, **options)
+def doomed(*paths):
+    if any(part.lstrip(".").split(".partial")[0] == sys.argv[2] for part in paths[-1].parts):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*paths)
 artifacts.{function} = doomed
 train_tiny(Path(sys.argv[1]))
 """
 
 
 @pytest.mark.parametrize("function", ["publish_folder", "_sync"])
-@pytest.mark.parametrize("call", [1, 2, 3, 5])
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [
+        ("step-0", []),
+        ("checkpoint-4", []),
+        ("step-7", ["checkpoint-4"]),
+        ("checkpoint-8", ["checkpoint-4"]),
+        ("checkpoint-12", ["checkpoint-4", "checkpoint-8"]),
+        ("model", ["checkpoint-8", "checkpoint-12"]),
+    ],
+)
 def test_kill_in_the_middle_of_saving(
-    function: str, call: int, tmp_path: Path, undisturbed: Path, weights: Weights
+    function: str, name: str, left: list[str], tmp_path: Path, undisturbed: Path, weights: Weights
 ) -> None:
     code = KILLED.format(function=function)
-    words = [sys.executable, "-c", code, str(tmp_path), str(call)]
+    words = [sys.executable, "-c", code, str(tmp_path / "run"), name]
     environment = {"PYTHONPATH": str(Path(__file__).parent)}
     run = subprocess.run(words, env=environment, capture_output=True)
     assert run.returncode == -signal.SIGKILL, run.stderr.decode()
-    assert weights(train_tiny(tmp_path)) == weights(undisturbed)
+    state = tmp_path / "run" / "state" / "tiny" / "digest"
+    assert {path.name for path in state.glob("checkpoint-*")} == set(left)
+    assert weights(train_tiny(tmp_path / "run")) == weights(undisturbed)
+
+
+def test_terms_are_means_over_the_steps_since_the_last_row(tmp_path: Path) -> None:
+    """Also in the first row after a training went on in the middle of an interval."""
+
+    def with_a_term(method: TinyMethod) -> TinyMethod:
+        plain = method.loss
+        method.loss = lambda *words: (plain(*words)[0], {"one": 0.5})  # type: ignore[method-assign]
+        return method
+
+    def terms(folder: Path) -> list[float]:
+        return pd.read_csv(folder / "history.csv")["one"].dropna().tolist()
+
+    whole = train_tiny(tmp_path / "whole", method=with_a_term(tiny_method()))
+    stop = StopSignal()
+    cut = with_a_term(with_callback(AtStep(5, lambda: setattr(stop, "name", "SIGTERM"))))
+    with pytest.raises(Stopped):
+        train_tiny(tmp_path / "cut", method=cut, signal=stop)
+    train_tiny(tmp_path / "cut", method=with_a_term(tiny_method()))
+    assert terms(tmp_path / "cut") == terms(whole)
+    assert terms(whole)[:3] == [1.0] * 3  # two passes a step, half in each
 
 
 def test_damaged_checkpoint_is_passed_over(
@@ -135,9 +162,12 @@ def test_loss_that_is_not_finite_ends_the_training(tmp_path: Path) -> None:
 
 def test_a_second_writer_finds_out_and_ends(tmp_path: Path) -> None:
     first = TrainingState(tmp_path / "s")
-    first._owner.release()  # as when its host is gone but its process lives on
+    first.__exit__()  # as when its host is gone but its process lives on
     second = TrainingState(tmp_path / "s")
-    with pytest.raises(TerseError, match="this training was taken over"), first.saving("x") as f:
+    with (
+        pytest.raises(TerseError, match=r"the training of .* was taken over"),
+        first.saving("x") as f,
+    ):
         (f / "weights").write_text("old")
     with second.saving("x") as folder:
         (folder / "weights").write_text("new")

@@ -83,7 +83,10 @@ def train_tiny(
     train(
         method or tiny_method(),
         state_folder=folder / "state" / "tiny" / "digest",
-        outputs=Outputs(folder / "model", folder / "checkpoints", folder / "history.csv"),
+        outputs=Outputs(
+            folder / "model", folder / "checkpoints", folder / "history.csv", folder / "run.json"
+        ),
+        record={"seed": 0},
         conduct=Conduct(name="tiny", results=folder, save_interval=4, **conduct),
         signal=signal or StopSignal(),
     )

@@ -45,5 +45,16 @@ class CausalLMSettings(Run):
         skipped = set() if self.base is None else _ARCHITECTURE | {"tokenizer"}
         return {key: value for key, value in super().params().items() if key not in skipped}
 
+    def n_parameters(self, vocab_size: int) -> int | None:
+        if self.base is not None:
+            return None
+        attention = 2 * (1 + (self.n_kv_heads or self.n_heads) / self.n_heads)
+        block = (attention + 3 * self.h_mult) * self.d_model**2
+        embeddings = (1 if self.tie_embeddings else 2) * vocab_size * self.d_model
+        return round(self.n_layers * block) + embeddings
+
     def depth(self) -> int | None:
         return self.n_layers if self.base is None else None
+
+    def context_length(self) -> int | None:
+        return self.ctx_len if self.base is None else None

@@ -93,9 +93,6 @@ class CompressionSettings(Run):
     )
     model_parallel: bool = Field(False, description="spread the frozen model over the job's GPUs")
     trust_remote_code: bool = Field(False, description="run code that the base ships")
-    gpu: int | None = Field(
-        None, ge=0, description="devices of its jobs, several with model_parallel; null: gpu"
-    )
     eval_windows: int | None = Field(
         None, gt=0, description="windows that the arms are scored on, evenly spread; null: all"
     )

@@ -1,0 +1,48 @@
+"""What a job needs of a machine, as far as the configuration tells the size of its model."""
+
+import re
+
+from terse.config.workflow import Workflow
+
+_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "auto": 4}
+# Python, torch and the data beside a model; parameters of a model of unknown size.
+_BASE_MB, _UNKNOWN = 4000, 250_000_000
+# Weights, gradients and both moments of AdamW in float32, and a copy while the state is saved.
+_TRAINING_BYTES = 20
+
+
+def training_mem_mb(settings: Workflow, run: str, attempt: int) -> int:
+    """Return the memory (MB) of a training; it grows with each attempt."""
+    n = run_parameters(settings, run) or _UNKNOWN
+    return attempt * (_BASE_MB + n * _TRAINING_BYTES // 10**6)
+
+
+def model_mem_mb(settings: Workflow, model: str, attempt: int) -> int:
+    """Return the memory (MB) of a job that runs a model; it grows with each attempt."""
+    n = model_parameters(settings, model) or _UNKNOWN
+    # The weights twice: as they are read, and as they are used.
+    return attempt * (_BASE_MB + 2 * n * _BYTES[settings.models[model].dtype] // 10**6)
+
+
+def run_parameters(settings: Workflow, run: str) -> int | None:
+    """Return how many parameters a run's model has, None where the config does not tell."""
+    chosen = settings.runs[run]
+    vocabulary = settings.tokenizers.get(chosen.tokenizer or "")
+    if (n := chosen.n_parameters(vocabulary.vocab_size if vocabulary else 0)) is not None:
+        return n
+    if chosen.base in settings.runs:
+        return run_parameters(settings, chosen.base)
+    return model_parameters(settings, chosen.base) if chosen.base else None
+
+
+def model_parameters(settings: Workflow, model: str) -> int | None:
+    """Return how many parameters a model has; one on the hub tells by its name (`pythia-410m`)."""
+    chosen = settings.models[model]
+    if chosen.run is not None:
+        return run_parameters(settings, chosen.run)
+    name = (chosen.hub or chosen.path or "").lower()
+    sizes = re.findall(r"(?<![a-z0-9.])(\d+(?:\.\d+)?)([mb])(?![a-z0-9])", name)
+    if not sizes:
+        return None
+    number, unit = sizes[-1]
+    return int(float(number) * {"m": 10**6, "b": 10**9}[unit])

@@ -1,0 +1,46 @@
+"""Fixtures: the cluster, and the workflow on it by `profiles/slurm`."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import cluster
+import pytest
+from slurm_workflow import SlurmWorkflow
+from tiny_workflow import ROOT, TINY
+
+LOCK = Path("/tmp/terse-slurm.lock")
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[None]:
+    """The cluster of this machine; another session of tests waits for it."""
+    if (reason := cluster.unavailable()) is not None:
+        # Where it must be there, as in CI, its absence is a failure.
+        give_up = pytest.fail if os.environ.get("TERSE_REQUIRE_SLURM") else pytest.skip
+        give_up(f"no SLURM cluster: {reason}")
+    with LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        cluster.down()
+        cluster.up()
+        yield
+        cluster.down()
+
+
+@pytest.fixture(scope="session")
+def on_cluster(slurm: None, tmp_path_factory: pytest.TempPathFactory) -> SlurmWorkflow:
+    """The whole tiny workflow, finished on the cluster; no test changes it."""
+    folder = tmp_path_factory.mktemp("cluster")
+    workflow = SlurmWorkflow(folder, TINY, ROOT / "tests" / "config" / "slurm.yaml")
+    with workflow.watched():
+        workflow("all")
+    return workflow
+
+
+@pytest.fixture
+def workflow(on_cluster: SlurmWorkflow, tmp_path: Path) -> SlurmWorkflow:
+    """A copy of it, whose text need not be prepared again."""
+    shutil.copytree(on_cluster.folder, tmp_path / "w", symlinks=True)
+    return SlurmWorkflow(tmp_path / "w", *on_cluster.overlays[1:])

@@ -1,0 +1,35 @@
+"""The tiny workflow on the cluster is the local one, bit for bit."""
+
+import pytest
+from slurm_workflow import SlurmWorkflow
+from tiny_workflow import Workflow
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+GPU_RULES = {"train_model", "cache_activations", "evaluate_run"}
+
+
+def test_same_tables_and_weights_as_a_local_run(
+    on_cluster: SlurmWorkflow, finished: Workflow
+) -> None:
+    assert on_cluster.weights() == finished.weights()
+    assert on_cluster.tables() == finished.tables()
+    for name in ("results/tables/runs.csv", "results/tables/dimensions.csv"):
+        assert (on_cluster.folder / name).read_bytes() == (finished.folder / name).read_bytes()
+    assert on_cluster.plan() == {}
+
+
+def test_a_job_that_asks_gets_one_gpu_of_its_own(on_cluster: SlurmWorkflow) -> None:
+    seen = set().union(*on_cluster.sights)
+    assert {one.script for one in seen} >= {*GPU_RULES, "tokenize_corpus", "estimate_dimensions"}
+    for one in seen:
+        assert (one.devices in {"0", "1", "2"}) == (one.script in GPU_RULES), one
+    together = [{one for one in sight if one.devices is not None} for sight in on_cluster.sights]
+    assert max(map(len, together)) >= 4  # of the cluster's six, at once
+    for sight in together:
+        assert len({(one.node, one.devices) for one in sight}) == len({one.job for one in sight})
+
+
+def test_tables_figures_and_downloads_stay_on_the_login_node(on_cluster: SlurmWorkflow) -> None:
+    seen = {one.script for sight in on_cluster.sights for one in sight}
+    assert not seen & {"collect_corpus", "plot_run", "plot_dimensions", "tabulate_results"}

@@ -1,0 +1,22 @@
+"""Write cached activations and their dimensions in the layout of ID_scaling."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from terse import job
+from terse.activations.export import export_id_scaling
+
+
+def export_activations(*, shards_folder: Path, ids_path: Path, folder: Path) -> None:
+    """Write a folder with one HDF5 file per module, losses, entropies and metadata."""
+    export_id_scaling(shards_folder, folder, ids=pd.read_csv(ids_path))
+
+
+if __name__ == "__main__":
+    with job.logged(snakemake):
+        export_activations(
+            shards_folder=Path(snakemake.input.shards[0]).parent,
+            ids_path=Path(snakemake.input.ids),
+            folder=Path(snakemake.output.folder),
+        )
