@@ -28,6 +28,7 @@ wildcard_constraints:
     tokenizer=names([*settings.tokenizers, *settings.models]),
     run=names(settings.runs),
     model=names(settings.models),
+    method=names(METHODS),
     family=names(settings.families()),
     figure="by-layer|by-step|by-scale|against-loss",
     shard=r"\d{5}",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from terse.config import end_with, load
 from terse.config.activations import Chunking, Estimation
+from terse.config.methods import METHODS
 from terse.config.resources import model_mem_mb, training_mem_mb
 from terse.config.stages import STAGE_VERSIONS
 from terse.corpora.local import chosen_files
@@ -104,11 +105,19 @@ def shards_of(model):
 def run_targets():
     """Return what `all` makes of the selected runs."""
     files = ["evaluation.csv", "loss.svg"]
-    return [
-        f"results/runs/{run}/{file}"
-        for run in settings.selected_runs()
-        for file in files
+    selected = settings.selected_runs()
+    drawn = dict.fromkeys(
+        r.method for r in map(settings.runs.get, selected) if r.figures
+    )
+    return [f"results/runs/{run}/{file}" for run in selected for file in files] + [
+        f"results/studies/{method}" for method in drawn
     ]
+
+
+def study_runs(method):
+    """Return the selected runs of a method; all of them if none is."""
+    members = [name for name, run in settings.runs.items() if run.method == method]
+    return [run for run in settings.selected_runs() if run in members] or members
 
 
 def dimension_targets():

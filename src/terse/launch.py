@@ -121,6 +121,7 @@ def rule_graph(folder: Path) -> str:
 def _name_files(folder: Path) -> None:
     print("\nOpen:")
     found = [folder / REPORT, *sorted((folder / "results" / "figures").glob("*/*.svg"))]
+    found += sorted((folder / "results" / "studies").glob("*/*.svg"))
     found += sorted((folder / "results" / "tables").glob("*.csv"))
     for path in found:
         print(f"  {path.relative_to(folder)}")

@@ -44,7 +44,7 @@ def report(finished: Workflow) -> Path:
 def test_report_renders_with_its_categories(report: Path, tmp_path: Path) -> None:
     dom, errors = browse(report, tmp_path, "--dump-dom")
     assert errors == []
-    for category in ("Dimensions", "Runs", "Tables"):
+    for category in ("Dimensions", "Methods", "Runs", "Tables"):
         assert category in dom
 
 
@@ -71,6 +71,7 @@ def test_report_has_each_figure_with_its_caption(report: Path, finished: Workflo
     items = json.loads(results[1])
     names = {Path(name).name for name in items}
     assert {"loss.svg", "id-by-layer.svg", "id-by-step.svg", "id-against-loss.svg"} <= names
+    assert {"arms.svg", "recovery.svg", "samples.html", "cost.html"} <= names
     for item in items.values():
         assert len(item["caption"]) > 100
         assert "{{" not in item["caption"]

@@ -13,5 +13,6 @@ STAGE_VERSIONS = {
     "plot_run": 1,
     "plot_dimensions": 3,
     "compare_dimensions": 1,
+    "plot_study": 1,
     "tabulate_results": 1,
 }
