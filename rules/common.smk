@@ -5,7 +5,7 @@ from pathlib import Path
 
 from terse.config import end_with, load
 from terse.config.activations import Chunking, Estimation
-from terse.config.resources import model_mem_mb, training_mem_mb
+from terse.config.resources import allocation, model_mem_mb, training_mem_mb
 from terse.config.stages import STAGE_VERSIONS
 from terse.errors import TerseError
 from terse.roots import link_roots
