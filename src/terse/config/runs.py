@@ -92,6 +92,10 @@ class Run(Strict):
             )
         return rows, self.n_grad_loops // fewer
 
+    def one_process(self) -> bool:
+        """Return whether all devices serve one process, which spreads its model over them."""
+        return False
+
     def n_parameters(self, vocab_size: int) -> int | None:
         """Return the trained model's number of parameters, None where only its base knows."""
         return None

@@ -185,7 +185,13 @@ class Workflow(Strict):
 
     def n_processes(self, run: str) -> int:
         """Return how many processes train a run: one per device, one on each node at least."""
-        return max(1, self.devices(self.runs[run])) * self.runs[run].nodes
+        devices = 1 if self.runs[run].one_process() else max(1, self.devices(self.runs[run]))
+        return devices * self.runs[run].nodes
+
+    def devices_of_evaluation(self, run: str) -> int:
+        """Return how many devices the evaluation of a run asks for: one, but for a spread model."""
+        devices = self.devices(self.runs[run])
+        return devices if self.runs[run].one_process() else min(1, devices)
 
     def base_run(self, run: str) -> str | None:
         """Return the run whose weights a run starts from, None where there is none."""

@@ -200,3 +200,38 @@ def test_tables_show_samples_and_cost(model: Compressor, inputs: Inputs) -> None
 @torch.no_grad()
 def test_cache_bytes_are_those_of_the_keys_and_values(model: Compressor) -> None:
     assert cache_bytes(model, torch.randn(1, 5, 16)) == 5 * 3 * 2 * 16 * 4
+
+
+def test_dimensions_are_those_of_the_vectors_over_contexts(
+    model: Compressor, inputs: Inputs
+) -> None:
+    from terse.dimension import estimate
+    from terse.models.compression.probe import clouds, dimensions_table
+
+    windows = compression(inputs)._evaluated
+    found = clouds(model, windows)
+    assert set(found) == {"vector-0", "vector-1", "mean", "last_token", "token_mean"}
+    with torch.no_grad():
+        for i in (0, 7, 39):
+            context = windows[i]["context"][None]
+            Z = model.compress(context, torch.ones_like(context))[0]
+            torch.testing.assert_close(found["vector-1"][i], Z[1], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(found["mean"][i], Z.mean(0), rtol=1e-4, atol=1e-4)
+            states = model.lm(context, output_hidden_states=True).hidden_states[-2][0]
+            torch.testing.assert_close(found["last_token"][i], states[-1], rtol=1e-4, atol=1e-4)
+            mean = states.mean(0)
+            torch.testing.assert_close(found["token_mean"][i], mean, rtol=1e-4, atol=1e-4)
+    table = dimensions_table(model, windows).set_index(["cloud", "estimator"])
+    expected = float(estimate(found["mean"], ["mle_inv"])["mle_inv"])
+    assert table.loc[("mean", "mle_inv"), "id"] == pytest.approx(expected)
+    assert table.loc[("mean", "mle_inv"), "n_eff"] == 40
+
+
+def test_vectors_that_know_no_context_are_one_point(inputs: Inputs) -> None:
+    model = compression(inputs, cmp_layer=0).build().eval()
+    from terse.models.compression.probe import dimensions_table
+
+    table = dimensions_table(model, compression(inputs)._evaluated)
+    rows = table[table["cloud"] == "vector-0"]
+    assert rows["id"].isna().all()
+    assert (rows["n_eff"] == 1).all()
