@@ -36,6 +36,7 @@ class CompressionSettings(Run):
     """A frozen causal language model and a few trained embeddings."""
 
     implementation: ClassVar[str] = "terse.models.compression.method:Compression"
+    is_language_model: ClassVar[bool] = False
     figures: ClassVar[str | None] = "terse.models.compression.figures:draw"
     captions: ClassVar[dict[str, str]] = CAPTIONS
     aliases: ClassVar[dict[str, str]] = {
