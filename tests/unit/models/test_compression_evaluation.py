@@ -116,6 +116,8 @@ def test_the_table_has_every_arm_and_measure(model: Compressor, inputs: Inputs) 
     recovered = table[table["measure"] == "recovery"]
     assert list(recovered["arm"]) == ["compressed", "static", "shuffled", "tail", "mean_pool"]
     cost = table.set_index(["measure", "arm"])["value"]
+    difference = cost["loss_nats", "shuffled"] - cost["loss_nats", "compressed"]
+    assert cost["gain_over_shuffled_nats", "compressed"] == pytest.approx(difference)
     assert cost["positions", "high"] == 8
     assert cost["positions", "compressed"] == 3
     # 3 blocks, keys and values, 2 heads of 8, float32
@@ -235,3 +237,18 @@ def test_vectors_that_know_no_context_are_one_point(inputs: Inputs) -> None:
     rows = table[table["cloud"] == "vector-0"]
     assert rows["id"].isna().all()
     assert (rows["n_eff"] == 1).all()
+
+
+def test_gains_are_paired() -> None:
+    from terse.models.compression.evaluation import gains
+
+    rng = np.random.default_rng(0)
+    n_targets = rng.integers(50, 100, 60).astype(float)
+    own = n_targets * (4.0 + rng.normal(0, 1.0, 60))  # documents differ by far more than the arms
+    nats = {"low": own + 0.3 * n_targets, "high": own, "compressed": own, "static": own}
+    found = {m.measure: m for m in gains(nats, n_targets)}
+    assert set(found) == {"gain_over_low_nats", "gain_over_static_nats"}
+    low = found["gain_over_low_nats"]
+    assert low.value == pytest.approx(0.3)
+    assert low.interval_high - low.interval_low < 1e-9
+    assert found["gain_over_static_nats"].value == 0
