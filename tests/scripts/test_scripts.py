@@ -17,6 +17,7 @@ from transformers import AutoTokenizer
 
 from terse.activations import cache
 from terse.config import load
+from terse.config.activations import Estimation
 from terse.corpora.documents import fingerprint, read_documents
 from terse.corpora.stdlib import read_python_docs
 from terse.dimension import estimate
@@ -117,7 +118,7 @@ def test_chunk_corpus(chain: Chain) -> None:
 def test_chunk_corpus_takes_every_key_of_its_block(chain: Chain) -> None:
     from terse.config.activations import Chunking
 
-    changes = {"documents": "validation", "shuffle": "blocks", "chunk_seed": 3, "ctx_len": 64}
+    changes = {"documents": "validation", "shuffle": "blocks", "chunk_seed": 3, "ctx_len": 40}
     asked = load({**CONFIG, "activations": CONFIG["activations"] | changes}).measure("base")
     path = chain.folder / "other.h5"
     run_script(
@@ -130,7 +131,7 @@ def test_chunk_corpus_takes_every_key_of_its_block(chain: Chain) -> None:
         ids = {name.decode() for name in tokens["validation"]["id"][:]}
         assert {name.decode() for name in chunks["rows"]["document"][:]} <= ids
         about = json.loads(chunks.attrs["settings"])
-        assert chunks["tokens"].shape[1] == 64
+        assert chunks["tokens"].shape[1] == 40
     assert (about["shuffle"], about["seed"], about["split"]) == ("blocks", 3, "validation")
 
 
@@ -243,11 +244,33 @@ def test_estimate_dimensions(chain: Chain) -> None:
     assert ids["loss_nats"].between(3, 7).all()
     summary = pd.read_csv(chain.folder / "results" / "ids" / "summary" / "base.csv")
     assert len(summary) == 7 * 2
-    pd.testing.assert_frame_equal(summary, summarise(ids), check_dtype=False)
+    expected = summarise(ids).assign(cloud="context")
+    pd.testing.assert_frame_equal(summary, expected, check_dtype=False)
     record = record_of(chain.folder / "results" / "ids" / "base.run.json")
     assert record["settings"]["save_IDs_list"] == ["mle", "mle_inv"]
     assert record["inputs"]["fingerprint"] == fingerprint(chain.inputs.documents or Path())
     assert record["model"]["revision"] == "step-6"
+
+
+def test_estimate_dimensions_of_one_cloud(chain: Chain, tmp_path: Path) -> None:
+    asked = chain.settings.measure("base").block(Estimation) | {"cloud": "means"}
+    paths = {name: tmp_path / f"{name}.csv" for name in ("ids", "summary")}
+    run_script(
+        "estimate_dimensions",
+        estimation=asked,
+        shards_folder=chain.folder / "cache" / "activations" / "base",
+        ids_path=paths["ids"],
+        summary_path=paths["summary"],
+        record_path=tmp_path / "record.json",
+    )
+    ids, summary = pd.read_csv(paths["ids"]), pd.read_csv(paths["summary"])
+    assert len(ids) == len(summary) == 7 * 2
+    with cache.open(chain.folder / "cache" / "activations" / "base") as found:
+        assert set(ids["n_eff"]) == {found.n_rows}
+        assert set(summary["n_documents"]) == {len(set(found.rows["document"]))}
+        if found.n_rows < 22:
+            assert set(ids["flags"]) == {"too_few"}
+    assert set(summary["cloud"]) == {"means"}
 
 
 def test_plot_run(chain: Chain, tmp_path: Path) -> None:

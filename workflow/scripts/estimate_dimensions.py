@@ -24,7 +24,10 @@ def estimate_dimensions(
     with cache.open(shards_folder) as activations:
         table = dimension_table(activations, estimation["save_IDs_list"], **options)
         about = activations.attributes
+        n_documents = activations.rows["document"].nunique()
     summary = summarise(table).assign(cloud=options["cloud"])
+    if options["cloud"] != "context":  # one cloud, whose points are of many documents
+        summary["n_documents"] = n_documents
     for path, content in ((ids_path, table), (summary_path, summary)):
         with atomic_file(path) as partial:
             content.to_csv(partial, index=False)

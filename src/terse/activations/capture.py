@@ -19,7 +19,7 @@ from terse.models.modules import ModuleRef
 
 log = logging.getLogger(__name__)
 
-BLOCK_LOGITS = 2**19  # logits per block of the loss: 2 MiB in float32, two of which fit the caches
+BLOCK_LOGITS = 2**18  # logits per block of the loss: 1 MiB in float32, two of which fit an L2 cache
 
 
 class StopForward(Exception):  # noqa: N818  (a signal, not an error)
@@ -177,5 +177,5 @@ def _block_loss_and_entropy(
 
 def _rows_per_block(logits: Tensor) -> int:
     # a GPU wants blocks large enough to fill it, a CPU blocks that stay in its cache
-    per_block = BLOCK_LOGITS if logits.device.type == "cpu" else 128 * BLOCK_LOGITS
+    per_block = BLOCK_LOGITS if logits.device.type == "cpu" else 256 * BLOCK_LOGITS
     return max(1, per_block // logits.shape[-1])

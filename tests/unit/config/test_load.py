@@ -196,6 +196,13 @@ def test_clouds_that_cannot_be_are_refused(raw: dict, changes: dict, words: str)
         load({**raw, "activations": raw["activations"] | changes})
 
 
+def test_a_well_known_corpus_is_there_by_its_name(raw: dict) -> None:
+    found = load(put(raw, "activations/corpus", "tinystories"))
+    assert found.corpora["tinystories"].path == "roneneldan/TinyStories"
+    own = load(put(raw, "corpora/tinystories", {"source": "text", "path": "/data"}))
+    assert own.corpora["tinystories"].path == "/data"
+
+
 def test_an_encoder_is_measured_without_a_loss(raw: dict) -> None:
     raw["models"]["bert"] = {"hub": "bert-base-uncased", "kind": "encoder"}
     with pytest.raises(TerseError, match=r"models\.bert\.activations: an encoder has no loss"):

@@ -132,6 +132,26 @@ def test_bert_sublayers_come_before_residual_and_norm(name):
     torch.testing.assert_close(outputs["block-l1"], top)
 
 
+def test_the_opt_that_normalises_after_the_sum_and_projects_its_embedding():
+    """facebook/opt-350m, alone of its family."""
+    torch.manual_seed(0)
+    sizes = OPT | {"word_embed_proj_dim": 16}
+    config = hf.OPTConfig(**sizes, do_layer_norm_before=False)
+    model = hf.AutoModelForCausalLM.from_config(config).eval()
+    outputs = captured(model, ["attn", "mlp", "block"], ["emb"])
+    expected = hidden_states(model)
+    decoder = model.model.decoder
+    for layer in range(N_LAYERS - 1):
+        torch.testing.assert_close(outputs[f"block-l{layer}"], expected[layer + 1])
+    torch.testing.assert_close(decoder.project_out(outputs["block-l2"]), expected[-1])
+    block = decoder.layers[1]
+    middle = block.self_attn_layer_norm(outputs["attn-l1"] + outputs["block-l0"])
+    torch.testing.assert_close(
+        outputs["block-l1"], block.final_layer_norm(outputs["mlp-l1"] + middle)
+    )
+    assert outputs["emb"].shape[-1] == 16
+
+
 def test_unembedding_gives_the_logits():
     model = built("llama")
     outputs = captured(model, [], ["unemb"])
