@@ -17,7 +17,7 @@ rule evaluate_run:
         "logs/evaluate_run/{run}.benchmark.tsv"
     threads: 2
     resources:
-        gpu=lambda w: min(1, settings.devices(settings.runs[w.run])),
+        gpu=lambda w: settings.devices_of_evaluation(w.run),
         mem_mb=lambda w, attempt: training_mem_mb(settings, w.run, attempt),
         runtime=lambda w, attempt: 240 * attempt,
     params:

@@ -18,6 +18,8 @@ class Run(Strict):
     stage_version: ClassVar[int] = 1
     # "module:class" of the implementation, imported only inside a job: it needs torch.
     implementation: ClassVar[str]
+    # Whether what it publishes is a whole language model, which others can start from and measure.
+    is_language_model: ClassVar[bool] = True
     # "module:function" that draws the method's own figures of its runs (see
     # `terse.figures.study`), and the captions of these and of its tables, by name. No torch.
     figures: ClassVar[str | None] = None
@@ -91,6 +93,10 @@ class Run(Strict):
                 f"{self.n_grad_loops} evenly: change gpu, nodes or one of the two"
             )
         return rows, self.n_grad_loops // fewer
+
+    def one_process(self) -> bool:
+        """Return whether all devices serve one process, which spreads its model over them."""
+        return False
 
     def n_parameters(self, vocab_size: int) -> int | None:
         """Return the trained model's number of parameters, None where only its base knows."""

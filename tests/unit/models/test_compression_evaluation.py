@@ -116,6 +116,8 @@ def test_the_table_has_every_arm_and_measure(model: Compressor, inputs: Inputs) 
     recovered = table[table["measure"] == "recovery"]
     assert list(recovered["arm"]) == ["compressed", "static", "shuffled", "tail", "mean_pool"]
     cost = table.set_index(["measure", "arm"])["value"]
+    difference = cost["loss_nats", "shuffled"] - cost["loss_nats", "compressed"]
+    assert cost["gain_over_shuffled_nats", "compressed"] == pytest.approx(difference)
     assert cost["positions", "high"] == 8
     assert cost["positions", "compressed"] == 3
     # 3 blocks, keys and values, 2 heads of 8, float32
@@ -200,3 +202,53 @@ def test_tables_show_samples_and_cost(model: Compressor, inputs: Inputs) -> None
 @torch.no_grad()
 def test_cache_bytes_are_those_of_the_keys_and_values(model: Compressor) -> None:
     assert cache_bytes(model, torch.randn(1, 5, 16)) == 5 * 3 * 2 * 16 * 4
+
+
+def test_dimensions_are_those_of_the_vectors_over_contexts(
+    model: Compressor, inputs: Inputs
+) -> None:
+    from terse.dimension import estimate
+    from terse.models.compression.probe import clouds, dimensions_table
+
+    windows = compression(inputs)._evaluated
+    found = clouds(model, windows)
+    assert set(found) == {"vector-0", "vector-1", "mean", "last_token", "token_mean"}
+    with torch.no_grad():
+        for i in (0, 7, 39):
+            context = windows[i]["context"][None]
+            Z = model.compress(context, torch.ones_like(context))[0]
+            torch.testing.assert_close(found["vector-1"][i], Z[1], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(found["mean"][i], Z.mean(0), rtol=1e-4, atol=1e-4)
+            states = model.lm(context, output_hidden_states=True).hidden_states[-2][0]
+            torch.testing.assert_close(found["last_token"][i], states[-1], rtol=1e-4, atol=1e-4)
+            mean = states.mean(0)
+            torch.testing.assert_close(found["token_mean"][i], mean, rtol=1e-4, atol=1e-4)
+    table = dimensions_table(model, windows).set_index(["cloud", "estimator"])
+    expected = float(estimate(found["mean"], ["mle_inv"])["mle_inv"])
+    assert table.loc[("mean", "mle_inv"), "id"] == pytest.approx(expected)
+    assert table.loc[("mean", "mle_inv"), "n_eff"] == 40
+
+
+def test_vectors_that_know_no_context_are_one_point(inputs: Inputs) -> None:
+    model = compression(inputs, cmp_layer=0).build().eval()
+    from terse.models.compression.probe import dimensions_table
+
+    table = dimensions_table(model, compression(inputs)._evaluated)
+    rows = table[table["cloud"] == "vector-0"]
+    assert rows["id"].isna().all()
+    assert (rows["n_eff"] == 1).all()
+
+
+def test_gains_are_paired() -> None:
+    from terse.models.compression.evaluation import gains
+
+    rng = np.random.default_rng(0)
+    n_targets = rng.integers(50, 100, 60).astype(float)
+    own = n_targets * (4.0 + rng.normal(0, 1.0, 60))  # documents differ by far more than the arms
+    nats = {"low": own + 0.3 * n_targets, "high": own, "compressed": own, "static": own}
+    found = {m.measure: m for m in gains(nats, n_targets)}
+    assert set(found) == {"gain_over_low_nats", "gain_over_static_nats"}
+    low = found["gain_over_low_nats"]
+    assert low.value == pytest.approx(0.3)
+    assert low.interval_high - low.interval_low < 1e-9
+    assert found["gain_over_static_nats"].value == 0

@@ -430,4 +430,7 @@ def test_only_the_asked_logits_come_back() -> None:
     tokens = random_tokens(2, 7)
     found = logits_of(lm, embed(lm, tokens), torch.ones_like(tokens), 3)
     torch.testing.assert_close(found, lm(tokens).logits[:, -3:])
-    assert written_after(lm, embed(lm, tokens), 4, min_new_tokens=4).shape == (2, 4)
+    written = written_after(lm, embed(lm, tokens), 4, min_new_tokens=4)
+    assert written.shape == (2, 4)
+    lm.config.eos_token_id = [2, 5]  # as Llama 3 has it
+    assert torch.equal(written_after(lm, embed(lm, tokens), 4, min_new_tokens=4), written)

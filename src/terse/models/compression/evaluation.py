@@ -27,9 +27,9 @@ COLUMNS = ("nats", "top1", "top5", "kl")  # summed over the targets of each docu
 def evaluate_arms(model: Compressor, windows: ListedWindows, start: int) -> list[Measure]:
     """Return the measures of all arms.
 
-    Loss in nats per target token, bits per byte, top-1 and top-5 accuracy, recovery, divergence
-    from the model with the whole context, and what each arm costs. start: the token that an empty
-    context begins with.
+    Loss in nats per target token, bits per byte, top-1 and top-5 accuracy, recovery, gain over the
+    controls, divergence from the model with the whole context, and what each arm costs.
+    start: the token that an empty context begins with.
     """
     totals, n_targets, n_bytes = score_arms(model, windows, start)
     measures = []
@@ -42,7 +42,22 @@ def evaluate_arms(model: Compressor, windows: ListedWindows, start: int) -> list
             measures.append(ratio_of_sums(arm, "kl_nats", sums[3], n_targets))
     nats = {arm: sums[0] for arm, sums in totals.items()}
     measures += [recovery(arm, nats, n_targets) for arm in nats if arm not in ("low", "high")]
+    measures += gains(nats, n_targets)
     return measures + cost_measures(model, windows)
+
+
+def gains(nats: dict[str, Floats], n_targets: Floats) -> list[Measure]:
+    """Return how far `compressed` is below each control, nats per target, document by document.
+
+    Paired, so that these intervals say more than those of the arms themselves. nats: {arm: (D,)}.
+    """
+    controls = [arm for arm in nats if arm not in ("high", "compressed")]
+    return [
+        ratio_of_sums(
+            "compressed", f"gain_over_{arm}_nats", nats[arm] - nats["compressed"], n_targets
+        )
+        for arm in controls
+    ]
 
 
 def score_arms(

@@ -15,6 +15,7 @@ from terse.errors import TerseError
 from terse.models.compression.cost import cost_table
 from terse.models.compression.evaluation import evaluate_arms
 from terse.models.compression.model import Compressor
+from terse.models.compression.probe import dimensions_table
 from terse.models.compression.samples import samples_table
 from terse.models.compression.settings import CompressionSettings
 from terse.models.compression.storage import load_compressor, save_compressor
@@ -115,15 +116,19 @@ class Compression(Method[CompressionSettings]):
 
     def evaluate(self, model: nn.Module, device: str) -> list[Measure]:
         """Return every arm's scores on the same targets, and how much is recovered."""
-        return evaluate_arms(self._compressor(model).to(device), self._evaluated, self._start)
+        return evaluate_arms(self._placed(model, device), self._evaluated, self._start)
 
     def tables(self, model: nn.Module, device: str) -> dict[str, pd.DataFrame]:
-        """Return what a context costs here, and samples of generated text."""
-        placed, n = self._compressor(model).to(device), self.settings.n_samples
-        tables = {"cost": cost_table(placed, self._evaluated)}
+        """Return what a context costs here, the vectors' dimensions, and generated text."""
+        placed, n = self._placed(model, device), self.settings.n_samples
+        windows = self._evaluated
+        tables = {
+            "cost": cost_table(placed, windows),
+            "dimensions": dimensions_table(placed, windows),
+        }
         if n:
             tokenizer = load_tokenizer(self._base)
-            tables["samples"] = samples_table(placed, self._evaluated, tokenizer, self._start, n)
+            tables["samples"] = samples_table(placed, windows, tokenizer, self._start, n)
         return tables
 
     @cached_property
@@ -138,6 +143,10 @@ class Compression(Method[CompressionSettings]):
             if isinstance(token, int):
                 return token
         raise TerseError("the tokenizer has neither BOS nor EOS to begin a text with")
+
+    def _placed(self, model: nn.Module, device: str) -> Compressor:
+        found = self._compressor(model)
+        return found if self.settings.model_parallel else found.to(device)
 
     @staticmethod
     def _compressor(model: nn.Module) -> Compressor:

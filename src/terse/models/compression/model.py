@@ -134,7 +134,7 @@ class Compressor(nn.Module):
 
     def project(self, states: Tensor) -> Tensor:
         """Return hidden states (B, c, H) as vectors that the model reads, (B, c, E) float32."""
-        states = states.float()
+        states = states.float().to(self.vectors.device)
         return states if self.projection is None else self.projection(states)
 
     def prefix(self, Z: Tensor, cue: str) -> Tensor:

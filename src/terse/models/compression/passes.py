@@ -113,7 +113,9 @@ def written_after(
     """
     if mask is None:
         mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
-    chosen = {"do_sample": False, "num_beams": 1, "pad_token_id": lm.config.eos_token_id or 0}
+    end = lm.config.get_text_config().eos_token_id
+    pad = end[0] if isinstance(end, list) else end  # some models have several ends
+    chosen = {"do_sample": False, "num_beams": 1, "pad_token_id": pad or 0}
     generate = cast(Any, lm.generate)
     return generate(
         inputs_embeds=embeds.to(lm.dtype), attention_mask=mask, max_new_tokens=n, use_cache=True,

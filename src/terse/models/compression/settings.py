@@ -21,6 +21,10 @@ CAPTIONS = {
     "means, bars 95 % intervals from resampled documents.",
     "samples": "What the model writes after the same contexts, greedily: with all tokens of the "
     "context in front of it, with the compressed ones, with none. Examples to look at, no metric.",
+    "dimensions": "Intrinsic dimension of clouds in which each point is one context: of each "
+    "vector by itself, of the vectors' mean, and, at the same hidden state of the plain model, of "
+    "the last token and of the mean over the tokens. ``n_eff`` contexts; windows of one document "
+    "are not independent, and at ``cmp_layer`` 0 the vectors of all contexts are one point.",
     "cost": "What is kept for each context, and the time to the first token after it: all k "
     "tokens, the vectors when they are there, and the vectors with the pass that makes them. "
     "``key_value_bytes`` are those of the cache when the first token is there. Median of the "
@@ -32,6 +36,7 @@ class CompressionSettings(Run):
     """A frozen causal language model and a few trained embeddings."""
 
     implementation: ClassVar[str] = "terse.models.compression.method:Compression"
+    is_language_model: ClassVar[bool] = False
     figures: ClassVar[str | None] = "terse.models.compression.figures:draw"
     captions: ClassVar[dict[str, str]] = CAPTIONS
     aliases: ClassVar[dict[str, str]] = {
@@ -126,9 +131,14 @@ class CompressionSettings(Run):
                 "compressed tokens: raise it, or set seq_len_counts: after"
             )
         self._check_overlap_and_tasks()
+        if self.model_parallel and self.nodes > 1:
+            raise ValueError("model_parallel spreads the model over one node: leave nodes out")
         if self.csl_task and not (self.train_embs or self.train_lmhead):
             raise ValueError("csl_task trains nothing without train_embs or train_lmhead")
         return self
+
+    def one_process(self) -> bool:
+        return self.model_parallel
 
     def _check_overlap_and_tasks(self) -> None:
         most = 0 if self.rmb_only else self.cmp_len
