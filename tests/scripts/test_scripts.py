@@ -321,6 +321,7 @@ def test_plot_dimensions(chain: Chain, tmp_path: Path, figure: str) -> None:
         figure=figure,
         ids_paths=[ids / "start.csv", ids / "base.csv"],
         summary_paths=[ids / "summary" / "start.csv", ids / "summary" / "base.csv"],
+        curve_paths=[],
         steps=[0, 6],
         figure_paths=paths,
     )
