@@ -258,6 +258,7 @@ def _about(
         },
         "architecture": type(model).__name__,
         "dtype": str(model.dtype).removeprefix("torch."),
+        "device": model.device.type,
         "attn_implementation": str(getattr(model.config, "_attn_implementation", "")),
         "ctx_len": settings.ctx_len,
         "settings": {name: getattr(settings, name) for name in _recorded(settings)},
