@@ -3,6 +3,7 @@
 from snakemake.utils import min_version
 
 from terse.config import checked_yaml
+from terse.running import forget_runner, note_runner
 
 min_version("9.27")
 
@@ -27,8 +28,9 @@ wildcard_constraints:
     tokenizer=names([*settings.tokenizers, *settings.models]),
     run=names(settings.runs),
     model=names(settings.models),
+    method=names(METHODS),
     family=names(settings.families()),
-    figure="by-layer|by-step|by-scale|against-loss",
+    figure="by-layer|by-step|by-scale|by-size|against-loss",
     shard=r"\d{5}",
 
 
@@ -38,3 +40,16 @@ rule all:
         runs=run_targets(),
         ids=dimension_targets(),
         tables=["results/tables/runs.html", "results/tables/dimensions.html"],
+
+
+# A lock that is left behind can be told from a living one, also on another login node.
+onstart:
+    note_runner(Path.cwd())
+
+
+onsuccess:
+    forget_runner(Path.cwd())
+
+
+onerror:
+    forget_runner(Path.cwd())

@@ -131,8 +131,8 @@ def pool_of_single_threads() -> Iterator[multiprocessing.pool.Pool]:
 def against_scikit_dimension() -> Iterator[Row]:
     """The three estimators of ID_scaling on float16 clouds of two widths."""
     with pool_of_single_threads() as pool:
-        for D, bound in ((4096, 4.0), (768, 8.0)):
-            batch = clouds(2 * THREADS, 1024, D)
+        for D, bound, per_thread in ((4096, 4.0, 2), (768, 8.0, 8)):
+            batch = clouds(per_thread * THREADS, 1024, D)
             times = rounds(
                 lambda batch=batch: estimate(batch, ID_SCALING),
                 lambda batch=batch: pool.map(as_id_scaling_did, list(batch), chunksize=1),
@@ -224,12 +224,14 @@ def gride(points):
     return data.return_id_scaling_gride(range_max=32)[0][0]
 
 batch = list(np.load(sys.argv[1]).astype(np.float64))
-with multiprocessing.get_context("fork").Pool(int(sys.argv[2])) as pool:
-    for line in sys.stdin:
-        start = time.perf_counter()
-        pool.map({"2nn": two, "gride": gride}[line.strip()], batch, chunksize=1)
-        sys.stdout.write(f"{time.perf_counter() - start}\\n")
-        sys.stdout.flush()
+pool = multiprocessing.get_context("fork").Pool(int(sys.argv[2]))
+while line := sys.stdin.readline():
+    start = time.perf_counter()
+    pool.map({"2nn": two, "gride": gride}[line.strip()], batch, chunksize=1)
+    sys.stdout.write(f"{time.perf_counter() - start}\\n")
+    sys.stdout.flush()
+pool.terminate()
+pool.join()
 """
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from terse.config import end_with, load
 from terse.config.activations import Chunking, Estimation
-from terse.config.resources import model_mem_mb, training_mem_mb
+from terse.config.methods import METHODS
+from terse.config.resources import allocation, model_mem_mb, training_mem_mb
 from terse.config.stages import STAGE_VERSIONS
 from terse.corpora.local import chosen_files
 from terse.errors import TerseError
@@ -104,11 +105,19 @@ def shards_of(model):
 def run_targets():
     """Return what `all` makes of the selected runs."""
     files = ["evaluation.csv", "loss.svg"]
-    return [
-        f"results/runs/{run}/{file}"
-        for run in settings.selected_runs()
-        for file in files
+    selected = settings.selected_runs()
+    drawn = dict.fromkeys(
+        r.method for r in map(settings.runs.get, selected) if r.figures
+    )
+    return [f"results/runs/{run}/{file}" for run in selected for file in files] + [
+        f"results/studies/{method}" for method in drawn
     ]
+
+
+def study_runs(method):
+    """Return the selected runs of a method; all of them if none is."""
+    members = [name for name, run in settings.runs.items() if run.method == method]
+    return [run for run in settings.selected_runs() if run in members] or members
 
 
 def dimension_targets():
@@ -126,7 +135,7 @@ def dimension_targets():
 
 
 def figures_of(models):
-    """Return the figures of models: by step needs two, by scale GRIDE, against loss contexts."""
+    """Return the figures of models: by step needs two of them, by scale GRIDE."""
     steps = {settings.training_step(m) for m in models} - {None}
     has_scales = all(
         any(name.startswith("gride") for name in settings.measure(m).save_IDs_list)
@@ -136,7 +145,7 @@ def figures_of(models):
         "by-layer",
         *["by-step"] * (len(steps) > 1),
         *["by-scale"] * has_scales,
-        *["against-loss"] * per_context(models),
+        "against-loss" if per_context(models) else "by-size",
     ]
 
 

@@ -2,13 +2,14 @@
 
 
 rule evaluate_run:
-    """Score a run on held-out text in bits per byte, beside coders without a model."""
+    """Score a run on held-out text; write what else its method has to say about it."""
     input:
         unpack(run_inputs),
         documents=lambda w: documents_of_run(w.run),
         model="results/runs/{run}/model",
     output:
         evaluation="results/runs/{run}/evaluation.csv",
+        tables=directory("results/runs/{run}/tables"),
         record="results/runs/{run}/evaluation.run.json",
     log:
         "logs/evaluate_run/{run}.log",
@@ -16,7 +17,7 @@ rule evaluate_run:
         "logs/evaluate_run/{run}.benchmark.tsv"
     threads: 2
     resources:
-        gpu=lambda w: min(1, settings.devices(settings.runs[w.run])),
+        gpu=lambda w: settings.devices_of_evaluation(w.run),
         mem_mb=lambda w, attempt: training_mem_mb(settings, w.run, attempt),
         runtime=lambda w, attempt: 240 * attempt,
     params:

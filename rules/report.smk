@@ -4,6 +4,7 @@
 localrules:
     plot_run,
     plot_dimensions,
+    plot_study,
     compare_dimensions,
     tabulate_results,
 
@@ -37,6 +38,11 @@ rule plot_dimensions:
     input:
         ids=lambda w: [f"results/ids/{m}.csv" for m in family_members(w)],
         summaries=lambda w: [f"results/ids/summary/{m}.csv" for m in family_members(w)],
+        curves=lambda w: [
+            f"results/ids/scale/{m}.csv"
+            for m in family_members(w)
+            if w.figure == "by-size"
+        ],
     output:
         svg=report(
             "results/figures/{family}/id-{figure}.svg",
@@ -56,6 +62,35 @@ rule plot_dimensions:
         stage=stage("plot_dimensions"),
     script:
         "../workflow/scripts/plot_dimensions.py"
+
+
+rule plot_study:
+    """Draw a method's own figures of its selected runs, and join its own tables."""
+    input:
+        evaluations=lambda w: [
+            f"results/runs/{r}/evaluation.csv" for r in study_runs(w.method)
+        ],
+        tables=lambda w: [f"results/runs/{r}/tables" for r in study_runs(w.method)],
+    output:
+        study=report(
+            directory("results/studies/{method}"),
+            patterns=["{item}.svg", "{item}.html"],
+            caption="../workflow/report/study.rst",
+            category="Methods",
+            subcategory="{method}",
+            labels={"result": "{item}"},
+        ),
+    log:
+        "logs/plot_study/{method}.log",
+    benchmark:
+        "logs/plot_study/{method}.benchmark.tsv"
+    threads: 1
+    params:
+        runs=lambda w: {r: settings.runs[r].params() for r in study_runs(w.method)},
+        captions=lambda w: METHODS[w.method].captions,
+        stage=stage("plot_study"),
+    script:
+        "../workflow/scripts/plot_study.py"
 
 
 rule compare_dimensions:

@@ -28,12 +28,18 @@ def main(words: list[str] | None = None) -> int:
     export.add_argument("folder", type=Path, help="such as cache/activations/base")
     export.add_argument("out", type=Path, help="a folder that is made")
     export.add_argument("--ids", type=Path, help="such as results/ids/base.csv")
+    importer = commands.add_parser(
+        "import", help="print another system's configuration as an overlay for --configfile"
+    )
+    importer.add_argument("file", type=Path, help="such as hyperparameters.json")
     given = parser.parse_args(words)
     try:
         if given.command == "run":
             return launch.run_workflow(Path.cwd(), given.snakemake)
         if given.command == "dag":
             _write_rule_graph(Path("README.md"))
+        elif given.command == "import":
+            _print_overlay(given.file)
         elif given.command == "verify":
             return max(map(_verify, given.folders))
         elif given.command == "export":
@@ -44,6 +50,15 @@ def main(words: list[str] | None = None) -> int:
         print(f"terse: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _print_overlay(path: Path) -> None:
+    from terse.importer import import_file
+
+    overlay = import_file(path)
+    sys.stdout.write(overlay.text())
+    for key, why in overlay.unknown.items():
+        print(f"terse: {path}: {key} is not imported: {why}", file=sys.stderr)
 
 
 def _write_rule_graph(readme: Path) -> None:

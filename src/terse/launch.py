@@ -1,5 +1,6 @@
 """`terse run`: one workflow at a time in a folder, going on by itself after a kill."""
 
+import argparse
 import fcntl
 import os
 import re
@@ -13,6 +14,7 @@ import psutil
 
 from terse.config import read_yaml
 from terse.errors import TerseError
+from terse.running import runner_of
 
 REPORT = "results/report.html"
 
@@ -74,6 +76,12 @@ def _remove_stale_lock(folder: Path) -> None:
     locks = folder / ".snakemake" / "locks"
     if not locks.is_dir() or not any(locks.iterdir()):
         return
+    runner = runner_of(folder)
+    if runner is not None and not runner.is_here:
+        raise TerseError(
+            f"process {runner.pid} on {runner.host} locked this folder; wait for it, or if it is "
+            "dead: snakemake --unlock, then again"
+        )
     if (pid := _living_snakemake(folder)) is not None:
         raise TerseError(f"a snakemake (process {pid}) works in this folder; wait for it to end")
     print("terse: an earlier run was killed; going on from where it was", flush=True)
@@ -83,11 +91,19 @@ def _remove_stale_lock(folder: Path) -> None:
 def _living_snakemake(folder: Path) -> int | None:
     """Return the process of a Snakemake that works in the folder, None if there is none."""
     for process in psutil.process_iter(["pid", "cmdline", "cwd"]):
-        words = process.info["cmdline"] or []
-        is_snakemake = any(Path(word).name == "snakemake" for word in words[:3])
-        if is_snakemake and process.info["cwd"] == str(folder) and process.pid != os.getpid():
+        words, cwd = process.info["cmdline"] or [], process.info["cwd"]
+        programs = (word for word in words[:5] if not word.startswith("-"))
+        is_snakemake = any(Path(word).name == "snakemake" for word in programs)
+        if is_snakemake and cwd and _works_in(words, Path(cwd)) == folder.resolve():
             return process.pid
     return None
+
+
+def _works_in(words: list[str], cwd: Path) -> Path:
+    """Return the folder that a Snakemake's command line sends it to."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--directory", "-d", default=".")
+    return (cwd / parser.parse_known_args(words)[0].directory).resolve()
 
 
 def rule_graph(folder: Path) -> str:
@@ -105,6 +121,7 @@ def rule_graph(folder: Path) -> str:
 def _name_files(folder: Path) -> None:
     print("\nOpen:")
     found = [folder / REPORT, *sorted((folder / "results" / "figures").glob("*/*.svg"))]
+    found += sorted((folder / "results" / "studies").glob("*/*.svg"))
     found += sorted((folder / "results" / "tables").glob("*.csv"))
     for path in found:
         print(f"  {path.relative_to(folder)}")

@@ -133,6 +133,7 @@ def _make_run(chain: Chain) -> None:
         inputs=chain.inputs,
         model_folder=chain.run / "model",
         table_path=chain.run / "evaluation.csv",
+        tables_folder=chain.run / "tables",
         record_path=chain.run / "evaluation.run.json",
         device="cpu",
     )

@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 from terse.activations import cache
 from terse.config import load
 from terse.config.activations import Estimation
+from terse.config.methods import settings_of
 from terse.corpora.documents import fingerprint, read_documents
 from terse.corpora.stdlib import read_python_docs
 from terse.dimension import estimate
@@ -202,7 +203,7 @@ def test_other_settings_do_not_go_on_from_a_state(
 
 def test_evaluate_run(chain: Chain) -> None:
     table = pd.read_csv(chain.run / "evaluation.csv").set_index(["arm", "measure"])
-    assert list(table.columns) == ["value", "interval_low", "interval_high", "n"]
+    assert list(table.columns) == ["value", "interval_low", "interval_high", "n", "flag"]
     bits, loss = (table.loc[("model", m)] for m in ("bits_per_byte", "loss_nats"))
     assert bits["interval_low"] < bits["value"] < bits["interval_high"]
     assert 4.5 < loss["value"] < math.log(300)
@@ -273,6 +274,37 @@ def test_estimate_dimensions_of_one_cloud(chain: Chain, tmp_path: Path) -> None:
     assert set(summary["cloud"]) == {"means"}
 
 
+def test_plot_study(tmp_path: Path) -> None:
+    run = settings_of(
+        {
+            "method": "compression",
+            "base": "b",
+            "corpus": "c",
+            "max_steps": 2,
+            "checkpoint_steps": [],
+        }
+    ).params()
+    rows = [("low", "loss_nats", 5.0, 4.9, 5.1), ("compressed", "recovery", 0.4, 0.3, 0.5)]
+    table = pd.DataFrame(rows, columns=["arm", "measure", "value", "interval_low", "interval_high"])
+    folders = [tmp_path / name / "tables" for name in ("r1", "r2")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        table.to_csv(folder.parent / "evaluation.csv", index=False)
+        pd.DataFrame({"way": ["<b>"]}).to_csv(folder / "cost.csv", index=False)
+    run_script(
+        "plot_study",
+        runs={"r1": run, "r2": run},
+        evaluation_paths=[folder.parent / "evaluation.csv" for folder in folders],
+        table_folders=folders,
+        study_folder=tmp_path / "study",
+    )
+    found = {path.name for path in (tmp_path / "study").iterdir()}
+    figures = {f"{name}.{kind}" for name in ("arms", "recovery") for kind in ("svg", "pdf")}
+    assert found == figures | {"cost.csv", "cost.html"}
+    assert pd.read_csv(tmp_path / "study" / "cost.csv")["run"].tolist() == ["r1", "r2"]
+    assert "&lt;b&gt;" in (tmp_path / "study" / "cost.html").read_text()
+
+
 def test_plot_run(chain: Chain, tmp_path: Path) -> None:
     paths = [tmp_path / "loss.svg", tmp_path / "loss.pdf"]
     run_script("plot_run", history_path=chain.run / "history.csv", figure_paths=paths)
@@ -289,6 +321,7 @@ def test_plot_dimensions(chain: Chain, tmp_path: Path, figure: str) -> None:
         figure=figure,
         ids_paths=[ids / "start.csv", ids / "base.csv"],
         summary_paths=[ids / "summary" / "start.csv", ids / "summary" / "base.csv"],
+        curve_paths=[],
         steps=[0, 6],
         figure_paths=paths,
     )

@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from terse.running import note_runner
+
 # The first rule takes its time while the file `slow` is there.
 SNAKEFILE = """
 rule all:
@@ -144,6 +146,35 @@ def test_a_living_snakemake_is_named_and_left_alone(folder: Path, start: Start) 
     (folder / "slow").unlink()
     finished(other)
     assert (folder / "b.txt").exists()
+
+
+def test_a_snakemake_sent_here_from_elsewhere_is_left_alone(folder: Path, start: Start) -> None:
+    command = [sys.executable, "-u", "-m", "snakemake", "-c1", "--directory", str(folder)]
+    command += ["--snakefile", str(folder / "Snakefile")]
+    with (folder / "other.log").open("wb") as log:
+        other = subprocess.Popen(command, cwd="/", stdout=log, stderr=log)
+    wait_for(folder / "started")
+    output, _ = start().communicate(timeout=60)
+    assert "works in this folder; wait for it" in output
+    (folder / "slow").unlink()
+    assert other.wait(timeout=100) == 0, (folder / "other.log").read_text()
+
+
+def test_a_lock_from_another_host_is_not_removed(folder: Path, start: Start) -> None:
+    first = start()
+    wait_for(folder / "started")
+    kill_tree(first.pid)
+    first.communicate()
+    note = folder / ".snakemake" / "terse-running.json"
+    note.write_text('{"host": "login2", "pid": 77}')
+    refused = start()
+    output, _ = refused.communicate(timeout=60)
+    assert refused.returncode == 1
+    assert "terse: process 77 on login2 locked this folder" in output
+    assert any((folder / ".snakemake" / "locks").iterdir())
+    note_runner(folder)  # ours: dead, as all processes that are no Snakemake
+    (folder / "slow").unlink()
+    assert "an earlier run was killed; going on" in finished(start("--rerun-incomplete"))
 
 
 @pytest.mark.parametrize("words", [["--configfile", "c.yaml"], ["--configfiles", "c.yaml"]])

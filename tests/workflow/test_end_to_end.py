@@ -40,6 +40,33 @@ def test_evaluation_has_every_arm(finished: Workflow) -> None:
     assert 0 < model["interval_low"] < model["value"] < model["interval_high"] < 8
 
 
+def test_compression_has_its_arms_figures_and_samples(finished: Workflow) -> None:
+    run, study = finished.folder / "results/runs/compress", finished.folder / "results/studies"
+    table = pd.read_csv(run / "evaluation.csv")
+    losses = table[table["measure"] == "loss_nats"].set_index("arm")["value"]
+    assert list(losses.index) == [
+        "low", "high", "compressed", "static", "shuffled", "tail", "mean_pool",
+    ]  # fmt: skip
+    base = pd.read_csv(finished.folder / "results/runs/base/evaluation.csv")
+    plain = base[(base["arm"] == "model") & (base["measure"] == "loss_nats")]["value"].iloc[0]
+    assert abs(losses["high"] - plain) < 0.5
+    names = {f.name for f in (study / "compression").iterdir()}
+    assert {"arms.svg", "arms.pdf", "recovery.svg", "samples.html", "cost.csv"} <= names
+    samples = pd.read_csv(run / "tables" / "samples.csv")
+    assert len(samples) == 4
+    assert {f.name for f in (run / "model").iterdir() if not f.name.startswith(".")} == {
+        "compressor.json", "model.safetensors",
+    }  # fmt: skip
+
+
+def test_a_methods_own_setting_retrains_its_run_only(
+    copied: Workflow,
+) -> None:
+    plan = overlay(copied, {"runs": {"compress": {"n_cmps": 3}}}).plan()
+    assert plan["train_model"] == plan["evaluate_run"] == plan["plot_study"] == 1
+    assert not {"collect_corpus", "cache_activations", "estimate_dimensions"} & set(plan)
+
+
 def test_ids_are_those_of_the_models_hidden_states(finished: Workflow) -> None:
     """From the published weights and chunks, by transformers' own hidden states."""
     import h5py
@@ -74,7 +101,7 @@ def test_every_result_says_where_it_comes_from(finished: Workflow) -> None:
         *finished.folder.glob("results/ids/*.run.json"),
         *finished.folder.glob("cache/documents/*.run.json"),
     ]
-    assert len(records) == 6
+    assert len(records) == 8
     head = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
     commit = subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip()
     for path in records:
@@ -118,7 +145,7 @@ def test_new_estimator_recomputes_dimensions_only(copied: Workflow) -> None:
 
 def test_changed_settings_replan_what_depends_on_them(copied: Workflow) -> None:
     plan = overlay(copied, {"runs": {"base": {"lr": 0.002}}}).plan()
-    assert plan["train_model"] == 1
+    assert plan["train_model"] == 2  # base, and compress, which starts from it
     assert plan["cache_activations"] == 6
     assert not {"collect_corpus", "tokenize_corpus", "chunk_corpus"} & set(plan)
     plan = overlay(copied, {"activations": {"chunk_gap": 7}}).plan()

@@ -32,7 +32,8 @@ def overlay(folder: Path, content: dict) -> Path:
 
 def test_default_plan(default: Workflow) -> None:
     plan = default.plan()
-    assert plan["train_model"] == plan["evaluate_run"] == plan["collect_corpus"] == 1
+    assert plan["train_model"] == plan["evaluate_run"] == 2
+    assert plan["collect_corpus"] == plan["plot_study"] == 1
     assert plan["cache_activations"] == plan["estimate_dimensions"] == 5
     assert plan["plot_dimensions"] == 4
     assert plan["compare_dimensions"] == 1
@@ -169,7 +170,8 @@ def test_set_up_leaves_the_checkout_as_it_was() -> None:
 
 
 def test_published_experiments_are_there() -> None:
-    assert {"llama-7b", "pythia-checkpoints"} <= {path.stem for path in EXPERIMENTS}
+    names = {"llama-7b", "pythia-checkpoints", "compression-small", "compression-published"}
+    assert names <= {path.stem for path in EXPERIMENTS}
 
 
 def test_two_thousand_shards_plan(tmp_path: Path) -> None:
@@ -231,7 +233,13 @@ def test_rulegraph_in_the_readme_is_the_workflows(default: Workflow) -> None:
 def test_modules_of_rules_import_the_config_only() -> None:
     for file in [ROOT / "Snakefile", *(ROOT / "rules").glob("*.smk")]:
         imported = re.findall(r"^\s*(?:from|import) (terse[\w.]*)", file.read_text(), re.MULTILINE)
-        allowed = ("terse.config", "terse.errors", "terse.roots", "terse.corpora.local")
+        allowed = (
+            "terse.config",
+            "terse.errors",
+            "terse.roots",
+            "terse.corpora.local",
+            "terse.running",
+        )
         assert all(name.startswith(allowed) for name in imported), file
 
 

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from report_browser import click_through
 from tiny_workflow import Workflow
 
 pytestmark = pytest.mark.slow
@@ -43,8 +44,19 @@ def report(finished: Workflow) -> Path:
 def test_report_renders_with_its_categories(report: Path, tmp_path: Path) -> None:
     dom, errors = browse(report, tmp_path, "--dump-dom")
     assert errors == []
-    for category in ("Dimensions", "Runs", "Tables"):
+    for category in ("Dimensions", "Methods", "Runs", "Tables"):
         assert category in dom
+
+
+def test_each_result_opens_in_the_report(report: Path, finished: Workflow, tmp_path: Path) -> None:
+    seen, errors = click_through(chromium(), report, ["Dimensions", "Runs", "Tables"], tmp_path)
+    assert errors == []
+    files = {item["file"] for items in seen.values() for item in items}
+    for figure in finished.folder.glob("results/figures/base/*.svg"):
+        assert figure.name in files
+    assert "loss.svg" in files
+    assert all(item["width"] > 300 for items in seen.values() for item in items), seen
+    assert len(seen["Tables"]) == 2
 
 
 def test_report_loads_nothing_from_elsewhere(report: Path) -> None:
@@ -59,6 +71,7 @@ def test_report_has_each_figure_with_its_caption(report: Path, finished: Workflo
     items = json.loads(results[1])
     names = {Path(name).name for name in items}
     assert {"loss.svg", "id-by-layer.svg", "id-by-step.svg", "id-against-loss.svg"} <= names
+    assert {"arms.svg", "recovery.svg", "samples.html", "cost.html"} <= names
     for item in items.values():
         assert len(item["caption"]) > 100
         assert "{{" not in item["caption"]

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from terse import job
-from terse.artifacts import atomic_file, write_json
+from terse.artifacts import atomic_file, atomic_folder, write_json
 from terse.config.methods import settings_of
 from terse.provenance import digest_file, record
 from terse.training.method import Inputs, method_of
@@ -19,12 +19,17 @@ def evaluate_run(
     inputs: Inputs,
     model_folder: Path,
     table_path: Path,
+    tables_folder: Path,
     record_path: Path,
     device: str,
 ) -> None:
-    """Write the run's measures, one row each, and a record."""
+    """Write the run's measures, one row each, the method's own tables, and a record."""
     method = method_of(settings_of(run), inputs)
-    measures = method.evaluate(method.load(model_folder), device)
+    model = method.load(model_folder)
+    measures = method.evaluate(model, device)
+    with atomic_folder(tables_folder) as partial:
+        for name, table in method.tables(model, device).items():
+            table.to_csv(partial / f"{name}.csv", index=False)
     with atomic_file(table_path) as partial:
         pd.DataFrame([asdict(measure) for measure in measures]).to_csv(partial, index=False)
     paths = {**vars(inputs), "model": model_folder}
@@ -39,6 +44,7 @@ if __name__ == "__main__":
             inputs=job.run_inputs(snakemake, Inputs),
             model_folder=Path(snakemake.input.model),
             table_path=Path(snakemake.output.evaluation),
+            tables_folder=Path(snakemake.output.tables),
             record_path=Path(snakemake.output.record),
             device=job.device(snakemake),
         )

@@ -12,9 +12,9 @@ _FILES = _COMMON | {"path", "files", "dataset_subset"}
 _KEYS = {
     "python-docs": _COMMON,
     "text": _FILES,
-    "jsonl": _FILES | {"text_column"},
-    "parquet": _FILES | {"text_column"},
-    "hub": _FILES | {"text_column", "name", "split", "revision"},
+    "jsonl": _FILES | {"text_column", "second_column"},
+    "parquet": _FILES | {"text_column", "second_column"},
+    "hub": _FILES | {"text_column", "second_column", "name", "split", "revision"},
 }
 
 
@@ -30,6 +30,9 @@ class Corpus(Strict):
     revision: str = Field("main", description="revision of a hub dataset")
     files: list[str] | None = Field(None, description="glob patterns below path")
     text_column: str = Field("text", description="column that holds the text")
+    second_column: str | None = Field(
+        None, description="rows are pairs of texts: column that holds the second one"
+    )
     dataset_subset: str | None = Field(
         None, description="only files (or rows) of this part of a sharded corpus"
     )

@@ -4,9 +4,11 @@ from typing import Any
 
 from terse.config.runs import Run
 from terse.models.causal_lm.settings import CausalLMSettings
+from terse.models.compression.settings import CompressionSettings
 
 METHODS: dict[str, type[Run]] = {
     "causal-lm": CausalLMSettings,
+    "compression": CompressionSettings,
 }
 
 

@@ -18,6 +18,12 @@ class Run(Strict):
     stage_version: ClassVar[int] = 1
     # "module:class" of the implementation, imported only inside a job: it needs torch.
     implementation: ClassVar[str]
+    # Whether what it publishes is a whole language model, which others can start from and measure.
+    is_language_model: ClassVar[bool] = True
+    # "module:function" that draws the method's own figures of its runs (see
+    # `terse.figures.study`), and the captions of these and of its tables, by name. No torch.
+    figures: ClassVar[str | None] = None
+    captions: ClassVar[dict[str, str]] = {}
     aliases: ClassVar[dict[str, str]] = {
         "learning_rate": "lr",
         "weight_decay": "l2",
@@ -34,13 +40,19 @@ class Run(Strict):
 
     max_steps: int = Field(gt=0, description="optimiser steps")
     batch_size: int = Field(8, gt=0, description="rows per forward pass")
+    val_batch_size: int | None = Field(
+        None, gt=0, description="rows per forward pass of a validation; null: batch_size"
+    )
     n_grad_loops: int = Field(1, gt=0, description="forward passes per optimiser step")
     lr: float = Field(1e-3, gt=0, lt=10, description="peak learning rate of AdamW")
     l2: float = Field(0.1, ge=0, description="decoupled weight decay of matrices")
     grad_clip: float = Field(1.0, gt=0, description="largest gradient norm")
     warmup_steps: int = Field(0, ge=0, description="steps in which the rate rises to lr")
-    lr_schedule: Literal["cosine", "linear", "constant"] = Field(
-        "cosine", description="how the rate falls to 0 after the warm-up"
+    lr_schedule: Literal["cosine", "linear", "constant", "plateau"] = Field(
+        "cosine", description="how the rate falls to 0 after the warm-up; plateau: it is halved"
+    )
+    patience: int = Field(
+        10, ge=0, description="plateau: validations without a better loss before that"
     )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="bfloat16: autocast, float32 master weights"
@@ -64,6 +76,8 @@ class Run(Strict):
             raise ValueError(f"checkpoint_steps: {bad[0]} is outside 0..{self.max_steps}")
         if self.warmup_steps > self.max_steps:
             raise ValueError(f"warmup_steps {self.warmup_steps} > max_steps {self.max_steps}")
+        if self.lr_schedule == "plateau" and self.warmup_steps:
+            raise ValueError("lr_schedule plateau goes without warmup_steps")
         return self
 
     def share(self, n_processes: int) -> tuple[int, int]:
@@ -79,6 +93,10 @@ class Run(Strict):
                 f"{self.n_grad_loops} evenly: change gpu, nodes or one of the two"
             )
         return rows, self.n_grad_loops // fewer
+
+    def one_process(self) -> bool:
+        """Return whether all devices serve one process, which spreads its model over them."""
+        return False
 
     def n_parameters(self, vocab_size: int) -> int | None:
         """Return the trained model's number of parameters, None where only its base knows."""

@@ -9,9 +9,11 @@ STAGE_VERSIONS = {
     "cache_activations": 1,
     "export_activations": 1,
     "estimate_dimensions": 1,
+    "decimate_cloud": 1,
     "evaluate_run": 1,
     "plot_run": 1,
     "plot_dimensions": 3,
     "compare_dimensions": 1,
+    "plot_study": 1,
     "tabulate_results": 1,
 }

@@ -120,6 +120,7 @@ class Workflow(Strict):
             self._require(f"runs.{name}.corpus", "corpus", run.corpus, self.corpora)
             self._require(f"runs.{name}.tokenizer", "tokenizer", run.tokenizer, self.tokenizers)
             self._require(f"runs.{name}.base", "run or model", run.base, self._bases)
+            self._check_language_model(f"runs.{name}.base", self.base_run(name))
             try:
                 run.share(self.n_processes(name))
             except TerseError as error:
@@ -135,11 +136,19 @@ class Workflow(Strict):
         for name, model in self.models.items():
             if model.run is not None:
                 self._require(f"models.{name}.run", "run", model.run, self.runs)
+                self._check_language_model(f"models.{name}.run", model.run)
                 self._check_step(name, model)
             if self.activations is None and name in self.select.ids:
                 raise TerseError("activations: the block is missing, and select.ids needs it")
             if self.activations is not None:
                 self._check_measure(name)
+
+    def _check_language_model(self, where: str, run: str | None) -> None:
+        if run in self.runs and not self.runs[run].is_language_model:
+            raise TerseError(
+                f"{where}: {run} of method {self.runs[run].method} is no whole language model; its "
+                "report has its own measurements"
+            )
 
     def _check_step(self, name: str, model: Model) -> None:
         kept = self.runs[str(model.run)].checkpoint_steps
@@ -185,7 +194,13 @@ class Workflow(Strict):
 
     def n_processes(self, run: str) -> int:
         """Return how many processes train a run: one per device, one on each node at least."""
-        return max(1, self.devices(self.runs[run])) * self.runs[run].nodes
+        devices = 1 if self.runs[run].one_process() else max(1, self.devices(self.runs[run]))
+        return devices * self.runs[run].nodes
+
+    def devices_of_evaluation(self, run: str) -> int:
+        """Return how many devices the evaluation of a run asks for: one, but for a spread model."""
+        devices = self.devices(self.runs[run])
+        return devices if self.runs[run].one_process() else min(1, devices)
 
     def base_run(self, run: str) -> str | None:
         """Return the run whose weights a run starts from, None where there is none."""

@@ -64,7 +64,10 @@ def documents_of(
     for number, record in enumerate(records, start=1):
         if record is not None and keeps(record):
             place = f"{name}:{number}"
-            yield record_document(record, settings.text_column, place, f"{unit} {number} of {name}")
+            yield record_document(
+                record, settings.text_column, place, f"{unit} {number} of {name}",
+                settings.second_column,
+            )  # fmt: skip
 
 
 def parsed(lines: Iterator[str], path: Path) -> Iterator[dict[str, Any] | None]:

@@ -39,7 +39,9 @@ def read_hub(settings: "CorpusSettings", n_procs: int) -> Iterator[Document]:
             for number, record in enumerate(records(builder, settings, n_procs)):
                 if keeps(record):
                     place = f"row {number} of {settings.path}"
-                    yield record_document(record, settings.text_column, str(number), place)
+                    yield record_document(
+                        record, settings.text_column, str(number), place, settings.second_column
+                    )
         except (DatasetsError, ArrowException) as error:
             raise unreadable(settings, error) from error
 

@@ -28,6 +28,17 @@ GLUE_COLUMNS = {
     "wnli": "sentence1",
 }
 
+# The tasks of which each row is a pair: the columns of the first and of the second text.
+GLUE_PAIRS = {
+    "mnli": ("premise", "hypothesis"),
+    "mrpc": ("sentence1", "sentence2"),
+    "qnli": ("question", "sentence"),
+    "qqp": ("question1", "question2"),
+    "rte": ("sentence1", "sentence2"),
+    "stsb": ("sentence1", "sentence2"),
+    "wnli": ("sentence1", "sentence2"),
+}
+
 
 def hub(path: str, **settings: Any) -> dict[str, Any]:
     """Return the settings of a hub dataset."""
@@ -54,5 +65,11 @@ NAMED: dict[str, dict[str, Any]] = {
     **{
         f"glue-{task}": hub("nyu-mll/glue", name=task, text_column=column)
         for task, column in GLUE_COLUMNS.items()
+    },
+    **{
+        f"glue-{task}-pairs": hub(
+            "nyu-mll/glue", name=task, text_column=first, second_column=second
+        )
+        for task, (first, second) in GLUE_PAIRS.items()
     },
 }

@@ -7,19 +7,36 @@ from terse.corpora.document import Document
 from terse.errors import TerseError, unknown_name
 
 
-def record_document(record: dict[str, Any], text_column: str, id: str, place: str) -> Document:
+def record_document(
+    record: dict[str, Any],
+    text_column: str,
+    id: str,
+    place: str,
+    second_column: str | None = None,
+) -> Document:
     """Return a record as a document; all columns but the text are its metadata.
 
-    place: where the record stands, for the error. A text of None is an empty one.
+    place: where the record stands, for the error. A text of None is an empty one. second_column:
+    the record is a pair, two lines of text; metadata `first_bytes` says where the second begins.
     """
-    if text_column not in record:
-        error = unknown_name("text_column", text_column, map(str, record))
-        raise TerseError(f"{place}: {error}")
-    text = record[text_column]
+    text = _text_in(record, "text_column", text_column, place)
+    columns = {text_column, second_column}
+    metadata = {key: value for key, value in record.items() if key not in columns}
+    if second_column is None:
+        return Document(id, text, metadata)
+    second = _text_in(record, "second_column", second_column, place)
+    first = f"{text}\n"
+    metadata["first_bytes"] = len(first.encode(errors="replace"))
+    return Document(id, first + second if text and second else "", metadata)
+
+
+def _text_in(record: dict[str, Any], key: str, column: str, place: str) -> str:
+    if column not in record:
+        raise TerseError(f"{place}: {unknown_name(key, column, map(str, record))}")
+    text = record[column]
     if text is not None and not isinstance(text, str):
-        kind = type(text).__name__
-        raise TerseError(f"{place}: text_column {text_column!r} holds {kind}, not text")
-    return Document(id, text or "", {k: v for k, v in record.items() if k != text_column})
+        raise TerseError(f"{place}: {key} {column!r} holds {type(text).__name__}, not text")
+    return text or ""
 
 
 def row_filter(subset: str | None) -> Callable[[dict[str, Any]], bool]:

@@ -48,6 +48,11 @@ class CorpusSettings(Protocol):
         ...
 
     @property
+    def second_column(self) -> str | None:
+        """Column that holds the second text of a pair, None where rows are no pairs."""
+        ...
+
+    @property
     def dataset_subset(self) -> str | None:
         """Glob over names of files, or "column=value" to select rows, None for all."""
         ...

@@ -60,6 +60,11 @@ class TokenStore:
         """The documents' metadata (D,), JSON each."""
         return self.reader.read(f"{self.split}/metadata").tolist()
 
+    def metadata_of(self, index: int) -> str:
+        """Return the metadata of one document, JSON."""
+        value = self.dataset("metadata")[index]
+        return value.decode() if isinstance(value, bytes) else str(value)
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 

@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -95,13 +96,18 @@ def _sinks(points: Tensor, mask: Tensor, multiple: float) -> Tensor:
     return norms.isfinite() & (norms > multiple * used.quantile(0.5))
 
 
+@lru_cache(maxsize=4)
+def _odd_numbers(n: int) -> Tensor:
+    """Return n random odd int64, always the same."""
+    generator = torch.Generator().manual_seed(_HASH_SEED)
+    return torch.randint(-(2**62), 2**62, (n,), generator=generator) * 2 + 1
+
+
 def _with_equal_hashes(batch: Tensor, mask: Tensor) -> list[int]:
     """Return the clouds in which two used rows may be equal; equal bytes never escape."""
     row_bytes = batch.shape[-1] * batch.element_size()
     word = next(size for size in (8, 4, 2) if row_bytes % size == 0)
-    generator = torch.Generator().manual_seed(_HASH_SEED)
-    odd = torch.randint(-(2**62), 2**62, (row_bytes // word,), generator=generator) * 2 + 1
-    odd = odd.to(batch.device)
+    odd = _odd_numbers(row_bytes // word).to(batch.device)
     words = batch.contiguous().view(_WORDS[word])  # (B, N, row_bytes / word)
     if word == 8 and not batch.is_cuda:
         hashes = torch.stack([cloud @ odd for cloud in words])  # (B, N), wrapping around

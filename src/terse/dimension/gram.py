@@ -11,6 +11,7 @@ N_OUTLIERS = 8
 """How many dimensions of largest magnitude are taken out of the product."""
 
 _OUTLIER_SHARE = 0.5
+_LARGE_OFFSET = 10.0
 _ROWS = 256
 
 
@@ -73,9 +74,14 @@ def centre(raw: Tensor, dtype: torch.dtype, space: Workspace) -> Centred:
     """Centre clouds (b, n, D) in `dtype` and split off dimensions that dwarf all others."""
     rest = space.take("rest", tuple(raw.shape), dtype, raw)
     rest.copy_(raw)
-    for _ in range(2):  # a float32 mean of a large offset is itself off by more than the spread
+    offset = rest.mean(1, keepdim=True)  # (b, 1, D)
+    rest.sub_(offset)
+    norms = torch.linalg.vector_norm(rest, dim=-1).square()  # (b, n)
+    if bool((offset.square().sum((1, 2)) > _LARGE_OFFSET * norms.mean(1)).any()):
+        # the float32 mean of a large offset is itself off by more than the points' spread
         rest.sub_(rest.mean(1, keepdim=True))
-    dims, split = _outlier_dimensions(rest)
+        norms = torch.linalg.vector_norm(rest, dim=-1).square()
+    dims, split = _outlier_dimensions(rest, norms)
     chosen = split.nonzero().flatten().tolist()
     if not chosen:
         return Centred(rest, None)
@@ -86,14 +92,13 @@ def centre(raw: Tensor, dtype: torch.dtype, space: Workspace) -> Centred:
     return Centred(rest, outliers)
 
 
-def _outlier_dimensions(rest: Tensor) -> tuple[Tensor, Tensor]:
+def _outlier_dimensions(rest: Tensor, norms: Tensor) -> tuple[Tensor, Tensor]:
     """Return the 8 heaviest dimensions (b, 8) and whether they hold most of the points' energy.
 
     Every point counts alike: one sink with a massive activation is no reason to split.
     """
     b, n, D = rest.shape
-    weights = torch.linalg.vector_norm(rest, dim=-1).square().reciprocal()  # (b, n)
-    weights = weights.nan_to_num_(0, 0, 0).unsqueeze(1)
+    weights = norms.reciprocal().nan_to_num_(0, 0, 0).unsqueeze(1)  # (b, 1, n)
     share = rest.new_zeros(b, 1, D)
     for start in range(0, n, _ROWS):
         rows = slice(start, start + _ROWS)
@@ -134,7 +139,8 @@ def to_squared_distances(
         row_norms: (b, r) squared norms there; column_norms: (b, n) likewise.
         outliers: coordinates (b, r, 8) and (b, n, 8) whose differences are added exactly.
     """
-    product.mul_(-2).add_(row_norms.unsqueeze(2)).add_(column_norms.unsqueeze(1))
+    torch.add(column_norms.unsqueeze(1), product, alpha=-2, out=product)
+    product.add_(row_norms.unsqueeze(2))
     if outliers is not None:
         for row, column in zip(outliers[0].unbind(-1), outliers[1].unbind(-1), strict=True):
             difference = row.unsqueeze(2) - column.unsqueeze(1)

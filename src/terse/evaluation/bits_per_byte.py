@@ -57,18 +57,23 @@ def score_documents(
 def bits_per_byte(arm: str, scores: DocumentScores, *, seed: int = 0) -> list[Measure]:
     """Return bits per byte and the loss per token, with intervals from resampled documents."""
     return [
-        _ratio(arm, "bits_per_byte", scores.nats / math.log(2), scores.n_bytes, seed),
-        _ratio(arm, "loss_nats", scores.nats, scores.n_targets, seed),
+        ratio_of_sums(arm, "bits_per_byte", scores.nats / math.log(2), scores.n_bytes, seed),
+        ratio_of_sums(arm, "loss_nats", scores.nats, scores.n_targets, seed),
     ]
 
 
-def _ratio(arm: str, measure: str, top: Floats, bottom: Floats, seed: int) -> Measure:
-    """Return sum(top) / sum(bottom) with its 95 % bootstrap interval over documents."""
-    draws = np.random.default_rng(seed).integers(len(top), size=(2000, len(top)))
+def ratio_of_sums(arm: str, measure: str, top: Floats, bottom: Floats, seed: int = 0) -> Measure:
+    """Return sum(top) / sum(bottom) with its 95 % bootstrap interval over documents, (D,) both."""
+    draws = resampled(len(top), seed)
     ratios = top[draws].sum(1) / bottom[draws].sum(1)
     low, high = np.quantile(ratios, [0.025, 0.975])
     value = float(top.sum() / bottom.sum())
     return Measure(arm, measure, value, float(low), float(high), n=len(top))
+
+
+def resampled(n_documents: int, seed: int = 0) -> NDArray[np.int64]:
+    """Return 2000 draws of documents with replacement, (2000, D); the same for every arm."""
+    return np.random.default_rng(seed).integers(n_documents, size=(2000, n_documents))
 
 
 def coder_baselines(train: Iterable[str], validation: Iterable[str]) -> list[Measure]:

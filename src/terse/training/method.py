@@ -4,8 +4,9 @@ import importlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
@@ -37,6 +38,7 @@ class Measure:
     interval_low: float = float("nan")
     interval_high: float = float("nan")
     n: int = 0
+    flag: str = ""  # why the value is not to be trusted, or not there
 
 
 class Method(ABC, Generic[S]):
@@ -51,8 +53,8 @@ class Method(ABC, Generic[S]):
         self.inputs = inputs
 
     @abstractmethod
-    def build(self) -> PreTrainedModel:
-        """Return the model at step 0, float32, on the CPU."""
+    def build(self) -> nn.Module:
+        """Return the model at step 0, what is trained in float32, on the CPU."""
 
     @abstractmethod
     def training_rows(self) -> Dataset[Any]:
@@ -63,26 +65,48 @@ class Method(ABC, Generic[S]):
         """Return held-out rows; their order does not change."""
 
     @abstractmethod
-    def evaluate(self, model: PreTrainedModel, device: str) -> list[Measure]:
+    def evaluate(self, model: nn.Module, device: str) -> list[Measure]:
         """Return the measures of a trained model for `evaluation.csv`."""
+
+    def tables(self, model: nn.Module, device: str) -> dict[str, pd.DataFrame]:
+        """Return what else is to be read about a trained model, by name, such as samples.
+
+        Each goes into the report with the caption of its name in the settings' `captions`.
+        """
+        return {}
 
     def collate(self, rows: list[Any]) -> Batch:
         """Return a batch of rows; `labels` must be among its keys, -100 where nothing counts."""
         return default_collate(rows)
 
     def count(self, batch: Batch) -> Tensor:
-        """Return the number of targets in a batch, the divisor of `loss`."""
+        """Return the number of targets in a batch, the divisor of `loss`.
+
+        A method whose loss has parts with other divisors returns several, (parts,).
+        """
         return batch["labels"][..., 1:].ne(-100).sum()
+
+    def n_tokens(self, batch: Batch) -> int:
+        """Return the tokens that a batch holds, for the throughput in the history."""
+        return next(iter(batch.values())).numel()
 
     def loss(
         self, model: nn.Module, batch: Batch, n_targets: Tensor | int
     ) -> tuple[Tensor, dict[str, float]]:
         """Return the summed loss over `n_targets` (of the whole accumulated batch), and terms.
 
+        `n_targets` is the sum of `count` over the accumulated batch and all processes.
+
         The terms are logged by their own names beside the loss, each in its own unit.
         """
         output = model(**batch, num_items_in_batch=n_targets, use_cache=False)
         return output.loss, {}
+
+    def score(self, model: nn.Module, batch: Batch) -> tuple[float, int]:
+        """Return the nats of a validation batch, summed over its targets, and their number."""
+        n_targets = self.count(batch)
+        loss, _ = self.loss(model, batch, n_targets)
+        return float(loss) * int(n_targets), int(n_targets)
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """Return the optimiser's groups: matrices decay, vectors (norms, biases) do not."""
@@ -96,7 +120,11 @@ class Method(ABC, Generic[S]):
         """Return callbacks that the training carries along."""
         return []
 
-    def load(self, folder: Path) -> PreTrainedModel:
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Write a model into an empty folder."""
+        cast(PreTrainedModel, model).save_pretrained(folder)
+
+    def load(self, folder: Path) -> nn.Module:
         """Return a trained model of this method from its folder, in eval mode."""
         from terse.models.loading import load_model
 
@@ -118,16 +146,15 @@ def mean_loss(method: Method[Any], model: nn.Module, rows: Dataset[Any], device:
 
     At most `max_val_loops` batches are read, spread evenly over the rows.
     """
-    size, n_rows = method.settings.batch_size, len(rows)  # type: ignore[arg-type]
-    limit = min(n_rows, size * (method.settings.max_val_loops or n_rows))
+    s, n_rows = method.settings, len(rows)  # type: ignore[arg-type]
+    size = s.val_batch_size or s.batch_size
+    limit = min(n_rows, size * (s.max_val_loops or n_rows))
     chosen = [i * n_rows // limit for i in range(limit)]
     total, count = 0.0, 0
     with torch.no_grad():
         for start in range(0, limit, size):
             batch = method.collate([rows[i] for i in chosen[start : start + size]])
             batch = {key: value.to(device) for key, value in batch.items()}
-            n_targets = method.count(batch)
-            loss, _ = method.loss(model, batch, n_targets)
-            total += float(loss) * int(n_targets)
-            count += int(n_targets)
+            nats, n_targets = method.score(model, batch)
+            total, count = total + nats, count + n_targets
     return total / count

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, TrainerCallback, TrainingArguments, set_seed
+from torch import nn
+from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from terse.artifacts import atomic_file, write_json
 from terse.config.runs import Run
@@ -84,7 +85,7 @@ def train(
 def _publish(
     trainer: MethodTrainer,
     method: Method[Any],
-    model: PreTrainedModel,
+    model: nn.Module,
     state: TrainingState,
     outputs: Outputs,
 ) -> None:
@@ -96,19 +97,17 @@ def _publish(
         history_table(trainer.state.log_history).to_csv(partial, index=False)
 
 
-def _save_weights(
-    method: Method[Any], model: PreTrainedModel, state: TrainingState, name: str
-) -> None:
+def _save_weights(method: Method[Any], model: nn.Module, state: TrainingState, name: str) -> None:
     """Write a model and its tokenizer in the Hugging Face format into the state."""
     with state.saving(name) as partial:
-        model.save_pretrained(partial)
+        method.save(model, partial)
         if (folder := method.tokenizer_folder()) is not None:
             load_tokenizer(folder).save_pretrained(partial)
 
 
 def _callbacks(
     trainer: MethodTrainer,
-    model: PreTrainedModel,
+    model: nn.Module,
     state: TrainingState,
     conduct: Conduct,
     signal: StopSignal,
@@ -154,7 +153,7 @@ def _arguments(settings: Run, state: TrainingState, conduct: Conduct) -> Trainin
         adam_beta2=0.95,
         max_grad_norm=settings.grad_clip,
         warmup_steps=settings.warmup_steps,
-        lr_scheduler_type=settings.lr_schedule,
+        **_schedule(settings),
         bf16=settings.precision == "bfloat16",
         use_cpu=conduct.device == "cpu",
         logging_steps=settings.log_interval,
@@ -169,6 +168,17 @@ def _arguments(settings: Run, state: TrainingState, conduct: Conduct) -> Trainin
         remove_unused_columns=False,
         dataloader_pin_memory=conduct.device != "cpu",
     )
+
+
+def _schedule(settings: Run) -> dict[str, Any]:
+    if settings.lr_schedule != "plateau":
+        return {"lr_scheduler_type": settings.lr_schedule}
+    return {
+        "lr_scheduler_type": "reduce_lr_on_plateau",
+        "lr_scheduler_kwargs": {"patience": settings.patience, "factor": 0.5},
+        "metric_for_best_model": "eval_loss",
+        "greater_is_better": False,
+    }
 
 
 def _be_deterministic(conduct: Conduct) -> None:

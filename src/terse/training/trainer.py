@@ -47,7 +47,7 @@ class MethodTrainer(Trainer):
         counts = torch.stack([self.method.count(batch) for batch in batch_samples]).to(device)
         if self.args.world_size > 1:
             counts = cast(Tensor, self.accelerator.gather(counts))
-        return counts.sum()
+        return counts.sum(0)
 
     def compute_loss(  # type: ignore[override]
         self,
@@ -73,7 +73,7 @@ class MethodTrainer(Trainer):
             self._logged_step = self.state.global_step
         loss = super().training_step(model, inputs, num_items_in_batch)
         self._busy_since_log += time.perf_counter() - start
-        self._tokens_since_log += next(iter(inputs.values())).numel()
+        self._tokens_since_log += self.method.n_tokens(inputs)
         return loss
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:

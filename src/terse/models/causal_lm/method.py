@@ -4,6 +4,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -58,7 +59,7 @@ class CausalLM(Method[CausalLMSettings]):
     def validation_rows(self) -> Dataset[Any]:
         return packed_rows(self._tokens, "validation", self.settings.ctx_len, self._bos)
 
-    def evaluate(self, model: PreTrainedModel, device: str) -> list[Measure]:
+    def evaluate(self, model: nn.Module, device: str) -> list[Measure]:
         """Return bits per byte of the validation documents, beside coders without a model."""
         # A tokenizer without BOS scores behind its EOS, as after the end of another document.
         start = self._bos if self._bos >= 0 else self._tokenizer.eos_token_id

@@ -1,0 +1,285 @@
+"""Context compression: a training step, the compressing pass by layer, a context's cost.
+
+1. A training step on our path (batch 8, k = 64, c = 4, 32 tokens forward, no control) against a
+   bare PyTorch loop of the same two passes: at most 1.05 x.
+2. The compressing pass at each `cmp_layer` against the same pass through all blocks: at most the
+   share of blocks that run, + 10 % of the whole.
+3. A context at k = 256, c = 4 in front of new text against all its tokens: time to the first token
+   and bytes of the key-value cache beside the theoretical ratio of positions. Not a bound.
+
+Sides alternate in rounds; ratios are medians over the rounds. Float32, 2 threads.
+
+    python benchmarks/bench_compression.py [--json FILE] [--only step|layers|context]
+"""
+
+import argparse
+import itertools
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback, set_seed
+
+from terse.job import StopSignal
+from terse.models.compression.cost import cache_bytes, interleaved
+from terse.models.compression.method import Compression
+from terse.models.compression.model import Compressor
+from terse.models.compression.passes import embed
+from terse.models.compression.settings import CompressionSettings
+from terse.training.method import Inputs, Measure
+from terse.training.train import Conduct, Outputs, train
+
+THREADS, STEPS, ROUNDS = 2, 12, 7
+VOCAB, WIDTH, BLOCKS, HEADS, BATCH = 2048, 256, 8, 8, 8
+K, C, N = 64, 4, 32
+
+
+def language_model() -> LlamaForCausalLM:
+    """Return a random Llama-architecture model in eval mode."""
+    set_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCAB, hidden_size=WIDTH, intermediate_size=round(2.75 * WIDTH),
+        num_hidden_layers=BLOCKS, num_attention_heads=HEADS, max_position_embeddings=1024,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).eval().requires_grad_(False)
+
+
+def settings(**changes: Any) -> CompressionSettings:
+    """Return the settings of both sides."""
+    block = {
+        "method": "compression", "base": "b", "corpus": "c", "max_steps": STEPS,
+        "batch_size": BATCH, "cmp_len": K, "n_cmps": C, "seq_len": N, "seq_len_counts": "after",
+        "static_control": False, "log_interval": 10, "eval_interval": 10_000,
+        "checkpoint_steps": [], "lr": 1e-3,
+    }  # fmt: skip
+    return CompressionSettings.model_validate(block | changes)
+
+
+class Rows(Dataset[Any]):
+    """Windows of random tokens, drawn once."""
+
+    def __init__(self, n: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.tokens = torch.randint(0, VOCAB, (n, K + N), generator=generator)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        context, target = self.tokens[index].split([K, N])
+        ones = {"context_mask": torch.ones_like(context), "target_mask": torch.ones_like(target)}
+        return {"context": context, "target": target, "is_new": ones["target_mask"], **ones}
+
+
+class Timed(TrainerCallback):
+    """Notes when each step ends."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_step_end(self, *_args: Any, **_options: Any) -> None:
+        self.ends.append(time.perf_counter())
+
+
+class Benchmarked(Compression):
+    """The method on random rows and a random base."""
+
+    def __init__(self, lm: LlamaForCausalLM, timed: Timed) -> None:
+        super().__init__(settings(), Inputs(base=Path(__file__)))
+        self.lm, self.timed = lm, timed
+
+    def build(self) -> Compressor:
+        return Compressor(self.lm, self.settings)
+
+    def training_rows(self) -> Any:
+        return Rows(STEPS * BATCH)
+
+    def validation_rows(self) -> Any:
+        return Rows(1)
+
+    def evaluate(self, model: nn.Module, device: str) -> list[Measure]:
+        return []
+
+    def callbacks(self) -> list[TrainerCallback]:
+        return [self.timed]
+
+
+def our_steps(lm: LlamaForCausalLM) -> list[float]:
+    """Return the seconds of each step but the first two, on our path."""
+    timed = Timed()
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        train(
+            Benchmarked(lm, timed),
+            state_folder=root / "state",
+            outputs=Outputs(
+                root / "model", root / "checkpoints", root / "history.csv", root / "run.json"
+            ),
+            record={},
+            conduct=Conduct(name="bench", results=root, save_interval=10_000),
+            signal=StopSignal(),
+        )
+    return differences(timed.ends)
+
+
+def bare_steps(lm: LlamaForCausalLM) -> list[float]:
+    """Return the same of a loop written out by hand: the first 7 blocks, then all of them."""
+    set_seed(0)
+    rows = nn.Parameter(torch.randn(C + 2, WIDTH) * 0.02)
+    optimizer = torch.optim.AdamW([rows], lr=1e-3, betas=(0.9, 0.95))
+    loader = torch.utils.data.DataLoader(Rows(STEPS * BATCH), batch_size=BATCH, shuffle=True)
+    table, shorter = lm.get_input_embeddings(), shortened(lm)
+    ends = []
+    for batch in loader:
+        inside = torch.cat([table(batch["context"]), rows[:C].expand(BATCH, -1, -1)], 1)
+        Z = shorter(inputs_embeds=inside, use_cache=False).last_hidden_state[:, -C:]
+        cue = rows[C : C + 1].expand(BATCH, -1, -1)
+        read = torch.cat([Z, cue, table(batch["target"][:, :-1])], 1)
+        states = lm.model(inputs_embeds=read, use_cache=False).last_hidden_state[:, C:]
+        loss = nn.functional.cross_entropy(
+            lm.lm_head(states).flatten(0, 1), batch["target"].flatten()
+        )
+        loss.backward()
+        nn.utils.clip_grad_norm_([rows], 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        ends.append(time.perf_counter())
+    return differences(ends)
+
+
+def shortened(lm: LlamaForCausalLM) -> nn.Module:
+    """Return the model's body without its last block and its norm, on the same weights."""
+    body = LlamaForCausalLM(lm.config).model
+    body.layers = lm.model.layers[:-1]
+    body.norm = nn.Identity()
+    body.rotary_emb = lm.model.rotary_emb
+    return body.eval()
+
+
+def differences(ends: list[float]) -> list[float]:
+    """Return the time between neighbours, the first two steps left out as warm-up."""
+    return [later - earlier for earlier, later in itertools.pairwise(ends[1:])]
+
+
+def compare_steps() -> list[dict[str, Any]]:
+    """Return the row of the training step."""
+    lm = language_model()
+    our_steps(lm), bare_steps(lm)  # warm-up
+    rounds = []
+    for i in range(ROUNDS):
+        sides = [our_steps, bare_steps] if i % 2 else [bare_steps, our_steps]
+        found = {side: statistics.median(side(lm)) for side in sides}
+        rounds.append((found[our_steps], found[bare_steps]))
+    ratios = sorted(ours / bare for ours, bare in rounds)
+    ours, bare = (statistics.median(side) for side in zip(*rounds, strict=True))
+    print(f"training step: ratio {ratios[0]:.3f} to {ratios[-1]:.3f} over {ROUNDS} rounds")
+    return [row("training step, s", ours, bare, statistics.median(ratios), 1.05)]
+
+
+def compare_layers() -> list[dict[str, Any]]:
+    """Return a row for each layer: the compressing pass against that through all blocks."""
+    lm = language_model()
+    context = torch.randint(0, VOCAB, (BATCH, 256))
+    mask = torch.ones_like(context)
+    models = {
+        layer: Compressor(lm, settings(cmp_len=256, cmp_layer=layer))
+        for layer in (0, 2, 4, 6, BLOCKS)
+    }
+    ways: dict[Any, Callable[[], torch.Tensor]] = {
+        layer: lambda model=model: model.compress(context, mask) for layer, model in models.items()
+    }
+    with torch.inference_mode():
+        seconds = interleaved(ways, rounds=21)
+    whole = seconds[BLOCKS]
+    return [
+        row(f"compressing pass to layer {layer} of {BLOCKS}, s", found, whole, found / whole,
+            layer / BLOCKS + 0.1)
+        for layer, found in seconds.items()
+        if layer != BLOCKS
+    ]  # fmt: skip
+
+
+def compare_context() -> list[dict[str, Any]]:
+    """Return rows of a context at k = 256, c = 4: time to the first token, bytes of the cache."""
+    lm = language_model()
+    model = Compressor(lm, settings(cmp_len=256))
+    rows = []
+    with torch.inference_mode():
+        for batch in (1, BATCH):
+            context = torch.randint(0, VOCAB, (batch, 256))
+            mask = torch.ones_like(context)
+            whole = embed(lm, context)
+            prefix = model.prefix(model.compress(context, mask), "forward")
+            first = {
+                "high": lambda whole=whole: first_token(lm, whole),
+                "compressed": lambda prefix=prefix: first_token(lm, prefix),
+                "compressing": lambda context=context, mask=mask: first_token(
+                    lm, model.prefix(model.compress(context, mask), "forward")
+                ),
+            }
+            seconds = interleaved(first, rounds=21)
+            for way in ("compressed", "compressing"):
+                name = f"time to first token, {way}, batch {batch}, s"
+                rows.append(row(name, seconds[way], seconds["high"]))
+        sizes = [float(cache_bytes(model, x[:1])) for x in (prefix, whole)]
+        rows.append(row("key-value cache, bytes", *sizes))
+    print(f"positions: {C + 1} against 256, ratio {(C + 1) / 256:.4f} in theory")
+    return rows
+
+
+def first_token(lm: LlamaForCausalLM, embeds: torch.Tensor) -> torch.Tensor:
+    """Return the most likely next token after embeddings (B, T, E), only its logits computed."""
+    return lm(inputs_embeds=embeds, use_cache=True, logits_to_keep=1).logits[:, -1].argmax(-1)
+
+
+def row(
+    measure: str, ours: float, reference: float, ratio: float | None = None,
+    bound: float | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Return a row of the results; a bound is an upper one on the ratio."""
+    ratio = ours / reference if ratio is None else ratio
+    return {
+        "measure": measure, "ours": ours, "reference": reference, "ratio": ratio,
+        "bound": None if bound is None else f"<= {bound:.3f} x",
+        "holds": bound is None or ratio <= bound,
+    }  # fmt: skip
+
+
+PARTS = {"step": compare_steps, "layers": compare_layers, "context": compare_context}
+
+
+def main() -> int:
+    """Print the rows and return 1 where a bound does not hold."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    parser.add_argument("--only", choices=PARTS, help="one part only")
+    given = parser.parse_args()
+    torch.set_num_threads(THREADS)
+    torch.use_deterministic_algorithms(True)
+    print(
+        f"Llama, vocabulary {VOCAB}, width {WIDTH}, {BLOCKS} blocks, batch {BATCH}, float32, "
+        f"{THREADS} threads"
+    )
+    rows = [entry for name, part in PARTS.items() if given.only in (None, name) for entry in part()]
+    for entry in rows:
+        print(
+            f"{entry['measure']}: ours {entry['ours']:.5g}, reference {entry['reference']:.5g}, "
+            f"ratio {entry['ratio']:.3f}, bound {entry['bound'] or 'none'}: "
+            f"{'holds' if entry['holds'] else 'DOES NOT HOLD'}"
+        )
+    if given.json:
+        given.json.write_text(json.dumps(rows, indent=2))
+    return 0 if all(entry["holds"] for entry in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

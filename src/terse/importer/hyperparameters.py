@@ -1,0 +1,181 @@
+"""A flat `hyperparameters.json`: one key a line, lists are ranges, `combos` are lists in step."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from terse.config.methods import METHODS
+from terse.config.runs import Run
+from terse.corpora.named import NAMED
+from terse.errors import TerseError, unknown_name
+from terse.importer.overlay import Overlay, name_of
+
+SUFFIXES = {".json"}
+# Datasets under the names that they had; others keep theirs if it is a named corpus.
+DATASETS = {"wikitext": "wikitext-103", "glue": "glue-mrpc-pairs", "mrpc": "glue-mrpc-pairs"}
+STAND_IN = "base"  # what the default configuration trains by itself
+
+
+def convert(path: Path) -> Overlay:
+    """Return the overlay of a flat file of hyperparameters.
+
+    Raises TerseError where it is no flat JSON, is of no known method, or has values out of range.
+    """
+    given = _read(path)
+    combos = given.pop("combos", {})
+    if not isinstance(combos, dict) or not all(isinstance(v, list) for v in combos.values()):
+        raise TerseError(f"{path}: combos: a map of keys with lists of equal length is needed")
+    settings = METHODS[_method_of(path, {**given, **combos})]
+    given = {key: value for key, value in given.items() if key not in combos}
+    overlay = Overlay(path.name)
+    name = name_of(str(given.pop("exp_name", path.stem)))
+    overlay.notes["exp_name"] = f"the run's name, {name}"
+    run: dict[str, Any] = {"method": settings.model_fields["method"].default}
+    overlay.config = {"runs": {name: run}, "select": {"runs": [name], "ids": []}}
+    testing = bool(given.pop("testing", False))
+    sweep: dict[str, Any] = {}
+    for key, value in given.items():
+        _place(overlay, settings, run, sweep, key, value)
+    zipped: dict[str, Any] = {}
+    for key, values in combos.items():
+        _place(overlay, settings, zipped, zipped, key, values)
+    if testing:
+        _stand_in(overlay, run, sweep, zipped)
+    if zipped:
+        sweep["zip"] = zipped
+    if sweep:
+        run["sweep"] = sweep
+    overlay.check_runs()
+    return overlay
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise TerseError(f"{path}: no valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise TerseError(f"{path}: a map of keys is needed")
+    return content
+
+
+def _method_of(path: Path, given: dict[str, Any]) -> str:
+    """Return the method that knows most of the keys that not every method has."""
+    own = {
+        method: (set(settings.model_fields) | set(settings.aliases)) - _shared()
+        for method, settings in METHODS.items()
+    }
+    counts = {method: len(keys & set(given)) for method, keys in own.items()}
+    best = max(counts, key=lambda method: counts[method])
+    if not counts[best]:
+        raise TerseError(
+            f"{path}: its keys are of none of the methods {', '.join(METHODS)}; is it flat?"
+        )
+    return best
+
+
+def _shared() -> set[str]:
+    known = set(Run.model_fields) | set(Run.aliases)
+    return known | set(SPECIAL)
+
+
+def _place(
+    overlay: Overlay,
+    settings: type[Run],
+    run: dict[str, Any],
+    sweep: dict[str, Any],
+    key: str,
+    value: Any,
+) -> None:
+    """Put a key where it belongs: into the run, its sweep, the rest of the overlay, the notes."""
+    if key in SPECIAL:
+        for place, found in SPECIAL[key](overlay, value).items():
+            (sweep if isinstance(found, list) else run)[place] = found
+    elif key not in settings.model_fields and key not in settings.aliases:
+        error = unknown_name("key", key, settings.model_fields, settings.aliases)
+        overlay.unknown[key] = str(error).partition(" allowed:")[0].rstrip(";")
+    elif value is not None:
+        today = settings.aliases.get(key, key)
+        if today != key:
+            overlay.notes[key] = f"is called {today} here"
+        is_range = isinstance(value, list) and key != "checkpoint_steps"
+        (sweep if is_range else run)[today] = value
+
+
+def _each(value: Any, function: Callable[[Any], Any]) -> Any:
+    return [function(item) for item in value] if isinstance(value, list) else function(value)
+
+
+def _save_root(overlay: Overlay, value: Any) -> dict[str, Any]:
+    overlay.config["roots"] = {"results": str(value)}
+    overlay.notes["save_root"] = "roots.results"
+    return {}
+
+
+def _data_procs(overlay: Overlay, value: Any) -> dict[str, Any]:
+    overlay.config["n_data_procs"] = value
+    overlay.notes["n_data_procs"] = "a key of the whole workflow"
+    return {}
+
+
+def _model_string(overlay: Overlay, value: Any) -> dict[str, Any]:
+    def named(model: str) -> str:
+        if "/" not in model:
+            return model  # a run or model of the workflow
+        name = name_of(model.rpartition("/")[2])
+        overlay.config.setdefault("models", {})[name] = {"hub": model}
+        return name
+
+    overlay.notes["model_string"] = "base, and an entry under models for a model on the hub"
+    return {"base": _each(value, named)}
+
+
+def _dataset(overlay: Overlay, value: Any) -> dict[str, Any]:
+    def named(dataset: str) -> str:
+        name = DATASETS.get(dataset, dataset)
+        if name in NAMED:
+            return name
+        name = name_of(dataset.rpartition("/")[2])
+        overlay.config.setdefault("corpora", {})[name] = {"source": "hub", "path": dataset}
+        return name
+
+    overlay.notes["dataset"] = "corpus"
+    return {"corpus": _each(value, named)}
+
+
+def _dtype(_overlay: Overlay, value: Any) -> dict[str, Any]:
+    return {"torch_dtype": _each(value, lambda dtype: str(dtype).removeprefix("torch."))}
+
+
+def _multi_gpu(overlay: Overlay, value: Any) -> dict[str, Any]:
+    overlay.notes["multi_gpu"] = (
+        "set gpu in the run to the number of devices" if value else "off is the default here too"
+    )
+    return {}
+
+
+def _patience(_overlay: Overlay, value: Any) -> dict[str, Any]:
+    return {} if value is None else {"lr_schedule": "plateau", "patience": value}
+
+
+SPECIAL: dict[str, Callable[[Overlay, Any], dict[str, Any]]] = {
+    "save_root": _save_root,
+    "n_data_procs": _data_procs,
+    "model_string": _model_string,
+    "dataset": _dataset,
+    "torch_dtype": _dtype,
+    "multi_gpu": _multi_gpu,
+    "patience": _patience,
+}
+
+
+def _stand_in(overlay: Overlay, run: dict[str, Any], *swept: dict[str, Any]) -> None:
+    """Take the small model that the workflow trains itself, on its own corpus."""
+    for block in swept:
+        block.pop("base", None)
+        block.pop("corpus", None)
+    run |= {"base": STAND_IN, "corpus": "python-docs"}
+    overlay.config.pop("models", None)
+    overlay.config.pop("corpora", None)
+    overlay.notes["testing"] = f"the stand-in is the default configuration's {STAND_IN}"

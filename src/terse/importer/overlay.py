@@ -1,0 +1,55 @@
+"""What an importer gives: a block of configuration, and a note for each key that went elsewhere."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from terse.config.messages import lines
+from terse.config.methods import METHODS
+from terse.config.sweeps import expand_sweeps
+from terse.errors import TerseError
+
+
+@dataclass
+class Overlay:
+    """A configuration to lie over the default, and what there is to say about it.
+
+    notes: where the meaning of a key went. unknown: keys without any counterpart.
+    """
+
+    source: str
+    config: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+    unknown: dict[str, str] = field(default_factory=dict)
+
+    def text(self) -> str:
+        """Return the overlay as YAML, the notes in front as comments."""
+        head = [f"# From {self.source}; use it with --configfile. Keys: config/README.md"]
+        head += [f"# {key}: {note}" for key, note in self.notes.items()]
+        head += [f"# {key}: NOT IMPORTED, {why}" for key, why in self.unknown.items()]
+        body = yaml.safe_dump(self.config, sort_keys=False, default_flow_style=None, width=100)
+        return "\n".join(head) + "\n" + body
+
+    def check_runs(self) -> None:
+        """Raise TerseError, one line for each thing wrong, where a run would not be valid."""
+        from pydantic import ValidationError
+
+        runs, _ = expand_sweeps(self.config["runs"])
+        wrong: list[str] = []
+        for name, run in runs.items():
+            try:
+                METHODS[run["method"]].model_validate(run)
+            except ValidationError as error:
+                wrong += lines(error, (name,))
+        if wrong:
+            raise TerseError("; ".join(dict.fromkeys(wrong)))
+
+
+def name_of(text: str) -> str:
+    """Return a text as a name that may be part of a path."""
+    name = re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")[:40].strip("-.")
+    if not name:
+        raise TerseError(f"{text!r} holds nothing that could be a name (a-z, 0-9)")
+    return name

@@ -1,0 +1,94 @@
+"""The ways of giving a model its context, each scored on the same targets."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from terse.models.compression.model import Batch, Compressor
+from terse.models.compression.passes import embed, hidden_state, logits_of
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A batch, the contexts of other documents beside it, and the token before an empty context."""
+
+    batch: Batch
+    others: Batch
+    start: int
+
+
+def low(model: Compressor, at: Setting) -> Tensor:
+    """No context: the text begins with the overlap, if there is one, or with the targets."""
+    start = torch.full_like(at.batch.target[:, :1], at.start)
+    return model.read(embed(model.lm, start), at.batch.target, at.batch.target_mask)
+
+
+def high(model: Compressor, at: Setting) -> Tensor:
+    """All tokens of the context."""
+    return model.read_context(at.batch)
+
+
+def compressed(model: Compressor, at: Setting) -> Tensor:
+    """The context's vectors."""
+    return _read(model, at, model.compress(at.batch.context, at.batch.context_mask))
+
+
+def static(model: Compressor, at: Setting) -> Tensor:
+    """A soft prompt that was trained on the same batches and knows no context."""
+    prefix = model.static_prefix(len(at.batch.target))
+    return model.read(prefix, at.batch.target, at.batch.target_mask)
+
+
+def shuffled(model: Compressor, at: Setting) -> Tensor:
+    """The vectors of a context from another document."""
+    return _read(model, at, model.compress(at.others.context, at.others.context_mask))
+
+
+def tail(model: Compressor, at: Setting) -> Tensor:
+    """As many raw tokens as there are vectors and cue: the last ones of the context."""
+    batch, o = at.batch, model.settings.seq_overlap
+    stop = batch.context.shape[1] - o  # the overlap itself follows anyway
+    kept = slice(max(0, stop - model.n_vectors - 1), stop)
+    tokens = torch.cat([batch.context[:, kept], batch.target[:, :-1]], 1)
+    mask = torch.cat([batch.context_mask[:, kept], batch.target_mask[:, :-1]], 1)
+    return logits_of(model.lm, embed(model.lm, tokens), mask, batch.target.shape[1])
+
+
+def mean_pool(model: Compressor, at: Setting) -> Tensor:
+    """Means of the context's hidden states at `cmp_layer` over c equal parts, as the vectors."""
+    s, batch = model.settings, at.batch
+    tokens = batch.context.reshape(len(batch.context) * s.n_spans, -1)  # (B S, k)
+    mask = batch.context_mask.reshape(len(tokens), -1)
+    embeds = embed(model.lm, tokens)
+    states = embeds if model.layer is None else hidden_state(model.lm, embeds, mask, model.layer)
+    parts = zip(
+        states.float().tensor_split(s.n_cmps, 1), mask.tensor_split(s.n_cmps, 1), strict=True
+    )
+    means = [
+        (part * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp(min=1)
+        for part, real in parts
+    ]  # c x (B S, H)
+    pooled = model.project(torch.stack(means, 1))
+    return _read(model, at, pooled.reshape(len(batch.context), model.n_vectors, -1))
+
+
+def _read(model: Compressor, at: Setting, Z: Tensor) -> Tensor:
+    return model.read(model.prefix(Z, model.cue), at.batch.target, at.batch.target_mask)
+
+
+ARMS: dict[str, Callable[[Compressor, Setting], Tensor]] = {
+    "low": low,
+    "high": high,
+    "compressed": compressed,
+    "static": static,
+    "shuffled": shuffled,
+    "tail": tail,
+    "mean_pool": mean_pool,
+}
+
+
+def arms_of(model: Compressor) -> list[str]:
+    """Return the names of the arms that a compressor can be scored in."""
+    return [arm for arm in ARMS if arm != "static" or model.static is not None]

@@ -1,0 +1,32 @@
+"""Losses as sums over real targets, in nats and float32; who sums them up divides."""
+
+import torch
+from torch import Tensor, nn
+
+Sums = dict[str, Tensor]
+
+
+def cross_entropy(logits: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Return the summed cross-entropy of targets (B, n) where the mask (B, n) is one.
+
+    logits: (B, n, V), each already at its target's place.
+    """
+    labels = target.masked_fill(mask == 0, -100)
+    return nn.functional.cross_entropy(
+        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100, reduction="sum"
+    )
+
+
+def soft_cross_entropy(logits: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """Return the summed cross-entropy against a teacher's distributions, logits (B, n, V) both."""
+    chosen = mask.bool()
+    shares = torch.softmax(teacher[chosen].float(), -1)  # (targets, V)
+    return -(shares * torch.log_softmax(logits[chosen].float(), -1)).sum()
+
+
+def divergence(teacher: Tensor, logits: Tensor, mask: Tensor) -> Tensor:
+    """Return the summed KL(teacher || model) over targets, from logits (B, n, V) both; >= 0."""
+    chosen = mask.bool()
+    log_p = torch.log_softmax(teacher[chosen].float(), -1)  # (targets, V)
+    log_q = torch.log_softmax(logits[chosen].float(), -1)
+    return nn.functional.kl_div(log_q, log_p, log_target=True, reduction="sum")

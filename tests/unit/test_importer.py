@@ -1,0 +1,143 @@
+"""`terse import`: all keys of a flat file, ranges, combos, and keys that nobody knows."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from terse import cli
+from terse.config import load
+from terse.errors import TerseError
+from terse.importer import import_file
+
+# Every key that users of the original context compression have.
+COMPRESSION: dict[str, Any] = {
+    "exp_name": "BloomZ cmpr_test", "save_root": "/data/runs", "testing": False,
+    "model_string": "bigscience/bloomz-560m", "multi_gpu": False, "model_parallel": False,
+    "torch_dtype": "torch.float16", "seed": 123, "dataset": "openwebtext", "n_data_procs": 4,
+    "max_val_loops": 20, "n_train_loops": 500, "checkpt_mod": 100, "n_epochs": 3,
+    "batch_size": 16, "val_batch_size": 50, "lr": 5e-4, "l2": 1e-4, "n_grad_loops": 4,
+    "grad_clip": 10, "patience": 5, "seq_len": 30, "cmp_len": 10, "seq_overlap": 2, "n_cmps": 1,
+    "cmp_layer": "half", "proj_cmpr": True, "proj_hid_mult": 4, "sep_cmpr": True,
+    "rmb_rask": True, "rmb_only": False, "csl_task": True, "csl_scale": 0.5, "train_embs": True,
+    "train_lmhead": False, "kl_scale": 0.1, "gen_targs": False, "gen_ids": True,
+}  # fmt: skip
+
+
+def write(folder: Path, content: Any, name: str = "hyperparameters.json") -> Path:
+    path = folder / name
+    path.write_text(json.dumps(content))
+    return path
+
+
+def loaded(folder: Path, content: dict[str, Any]) -> Any:
+    """Return the typed configuration that the printed overlay makes."""
+    return load(yaml.safe_load(import_file(write(folder, content)).text()))
+
+
+def test_every_key_of_the_original_has_its_place(tmp_path: Path) -> None:
+    overlay = import_file(write(tmp_path, COMPRESSION))
+    assert overlay.unknown == {}
+    workflow = load(yaml.safe_load(overlay.text()))
+    run: Any = workflow.runs["bloomz-cmpr-test"]
+    assert workflow.select.runs == ["bloomz-cmpr-test"]
+    assert workflow.models["bloomz-560m"].hub == "bigscience/bloomz-560m"
+    assert workflow.roots.results == "/data/runs"
+    assert workflow.n_data_procs == 4
+    assert (run.base, run.corpus, run.torch_dtype) == ("bloomz-560m", "openwebtext", "float16")
+    assert (run.max_steps, run.save_interval, run.rmb_task) == (1500, 100, True)
+    assert (run.lr_schedule, run.patience) == ("plateau", 5)
+    moved = {
+        "exp_name", "save_root", "testing", "model_string", "multi_gpu", "torch_dtype", "dataset",
+        "n_data_procs", "checkpt_mod", "rmb_rask",
+    }  # fmt: skip
+    for key in COMPRESSION.keys() - moved:
+        assert getattr(run, key) == COMPRESSION[key], key
+    assert moved - {"testing", "torch_dtype"} == set(overlay.notes)
+
+
+def test_ranges_are_multiplied_and_combos_advance_together(tmp_path: Path) -> None:
+    content = COMPRESSION | {
+        "exp_name": "s", "lr": [1e-3, 1e-4], "combos": {"n_cmps": [1, 2, 4], "cmp_len": [9, 8, 7]},
+    }  # fmt: skip
+    runs = loaded(tmp_path, content).runs
+    found = sorted((r.lr, r.n_cmps, r.cmp_len) for r in runs.values())
+    expected = [(lr, c, k) for lr in (1e-4, 1e-3) for c, k in ((1, 9), (2, 8), (4, 7))]
+    assert found == expected
+
+
+def test_swept_models_are_defined_each(tmp_path: Path) -> None:
+    content = COMPRESSION | {"exp_name": "m", "model_string": ["a/one", "b/Two-1B", "base"]}
+    overlay = import_file(write(tmp_path, content))
+    assert overlay.config["models"] == {"one": {"hub": "a/one"}, "two-1b": {"hub": "b/Two-1B"}}
+    assert overlay.config["runs"]["m"]["sweep"] == {"base": ["one", "two-1b", "base"]}
+
+
+def test_testing_takes_the_model_that_the_workflow_trains(tmp_path: Path) -> None:
+    overlay = import_file(write(tmp_path, COMPRESSION | {"testing": True}))
+    run = overlay.config["runs"]["bloomz-cmpr-test"]
+    assert (run["base"], run["corpus"]) == ("base", "python-docs")
+    assert "models" not in overlay.config
+
+
+@pytest.mark.parametrize(
+    ("dataset", "corpus", "defined"),
+    [
+        ("wikitext", "wikitext-103", {}),
+        ("glue", "glue-mrpc-pairs", {}),
+        ("tinystories", "tinystories", {}),
+        ("me/My_Texts", "my-texts", {"my-texts": {"source": "hub", "path": "me/My_Texts"}}),
+    ],
+)
+def test_datasets(dataset: str, corpus: str, defined: dict, tmp_path: Path) -> None:
+    overlay = import_file(write(tmp_path, COMPRESSION | {"dataset": dataset}))
+    assert overlay.config["runs"]["bloomz-cmpr-test"]["corpus"] == corpus
+    assert overlay.config.get("corpora", {}) == defined
+    assert corpus in loaded(tmp_path, COMPRESSION | {"dataset": dataset}).corpora
+
+
+def test_an_unknown_key_is_named_with_the_nearest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path, COMPRESSION | {"cmpr_len": 3, "zzz": 1})
+    assert cli.main(["import", str(path)]) == 0
+    printed = capsys.readouterr()
+    assert (
+        "cmpr_len is not imported: unknown key 'cmpr_len'; did you mean 'cmp_len'?" in printed.err
+    )
+    assert "zzz is not imported: unknown key 'zzz'" in printed.err
+    assert "# zzz: NOT IMPORTED" in printed.out
+    assert "cmpr_len" not in yaml.safe_load(printed.out)["runs"]["bloomz-cmpr-test"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"a": 1}, "its keys are of none of the methods"),
+        ([1], "a map of keys is needed"),
+        (COMPRESSION | {"combos": [1]}, "combos: a map of keys with lists"),
+        (COMPRESSION | {"cmp_len": -1}, "cmp_len: should be greater than 0"),
+        (COMPRESSION | {"cmp_len": [5, 40]}, "leaves nothing to predict after 40"),
+        (COMPRESSION | {"exp_name": "///"}, "holds nothing that could be a name"),
+        ({k: v for k, v in COMPRESSION.items() if k != "n_train_loops"}, "go together"),
+    ],
+)
+def test_what_makes_no_valid_run_is_one_sentence(
+    content: Any, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["import", str(write(tmp_path, content))]) == 1
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_a_file_of_no_format_or_none_at_all(tmp_path: Path) -> None:
+    with pytest.raises(TerseError, match=r"cannot import a \.toml file; allowed: \.json"):
+        import_file(write(tmp_path, {}, "x.toml"))
+    with pytest.raises(TerseError, match="no such file"):
+        import_file(tmp_path / "none.json")
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(TerseError, match="no valid JSON"):
+        import_file(tmp_path / "broken.json")
