@@ -173,7 +173,7 @@ def test_the_targets_verify_and_export(copied: Workflow) -> None:
     shard.write_bytes(content)
     os.utime(shard, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))  # as a disk would, unseen
     text = copied("-c1", "verify_activations", check=False)
-    said = [line for line in text.splitlines() if line.startswith("verify_activations: ")]
+    said = [line for line in text.splitlines() if line.startswith("verify_activations: damaged")]
     assert len(said) == 1
     assert "shard-00001.h5: activations/attn-l1, row 2;" in said[0]
 
