@@ -4,7 +4,7 @@ BIN := .venv/bin
 # For instance: make run ARGS="--profile profiles/gpu"
 ARGS ?=
 
-.PHONY: run test test-slow lint format schema dag lock setup clean
+.PHONY: run test test-slow test-slurm slurm lint format schema dag lock setup clean
 
 run: setup  ## run the workflow of config/config.yaml and write results/report.html
 	@$(BIN)/terse run $(ARGS)
@@ -12,8 +12,14 @@ run: setup  ## run the workflow of config/config.yaml and write results/report.h
 test: setup lint  ## the fast tests
 	@$(BIN)/pytest -m "not slow" tests
 
-test-slow: setup  ## end to end: kills, resumes, trained known answers, the report in a browser
+test-slow: setup slurm  ## end to end: kills, resumes, trained known answers, browser, SLURM
 	@$(BIN)/pytest -m slow tests
+
+test-slurm: setup slurm  ## the workflow on a real SLURM cluster, started here for the tests
+	@$(BIN)/pytest -m slow tests/slurm
+
+slurm:
+	@tests/slurm/install.sh
 
 setup:
 	@$(PYTHON) src/terse/install.py

@@ -30,7 +30,7 @@ wildcard_constraints:
     model=names(settings.models),
     method=names(METHODS),
     family=names(settings.families()),
-    figure="by-layer|by-step|by-scale|against-loss",
+    figure="by-layer|by-step|by-scale|by-size|against-loss",
     shard=r"\d{5}",
 
 

@@ -51,12 +51,12 @@ rule cache_activations:
 
 rule verify_activations:
     """Read the shards of the selected models again and compare every row with its checksum."""
+
+    # No output and no benchmark: it runs whenever it is asked for.
     input:
         shards=[shard for model in settings.select.ids for shard in shards_of(model)],
     log:
         "logs/verify_activations.log",
-    benchmark:
-        "logs/verify_activations.benchmark.tsv"
     threads: 1
     resources:
         mem_mb=2000,

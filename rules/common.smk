@@ -6,7 +6,7 @@ from pathlib import Path
 from terse.config import end_with, load
 from terse.config.activations import Chunking, Estimation
 from terse.config.methods import METHODS
-from terse.config.resources import model_mem_mb, training_mem_mb
+from terse.config.resources import allocation, model_mem_mb, training_mem_mb
 from terse.config.stages import STAGE_VERSIONS
 from terse.corpora.local import chosen_files
 from terse.errors import TerseError
@@ -135,7 +135,7 @@ def dimension_targets():
 
 
 def figures_of(models):
-    """Return the figures of models: by step needs two, by scale GRIDE, against loss contexts."""
+    """Return the figures of models: by step needs two of them, by scale GRIDE."""
     steps = {settings.training_step(m) for m in models} - {None}
     has_scales = all(
         any(name.startswith("gride") for name in settings.measure(m).save_IDs_list)
@@ -145,7 +145,7 @@ def figures_of(models):
         "by-layer",
         *["by-step"] * (len(steps) > 1),
         *["by-scale"] * has_scales,
-        *["against-loss"] * per_context(models),
+        "against-loss" if per_context(models) else "by-size",
     ]
 
 

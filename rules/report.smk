@@ -38,6 +38,11 @@ rule plot_dimensions:
     input:
         ids=lambda w: [f"results/ids/{m}.csv" for m in family_members(w)],
         summaries=lambda w: [f"results/ids/summary/{m}.csv" for m in family_members(w)],
+        curves=lambda w: [
+            f"results/ids/scale/{m}.csv"
+            for m in family_members(w)
+            if w.figure == "by-size"
+        ],
     output:
         svg=report(
             "results/figures/{family}/id-{figure}.svg",

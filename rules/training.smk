@@ -16,9 +16,10 @@ rule train_model:
         "logs/train_model/{run}.benchmark.tsv"
     threads: lambda w: 2 * max(1, settings.devices(settings.runs[w.run]))
     resources:
-        gpu=lambda w: settings.devices(settings.runs[w.run])
-        * settings.runs[w.run].nodes,
-        nodes=lambda w: settings.runs[w.run].nodes,
+        gpu=lambda w: allocation(settings, w.run)["gpu"],
+        nodes=lambda w: allocation(settings, w.run)["nodes"],
+        gres=lambda w: allocation(settings, w.run)["gres"],
+        tasks=lambda w: allocation(settings, w.run)["tasks"],
         mem_mb=lambda w, attempt: training_mem_mb(settings, w.run, attempt),
         runtime=720,
     params:

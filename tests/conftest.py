@@ -13,6 +13,13 @@ from tiny_workflow import TINY, Workflow
 from hub_server import HubServer
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the slow tests time: the machine may be busy, and a workflow is many processes."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(1200))
+
+
 @pytest.fixture
 def hub_server() -> Iterator[HubServer]:
     """An empty hub on this machine."""

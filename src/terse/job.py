@@ -3,6 +3,7 @@
 import logging
 import os
 import random
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -95,7 +96,7 @@ def device(snakemake: Any) -> str:
     config computes on the CPU all the same (a rehearsal), SLURM must still have given them.
     Raises TerseError where the machine has fewer than promised or CUDA does not start.
     """
-    count = int(snakemake.resources.get("gpu", 0) or 0) // nodes(snakemake)
+    count = _promised(snakemake)
     rehearsal = count > 0 and settings(snakemake).compute == "cpu"
     if count == 0 or (rehearsal and not under_slurm()):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -113,15 +114,10 @@ def device(snakemake: Any) -> str:
     return "cuda"
 
 
-def nodes(snakemake: Any) -> int:
-    """Return on how many nodes this job runs."""
-    return int(snakemake.resources.get("nodes", 1) or 1)
-
-
 def spread(snakemake: Any) -> None:
     """Go on as one process per device and node of this job; torchrun starts them."""
-    devices = int(snakemake.resources.get("gpu", 0) or 0)
-    distributed.spread(max(1, devices // nodes(snakemake)), nodes(snakemake))
+    n_nodes = int(snakemake.resources.get("nodes", 1))
+    distributed.spread(max(1, _promised(snakemake)), n_nodes)
 
 
 def settings(snakemake: Any) -> Workflow:
@@ -151,6 +147,12 @@ def run_inputs(snakemake: Any, bundle: type[Bundle]) -> Bundle:
     if given.get("base"):
         paths["base"] = weights_of(given.base, snakemake.params.base_step)
     return bundle(**paths)
+
+
+def _promised(snakemake: Any) -> int:
+    """Return how many GPUs this job was promised on its node: `gpu`, or `gres` on several."""
+    gres = re.fullmatch(r"gpu(?::\w+)*?:(\d+)", str(snakemake.resources.get("gres", "")))
+    return int(gres[1] if gres else snakemake.resources.get("gpu", 0))
 
 
 def _log_path(snakemake: Any) -> Path | None:

@@ -251,6 +251,8 @@ def test_estimate_dimensions(chain: Chain) -> None:
     assert record["settings"]["save_IDs_list"] == ["mle", "mle_inv"]
     assert record["inputs"]["fingerprint"] == fingerprint(chain.inputs.documents or Path())
     assert record["model"]["revision"] == "step-6"
+    assert record["inputs"]["weights"] == digest_file(chain.run / "model")
+    assert record["device"] == record["model"]["device"] == "cpu"
 
 
 def test_estimate_dimensions_of_one_cloud(chain: Chain, tmp_path: Path) -> None:
@@ -321,6 +323,7 @@ def test_plot_dimensions(chain: Chain, tmp_path: Path, figure: str) -> None:
         figure=figure,
         ids_paths=[ids / "start.csv", ids / "base.csv"],
         summary_paths=[ids / "summary" / "start.csv", ids / "summary" / "base.csv"],
+        curve_paths=[],
         steps=[0, 6],
         figure_paths=paths,
     )

@@ -65,7 +65,7 @@ class SlurmWorkflow(Workflow):
         def watch() -> None:
             while not done.wait(0.2):
                 if seen := self.at_work():
-                    self.sights.append(set(seen))
+                    self.sights.append({one for one, _ in seen})
 
         watcher = threading.Thread(target=watch)
         watcher.start()
@@ -75,9 +75,9 @@ class SlurmWorkflow(Workflow):
             done.set()
             watcher.join()
 
-    def at_work(self) -> dict[Seen, psutil.Process]:
+    def at_work(self) -> list[tuple[Seen, psutil.Process]]:
         """Return the scripts of this workflow's jobs that are at work now, and their processes."""
-        found = {}
+        found = []
         for process in psutil.process_iter(["cmdline", "cwd"]):
             words = process.info["cmdline"] or [""]
             if process.info["cwd"] != str(self.folder) or not words[-1].endswith(".py"):
@@ -90,8 +90,8 @@ class SlurmWorkflow(Workflow):
                     node=environment.get("SLURMD_NODENAME", ""),
                     devices=environment.get("CUDA_VISIBLE_DEVICES"),
                 )
-                found[seen] = process
-        return {seen: process for seen, process in found.items() if seen.job}
+                found.append((seen, process))
+        return [(seen, process) for seen, process in found if seen.job]
 
     def jobs(self, *states: str) -> dict[str, str]:
         """Return rule and wildcards of each job of this workflow in these states -> its number."""
@@ -116,7 +116,7 @@ class SlurmWorkflow(Workflow):
     def process(self, job: str) -> psutil.Process | None:
         """Return the script of a job by its rule and wildcards, None where it is not at work."""
         number = self.jobs().get(job)
-        for seen, process in self.at_work().items():
+        for seen, process in self.at_work():
             if seen.job == number:
                 return process
         return None

@@ -100,6 +100,7 @@ def test_node_failures(workflow: SlurmWorkflow) -> None:
     processes = stopped_in_the_middle(faulty, *names[:2])
     jobs = {run: faulty.jobs()[f"train_model {run}"] for run in names[:2]}
     wait_for(lambda: (faulty.folder / "results/runs/calm/history.csv").exists())
+    wait_for(lambda: "train_model calm" not in faulty.jobs("RUNNING", "COMPLETING"))
     try:
         cluster.kill_node("node1")
         cluster.kill_slurmd("node2")

@@ -49,13 +49,14 @@ def test_clouds_of_all_contexts(copied: Workflow, tensors: bool) -> None:
     for cloud in ("last-token", "means"):
         name, figures = f"by-{cloud}", copied.folder / f"results/figures/base-{cloud}"
         drawn = {path.stem for path in figures.iterdir()}
-        assert "id-by-layer" in drawn
+        assert {"id-by-layer", "id-by-size"} <= drawn
         assert "id-against-loss" not in drawn
         with h5py.File(copied.folder / f"cache/chunks/{name}.h5") as file:
             tokens = torch.from_numpy(file["tokens"][:].astype(np.int64))
             documents = set(file["rows/document"][:])
         assert len(tokens) >= 22
         states = model(tokens, output_hidden_states=True).hidden_states
+        curve = pd.read_csv(copied.folder / f"results/ids/scale/{name}.csv")
         table = pd.read_csv(copied.folder / f"results/ids/{name}.csv")
         assert table[["row", "document", "chunk"]].isna().all(axis=None)
         for module, layer, whole in (("block", 0, states[1]), ("norm", None, states[-1])):
@@ -67,6 +68,11 @@ def test_clouds_of_all_contexts(copied: Workflow, tensors: bool) -> None:
             expected = estimate(points.double(), ["mle_inv"])["mle_inv"]
             np.testing.assert_allclose(rows["id"], [expected], rtol=2e-3)
             assert rows["n_eff"].tolist() == [len(tokens)]
+            whole_cloud = curve[(curve["n_points"] == len(tokens)) & (curve["module"] == module)]
+            whole_cloud = whole_cloud[whole_cloud["estimator"] == "gride_4"].fillna({"layer": -1})
+            found = whole_cloud.set_index("layer")["id"][-1 if layer is None else layer]
+            gride = estimate(points.double(), ["gride_4"])["gride_4"]
+            np.testing.assert_allclose(found, gride, rtol=2e-3)
         summary = pd.read_csv(copied.folder / f"results/ids/summary/{name}.csv")
         assert set(summary["cloud"]) == {cloud.replace("-", "_")}
         assert set(summary["n"]) == {1}
@@ -167,7 +173,7 @@ def test_the_targets_verify_and_export(copied: Workflow) -> None:
     shard.write_bytes(content)
     os.utime(shard, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))  # as a disk would, unseen
     text = copied("-c1", "verify_activations", check=False)
-    said = [line for line in text.splitlines() if line.startswith("verify_activations: ")]
+    said = [line for line in text.splitlines() if line.startswith("verify_activations: damaged")]
     assert len(said) == 1
     assert "shard-00001.h5: activations/attn-l1, row 2;" in said[0]
 

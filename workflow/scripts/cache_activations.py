@@ -6,6 +6,7 @@ from typing import Any
 from terse import job
 from terse.activations.shard import cache_shard
 from terse.config.activations import Activations
+from terse.models.download import weights_identity
 from terse.models.loading import load_model
 from terse.owner import Owner
 
@@ -38,6 +39,7 @@ def cache_activations(
                 "model": name,
                 "origin": model["model"],
                 "revision": model["revision"],
+                "weights": weights_identity(model_folder),
                 "corpus": settings.corpus,
             },
             confirm=owner.check,

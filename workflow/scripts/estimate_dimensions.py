@@ -31,11 +31,9 @@ def estimate_dimensions(
     for path, content in ((ids_path, table), (summary_path, summary)):
         with atomic_file(path) as partial:
             content.to_csv(partial, index=False)
-    inputs = {key: str(about[key]) for key in ("fingerprint", "tokenizer_digest")}
-    write_json(
-        record_path,
-        record(settings=estimation, inputs=inputs, device="cpu", model=about),
-    )
+    inputs = {key: str(about[key]) for key in ("fingerprint", "tokenizer_digest", "weights")}
+    device = "cpu" if about["settings"]["save_cache_tensors"] else about["device"]
+    write_json(record_path, record(settings=estimation, inputs=inputs, device=device, model=about))
 
 
 if __name__ == "__main__":

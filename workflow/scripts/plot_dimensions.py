@@ -5,7 +5,14 @@ from pathlib import Path
 import pandas as pd
 
 from terse import job
-from terse.figures.dimensions import id_against_loss, id_by_layer, id_by_scale, id_by_step, labelled
+from terse.figures.dimensions import (
+    id_against_loss,
+    id_by_layer,
+    id_by_scale,
+    id_by_size,
+    id_by_step,
+    labelled,
+)
 from terse.figures.style import save
 
 
@@ -14,15 +21,19 @@ def plot_dimensions(
     figure: str,
     ids_paths: list[Path],
     summary_paths: list[Path],
+    curve_paths: list[Path],
     steps: list[int | None],
     figure_paths: list[Path],
 ) -> None:
-    """Write the figure (`by-layer`, `by-step`, `by-scale`, `against-loss`) in each format.
+    """Write the figure (`by-layer`, `by-step`, `by-scale`, `by-size`, `against-loss`).
 
     Models come in the order of their training steps; the last one's contexts are drawn singly.
     """
     if figure == "against-loss":
         save(id_against_loss(pd.read_csv(ids_paths[-1])), figure_paths)
+        return
+    if figure == "by-size":
+        save(id_by_size(labelled([pd.read_csv(path) for path in curve_paths], steps)), figure_paths)
         return
     draw = {"by-layer": id_by_layer, "by-step": id_by_step, "by-scale": id_by_scale}[figure]
     save(draw(labelled([pd.read_csv(path) for path in summary_paths], steps)), figure_paths)
@@ -34,6 +45,7 @@ if __name__ == "__main__":
             figure=snakemake.wildcards.figure,
             ids_paths=[Path(path) for path in snakemake.input.ids],
             summary_paths=[Path(path) for path in snakemake.input.summaries],
+            curve_paths=[Path(path) for path in snakemake.input.curves],
             steps=snakemake.params.steps,
             figure_paths=[Path(path) for path in snakemake.output],
         )

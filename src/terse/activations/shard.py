@@ -41,6 +41,7 @@ from terse.activations.reduction import (
 from terse.activations.writer import ShardWriter
 from terse.dimension import estimate
 from terse.errors import TerseError
+from terse.memory import keep_freed_memory
 from terse.models.loading import max_context
 from terse.models.modules import ModuleRef, select_modules
 
@@ -92,7 +93,10 @@ def cache_shard(
         Capture(model, modules, stop=not needs_logits(settings)) as capture,
     ):
         _check_model(model, chunks)
-        outputs = _probe(capture, settings, _embedding(model).device)
+        device = _embedding(model).device
+        if device.type == "cpu":
+            keep_freed_memory()
+        outputs = _probe(capture, settings, device)
         about = {
             **_about(model, modules, outputs, settings),
             **chunks.attributes,
@@ -254,6 +258,7 @@ def _about(
         },
         "architecture": type(model).__name__,
         "dtype": str(model.dtype).removeprefix("torch."),
+        "device": model.device.type,
         "attn_implementation": str(getattr(model.config, "_attn_implementation", "")),
         "ctx_len": settings.ctx_len,
         "settings": {name: getattr(settings, name) for name in _recorded(settings)},

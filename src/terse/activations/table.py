@@ -75,15 +75,19 @@ def _estimates(
 ) -> Iterator[pd.DataFrame]:
     """Yield the estimates of a module's clouds, indexed by the cloud."""
     if cloud != "context":
-        yield _long(names, estimate(_points(cache, module, cloud)[None], names, **options), 0)
+        yield _long(names, estimate(cloud_points(cache, module, cloud)[None], names, **options), 0)
     elif module in cache.activations:
         yield from _estimated(cache, module, names, options)
     else:
         yield from _stored(cache, module, names)
 
 
-def _points(cache: Cache, module: str, cloud: str) -> np.ndarray:
-    """Return one point (n, D) for each context."""
+def cloud_points(cache: Cache, module: str, cloud: str) -> np.ndarray:
+    """Return one point (n, D) for each context: its last token, or the mean of its tokens.
+
+    Raises:
+        TerseError: the cache does not hold them.
+    """
     if cloud == "means" and module in cache.means:
         return cache.means[module][:]
     if cloud == "last_token" and module in cache.activations:

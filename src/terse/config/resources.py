@@ -24,6 +24,19 @@ def model_mem_mb(settings: Workflow, model: str, attempt: int) -> int:
     return attempt * (_BASE_MB + 2 * n * _BYTES[settings.models[model].dtype] // 10**6)
 
 
+def allocation(settings: Workflow, run: str) -> dict[str, int | str | None]:
+    """Return what a training asks for: gpu, nodes, gres, tasks; None: nothing is said of it.
+
+    On several nodes the devices are told by node (`gres`), as the scheduler's step needs them.
+    """
+    devices, nodes = settings.devices(settings.runs[run]), settings.runs[run].nodes
+    if nodes == 1:
+        return {"gpu": devices, "nodes": None, "gres": None, "tasks": None}
+    if devices == 0:
+        return {"gpu": 0, "nodes": nodes, "gres": None, "tasks": nodes}
+    return {"gpu": None, "nodes": nodes, "gres": f"gpu:{devices}", "tasks": None}
+
+
 def run_parameters(settings: Workflow, run: str) -> int | None:
     """Return how many parameters a run's model has, None where the config does not tell."""
     chosen = settings.runs[run]

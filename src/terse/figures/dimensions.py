@@ -16,6 +16,7 @@ from terse.figures.style import BLUE, WIDTH_IN, ordered_colours, paper_style
 _KINDS = {"emb": "embedding", "attn": "attention", "mlp": "MLP", "block": "block", "norm": "norm"}
 _PREFERRED = "mle_inv"  # the recommended estimator, where one has to stand for all
 _SCALE = "gride_"  # these estimators make one curve, in a figure of its own
+_SIZED = {"twoNN_f10": "-", "gride_2": "--", "gride_16": ":"}  # in a decimation curve: line styles
 _WIDE = 8  # a row of panels that spans more than such a ratio is scaled by logarithm
 _Z_95 = 1.96
 
@@ -138,6 +139,33 @@ def id_by_scale(summary: pd.DataFrame) -> Figure:
     return figure
 
 
+def id_by_size(curves: pd.DataFrame) -> Figure:
+    """Draw the ID of one cloud against how many of its points are taken; a panel a block.
+
+    `curves` are decimation curves of several models, joined by `labelled`; colours are models,
+    line styles estimators. Bands are 95 % intervals over the disjoint parts of a cloud.
+    """
+    curves = curves.rename(columns={"id": "mean"})
+    curves = curves.assign(
+        module=curves["module"].where(curves["layer"].notna(), curves["place_name"])
+    )
+    labels, panels = list(dict.fromkeys(curves["label"])), _panels(curves)
+    with paper_style():
+        figure, axes = _wrapped(len(panels), sharey=True)
+        for axis, (name, panel) in zip(axes, panels.items(), strict=True):
+            axis.set_title(name)
+            for label, colour in zip(labels, ordered_colours(len(labels)), strict=True):
+                for estimator, style in _SIZED.items():
+                    part = _pick(panel, label=label, estimator=estimator).sort_values("n_points")
+                    words = f"{label}, {estimator}"
+                    _band(axis, "n_points", part, colour, words, style)
+            axis.set_xscale("log", base=2)
+        figure.supxlabel("points of the cloud", fontsize=8)
+        figure.supylabel("intrinsic dimension", fontsize=8)
+        _legend(figure, axes, f"{_what_labels_are(curves)}, estimator")
+    return figure
+
+
 def _what_labels_are(summary: pd.DataFrame) -> str:
     return "training step" if min(summary["training_step"]) >= 0 else "model"
 
@@ -204,11 +232,13 @@ def _pick(table: pd.DataFrame, **wanted: object) -> pd.DataFrame:
     return table
 
 
-def _band(axis: Axes, x: str, part: pd.DataFrame, colour: Any, label: str) -> None:
+def _band(
+    axis: Axes, x: str, part: pd.DataFrame, colour: Any, label: str, style: str = "-"
+) -> None:
     """Draw means with their 95 % interval."""
     at, mean = part[x].to_numpy(float), part["mean"].to_numpy(float)
     half = _Z_95 * part["standard_error"].to_numpy(float)
-    axis.plot(at, mean, "o-", color=colour, label=label)
+    axis.plot(at, mean, "o", linestyle=style, color=colour, label=label)
     axis.fill_between(at, mean - half, mean + half, color=colour, alpha=0.18, linewidth=0)
 
 

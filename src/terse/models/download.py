@@ -17,6 +17,7 @@ from huggingface_hub.utils import build_hf_headers
 from terse.artifacts import publish_folder, write_json
 from terse.errors import TerseError
 from terse.hub_access import hub_errors
+from terse.provenance import digest_file
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +77,12 @@ def download_model(
     write_json(staging / MARKER, marker)
     publish_folder(staging, folder)
     return marker
+
+
+def weights_identity(folder: Path) -> str:
+    """Return which weights lie in a folder: hub id and commit, or the SHA-256 of the files."""
+    marker = read_marker(folder)
+    return f"{marker['hub_id']}@{marker['commit']}" if marker else digest_file(folder)
 
 
 def check_space(hub_id: str, files: list[RepoSibling], folder: Path) -> None:

@@ -72,8 +72,9 @@ def train(
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         step = trainer.state.global_step
         if step < settings.max_steps:
+            reason = signal.name or "a signal to another process"
             raise Stopped(
-                f"stopped by {signal.name} at step {step} of {settings.max_steps}; the state is "
+                f"stopped by {reason} at step {step} of {settings.max_steps}; the state is "
                 "saved, the same command goes on from there"
             )
         if conduct.rank == 0:

@@ -32,7 +32,7 @@ def eat() -> None:
         time.sleep(0.05)
 
 
-if "-m" in WORDS and "snakemake" in WORDS and "--profile" in WORDS:
+if "snakemake" in WORDS and "--target-jobs" not in WORDS:  # not within a job
     poll_often()
 elif any(word.endswith(("train_model.py", "cache_activations.py")) for word in WORDS):
     threading.Thread(target=eat, daemon=True).start()

@@ -5,6 +5,7 @@ import pytest
 import torch
 from skdim.datasets import BenchmarkManifolds
 from skdim_oracle import disagreements, reference
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from terse.dimension import Estimates, estimate, neighbours
 from terse.dimension.gram import gram
@@ -69,6 +70,32 @@ def test_float32_path_equals_the_float64_path() -> None:
     for name in exact:
         assert fast[name] == pytest.approx(exact[name], rel=1e-6), name
     assert np.array_equal(fast.neighbours[:, 0], exact.neighbours[:, 0])
+
+
+def captured(kind: str) -> np.ndarray:
+    """Return the hidden states (5, 700, 256) float16 of a small model; many tokens repeat."""
+    config, model = {
+        "llama": (LlamaConfig, LlamaForCausalLM),
+        "gpt2": (GPT2Config, GPT2LMHeadModel),
+    }[kind]
+    torch.manual_seed(0)
+    tokens = torch.randint(0, 500, (1, 700))
+    settings = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4}
+    lm = model(config(vocab_size=500, bos_token_id=0, eos_token_id=0, **settings)).eval()
+    with torch.no_grad():
+        states = lm(tokens, output_hidden_states=True).hidden_states
+    return torch.cat(states).half().numpy()
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_equals_scikit_dimension_on_clouds_captured_from_a_model(kind: str) -> None:
+    float32 = 0
+    for points in captured(kind):
+        ours = estimate(points, ALL)
+        distinct = np.unique(points, axis=0)
+        assert disagreements(ours, reference(distinct)) == {}
+        float32 += "float64" not in ours.flags
+    assert float32 >= 2  # the fast path is under test, too
 
 
 def test_participation_ratio_is_that_of_the_covariance() -> None:

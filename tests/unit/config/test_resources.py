@@ -1,0 +1,99 @@
+"""What jobs ask for, from the size of the model and the way it is trained."""
+
+from typing import Any
+
+import pytest
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from terse.config import Workflow, load
+from terse.config.resources import (
+    allocation,
+    model_mem_mb,
+    model_parameters,
+    run_parameters,
+    training_mem_mb,
+)
+from terse.errors import TerseError
+
+RUN = {
+    "method": "causal-lm", "corpus": "python-docs", "tokenizer": "bpe", "max_steps": 10,
+    "checkpoint_steps": [0], "d_model": 48, "n_layers": 3, "n_heads": 4, "n_kv_heads": 2,
+    "h_mult": 2.5, "batch_size": 6, "n_grad_loops": 4,
+}  # fmt: skip
+BASED = {
+    "method": "causal-lm", "corpus": "python-docs", "max_steps": 10, "checkpoint_steps": [0],
+}  # fmt: skip
+
+
+def workflow(models: dict[str, Any] | None = None, **run: Any) -> Workflow:
+    more = {"more": BASED | {"base": "base"}, "tuned": BASED | {"base": "hub"}}
+    return load({
+        "tokenizers": {"bpe": {"corpus": "python-docs", "vocab_size": 300}},
+        "runs": {"base": RUN | run, **more},
+        "models": {"hub": {"hub": "EleutherAI/pythia-410m-deduped"}, "ours": {"run": "base"},
+                   **(models or {})},
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_parameters_are_those_of_the_model(tied: bool) -> None:
+    config = LlamaConfig(
+        vocab_size=300, hidden_size=48, intermediate_size=120, num_hidden_layers=3,
+        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=tied,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    norms = sum(p.numel() for p in model.parameters() if p.ndim == 1)
+    settings = workflow(tie_embeddings=tied)
+    assert run_parameters(settings, "base") == model.num_parameters() - norms
+    for same in (run_parameters(settings, "more"), model_parameters(settings, "ours")):
+        assert same == run_parameters(settings, "base")
+
+
+@pytest.mark.parametrize(
+    ("name", "n"),
+    [
+        ("EleutherAI/pythia-410m-deduped", 410_000_000),
+        ("meta-llama/Llama-2-7b-hf", 7_000_000_000),
+        ("Qwen/Qwen2.5-0.5B", 500_000_000),
+        ("openai-community/gpt2", None),
+    ],
+)
+def test_a_hub_model_tells_its_size_by_its_name(name: str, n: int | None) -> None:
+    assert model_parameters(workflow({"other": {"hub": name}}), "other") == n
+
+
+def test_memory_grows_with_the_model_and_with_each_attempt() -> None:
+    settings = workflow({"large": {"hub": "meta-llama/Llama-2-7b-hf", "dtype": "float16"}})
+    assert model_mem_mb(settings, "large", 1) >= 4000 + 2 * 14_000
+    assert model_mem_mb(settings, "large", 3) == 3 * model_mem_mb(settings, "large", 1)
+    assert training_mem_mb(settings, "tuned", 1) >= 16 * 410
+    assert training_mem_mb(settings, "base", 2) == 2 * training_mem_mb(settings, "base", 1)
+
+
+def test_devices_are_told_by_job_on_one_node_and_by_node_on_several() -> None:
+    def asked(**run: Any) -> list[Any]:
+        return list(allocation(workflow(**run), "base").values())
+
+    assert asked() == [0, None, None, None]
+    assert asked(gpu=4) == [4, None, None, None]
+    assert asked(gpu=4, nodes=2) == [None, 2, "gpu:4", None]
+    assert asked(nodes=2) == [0, 2, None, 2]
+
+
+@pytest.mark.parametrize(
+    ("n", "share"), [(1, (6, 4)), (2, (6, 2)), (4, (6, 1)), (8, (3, 1)), (3, (2, 4)), (24, (1, 1))]
+)
+def test_processes_share_the_rows_of_a_step(n: int, share: tuple[int, int]) -> None:
+    settings = workflow().runs["base"]
+    assert settings.share(n) == share
+    assert n * share[0] * share[1] == 6 * 4
+
+
+@pytest.mark.parametrize(("gpu", "nodes"), [(5, 1), (8, 2)])
+def test_rows_that_cannot_be_shared_evenly_are_refused(gpu: int, nodes: int) -> None:
+    with pytest.raises(TerseError, match=r"runs.base: \d+ processes can't share batch_size 6 x"):
+        workflow(gpu=gpu, nodes=nodes)
+
+
+def test_how_many_processes_train_changes_no_params() -> None:
+    assert workflow(gpu=2, nodes=2).runs["base"].params() == workflow().runs["base"].params()
