@@ -37,7 +37,7 @@ from terse.models.compression.settings import CompressionSettings
 from terse.training.method import Inputs, Measure
 from terse.training.train import Conduct, Outputs, train
 
-THREADS, STEPS, ROUNDS = 2, 12, 7
+THREADS, STEPS, ROUNDS = 2, 8, 5
 VOCAB, WIDTH, BLOCKS, HEADS, BATCH = 2048, 256, 8, 8, 8
 K, C, N = 64, 4, 32
 
@@ -198,7 +198,7 @@ def compare_layers() -> list[dict[str, Any]]:
         layer: lambda model=model: model.compress(context, mask) for layer, model in models.items()
     }
     with torch.inference_mode():
-        seconds = interleaved(ways, rounds=21)
+        seconds = interleaved(ways, rounds=9)
     whole = seconds[BLOCKS]
     return [
         row(f"compressing pass to layer {layer} of {BLOCKS}, s", found, whole, found / whole,
@@ -226,7 +226,7 @@ def compare_context() -> list[dict[str, Any]]:
                     lm, model.prefix(model.compress(context, mask), "forward")
                 ),
             }
-            seconds = interleaved(first, rounds=21)
+            seconds = interleaved(first, rounds=9)
             for way in ("compressed", "compressing"):
                 name = f"time to first token, {way}, batch {batch}, s"
                 rows.append(row(name, seconds[way], seconds["high"]))
