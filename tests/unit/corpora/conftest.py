@@ -44,6 +44,7 @@ def settings_of() -> Callable[..., SimpleNamespace]:
             "revision": "main",
             "files": None,
             "text_column": "text",
+            "second_column": None,
             "dataset_subset": None,
             "max_dataset_size": None,
             "validation_fraction": 0.25,

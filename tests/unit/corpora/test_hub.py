@@ -64,6 +64,7 @@ DEFAULTS = {
     "revision": "main",
     "files": None,
     "text_column": "text",
+    "second_column": None,
     "dataset_subset": None,
     "max_dataset_size": None,
     "validation_fraction": 0.1,
