@@ -12,8 +12,11 @@ run: setup  ## run the workflow of config/config.yaml and write results/report.h
 test: setup lint  ## the fast tests
 	@$(BIN)/pytest -m "not slow" tests
 
+# The cluster's tests mostly wait, so they run beside the others; what they say comes last.
 test-slow: setup slurm  ## end to end: kills, resumes, trained known answers, browser, SLURM
-	@$(BIN)/pytest -m slow tests
+	@log=$$(mktemp); $(BIN)/pytest -m slow tests/slurm >$$log 2>&1 & slurm=$$!; \
+	status=0; $(BIN)/pytest -m slow --ignore=tests/slurm tests || status=$$?; \
+	wait $$slurm || status=$$?; cat $$log; exit $$status
 
 test-slurm: setup slurm  ## the workflow on a real SLURM cluster, started here for the tests
 	@$(BIN)/pytest -m slow tests/slurm
