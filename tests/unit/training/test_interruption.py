@@ -60,16 +60,15 @@ train_tiny(Path(sys.argv[1]))
 """
 
 
-@pytest.mark.parametrize("function", ["publish_folder", "_sync"])
 @pytest.mark.parametrize(
-    ("name", "left"),
+    ("function", "name", "left"),
     [
-        ("step-0", []),
-        ("checkpoint-4", []),
-        ("step-7", ["checkpoint-4"]),
-        ("checkpoint-8", ["checkpoint-4"]),
-        ("checkpoint-12", ["checkpoint-4", "checkpoint-8"]),
-        ("model", ["checkpoint-8", "checkpoint-12"]),
+        ("publish_folder", "step-0", []),
+        ("_sync", "checkpoint-4", []),
+        ("publish_folder", "step-7", ["checkpoint-4"]),
+        ("_sync", "checkpoint-8", ["checkpoint-4"]),
+        ("publish_folder", "checkpoint-12", ["checkpoint-4", "checkpoint-8"]),
+        ("publish_folder", "model", ["checkpoint-8", "checkpoint-12"]),
     ],
 )
 def test_kill_in_the_middle_of_saving(
