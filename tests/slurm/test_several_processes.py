@@ -30,7 +30,7 @@ def workers(workflow: SlurmWorkflow, job: str) -> list[psutil.Process]:
 
 def wait_until_saved(workflow: SlurmWorkflow, run: str) -> list[psutil.Process]:
     state = workflow.folder / "state" / "train" / run
-    wait_for(lambda: list(state.glob("*/checkpoint-*")))
+    wait_for(lambda: list(state.glob("*/checkpoint-*")), seconds=600)
     found = workers(workflow, f"train_model {run}")
     assert len(found) == 2
     return found

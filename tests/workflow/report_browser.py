@@ -15,6 +15,7 @@ FLAGS = [
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--remote-debugging-port=0", "--window-size=1400,1000",
 ]  # fmt: skip
+HAS_TEXT = "[...document.querySelectorAll('span')].some(e => e.innerText === {})"
 CLICK_TEXT = "[...document.querySelectorAll('span')].find(e => e.innerText === {}).click()"
 EYES = "document.querySelectorAll('a[iconname=eye]')"
 SHOWN = """[...document.querySelectorAll('img, iframe')]
@@ -58,7 +59,7 @@ class Page:
         raise AssertionError(f"never true: {script}")
 
 
-async def _visit(url: str, categories: list[str], port: str, folder: Path) -> Any:
+async def _visit(url: str, menus: list[list[str]], port: str, folder: Path) -> Any:
     shown: dict[str, list[dict[str, Any]]] = {}
     async with aiohttp.ClientSession() as session:
         tabs = await (await session.get(f"http://127.0.0.1:{port}/json")).json()
@@ -67,18 +68,17 @@ async def _visit(url: str, categories: list[str], port: str, folder: Path) -> An
             page = Page(socket)
             for domain in ("Page", "Runtime", "Log"):
                 await page.command(f"{domain}.enable")
-            for category in categories:
-                shown[category] = await _open_all(page, url, category, folder)
+            for menu in menus:
+                shown["/".join(menu)] = await _open_all(page, url, menu, folder)
     return shown, page.errors
 
 
-async def _open_all(page: Page, url: str, category: str, folder: Path) -> list[dict[str, Any]]:
-    """Open each result of a category in turn; return what is seen of each."""
+async def _open_all(page: Page, url: str, menu: list[str], folder: Path) -> list[dict[str, Any]]:
+    """Open each result behind a menu in turn; return what is seen of each."""
     await page.command("Page.navigate", url=url)
-    await page.wait_for(
-        f"document.body && document.body.innerText.includes({json.dumps(category)})"
-    )
-    await page.evaluate(CLICK_TEXT.format(json.dumps(category)))
+    for text in menu:
+        await page.wait_for(HAS_TEXT.format(json.dumps(text)))
+        await page.evaluate(CLICK_TEXT.format(json.dumps(text)))
     found = []
     for i in range(await page.wait_for(f"{EYES}.length")):
         await page.evaluate(f"{EYES}[{i}].click()")
@@ -87,16 +87,16 @@ async def _open_all(page: Page, url: str, category: str, folder: Path) -> list[d
             f"({SHOWN}).every(e => e.width) && ({SHOWN}).length && {SHOWN}"
         )
         picture = await page.command("Page.captureScreenshot")
-        (folder / f"{category}-{i}.png").write_bytes(base64.b64decode(picture["data"]))
+        (folder / f"{'-'.join(menu)}-{i}.png").write_bytes(base64.b64decode(picture["data"]))
     return found
 
 
 def click_through(
-    chromium: str, page: Path, categories: list[str], folder: Path
+    chromium: str, page: Path, menus: list[list[str]], folder: Path
 ) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
-    """Open each result of each category of a report.
+    """Open each result behind each menu (a category, a subcategory) of a report.
 
-    Returns what is seen (kind, width in pixels, file) by category, and the errors on the console;
+    Returns what is seen (kind, width in pixels, file) by menu, and the errors on the console;
     screenshots lie in `folder`.
     """
     command = [chromium, *FLAGS, f"--user-data-dir={folder / 'clicks'}", "about:blank"]
@@ -106,7 +106,7 @@ def click_through(
         port = next(
             match[1] for line in browser.stderr if (match := re.search(r"ws://[^/]*:(\d+)/", line))
         )
-        return asyncio.run(_visit(page.as_uri(), categories, port, folder))
+        return asyncio.run(_visit(page.as_uri(), menus, port, folder))
     finally:
         browser.terminate()
         browser.wait(timeout=30)
