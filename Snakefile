@@ -15,6 +15,7 @@ report: "workflow/report/workflow.rst"
 
 
 include: "rules/common.smk"
+include: "rules/targets.smk"
 include: "rules/corpora.smk"
 include: "rules/training.smk"
 include: "rules/activations.smk"

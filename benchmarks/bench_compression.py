@@ -14,7 +14,6 @@ Sides alternate in rounds; ratios are medians over the rounds. Float32, 2 thread
 
 import argparse
 import itertools
-import json
 import statistics
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rows import report, row
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback, set_seed
@@ -241,19 +241,6 @@ def first_token(lm: LlamaForCausalLM, embeds: torch.Tensor) -> torch.Tensor:
     return lm(inputs_embeds=embeds, use_cache=True, logits_to_keep=1).logits[:, -1].argmax(-1)
 
 
-def row(
-    measure: str, ours: float, reference: float, ratio: float | None = None,
-    bound: float | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """Return a row of the results; a bound is an upper one on the ratio."""
-    ratio = ours / reference if ratio is None else ratio
-    return {
-        "measure": measure, "ours": ours, "reference": reference, "ratio": ratio,
-        "bound": None if bound is None else f"<= {bound:.3f} x",
-        "holds": bound is None or ratio <= bound,
-    }  # fmt: skip
-
-
 PARTS = {"step": compare_steps, "layers": compare_layers, "context": compare_context}
 
 
@@ -270,15 +257,7 @@ def main() -> int:
         f"{THREADS} threads"
     )
     rows = [entry for name, part in PARTS.items() if given.only in (None, name) for entry in part()]
-    for entry in rows:
-        print(
-            f"{entry['measure']}: ours {entry['ours']:.5g}, reference {entry['reference']:.5g}, "
-            f"ratio {entry['ratio']:.3f}, bound {entry['bound'] or 'none'}: "
-            f"{'holds' if entry['holds'] else 'DOES NOT HOLD'}"
-        )
-    if given.json:
-        given.json.write_text(json.dumps(rows, indent=2))
-    return 0 if all(entry["holds"] for entry in rows) else 1
+    return report(rows, given.json)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ rule verify_activations:
 rule export_activations:
     """Write a model's shards and dimensions in the layout of ID_scaling."""
     input:
-        shards=shards,
+        shards=lambda w: shards_of(w.model),
         ids="results/ids/{model}.csv",
     output:
         folder=directory("cache/exports/{model}"),

@@ -91,71 +91,7 @@ def documents_of_run(run):
     return [] if corpus is None else f"cache/documents/{corpus}.parquet"
 
 
-def shards(wildcards):
-    """Return the activation files of a model."""
-    return shards_of(wildcards.model)
-
-
 def shards_of(model):
-    """Return the activation files of a model, given its name."""
+    """Return the activation files of a model."""
     n_shards = settings.measure(model).n_shards
     return [f"cache/activations/{model}/shard-{s:05d}.h5" for s in range(n_shards)]
-
-
-def run_targets():
-    """Return what `all` makes of the selected runs."""
-    files = ["evaluation.csv", "loss.svg"]
-    selected = settings.selected_runs()
-    drawn = dict.fromkeys(
-        r.method for r in map(settings.runs.get, selected) if r.figures
-    )
-    return [f"results/runs/{run}/{file}" for run in selected for file in files] + [
-        f"results/studies/{method}" for method in drawn
-    ]
-
-
-def study_runs(method):
-    """Return the selected runs of a method; all of them if none is."""
-    members = [name for name, run in settings.runs.items() if run.method == method]
-    return [run for run in settings.selected_runs() if run in members] or members
-
-
-def dimension_targets():
-    """Return what `all` makes of the selected models."""
-    files = [f"results/ids/{model}.csv" for model in settings.select.ids]
-    for family in dict.fromkeys(map(settings.family, settings.select.ids)):
-        members = [m for m in settings.select.ids if settings.family(m) == family]
-        files += [
-            f"results/figures/{family}/id-{figure}.svg"
-            for figure in figures_of(members)
-        ]
-        if per_context(members):
-            files.append(f"results/tables/{family}/differences.html")
-    return files
-
-
-def figures_of(models):
-    """Return the figures of models: by step needs two of them, by scale GRIDE."""
-    steps = {settings.training_step(m) for m in models} - {None}
-    has_scales = all(
-        any(name.startswith("gride") for name in settings.measure(m).save_IDs_list)
-        for m in models
-    )
-    return [
-        "by-layer",
-        *["by-step"] * (len(steps) > 1),
-        *["by-scale"] * has_scales,
-        "against-loss" if per_context(models) else "by-size",
-    ]
-
-
-def per_context(models):
-    """Return whether each dimension of these models is of one context."""
-    return all(settings.measure(m).cloud == "context" for m in models)
-
-
-def family_members(wildcards):
-    """Return the selected models of a family, by training step; all of them if none is."""
-    members = [m for m in settings.models if settings.family(m) == wildcards.family]
-    chosen = [m for m in members if m in settings.select.ids] or members
-    return sorted(chosen, key=lambda m: settings.training_step(m) or 0)

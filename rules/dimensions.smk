@@ -1,10 +1,15 @@
-"""From hidden states to intrinsic dimensions."""
+"""From hidden states to intrinsic dimensions, their differences and their figures."""
+
+
+localrules:
+    plot_dimensions,
+    compare_dimensions,
 
 
 rule estimate_dimensions:
     """Estimate the dimension of each context's cloud, per module; tabulate and summarise."""
     input:
-        shards=shards,
+        shards=lambda w: shards_of(w.model),
     output:
         ids="results/ids/{model}.csv",
         summary="results/ids/summary/{model}.csv",
@@ -28,7 +33,7 @@ rule estimate_dimensions:
 rule decimate_cloud:
     """Estimate the dimension of one cloud of all contexts on halves, quarters, ... of them."""
     input:
-        shards=shards,
+        shards=lambda w: shards_of(w.model),
     output:
         curve="results/ids/scale/{model}.csv",
     log:
@@ -45,3 +50,58 @@ rule decimate_cloud:
         stage=stage("decimate_cloud"),
     script:
         "../workflow/scripts/decimate_cloud.py"
+
+
+rule compare_dimensions:
+    """Compare each layer and step with the one before it, context by context."""
+    input:
+        ids=lambda w: [f"results/ids/{m}.csv" for m in family_members(w)],
+    output:
+        table="results/tables/{family}/differences.csv",
+        page=report(
+            "results/tables/{family}/differences.html",
+            caption="../workflow/report/differences.rst",
+            category="Dimensions",
+            subcategory="{family}",
+            labels={"figure": "differences"},
+        ),
+    log:
+        "logs/compare_dimensions/{family}.log",
+    benchmark:
+        "logs/compare_dimensions/{family}.benchmark.tsv"
+    threads: 1
+    params:
+        stage=stage("compare_dimensions"),
+    script:
+        "../workflow/scripts/compare_dimensions.py"
+
+
+rule plot_dimensions:
+    """Draw the dimensions of a family of models: by layer, step or scale, or against loss."""
+    input:
+        ids=lambda w: [f"results/ids/{m}.csv" for m in family_members(w)],
+        summaries=lambda w: [f"results/ids/summary/{m}.csv" for m in family_members(w)],
+        curves=lambda w: [
+            f"results/ids/scale/{m}.csv"
+            for m in family_members(w)
+            if w.figure == "by-size"
+        ],
+    output:
+        svg=report(
+            "results/figures/{family}/id-{figure}.svg",
+            caption="../workflow/report/id.rst",
+            category="Dimensions",
+            subcategory="{family}",
+            labels=lambda w: {"figure": f"ID {w.figure}".replace("-", " ")},
+        ),
+        pdf="results/figures/{family}/id-{figure}.pdf",
+    log:
+        "logs/plot_dimensions/{family}.{figure}.log",
+    benchmark:
+        "logs/plot_dimensions/{family}.{figure}.benchmark.tsv"
+    threads: 1
+    params:
+        steps=lambda w: [settings.training_step(m) for m in family_members(w)],
+        stage=stage("plot_dimensions"),
+    script:
+        "../workflow/scripts/plot_dimensions.py"

@@ -1,11 +1,9 @@
-"""Figures, tables and their places in the report."""
+"""Figures of runs and methods, tables of all, and their places in the report."""
 
 
 localrules:
     plot_run,
-    plot_dimensions,
     plot_study,
-    compare_dimensions,
     tabulate_results,
 
 
@@ -31,37 +29,6 @@ rule plot_run:
         stage=stage("plot_run"),
     script:
         "../workflow/scripts/plot_run.py"
-
-
-rule plot_dimensions:
-    """Draw the dimensions of a family of models: by layer, step or scale, or against loss."""
-    input:
-        ids=lambda w: [f"results/ids/{m}.csv" for m in family_members(w)],
-        summaries=lambda w: [f"results/ids/summary/{m}.csv" for m in family_members(w)],
-        curves=lambda w: [
-            f"results/ids/scale/{m}.csv"
-            for m in family_members(w)
-            if w.figure == "by-size"
-        ],
-    output:
-        svg=report(
-            "results/figures/{family}/id-{figure}.svg",
-            caption="../workflow/report/id.rst",
-            category="Dimensions",
-            subcategory="{family}",
-            labels=lambda w: {"figure": f"ID {w.figure}".replace("-", " ")},
-        ),
-        pdf="results/figures/{family}/id-{figure}.pdf",
-    log:
-        "logs/plot_dimensions/{family}.{figure}.log",
-    benchmark:
-        "logs/plot_dimensions/{family}.{figure}.benchmark.tsv"
-    threads: 1
-    params:
-        steps=lambda w: [settings.training_step(m) for m in family_members(w)],
-        stage=stage("plot_dimensions"),
-    script:
-        "../workflow/scripts/plot_dimensions.py"
 
 
 rule plot_study:
@@ -91,30 +58,6 @@ rule plot_study:
         stage=stage("plot_study"),
     script:
         "../workflow/scripts/plot_study.py"
-
-
-rule compare_dimensions:
-    """Compare each layer and step with the one before it, context by context."""
-    input:
-        ids=lambda w: [f"results/ids/{m}.csv" for m in family_members(w)],
-    output:
-        table="results/tables/{family}/differences.csv",
-        page=report(
-            "results/tables/{family}/differences.html",
-            caption="../workflow/report/differences.rst",
-            category="Dimensions",
-            subcategory="{family}",
-            labels={"figure": "differences"},
-        ),
-    log:
-        "logs/compare_dimensions/{family}.log",
-    benchmark:
-        "logs/compare_dimensions/{family}.benchmark.tsv"
-    threads: 1
-    params:
-        stage=stage("compare_dimensions"),
-    script:
-        "../workflow/scripts/compare_dimensions.py"
 
 
 rule tabulate_results:

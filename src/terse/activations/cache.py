@@ -127,13 +127,10 @@ class Cache:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self._stack = ExitStack()
-        try:
-            self._files = [self._stack.enter_context(f) for f in _opened(self.folder)]
+        with ExitStack() as stack:
+            self._files = [stack.enter_context(file) for file in _opened(self.folder)]
             self._header()
-        except BaseException:
-            self._stack.close()
-            raise
+            self._stack = stack.pop_all()  # nothing went wrong: open until `close`
 
     def _header(self) -> None:
         headers = []

@@ -12,7 +12,7 @@ import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -93,12 +93,11 @@ class ShardWriter:
         text = sum(column.nbytes for column in self._rows.values())
         check_space(self.path, total_bytes(self.datasets.values(), self.n_rows) + text)
         self._fd = _locked(self.temporary, self.path)
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._discard)
             with self._telling_of_full_disk():
                 self._create()
-        except BaseException:
-            self._discard()
-            raise
+            undo.pop_all()
         return self
 
     def __exit__(
@@ -146,21 +145,19 @@ class ShardWriter:
         _sync_folder(self.path.parent)
 
     def _create(self) -> None:
-        file = h5py.File(
-            self.temporary, "w", libver="v110", locking=False, rdcc_nbytes=2 * CHUNK_BYTES
-        )
-        try:
+        with ExitStack() as stack:
+            file = stack.enter_context(
+                h5py.File(
+                    self.temporary, "w", libver="v110", locking=False, rdcc_nbytes=2 * CHUNK_BYTES
+                )
+            )
             _write_attributes(file, {**self.attributes, "format": FORMAT, "complete": False})
             for item in self.datasets.values():
                 self._create_dataset(file, item)
             self._create_rows(file)
-        except BaseException:
-            file.close()
-            raise
-        if self.compression:
-            self._file = file
-        else:
-            file.close()
+            if self.compression:  # its chunks go through HDF5: the file stays open
+                self._file = file
+                stack.pop_all()
 
     def _create_dataset(self, file: h5py.File, item: Dataset) -> None:
         shape = (self.n_rows, *item.row_shape)

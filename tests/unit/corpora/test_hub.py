@@ -56,20 +56,6 @@ def add_stories(hub_server, **options) -> str:
     return hub_server.add("datasets", REPO, files, **options)
 
 
-DEFAULTS = {
-    "source": "hub",
-    "path": REPO,
-    "name": None,
-    "split": "train",
-    "revision": "main",
-    "files": None,
-    "text_column": "text",
-    "second_column": None,
-    "dataset_subset": None,
-    "max_dataset_size": None,
-    "validation_fraction": 0.1,
-    "seed": 0,
-}
 CODE = """
 import json
 from types import SimpleNamespace
@@ -85,11 +71,11 @@ print(json.dumps([outcome(settings) for settings in {all_settings}]))
 
 
 @pytest.fixture
-def read(hub_server, run_python):
+def read(hub_server, run_python, settings_of):
     """Return a function from settings to documents or errors, all read by one new process."""
 
     def run(*all_settings: dict, n_procs: int = 1, endpoint: str = hub_server.url, **environment):
-        full = [{**DEFAULTS, **settings} for settings in all_settings]
+        full = [vars(settings_of("hub", **{"path": REPO, **settings})) for settings in all_settings]
         code = CODE.format(n_procs=n_procs, all_settings=repr(full))
         return json.loads(run_python(code, endpoint, **environment))
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny_compression import compression, make_inputs, train_into
+from tiny_compression import compression, train_into
 
 from terse.errors import TerseError
 from terse.models.compression.arms import ARMS, Setting, arms_of
@@ -16,17 +16,6 @@ from terse.models.compression.evaluation import paired_rows, recovery, score_arm
 from terse.models.compression.model import Batch, Compressor
 from terse.models.compression.passes import embed
 from terse.training.method import Inputs
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
-    torch.set_num_threads(1)
-    return make_inputs(tmp_path_factory.mktemp("inputs"))
-
-
-@pytest.fixture(scope="module")
-def trained(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_into(tmp_path_factory.mktemp("trained"), compression(inputs))
 
 
 @pytest.fixture(scope="module")

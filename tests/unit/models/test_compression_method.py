@@ -9,24 +9,13 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_compression import SETTINGS, compression, make_inputs, train_into
+from tiny_compression import SETTINGS, compression, train_into
 from transformers import TrainerCallback
 
 from terse.errors import TerseError
 from terse.job import Stopped, StopSignal
 from terse.models.compression.storage import identity_of, load_vectors, save_vectors
 from terse.training.method import Inputs, mean_loss
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
-    torch.set_num_threads(1)
-    return make_inputs(tmp_path_factory.mktemp("inputs"))
-
-
-@pytest.fixture(scope="module")
-def trained(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_into(tmp_path_factory.mktemp("trained"), compression(inputs))
 
 
 class AtStep(TrainerCallback):

@@ -1,0 +1,59 @@
+"""What `all` makes, and which runs and models share a figure. No jobs."""
+
+
+def run_targets():
+    """Return what `all` makes of the selected runs."""
+    files = ["evaluation.csv", "loss.svg"]
+    selected = settings.selected_runs()
+    drawn = dict.fromkeys(
+        settings.runs[run].method for run in selected if settings.runs[run].figures
+    )
+    of_runs = [f"results/runs/{run}/{file}" for run in selected for file in files]
+    return of_runs + [f"results/studies/{method}" for method in drawn]
+
+
+def study_runs(method):
+    """Return the selected runs of a method; all of them if none is."""
+    members = [name for name, run in settings.runs.items() if run.method == method]
+    return [run for run in settings.selected_runs() if run in members] or members
+
+
+def dimension_targets():
+    """Return what `all` makes of the selected models."""
+    files = [f"results/ids/{model}.csv" for model in settings.select.ids]
+    for family in dict.fromkeys(map(settings.family, settings.select.ids)):
+        members = [m for m in settings.select.ids if settings.family(m) == family]
+        files += [
+            f"results/figures/{family}/id-{figure}.svg"
+            for figure in figures_of(members)
+        ]
+        if per_context(members):
+            files.append(f"results/tables/{family}/differences.html")
+    return files
+
+
+def figures_of(models):
+    """Return the figures of models: by step needs two of them, by scale GRIDE."""
+    steps = {settings.training_step(m) for m in models} - {None}
+    has_scales = all(
+        any(name.startswith("gride") for name in settings.measure(m).save_IDs_list)
+        for m in models
+    )
+    figures = ["by-layer", "against-loss" if per_context(models) else "by-size"]
+    if len(steps) > 1:
+        figures.append("by-step")
+    if has_scales:
+        figures.append("by-scale")
+    return figures
+
+
+def per_context(models):
+    """Return whether each dimension of these models is of one context."""
+    return all(settings.measure(m).cloud == "context" for m in models)
+
+
+def family_members(wildcards):
+    """Return the selected models of a family, by training step; all of them if none is."""
+    members = [m for m in settings.models if settings.family(m) == wildcards.family]
+    chosen = [m for m in members if m in settings.select.ids] or members
+    return sorted(chosen, key=lambda m: settings.training_step(m) or 0)
