@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from slurm_workflow import SlurmWorkflow
 from tiny_workflow import ROOT, TINY
 
 LOCK = Path("/tmp/terse-slurm.lock")
+
+# `make test-slow` runs these tests in the background: there a shell has SIGINT ignored, which every
+# child would inherit, so that no workflow started here could be interrupted.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -82,10 +82,10 @@ def test_faults_of_one_job(workflow: SlurmWorkflow) -> None:
         assert saved == [run in {"limit", "cancel"}], (run, resumed(faulty, run))
     assert resumed(faulty, "calm") == []
     ends = faulty.states(*jobs.values())
-    assert ends == {
-        jobs["limit"]: "FAILED", jobs["cancel"]: "CANCELLED", jobs["kill"]: "FAILED",
-        jobs["memory"]: "FAILED",
-    }  # fmt: skip
+    assert ends[jobs["cancel"]] == "CANCELLED"
+    assert ends[jobs["kill"]] == ends[jobs["memory"]] == "FAILED"
+    # What it was told in time to save, it may end by itself or, on a busy machine, be ended.
+    assert ends[jobs["limit"]] in {"FAILED", "TIMEOUT"}
 
 
 def test_node_failures(workflow: SlurmWorkflow) -> None:
