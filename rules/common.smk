@@ -82,13 +82,19 @@ def run_inputs(wildcards):
         inputs["base"] = (
             f"results/runs/{run.base}/model" if in_runs else model_folder(run.base)
         )
+    if run.needs_codes():
+        inputs["codes"] = f"cache/codes/{wildcards.run}.h5"
     return inputs
+
+
+def documents_of(corpus):
+    """Return the documents of a corpus, none of None."""
+    return [] if corpus is None else f"cache/documents/{corpus}.parquet"
 
 
 def documents_of_run(run):
     """Return the documents that a run is scored on, none where it makes its own."""
-    corpus = settings.runs[run].corpus
-    return [] if corpus is None else f"cache/documents/{corpus}.parquet"
+    return documents_of(settings.runs[run].corpus)
 
 
 def shards_of(model):

@@ -29,9 +29,9 @@ rule collect_corpus:
 
 
 rule train_tokenizer:
-    """Train a byte-level BPE tokenizer on the training documents of a corpus."""
+    """Train a byte-level BPE tokenizer on the training documents of a corpus; bytes need none."""
     input:
-        documents=lambda w: f"cache/documents/{settings.tokenizers[w.tokenizer].corpus}.parquet",
+        documents=lambda w: documents_of(settings.tokenizers[w.tokenizer].corpus),
     output:
         tokenizer="cache/tokenizers/{tokenizer}/tokenizer.json",
         config="cache/tokenizers/{tokenizer}/tokenizer_config.json",

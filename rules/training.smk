@@ -1,4 +1,27 @@
-"""One rule trains every method."""
+"""One rule trains every method; a second stage reads codes that are made once."""
+
+
+rule encode_corpus:
+    """Turn the text of a run into the codes of its base."""
+    input:
+        tokens=lambda w: run_inputs(w)["tokens"],
+        base=lambda w: run_inputs(w)["base"],
+    output:
+        codes="cache/codes/{run}.h5",
+    log:
+        "logs/encode_corpus/{run}.log",
+    benchmark:
+        "logs/encode_corpus/{run}.benchmark.tsv"
+    threads: 2
+    resources:
+        gpu=lambda w: settings.devices_of_evaluation(w.run),
+        mem_mb=lambda w, attempt: training_mem_mb(settings, w.run, attempt),
+        runtime=lambda w, attempt: 480 * attempt,
+    params:
+        batch_size=16,
+        stage=stage("encode_corpus"),
+    script:
+        "../workflow/scripts/encode_corpus.py"
 
 
 rule train_model:

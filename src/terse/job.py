@@ -130,6 +130,11 @@ def folder_of(path: str) -> Path:
     return Path(path) if Path(path).is_dir() else Path(path).parent
 
 
+def optional_path(given: str | list[str]) -> Path | None:
+    """Return a named input as a path, None where its function gave an empty list."""
+    return Path(given) if isinstance(given, str) and given else None
+
+
 Bundle = TypeVar("Bundle")
 
 
@@ -141,7 +146,7 @@ def weights_of(folder: str | Path, step: int | None) -> Path:
 def run_inputs(snakemake: Any, bundle: type[Bundle]) -> Bundle:
     """Return the inputs of a run that the job has, as the fields of `bundle`."""
     given = snakemake.input
-    paths = {key: Path(given[key]) for key in ("tokens", "documents") if given.get(key)}
+    paths = {key: Path(given[key]) for key in ("tokens", "documents", "codes") if given.get(key)}
     if given.get("tokenizer"):
         paths["tokenizer"] = folder_of(given.tokenizer)
     if given.get("base"):

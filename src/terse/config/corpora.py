@@ -57,7 +57,29 @@ class Corpus(Strict):
 
 
 class Tokenizer(Strict):
-    """A byte-level BPE tokenizer, trained on the training documents of a corpus."""
+    """A byte-level BPE tokenizer, trained on a corpus, or bytes themselves, which need none."""
 
-    corpus: Name = Field(description="corpus whose training documents it is trained on")
-    vocab_size: int = Field(4096, ge=259, le=262144, description="256 bytes + 3 specials + merges")
+    kind: Literal["bpe", "bytes"] = Field(
+        "bpe", description="bytes: each is a token, 0 to 255, then BOS, EOS and padding"
+    )
+    corpus: Name | None = Field(
+        None, description="bpe: corpus whose training documents it is trained on"
+    )
+    vocab_size: int = Field(
+        4096, ge=259, le=262144, description="256 bytes + 3 specials + merges; of bytes: 259"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _size_of_bytes(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and raw.get("kind") == "bytes":
+            return {"vocab_size": 259, **raw}
+        return raw
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Tokenizer":
+        if self.kind == "bpe" and self.corpus is None:
+            raise ValueError("a bpe tokenizer needs a corpus to be trained on")
+        if self.kind == "bytes" and (self.corpus is not None or self.vocab_size != 259):
+            raise ValueError("kind bytes has 259 tokens and is trained on nothing: give no more")
+        return self

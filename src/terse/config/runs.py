@@ -9,7 +9,7 @@ from terse.config.strict import Name, Strict
 from terse.errors import TerseError
 
 # Keys that change how a run is carried out but not what comes out: they are no `params`.
-CONDUCT = {"gpu", "nodes", "save_interval"}
+CONDUCT = {"gpu", "nodes", "save_interval", "mlflow_batch_interval"}
 
 
 class Run(Strict):
@@ -20,6 +20,12 @@ class Run(Strict):
     implementation: ClassVar[str]
     # Whether what it publishes is a whole language model, which others can start from and measure.
     is_language_model: ClassVar[bool] = True
+    # Methods whose runs it can start from though they are no whole language models.
+    bases: ClassVar[tuple[str, ...]] = ()
+    # The blocks among its keys, for the list of all keys.
+    blocks: ClassVar[dict[str, type[Strict]]] = {}
+    # Whether it reads bytes: its tokenizer is of that kind.
+    reads_bytes: ClassVar[bool] = False
     # "module:function" that draws the method's own figures of its runs (see
     # `terse.figures.study`), and the captions of these and of its tables, by name. No torch.
     figures: ClassVar[str | None] = None
@@ -64,6 +70,9 @@ class Run(Strict):
         None, gt=0, description="batches of one validation; null: all"
     )
     save_interval: int = Field(50, gt=0, description="steps between two saves of the state")
+    mlflow_batch_interval: int = Field(
+        50, gt=0, description="steps whose metrics are sent to MLflow together"
+    )
     checkpoint_steps: list[int] = Field([0], description="steps whose weights are kept")
     gpu: int | None = Field(
         None, ge=0, description="devices on a node, one process each; null: the workflow's gpu"
@@ -96,6 +105,14 @@ class Run(Strict):
 
     def one_process(self) -> bool:
         """Return whether all devices serve one process, which spreads its model over them."""
+        return False
+
+    def schedule_options(self) -> dict[str, float]:
+        """Return what the schedule of the learning rate takes beside its name."""
+        return {}
+
+    def needs_codes(self) -> bool:
+        """Return whether it trains on codes that its base makes of the text, once for all."""
         return False
 
     def n_parameters(self, vocab_size: int) -> int | None:

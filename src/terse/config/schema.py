@@ -50,10 +50,7 @@ def readme_text(root: Path) -> str:
         _section("`corpora.{corpus}`", Corpus),
         _section("`tokenizers.{tokenizer}`", Tokenizer),
         _section("`runs.{run}`, every method", Run),
-        *(
-            _section(f"`runs.{{run}}`, method `{name}`", method, hidden=set(Run.model_fields))
-            for name, method in METHODS.items()
-        ),
+        *(section for name, method in METHODS.items() for section in _sections_of(name, method)),
         _section("`models.{model}`", Model),
         _section("`activations`: which contexts", Chunking),
         _section("`activations`: what is written", Capture),
@@ -62,6 +59,16 @@ def readme_text(root: Path) -> str:
         _section("`select`", Select),
     ]
     return written + MARKER + "\n".join(sections)
+
+
+def _sections_of(name: str, method: type[Run]) -> list[str]:
+    """Return the section of a method's keys, and one for each block among them."""
+    title = f"`runs.{{run}}`, method `{name}`"
+    sections = [_section(title, method, hidden=set(Run.model_fields))]
+    return sections + [
+        _section(f"`runs.{{run}}.{key}`, method `{name}`", block)
+        for key, block in method.blocks.items()
+    ]
 
 
 def _section(title: str, block: type[Strict], hidden: set[str] = frozenset()) -> str:  # type: ignore[assignment]
@@ -80,7 +87,8 @@ def _default(field: Any) -> str:
     value = field.get_default(call_default_factory=True)
     if value is PydanticUndefined:
         return "required"
-    if isinstance(value, Strict) or value == {}:
+    parts = value if isinstance(value, list) else [value]
+    if value == {} or any(isinstance(part, Strict) for part in parts):
         return ""
     return f"`{json.dumps(value)}`"
 

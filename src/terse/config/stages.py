@@ -10,6 +10,7 @@ STAGE_VERSIONS = {
     "export_activations": 1,
     "estimate_dimensions": 2,
     "decimate_cloud": 1,
+    "encode_corpus": 1,
     "evaluate_run": 1,
     "plot_run": 1,
     "plot_dimensions": 3,

@@ -120,7 +120,8 @@ class Workflow(Strict):
             self._require(f"runs.{name}.corpus", "corpus", run.corpus, self.corpora)
             self._require(f"runs.{name}.tokenizer", "tokenizer", run.tokenizer, self.tokenizers)
             self._require(f"runs.{name}.base", "run or model", run.base, self._bases)
-            self._check_language_model(f"runs.{name}.base", self.base_run(name))
+            self._check_base(name, run)
+            self._check_bytes(name, run)
             try:
                 run.share(self.n_processes(name))
             except TerseError as error:
@@ -131,6 +132,26 @@ class Workflow(Strict):
                 chain.append(base)
                 if base in chain[:-1]:
                     raise TerseError(f"runs.{name}.base: a cycle: {' -> '.join(chain)}")
+
+    def _check_base(self, name: str, run: Run) -> None:
+        base = self.base_run(name)
+        method = self.runs[base].method if base in self.runs else None
+        if method in run.bases:
+            return
+        if run.base is not None and run.bases:
+            raise TerseError(
+                f"runs.{name}.base: {run.base} is no run of a method that {run.method} goes on "
+                f"from; allowed: runs of {', '.join(run.bases)}"
+            )
+        self._check_language_model(f"runs.{name}.base", base)
+
+    def _check_bytes(self, name: str, run: Run) -> None:
+        tokenizer = self.tokenizers.get(run.tokenizer or "")
+        if run.reads_bytes and tokenizer is not None and tokenizer.kind != "bytes":
+            raise TerseError(
+                f"runs.{name}.tokenizer: {run.method} reads bytes, {run.tokenizer} is of kind "
+                f"{tokenizer.kind}; give a tokenizer of kind bytes"
+            )
 
     def _check_models(self) -> None:
         for name, model in self.models.items():

@@ -122,6 +122,11 @@ def read_documents(
             yield [row for row in rows if split is None or row["split"] == split]
 
 
+def split_texts(path: Path, split: str) -> list[str]:
+    """Return the texts of a split, all in memory."""
+    return [row["text"] for rows in read_documents(path, split, ["text"]) for row in rows]
+
+
 def fingerprint(path: Path) -> str:
     """Return the fingerprint that `write_documents` recorded in a file."""
     metadata = pq.read_metadata(path).metadata or {}

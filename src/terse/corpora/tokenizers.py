@@ -45,6 +45,31 @@ def train_bpe(
             f"the train split supports only {tokenizer.get_vocab_size()} tokens, not "
             f"{vocab_size}; lower vocab_size or train on more text"
         )
+    return _published(tokenizer, folder)
+
+
+def make_byte_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """Save the tokenizer whose tokens are bytes, 0 to 255, then BOS 256, EOS 257 and padding 258.
+
+    It loses nothing: it has no normaliser and no merges.
+    """
+    characters = bytes_to_characters()
+    tokenizer = Tokenizer(models.BPE(vocab={c: byte for byte, c in characters.items()}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(SPECIALS)
+    return _published(tokenizer, folder)
+
+
+def bytes_to_characters() -> dict[int, str]:
+    """Return the character that stands for each byte in byte-level tokenizers (GPT-2's table)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    named = {byte: chr(byte) for byte in printable}
+    return named | {byte: chr(256 + i) for i, byte in enumerate(others)}
+
+
+def _published(tokenizer: Tokenizer, folder: Path) -> PreTrainedTokenizerFast:
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=BOS,

@@ -7,10 +7,10 @@ from pathlib import Path
 from types import ModuleType
 
 from terse.errors import TerseError
-from terse.importer import hyperparameters
+from terse.importer import exp_config, hyperparameters
 from terse.importer.overlay import Overlay
 
-FORMATS: tuple[ModuleType, ...] = (hyperparameters,)
+FORMATS: tuple[ModuleType, ...] = (hyperparameters, exp_config)
 
 
 def import_file(path: Path) -> Overlay:

@@ -26,6 +26,7 @@ class Inputs:
     documents: Path | None = None
     tokenizer: Path | None = None
     base: Path | None = None
+    codes: Path | None = None
 
 
 @dataclass(frozen=True)

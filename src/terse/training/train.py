@@ -173,7 +173,8 @@ def _arguments(settings: Run, state: TrainingState, conduct: Conduct) -> Trainin
 
 def _schedule(settings: Run) -> dict[str, Any]:
     if settings.lr_schedule != "plateau":
-        return {"lr_scheduler_type": settings.lr_schedule}
+        options = settings.schedule_options()
+        return {"lr_scheduler_type": settings.lr_schedule, "lr_scheduler_kwargs": options or None}
     return {
         "lr_scheduler_type": "reduce_lr_on_plateau",
         "lr_scheduler_kwargs": {"patience": settings.patience, "factor": 0.5},

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from terse.corpora.documents import read_documents
+from terse.corpora.documents import split_texts
 from terse.corpora.tokenizers import load_tokenizer
 from terse.corpora.windows import packed_rows, scoring_windows
 from terse.errors import TerseError
@@ -68,12 +68,8 @@ class CausalLM(Method[CausalLMSettings]):
         windows = scoring_windows(self._tokens, "validation", self.settings.ctx_len, start)
         scores = score_documents(model, windows, device=device)
         documents = _required(self.inputs.documents, "documents file")
-        train, validation = (_texts(documents, split) for split in ("train", "validation"))
+        train, validation = (split_texts(documents, split) for split in ("train", "validation"))
         return bits_per_byte("model", scores) + coder_baselines(train, validation)
-
-
-def _texts(documents: Path, split: str) -> list[str]:
-    return [row["text"] for rows in read_documents(documents, split) for row in rows]
 
 
 def _required(path: Path | None, what: str) -> Path:

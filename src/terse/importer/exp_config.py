@@ -1,0 +1,229 @@
+"""A Python file with an `exp_config` of the hierarchical autoencoder: a map, or dataclasses."""
+
+import dataclasses
+import runpy
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from terse.corpora.named import NAMED
+from terse.errors import TerseError, unknown_name
+from terse.importer.overlay import Overlay, name_of
+from terse.models.hierarchical.settings import HierarchicalSettings, LevelSettings, TopSettings
+
+SUFFIXES = {".py"}
+STEPS = 10_000  # where a file gives epochs alone
+# Where the meaning of keys is set that the workflow or the library decides by itself.
+ELSEWHERE = {
+    "project_name": "the tracker's experiment: MLFLOW_EXPERIMENT_NAME in the environment",
+    "checkpoint_dir": "roots.state; a run's weights: results/runs/{run}/model",
+    "resume_from_checkpoint": "the same command goes on from the saved state by itself",
+    "save_base_components_path": "results/runs/{run}/model, which a second stage names as base",
+    "entropy_load_path": "base, the run whose entropy LM is taken, with freeze_entropy",
+    "device": "the profile: profiles/cpu, gpu, slurm",
+    "flex_attention": "always where CUDA compiles it",
+    "text_column_name": "corpora.{corpus}.text_column",
+    "dataset_train_split": "corpora.{corpus}.split",
+    "expander_eos_id": "EOS is a symbol of its own, behind the K codes",
+    "embed_dim": "the width of a code is the level's dim",
+    "use_continuous_expander_inputs": "always true: integers would not train the compressor",
+    "initial_vocab_size": "the tokenizer of kind bytes has 259 symbols",
+}
+TOP_KEYS = {"top_lm_mse_weight": "mse_weight", "top_lm_ce_weight": "ce_weight"}
+
+
+def convert(path: Path) -> Overlay:
+    """Return the overlay of a file with an `exp_config`; the file is run, as its trainer would.
+
+    Raises TerseError where it fails, holds no such thing, or has values out of range.
+    """
+    given = _read(path)
+    overlay = Overlay(path.name)
+    name = name_of(str(given.pop("run_name", path.stem)))
+    overlay.notes["run_name"] = f"the run's name, {name}"
+    run: dict[str, Any] = {"method": "hierarchical", "tokenizer": "bytes"}
+    overlay.config = {"tokenizers": {"bytes": {"kind": "bytes"}}}
+    for key, value in _flat(given).items():
+        _place(overlay, run, key, value)
+    _finish(overlay, run)
+    overlay.config |= {"runs": _stages(overlay, run, name, given)}
+    overlay.config["select"] = {"runs": list(overlay.config["runs"]), "ids": []}
+    overlay.check_runs()
+    return overlay
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with _importable(path):
+            found = runpy.run_path(str(path)).get("exp_config")
+    except Exception as error:
+        raise TerseError(f"{path}: it does not run: {type(error).__name__}: {error}") from error
+    if dataclasses.is_dataclass(found) and not isinstance(found, type):
+        found = dataclasses.asdict(found)
+    if not isinstance(found, dict):
+        raise TerseError(f"{path}: it has no exp_config, a map or a dataclass")
+    return dict(found)
+
+
+@contextmanager
+def _importable(path: Path) -> Iterator[None]:
+    """Let the file import its neighbours, as `configs.base_config` or `base_config`."""
+    before, known = list(sys.path), set(sys.modules)
+    sys.path[:0] = [str(path.resolve().parent), str(path.resolve().parent.parent)]
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+        for module in set(sys.modules) - known:  # another file's neighbours have the same names
+            origin = getattr(sys.modules[module], "__file__", None) or ""
+            if origin.startswith(str(path.resolve().parent.parent)):
+                del sys.modules[module]
+
+
+def _flat(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the keys with the block `expander` spelt out, as older files have it."""
+    flat = {key: value for key, value in given.items() if key != "expander"}
+    spelt = {"use_decoder_only": "use_decoder_only_expander",
+             "use_continuous_inputs": "use_continuous_expander_inputs",
+             "propagate_key_padding_mask": "propagate_key_padding_mask"}  # fmt: skip
+    for key, value in (given.get("expander") or {}).items():
+        flat[spelt.get(key, f"expander_{key}")] = value
+    return flat
+
+
+def _place(overlay: Overlay, run: dict[str, Any], key: str, value: Any) -> None:
+    """Put a key into the run, the rest of the overlay, the notes, or the unknown ones."""
+    fields, aliases = HierarchicalSettings.model_fields, HierarchicalSettings.aliases
+    if key in SPECIAL:
+        SPECIAL[key](overlay, run, value)
+    elif key in ELSEWHERE:
+        overlay.notes[key] = ELSEWHERE[key]
+    elif key not in fields and key not in aliases:
+        overlay.unknown[key] = _reason(key, HierarchicalSettings)
+    elif value is not None:
+        today = aliases.get(key, key)
+        if today != key:
+            overlay.notes[key] = f"is called {today} here"
+        run[today] = value
+
+
+def _reason(key: str, block: Any) -> str:
+    error = unknown_name("key", key, block.model_fields, block.aliases)
+    return str(error).partition(" allowed:")[0].rstrip(";")
+
+
+def _levels(overlay: Overlay, run: dict[str, Any], value: Any) -> None:
+    run["compressor_level_configs"] = [_level(overlay, level) for level in value]
+
+
+def _level(overlay: Overlay, given: dict[str, Any]) -> dict[str, Any]:
+    level: dict[str, Any] = {}
+    for key, value in given.items():
+        if key not in LevelSettings.model_fields:
+            overlay.unknown[f"compressor_level_configs.{key}"] = _reason(key, LevelSettings)
+        elif key == "target_compression_ratio" and isinstance(value, list):
+            level[key] = value[0]
+        elif value is not None or key == "entropy_delta":
+            level[key] = value
+    # The published compressor had no blocks before its two branches unless it was told so.
+    level.setdefault("num_shared_encoder_layers", 0)
+    return level
+
+
+def _top(overlay: Overlay, run: dict[str, Any], value: Any) -> None:
+    if value is None:
+        return
+    top = run.setdefault("top_transformer_config", {})
+    for key, item in value.items():
+        if key in ELSEWHERE:
+            overlay.notes[f"top_transformer_config.{key}"] = ELSEWHERE[key]
+        elif key not in TopSettings.model_fields:
+            overlay.unknown[f"top_transformer_config.{key}"] = _reason(key, TopSettings)
+        else:
+            top[key] = item
+
+
+def _top_weight(key: str) -> Callable[[Overlay, dict[str, Any], Any], None]:
+    def place(overlay: Overlay, run: dict[str, Any], value: Any) -> None:
+        overlay.notes[key] = f"top_transformer_config.{TOP_KEYS[key]}"
+        run.setdefault("_top_weights", {})[TOP_KEYS[key]] = value
+
+    return place
+
+
+def _dataset(overlay: Overlay, run: dict[str, Any], value: Any) -> None:
+    known = {block.get("path"): name for name, block in NAMED.items()}
+    overlay.notes["dataset_name"] = "corpus"
+    if value in known:
+        run["corpus"] = known[value]
+        return
+    run["corpus"] = name_of(str(value).rpartition("/")[2])
+    overlay.config.setdefault("corpora", {})[run["corpus"]] = {"source": "hub", "path": str(value)}
+
+
+def _dataset_part(overlay: Overlay, run: dict[str, Any], value: Any) -> None:
+    overlay.notes["dataset_config"] = "corpora.{corpus}.name"
+    run["_dataset_part"] = value
+
+
+def _finish(overlay: Overlay, run: dict[str, Any]) -> None:
+    """Bring together what several keys decide."""
+    weights, part = run.pop("_top_weights", {}), run.pop("_dataset_part", None)
+    if (top := run.get("top_transformer_config")) is not None:
+        for key, value in weights.items():
+            top.setdefault(key, value)
+        if not top.get("continuous"):
+            top.pop("mse_weight", None)
+    if part is not None and run.get("corpus") in overlay.config.get("corpora", {}):
+        overlay.config["corpora"][run["corpus"]]["name"] = part
+    if "corpus" not in run:
+        run["corpus"] = "python-docs"
+        overlay.notes["dataset_name"] = "not given: the default configuration's corpus"
+    if run.get("use_decoder_only_expander") and run.get("expander_num_enc_layers"):
+        run["expander_num_enc_layers"] = 0
+        overlay.notes["expander_num_enc_layers"] = "0: a decoder-only expander has no encoder"
+    if "max_steps" not in run:
+        run["max_steps"] = STEPS
+        overlay.notes["max_steps"] = (
+            f"not given, {STEPS} taken: set epochs x bytes of the corpus / (sequence_length x "
+            "batch_size x n_grad_loops)"
+        )
+    run["warmup_steps"] = min(run.get("warmup_steps", 0), run["max_steps"])
+    run["checkpoint_steps"] = []
+
+
+def _epochs(overlay: Overlay, _run: dict[str, Any], value: Any) -> None:
+    overlay.notes["num_epochs"] = f"{value}: counted in max_steps here"
+
+
+def _stages(
+    overlay: Overlay, run: dict[str, Any], name: str, given: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the run, or two linked ones where the file loads a first stage."""
+    if not given.get("load_base_from"):
+        return {name: run}
+    if "top_transformer_config" not in run:
+        raise TerseError("load_base_from without top_transformer_config has nothing to train")
+    first = name_of(f"{name[:33]}-stage1")
+    overlay.notes["load_base_from"] = f"base: the first stage, {first}, is a run of its own"
+    stage1 = {key: value for key, value in run.items() if key != "top_transformer_config"}
+    stage2 = {key: value for key, value in run.items() if key != "tokenizer"}
+    return {first: stage1, name: {**stage2, "base": first}}
+
+
+def _nothing(_overlay: Overlay, _run: dict[str, Any], _value: Any) -> None:
+    """Leave a key to `_stages`."""
+
+
+SPECIAL: dict[str, Callable[[Overlay, dict[str, Any], Any], None]] = {
+    "compressor_level_configs": _levels,
+    "top_transformer_config": _top,
+    "top_lm_mse_weight": _top_weight("top_lm_mse_weight"),
+    "top_lm_ce_weight": _top_weight("top_lm_ce_weight"),
+    "dataset_name": _dataset,
+    "dataset_config": _dataset_part,
+    "num_epochs": _epochs,
+    "load_base_from": _nothing,
+}

@@ -1,0 +1,323 @@
+"""The method `hierarchical` on the common training path: resume, two stages, cached codes."""
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_compression import train_into
+from tiny_hierarchical import TOP, byte_inputs, rows, settings
+from transformers import TrainerCallback
+
+from terse.corpora.token_store import TokenStore
+from terse.errors import TerseError
+from terse.job import Stopped, StopSignal
+from terse.models.hierarchical.byte_rows import ByteRows, ScoringRows, byte_store
+from terse.models.hierarchical.codes import CodedRows, collated, encode_corpus
+from terse.models.hierarchical.generation import compress, decompress
+from terse.models.hierarchical.method import Hierarchical
+from terse.models.hierarchical.model import HierarchicalAutoencoder
+from terse.models.hierarchical.settings import BOS, EOS, PAD
+from terse.models.hierarchical.storage import load_hierarchical
+from terse.training.method import Inputs
+
+LEVELS: tuple[dict[str, Any], ...] = (
+    {"vq_reset_interval": 2, "target_compression_ratio": 0.3, "vq_decay": 0.5},
+    {"codebook_size": 7, "vq_reset_interval": 2},
+)
+
+
+class AtStep(TrainerCallback):
+    """Asks for a stop at the end of a step."""
+
+    def __init__(self, step: int, stop: StopSignal) -> None:
+        self.step, self.stop = step, stop
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self.step:
+            self.stop.name = "SIGTERM"
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    torch.set_num_threads(1)
+    return byte_inputs(tmp_path_factory.mktemp("bytes"))
+
+
+@pytest.fixture(scope="module")
+def stage1(text: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished first stage of two levels."""
+    folder = tmp_path_factory.mktemp("stage1")
+    return train_into(folder, Hierarchical(settings(*LEVELS, top=None, n_grad_loops=2), text))
+
+
+@pytest.fixture(scope="module")
+def second(text: Inputs, stage1: Path) -> Hierarchical:
+    """A second stage on it, its codes cached."""
+    assert text.tokens is not None
+    codes = stage1 / "codes.h5"
+    model = load_hierarchical(stage1 / "model")
+    encode_corpus(model, text.tokens, codes, device="cpu", batch_size=5)
+    inputs = replace(text, base=stage1 / "model", codes=codes)
+    return Hierarchical(settings(*LEVELS, base="stage1", tokenizer=None), inputs)
+
+
+def digest(tensors: dict[str, torch.Tensor]) -> str:
+    return hashlib.sha256(b"".join(t.numpy().tobytes() for t in tensors.values())).hexdigest()
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_resumed_equals_uninterrupted(
+    step: int, tmp_path: Path, text: Inputs, stage1: Path
+) -> None:
+    found, stop = settings(*LEVELS, top=None, n_grad_loops=2), StopSignal()
+    interrupted = Hierarchical(found, text)
+    callbacks = interrupted.callbacks
+    interrupted.callbacks = lambda: [*callbacks(), AtStep(step, stop)]  # type: ignore[method-assign]
+    with pytest.raises(Stopped):
+        train_into(tmp_path, interrupted, stop)
+    train_into(tmp_path, Hierarchical(found, text))
+    name = "model/model.safetensors"
+    assert (tmp_path / name).read_bytes() == (stage1 / name).read_bytes()
+
+
+def test_codebooks_thresholds_and_weights_move_in_training(stage1: Path) -> None:
+    before = load_file(stage1 / "checkpoints" / "step-0" / "model.safetensors")
+    after = load_file(stage1 / "model" / "model.safetensors")
+    still = {name for name in after if torch.equal(before[name], after[name])}
+    # The thresholds of a level without a target ratio stay; no code of it was idle for long.
+    assert {name for name in still if not name.endswith(("shift", "idle"))} == set()
+    assert "compressors.0.shift" not in still
+    assert "compressors.1.shift" in still
+    assert int(after["compressors.0.quantizer.n_steps"]) == 6  # not 12 micro-batches
+    history = pd.read_csv(stage1 / "history.csv").query("split == 'train'")
+    total = (
+        history[[f"reconstruction{i}_per_byte" for i in (0, 1)]].sum(axis=1) / 2
+        + history[[f"vq{i}_per_byte" for i in (0, 1)]].sum(axis=1)
+        + 0.1 * history[[f"lm{i}_per_byte" for i in (0, 1)]].sum(axis=1) / 2
+    )
+    np.testing.assert_allclose(history["loss_nats"], total, rtol=1e-4)
+
+
+def test_micro_batches_give_the_gradient_of_one_batch(text: Inputs) -> None:
+    method = Hierarchical(settings(*LEVELS), text)
+    model = method.build()
+    items = [method.training_rows()[i] for i in range(4)]
+
+    def gradients(*sizes: int) -> list[torch.Tensor]:
+        model.zero_grad()
+        parts = [method.collate(items[sum(sizes[:i]) :][:n]) for i, n in enumerate(sizes)]
+        total = torch.stack([method.count(part) for part in parts]).sum()
+        for part in parts:
+            method.loss(model, part, total)[0].backward()
+        return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    whole = gradients(4)
+    # Two levels, a top LM, and all of them reached.
+    assert len(whole) == len(list(model.parameters()))
+    for sizes in ((1, 3), (2, 2)):
+        for found, expected in zip(gradients(*sizes), whole, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_reconstruction_trains_the_compressor_through_the_codes(text: Inputs) -> None:
+    method = Hierarchical(settings(top=None), text)
+    model = method.build()
+    sums = model(method.collate([method.training_rows()[0]])["ids"])
+    sums["reconstruction0"].backward()
+    blocks = model.levels[0][0]
+    for part in (blocks.compression, blocks.shared, blocks.pool):
+        assert all(p.grad is not None and p.grad.abs().max() > 0 for p in part.parameters())
+    assert all(p.grad is None for p in blocks.lm.parameters())
+
+
+def test_cached_codes_equal_those_of_the_model(second: Hierarchical, stage1: Path) -> None:
+    model = load_hierarchical(stage1 / "model")
+    cached: Any = second.training_rows()
+    assert isinstance(cached, CodedRows)
+    chosen = [cached[i] for i in (0, 3, len(cached) - 1)]
+    batch = collated(chosen)
+    online = model.encode(batch["ids"])
+    opens, codes = ([batch[f"{key}{i}"] for i in (0, 1)] for key in ("opens", "codes"))
+    for ours, theirs in zip(model.restored(batch["ids"], opens, codes), online, strict=True):
+        assert torch.equal(ours.n, theirs.n)
+        assert torch.equal(ours.codes[ours.real], theirs.codes[theirs.real])
+        assert torch.equal(ours.rows[ours.real], theirs.rows[theirs.real])
+        mask = theirs.sequence.mask
+        assert torch.equal(ours.segment[mask], theirs.segment[mask])
+    both: Any = second.build().eval()
+    with torch.no_grad():
+        from_cache = both(**batch)
+        states = both.top(online[-1].rows)
+        expected = both._top_losses(online, states)
+    for name, value in from_cache.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-3)
+
+
+def test_a_second_stage_leaves_its_base_as_it_was(
+    second: Hierarchical, stage1: Path, tmp_path: Path, text: Inputs
+) -> None:
+    folder = train_into(tmp_path, second)
+    base = load_file(stage1 / "model" / "model.safetensors")
+    after = load_file(folder / "model" / "model.safetensors")
+    assert digest(base) == digest({name: after[name] for name in base})
+    trained = {name for name in after if name not in base}
+    assert all(name.startswith("top.") for name in trained)
+    before = load_file(folder / "checkpoints" / "step-0" / "model.safetensors")
+    assert all(not torch.equal(before[name], after[name]) for name in trained)
+    measures = {
+        (m.arm, m.measure): m for m in second.evaluate(second.load(folder / "model"), "cpu")
+    }
+    two_part = measures["two_part", "bits_per_byte"].value
+    parts = [
+        m.value
+        for (arm, name), m in measures.items()
+        if arm == "two_part" and name != "bits_per_byte" and name.endswith("bits_per_byte")
+    ]
+    assert len(parts) == 3  # codes and two expanders
+    assert two_part == pytest.approx(sum(parts))
+    assert 0 < measures["causal", "bits_per_byte"].value < 12
+    assert measures["level0", "codes_per_byte"].value <= 1
+    assert measures["xz", "bits_per_byte"].value > 0
+    tables = second.tables(second.load(folder / "model"), "cpu")
+    assert set(tables) == {"segmentation", "dimensions", "samples"}
+    assert set(tables["dimensions"]["cloud"]) == {"pooled", "quantised"}
+    from terse.figures.study import FinishedRun, figures_of, joined_tables
+
+    evaluation = pd.DataFrame([vars(m) for m in measures.values()])
+    run = FinishedRun("x", second.settings, evaluation, tables)
+    assert set(figures_of([run])) == {"scores", "segmentation"}
+    assert len(joined_tables([run])) == 3
+
+
+def test_bases_of_another_shape_are_refused(text: Inputs, stage1: Path) -> None:
+    inputs = replace(text, base=stage1 / "model")
+    other = settings(LEVELS[0], {**LEVELS[1], "codebook_size": 8}, base="stage1", tokenizer=None)
+    with pytest.raises(TerseError, match="level 1, codebook_size 7 there, 8 here"):
+        Hierarchical(other, inputs).build()
+    wider = settings({"dim": 24}, top=None, base="stage1", tokenizer=None)
+    with pytest.raises(TerseError, match="of another shape"):
+        Hierarchical(wider, inputs).build()
+
+
+def test_a_pretrained_entropy_model_keeps_the_codes_meaning(
+    text: Inputs, stage1: Path, tmp_path: Path
+) -> None:
+    inputs = replace(text, base=stage1 / "model")
+    frozen = settings(
+        {**LEVELS[0], "target_compression_ratio": None}, top=None, base="stage1", tokenizer=None,
+        freeze_entropy=True, max_steps=2, checkpoint_steps=[], eval_interval=2,
+    )  # fmt: skip
+    folder = train_into(tmp_path, Hierarchical(frozen, inputs))
+    ours = load_hierarchical(folder / "model").levels[0][0]
+    base = load_hierarchical(stage1 / "model").levels[0][0]
+    for part, source in zip(ours.entropy_parts(), base.entropy_parts(), strict=True):
+        assert digest(dict(part.state_dict())) == digest(dict(source.state_dict()))
+    assert not torch.equal(ours.pool.value.weight, base.pool.value.weight)
+
+
+def test_rows_hold_every_byte_once(text: Inputs) -> None:
+    assert text.tokens is not None
+    store = TokenStore(text.tokens, "train")
+    packed = ByteRows(store, 50)
+    joined = torch.cat([packed[i]["ids"][1:] for i in range(len(packed))])
+    expected: list[int] = []
+    for d in range(len(store)):
+        expected += [BOS, *store.document(d).tolist(), EOS]
+    assert joined[joined != PAD].tolist() == expected[1:]
+    assert all(packed[i]["ids"][0] == BOS for i in range(len(packed)))
+    for context in (0, 24):
+        scored = ScoringRows(store, 50, context=context)
+        texts: dict[int, list[int]] = {}
+        for i in range(len(scored)):
+            row = scored[i]
+            targets = row["ids"][row["first"] :]
+            found = targets[targets < BOS].tolist()
+            assert len(found) == row["n_bytes"]
+            texts.setdefault(row["document"], []).extend(found)
+        assert all(texts[d] == store.document(d).tolist() for d in range(len(store)))
+
+
+def test_other_tokens_than_bytes_are_refused(tmp_path: Path) -> None:
+    from tiny_compression import make_inputs
+
+    inputs = make_inputs(tmp_path)
+    assert inputs.tokens is not None
+    with pytest.raises(TerseError, match="are no bytes"):
+        byte_store(inputs.tokens, "train")
+
+
+@pytest.mark.parametrize(
+    ("levels", "changes"),
+    [
+        (({"num_queries": 2, "codebook_size": 64},), {}),
+        (({}, {"codebook_size": 64, "entropy_delta": 0.2}), {}),
+    ],
+    ids=["one level, two queries", "two levels"],
+)
+@pytest.mark.slow
+def test_an_overfitted_text_comes_back_byte_for_byte(
+    levels: tuple[dict[str, Any], ...], changes: dict[str, Any]
+) -> None:
+    torch.manual_seed(0)
+    texts = [b"The codes are few.", b"Bytes are many, \xff\x00 too.", b"And back again!"]
+    wide = {"dim": 48, "heads": 4, "codebook_size": 64, "beta": 0.25, "vq_decay": 0.9}
+    wide |= {"window": 32, "vq_reset_interval": 25, "max_segment_len": 3, "entropy_delta": 0.5}
+    found = settings(*({**wide, **level} for level in levels), top=None, **changes)
+    from terse.models.hierarchical.generation import byte_rows
+
+    model = HierarchicalAutoencoder(found).train()
+    method = Hierarchical(found, Inputs())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
+    batch = {"ids": byte_rows(texts)}
+    for _ in range(400):
+        loss, _ = method.loss(model, batch, method.count(batch))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        model.after_step()
+    model.eval()
+    codes = compress(model, texts)
+    assert decompress(model, codes) == texts
+    assert int(codes.n.max()) < max(map(len, texts))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_levels": 2}, "num_levels 2, but compressor_level_configs has 1"),
+        ({"base": "b"}, "give a tokenizer of kind bytes, or a base"),
+        ({"compressor_level_configs": [{"dim": 15}]}, "dim 15 is no multiple of 2 x heads"),
+        ({"compressor_level_configs": [{"quantizer": "none"}]}, "set continuous: true"),
+        ({"compressor_level_configs": [{"fsq_levels": [4]}]}, "fsq_levels and quantizer: fsq"),
+        ({"compressor_level_configs": [{"entropy_delta": None}]}, "is needed to open segments"),
+        ({"propagate_key_padding_mask": False}, "propagate_key_padding_mask"),
+        ({"freeze_entropy": True}, "freeze_entropy goes with a base"),
+        ({"expander_dim_scale": 0.3}, "must be a multiple of 2 x heads"),
+        ({"top_transformer_config": None, "expander_memory": "contextual"}, "needs a top LM"),
+        ({"use_decoder_only_expander": True, "expander_num_enc_layers": 1}, "has no encoder"),
+    ],
+)
+def test_contradictions_are_refused(changes: dict[str, Any], words: str) -> None:
+    from pydantic import ValidationError
+    from tiny_hierarchical import SETTINGS
+
+    from terse.config.methods import settings_of
+
+    with pytest.raises(ValidationError, match=words):
+        settings_of(SETTINGS | {"top_transformer_config": TOP} | changes)
+
+
+def test_settings_are_kept_with_the_weights(stage1: Path) -> None:
+    content = json.loads((stage1 / "model" / "hierarchical.json").read_text())
+    assert content["num_levels"] == 2
+    model = load_hierarchical(stage1 / "model")
+    assert not model.training
+    with torch.inference_mode():
+        assert len(model.encode(rows(20))) == 2
