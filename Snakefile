@@ -29,6 +29,7 @@ wildcard_constraints:
     tokenizer=names([*settings.tokenizers, *settings.models]),
     run=names(settings.runs),
     model=names(settings.models),
+    scored=names({**settings.models, **settings.runs}),
     method=names(METHODS),
     family=names(settings.families()),
     figure="by-layer|by-step|by-scale|by-size|against-loss",
@@ -40,6 +41,7 @@ rule all:
     input:
         runs=run_targets(),
         ids=dimension_targets(),
+        harness=harness_targets(),
         tables=["results/tables/runs.html", "results/tables/dimensions.html"],
 
 

@@ -26,3 +26,51 @@ rule evaluate_run:
         stage=stage("evaluate_run"),
     script:
         "../workflow/scripts/evaluate_run.py"
+
+
+rule make_corpus_tasks:
+    """Make small tasks for lm-eval of a corpus' validation documents."""
+    input:
+        documents="cache/documents/{corpus}.parquet",
+    output:
+        folder=directory("cache/tasks/{corpus}"),
+    log:
+        "logs/make_corpus_tasks/{corpus}.log",
+    benchmark:
+        "logs/make_corpus_tasks/{corpus}.benchmark.tsv"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        stage=stage("make_corpus_tasks"),
+    script:
+        "../workflow/scripts/make_corpus_tasks.py"
+
+
+rule harness:
+    """Ask a model, or a run with an adapter of its own, the tasks of lm-eval."""
+    input:
+        model=lambda w: harness_folder(w.scored),
+        corpus_tasks=lambda w: harness_tasks(),
+    output:
+        table="results/harness/{scored}.csv",
+        record="results/harness/{scored}.run.json",
+    log:
+        "logs/harness/{scored}.log",
+    benchmark:
+        "logs/harness/{scored}.benchmark.tsv"
+    threads: 2
+    resources:
+        gpu=lambda w: min(1, settings.devices(harness_item(w.scored))),
+        mem_mb=lambda w, attempt: harness_mem_mb(w.scored, attempt),
+        runtime=lambda w, attempt: 480 * attempt,
+    params:
+        tasks=lambda w: harness_block().model_dump(mode="json"),
+        network=lambda w: harness_block().needs_network,
+        adapter=lambda w: settings.harness_adapter(w.scored),
+        loading=lambda w: harness_loading(w.scored),
+        step=lambda w: getattr(harness_item(w.scored), "step", None),
+        stage=stage("harness"),
+    script:
+        "../workflow/scripts/harness.py"

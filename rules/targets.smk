@@ -12,6 +12,11 @@ def run_targets():
     return of_runs + [f"results/studies/{method}" for method in drawn]
 
 
+def harness_targets():
+    """Return what `all` makes of the models that lm-eval asks."""
+    return ["results/tables/harness.html"] if settings.select.harness else []
+
+
 def study_runs(method):
     """Return the selected runs of a method; all of them if none is."""
     members = [name for name, run in settings.runs.items() if run.method == method]

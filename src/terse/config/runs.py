@@ -22,6 +22,9 @@ class Run(Strict):
     is_language_model: ClassVar[bool] = True
     # Methods whose runs it can start from though they are no whole language models.
     bases: ClassVar[tuple[str, ...]] = ()
+    # "module:function" that gives lm-eval a model of the method from (folder, device, batch_size);
+    # None: a whole language model, which needs none, or one that lm-eval cannot ask.
+    harness: ClassVar[str | None] = None
     # The blocks among its keys, for the list of all keys.
     blocks: ClassVar[dict[str, type[Strict]]] = {}
     # Whether it reads bytes: its tokenizer is of that kind.

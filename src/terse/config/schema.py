@@ -8,6 +8,7 @@ from pydantic_core import PydanticUndefined
 
 from terse.config.activations import Activations, Capture, Chunking, Estimation
 from terse.config.corpora import Corpus, Tokenizer
+from terse.config.harness import Harness
 from terse.config.methods import METHODS
 from terse.config.models import Model
 from terse.config.runs import Run
@@ -56,6 +57,7 @@ def readme_text(root: Path) -> str:
         _section("`activations`: what is written", Capture),
         _section("`activations`: which dimensions", Estimation),
         _section("`activations`: jobs", Activations, hidden=own),
+        _section("`harness`", Harness),
         _section("`select`", Select),
     ]
     return written + MARKER + "\n".join(sections)

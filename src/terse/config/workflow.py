@@ -17,6 +17,7 @@ from pydantic import (
 
 from terse.config.activations import Activations
 from terse.config.corpora import Corpus, Tokenizer
+from terse.config.harness import Harness
 from terse.config.messages import lines
 from terse.config.methods import METHODS
 from terse.config.models import Model
@@ -52,6 +53,7 @@ class Select(Strict):
 
     runs: list[Name] = Field([], description="runs (or sweeps) that are trained and evaluated")
     ids: list[Name] = Field([], description="models whose dimensions are estimated")
+    harness: list[Name] = Field([], description="models and runs that lm-eval asks its tasks")
 
 
 class Workflow(Strict):
@@ -75,6 +77,7 @@ class Workflow(Strict):
     runs: dict[Name, RunOfMethod] = Field({}, description="trainings, by name")
     models: dict[Name, Model] = Field({}, description="models that can be measured, by name")
     activations: Activations | None = Field(None, description="what is measured of each model")
+    harness: Harness | None = Field(None, description="what lm-eval asks of models")
     select: Select = Field(
         Select(),  # pyright: ignore[reportCallIssue]
         description="what `all` makes",
@@ -96,6 +99,7 @@ class Workflow(Strict):
             self._require("select.runs", "run", name, {*self.runs, *self._sweeps})
         for name in self.select.ids:
             self._require("select.ids", "model", name, self.models)
+        self._check_harness()
         return self
 
     @staticmethod
@@ -163,6 +167,31 @@ class Workflow(Strict):
                 raise TerseError("activations: the block is missing, and select.ids needs it")
             if self.activations is not None:
                 self._check_measure(name)
+
+    def _check_harness(self) -> None:
+        if self.harness is not None:
+            self._require("harness.corpus", "corpus", self.harness.corpus, self.corpora)
+        for name in self.select.harness:
+            self._require("select.harness", "model or run", name, self._bases)
+            if self.harness is None:
+                raise TerseError("harness: the block is missing, and select.harness needs it")
+            self.harness_adapter(name)
+
+    def harness_adapter(self, name: str) -> str:
+        """Return the "module:function" that gives lm-eval a model or run.
+
+        Raises TerseError for a run of a method that lm-eval cannot ask.
+        """
+        run = self.models[name].run if name in self.models else name
+        if run is None or self.runs[run].is_language_model:
+            return "terse.evaluation.harness:language_model"
+        adapter = self.runs[run].harness
+        if adapter is None:
+            raise TerseError(
+                f"select.harness: {name} of method {self.runs[run].method} has no likelihood that "
+                "lm-eval could ask for"
+            )
+        return adapter
 
     def _check_language_model(self, where: str, run: str | None) -> None:
         if run in self.runs and not self.runs[run].is_language_model:

@@ -136,6 +136,7 @@ class HierarchicalSettings(Run):
     is_language_model: ClassVar[bool] = False
     bases: ClassVar[tuple[str, ...]] = ("hierarchical",)
     reads_bytes: ClassVar[bool] = True
+    harness: ClassVar[str | None] = "terse.models.hierarchical.harness:HierarchicalAELM"
     blocks: ClassVar[dict[str, type[Strict]]] = {
         "compressor_level_configs": LevelSettings,
         "top_transformer_config": TopSettings,

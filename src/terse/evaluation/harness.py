@@ -1,0 +1,70 @@
+"""lm-eval, the library, on any model of the workflow."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from lm_eval import simple_evaluate
+from lm_eval.api.model import LM
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+
+from terse.config.harness import CORPUS_TASKS, Harness
+from terse.corpora.tokenizers import load_tokenizer
+from terse.errors import TerseError, unknown_name
+from terse.models.loading import load_model, max_context
+
+
+def language_model(folder: Path, *, device: str, batch_size: int, **loading: Any) -> LM:
+    """Return a causal LM in a local folder as the library's model; `loading`: see `load_model`."""
+    model = load_model(folder, device=device, **loading)
+    tokenizer = load_tokenizer(folder, bool(loading.get("trust_remote_code")))
+    return HFLM(
+        pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=max_context(model)
+    )
+
+
+def run_tasks(model: LM, settings: Harness, corpus_tasks: Path | None) -> pd.DataFrame:
+    """Return a row for each metric of each task: task, metric, filter, value, stderr, n.
+
+    corpus_tasks: the folder of `make_corpus_tasks`. Raises TerseError for a task that nobody knows.
+    """
+    files = [Path(task) for task in settings.tasks if task.endswith((".yaml", ".yml"))]
+    if missing := [file for file in files if not file.is_file()]:
+        raise TerseError(f"there is no task in {missing[0]}: no such file")
+    folders = {str(file.parent) for file in files} | ({str(corpus_tasks)} - {"None"})
+    manager = TaskManager(include_path=sorted(folders), include_defaults=settings.needs_network)
+    names = [Path(t).stem if t.endswith((".yaml", ".yml")) else t for t in settings.tasks]
+    if unknown := [name for name in names if name not in manager.all_tasks]:
+        known = [*manager.all_tasks, *CORPUS_TASKS]
+        raise unknown_name("task", unknown[0], known)
+    found = simple_evaluate(
+        model, tasks=list(names), task_manager=manager, num_fewshot=settings.num_fewshot,
+        limit=settings.limit, batch_size=settings.batch_size, log_samples=False,
+        bootstrap_iters=1000, random_seed=settings.seed, numpy_random_seed=settings.seed,
+        torch_random_seed=settings.seed, fewshot_random_seed=settings.seed,
+    )  # fmt: skip
+    if found is None:
+        raise TerseError("lm-eval gave no results")
+    return results_table(dict(found))
+
+
+def results_table(found: dict[str, Any]) -> pd.DataFrame:
+    """Return the library's results as a tidy table."""
+    rows = []
+    for task, block in found["results"].items():
+        n = found.get("n-samples", {}).get(task, {}).get("effective")
+        for key, value in block.items():
+            metric, _, kind = key.partition(",")
+            if not kind or metric.endswith("_stderr"):
+                continue
+            error = block.get(f"{metric}_stderr,{kind}", math.nan)
+            stderr = error if isinstance(error, float) else math.nan
+            rows.append(
+                {
+                    "task": task, "metric": metric, "filter": kind, "value": value,
+                    "stderr": stderr, "n": n,
+                }
+            )  # fmt: skip
+    return pd.DataFrame(rows, columns=["task", "metric", "filter", "value", "stderr", "n"])

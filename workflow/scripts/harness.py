@@ -1,0 +1,49 @@
+"""Ask a model, or a run that is scored through an adapter of its own, the tasks of lm-eval."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from terse import job
+from terse.artifacts import atomic_file, write_json
+from terse.config.harness import Harness
+from terse.provenance import digest_file, record
+
+
+def harness(
+    *,
+    tasks: dict[str, Any],
+    model_folder: Path,
+    adapter: str,
+    loading: dict[str, Any],
+    corpus_tasks: Path | None,
+    table_path: Path,
+    record_path: Path,
+    device: str,
+) -> None:
+    """Write the tasks' metrics, one row each, and a record."""
+    from terse.evaluation.harness import run_tasks
+
+    settings = Harness.model_validate(tasks)
+    module, _, name = adapter.partition(":")
+    build = getattr(importlib.import_module(module), name)
+    model = build(model_folder, device=device, batch_size=settings.batch_size, **loading)
+    table = run_tasks(model, settings, corpus_tasks)
+    with atomic_file(table_path) as partial:
+        table.to_csv(partial, index=False)
+    inputs = {"model": digest_file(model_folder)}
+    write_json(record_path, record(settings=tasks, inputs=inputs, device=device))
+
+
+if __name__ == "__main__":
+    with job.logged(snakemake, network=snakemake.params.network):
+        harness(
+            tasks=snakemake.params.tasks,
+            model_folder=job.weights_of(snakemake.input.model, snakemake.params.step),
+            adapter=snakemake.params.adapter,
+            loading=snakemake.params.loading,
+            corpus_tasks=job.optional_path(snakemake.input.corpus_tasks),
+            table_path=Path(snakemake.output.table),
+            record_path=Path(snakemake.output.record),
+            device=job.device(snakemake),
+        )
