@@ -59,6 +59,33 @@ def test_compression_has_its_arms_figures_and_samples(finished: Workflow) -> Non
     }  # fmt: skip
 
 
+def test_hierarchical_runs_have_their_scores_figures_and_tables(finished: Workflow) -> None:
+    run, study = finished.folder / "results/runs/codes-lm", finished.folder / "results/studies"
+    table = pd.read_csv(run / "evaluation.csv")
+    bits = table[table["measure"] == "bits_per_byte"].set_index("arm")["value"]
+    assert set(bits.index) == {
+        "two_part", "causal", "entropy_lm", "uniform", "xz", "xz_primed",
+    }  # fmt: skip
+    assert bits.notna().all()
+    first = pd.read_csv(finished.folder / "results/runs/codes/evaluation.csv")
+    flags = first[first["arm"] == "two_part"]["flag"]
+    assert list(flags) == ["a first stage has no top LM"]
+    names = {f.name for f in (study / "hierarchical").iterdir()}
+    assert {"scores.svg", "segmentation.svg", "samples.html", "dimensions.csv"} <= names
+    assert (finished.folder / "cache/codes/codes-lm.h5").is_file()
+
+
+def test_lm_eval_asks_a_base_and_a_hierarchical_run(copied: Workflow) -> None:
+    asked = overlay(copied, {"harness": {"limit": 4}, "select": {"harness": ["base", "codes-lm"]}})
+    asked("-c2", "results/tables/harness.html")
+    table = pd.read_csv(copied.folder / "results/tables/harness.csv")
+    assert set(table["model"]) == {"base", "codes-lm"}
+    accuracy = table[table["metric"] == "acc"]
+    assert accuracy["value"].between(0, 1).all()
+    bits = table[table["metric"] == "bits_per_byte"]["value"]
+    assert ((0 < bits) & (bits < 12)).all()
+
+
 def test_a_methods_own_setting_retrains_its_run_only(
     copied: Workflow,
 ) -> None:
@@ -101,7 +128,7 @@ def test_every_result_says_where_it_comes_from(finished: Workflow) -> None:
         *finished.folder.glob("results/ids/*.run.json"),
         *finished.folder.glob("cache/documents/*.run.json"),
     ]
-    assert len(records) == 8
+    assert len(records) == 14
     head = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
     commit = subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip()
     for path in records:

@@ -32,8 +32,9 @@ def overlay(folder: Path, content: dict) -> Path:
 
 def test_default_plan(default: Workflow) -> None:
     plan = default.plan()
-    assert plan["train_model"] == plan["evaluate_run"] == 2
-    assert plan["collect_corpus"] == plan["plot_study"] == 1
+    assert plan["train_model"] == plan["evaluate_run"] == 5
+    assert plan["collect_corpus"] == plan["encode_corpus"] == 1
+    assert plan["train_tokenizer"] == plan["tokenize_corpus"] == plan["plot_study"] == 2
     assert plan["cache_activations"] == plan["estimate_dimensions"] == 5
     assert plan["plot_dimensions"] == 4
     assert plan["compare_dimensions"] == 1
@@ -44,6 +45,13 @@ def test_one_target(default: Workflow) -> None:
     plan = default.plan("results/ids/base.csv")
     assert plan["cache_activations"] == 1
     assert "evaluate_run" not in plan
+
+
+def test_lm_eval_asks_models_and_runs_of_any_method(default: Workflow) -> None:
+    plan = default.plan("results/harness/base-step25.csv", "results/harness/codes-lm.csv")
+    assert (plan["harness"], plan["make_corpus_tasks"], plan["train_model"]) == (2, 1, 3)
+    text = default("-n", "results/harness/compress.csv", check=False)
+    assert "compress of method compression has no likelihood" in text
 
 
 def test_defined_but_not_selected_hub_model(default: Workflow) -> None:

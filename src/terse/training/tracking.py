@@ -1,47 +1,70 @@
-"""Experiment trackers, through the Trainer's own integrations."""
+"""Experiment trackers: MLflow by a callback of ours, others through the Trainer's integrations."""
 
 import importlib.util
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from transformers import TrainerCallback
+
+from terse.config.runs import Run
 from terse.errors import TerseError
+from terse.job import Stopped
+
+if TYPE_CHECKING:  # it takes seconds to import
+    from terse.training.mlflow_run import MLflowRun
+
+_open: "list[MLflowRun]" = []  # the run of the training that this process is in
 
 
 def report_to(tracking: str) -> list[str]:
-    """Return the Trainer's `report_to` for a tracker.
+    """Return the Trainer's `report_to` for a tracker; MLflow is not its task.
 
-    Raises TerseError where its package is not installed.
+    Raises TerseError where the tracker's package is not installed.
     """
     if tracking == "none":
         return []
     if importlib.util.find_spec(tracking) is None:
         raise TerseError(f"tracking: {tracking} is not installed: pip install {tracking}")
-    return [tracking]
+    return [] if tracking == "mlflow" else [tracking]
 
 
-def prepare_tracking(tracking: str, results: Path, state: Path) -> None:
-    """Point a tracker at the results folder, unless the user's environment says otherwise.
+@contextmanager
+def tracked(
+    tracking: str, settings: Run, *, name: str, results: Path, state: Path, leads: bool
+) -> Iterator[list[TrainerCallback]]:
+    """Point a tracker at the results folder and yield the callbacks that it needs.
 
-    MLflow writes to a local SQLite file; a resumed training goes on in the same MLflow run, whose
-    id is kept in the state.
+    The user's environment goes before our defaults. However the training ends, the tracker is told.
     """
     os.environ.setdefault("WANDB_DIR", str(results))
     os.environ.setdefault("WANDB_PROJECT", "terse")
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(results / "tensorboard"))
-    if tracking != "mlflow":
+    if tracking != "mlflow" or not leads:
+        yield []
         return
-    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{results.resolve() / 'mlflow.db'}")
-    os.environ.setdefault("MLFLOW_EXPERIMENT_NAME", "terse")
-    id_file = state / "mlflow-run-id"
-    if id_file.exists():
-        os.environ["MLFLOW_RUN_ID"] = id_file.read_text()
+    from terse.training.mlflow_run import MLflowRun
+
+    run = MLflowRun(
+        name, settings.params(), results=results, state=state,
+        interval=settings.mlflow_batch_interval,
+    )  # fmt: skip
+    _open.append(run)
+    status = "FAILED"
+    try:
+        yield [run]
+        status = "FINISHED"
+    except Stopped:
+        status = "KILLED"
+        raise
+    finally:
+        _open.remove(run)
+        run.close(status)
 
 
-def remember_tracking_run(tracking: str, state: Path) -> None:
-    """Keep the id of the MLflow run that has just been started."""
-    if tracking != "mlflow":
-        return
-    import mlflow
-
-    if (run := mlflow.active_run()) is not None:
-        (state / "mlflow-run-id").write_text(run.info.run_id)
+def track_text(step: int, name: str, text: str) -> None:
+    """Keep a text, such as a sample, in the tracker of this process' training, if there is one."""
+    for run in _open:
+        run.text(step, name, text)

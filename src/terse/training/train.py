@@ -17,7 +17,7 @@ from terse.training.callbacks import KeepCheckpoints, ReportProgress, StopOnSign
 from terse.training.history import history_table
 from terse.training.method import Method
 from terse.training.state import TrainingState
-from terse.training.tracking import prepare_tracking, remember_tracking_run, report_to
+from terse.training.tracking import report_to, tracked
 from terse.training.trainer import MethodTrainer
 
 
@@ -62,11 +62,17 @@ def train(
     settings: Run = method.settings
     _be_deterministic(conduct)
     set_seed(settings.seed)
-    with TrainingState(state_folder, leads=conduct.rank == 0) as state:
-        prepare_tracking(conduct.tracking, conduct.results, state.folder)
+    leads = conduct.rank == 0
+    with (
+        TrainingState(state_folder, leads=leads) as state,
+        tracked(
+            conduct.tracking, settings, name=conduct.name, results=conduct.results,
+            state=state.folder, leads=leads,
+        ) as tracker,
+    ):  # fmt: skip
         model = method.build()
         trainer = MethodTrainer(method, model, _arguments(settings, state, conduct), state)
-        for callback in _callbacks(trainer, model, state, conduct, signal):
+        for callback in [*_callbacks(trainer, model, state, conduct, signal), *tracker]:
             trainer.add_callback(callback)
         checkpoint = trainer.agreed(state.latest)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -122,19 +128,8 @@ def _callbacks(
         KeepCheckpoints(trainer.method.settings.checkpoint_steps, keep),
         StopOnSignal(signal, trainer.any_process),
         ReportProgress(),
-        _RememberTracking(conduct.tracking, state.folder),
         *progress_bar(),
     ]
-
-
-class _RememberTracking(TrainerCallback):
-    """Keeps the tracker's run id once the tracker's own callback has started the run."""
-
-    def __init__(self, tracking: str, folder: Path) -> None:
-        self._tracking, self._folder = tracking, folder
-
-    def on_train_begin(self, *_args: Any, **_options: Any) -> None:
-        remember_tracking_run(self._tracking, self._folder)
 
 
 def _arguments(settings: Run, state: TrainingState, conduct: Conduct) -> TrainingArguments:

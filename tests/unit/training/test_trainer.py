@@ -97,28 +97,3 @@ def test_unknown_tracker_is_refused() -> None:
     assert report_to("none") == []
     with pytest.raises(TerseError, match="wandb is not installed: pip install wandb"):
         report_to("wandb")
-
-
-def test_mlflow_keeps_one_run_over_an_interruption(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import mlflow
-    from tiny_training import AtStep, with_callback
-
-    from terse.job import Stopped, StopSignal
-
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-    stop = StopSignal()
-    method = with_callback(AtStep(5, lambda: setattr(stop, "name", "SIGTERM")))
-    with pytest.raises(Stopped):
-        train_tiny(tmp_path, method=method, signal=stop, tracking="mlflow")
-    train_tiny(tmp_path, tracking="mlflow")
-    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("terse")
-    assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id])
-    assert len(runs) == 1
-    steps = {m.step for m in client.get_metric_history(runs[0].info.run_id, "loss")}
-    assert steps >= {2, 4, 6, 8, 10, 12}

@@ -27,6 +27,7 @@ from terse.models.hierarchical.storage import (
     take_entropy,
 )
 from terse.training.method import Batch, Measure, Method
+from terse.training.tracking import track_text
 
 logger = logging.getLogger(__name__)
 
@@ -174,6 +175,7 @@ class _Samples(TrainerCallback):
         was_training = found.training
         for name, text in sample(found.eval()).items():
             logger.info("step %d, %s: %r", state.global_step, name, text)
+            track_text(state.global_step, name.replace(" ", "-"), text)
         found.train(was_training)
 
 

@@ -1,0 +1,93 @@
+"""A training as one MLflow run: metrics in batches, the same run after an interruption."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.tracking import MlflowClient
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+MOST_METRICS, MOST_PARAMS, LONGEST_PARAM = 1000, 100, 500  # of one call
+RUN_ID = "mlflow-run-id"
+
+
+class MLflowRun(TrainerCallback):
+    """Sends what is logged, with the time when it was, to one MLflow run.
+
+    The run's id lies in the state, so that a resumed training goes on in the same run. Metrics wait
+    until `interval` steps have passed since the last were sent; `close` sends the rest, also
+    when the training has failed.
+    """
+
+    def __init__(
+        self, name: str, params: dict[str, Any], *, results: Path, state: Path, interval: int
+    ) -> None:
+        uri = f"sqlite:///{results.resolve() / 'mlflow.db'}"
+        results.mkdir(parents=True, exist_ok=True)
+        self._client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI", uri))
+        self._artifacts = (results.resolve() / "mlflow-artifacts").as_uri()
+        self._id_file, self._interval = state / RUN_ID, interval
+        self._waiting: list[Metric] = []
+        self._sent_at = 0
+        self.run_id = self._found() or self._created(name, params)
+
+    def _found(self) -> str | None:
+        if not self._id_file.exists():
+            return None
+        run_id = self._id_file.read_text().strip()
+        self._client.update_run(run_id, status="RUNNING")
+        return run_id
+
+    def _created(self, name: str, params: dict[str, Any]) -> str:
+        experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", "terse")
+        known = self._client.get_experiment_by_name(experiment)
+        if known is not None:
+            place = known.experiment_id
+        else:
+            place = self._client.create_experiment(experiment, self._artifacts)
+        run_id = self._client.create_run(place, run_name=name).info.run_id
+        pairs = [Param(key, str(value)[:LONGEST_PARAM]) for key, value in params.items()]
+        for start in range(0, len(pairs), MOST_PARAMS):
+            self._client.log_batch(run_id, params=pairs[start : start + MOST_PARAMS])
+        self._id_file.write_text(run_id)
+        return run_id
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        now = time.time_ns() // 1_000_000
+        for key, value in (logs or {}).items():
+            if isinstance(value, int | float):
+                self._waiting.append(Metric(key, float(value), now, state.global_step))
+        due = state.global_step - self._sent_at >= self._interval
+        if due or len(self._waiting) >= MOST_METRICS:
+            self._send()
+            self._sent_at = state.global_step
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self._send()  # a kill later on goes on from here, and would not log this again
+
+    def _send(self) -> None:
+        while self._waiting:
+            part = self._waiting[:MOST_METRICS]
+            self._client.log_batch(self.run_id, metrics=part)
+            del self._waiting[: len(part)]
+
+    def text(self, step: int, name: str, text: str) -> None:
+        """Keep a text, such as a sample, beside the metrics."""
+        self._client.log_text(self.run_id, text, f"samples/step-{step:07d}-{name}.txt")
+
+    def close(self, status: str) -> None:
+        """Send what waits and end the run: FINISHED, KILLED (it will go on) or FAILED."""
+        self._send()
+        self._client.log_batch(self.run_id, tags=[RunTag("terse.status", status.lower())])
+        self._client.set_terminated(self.run_id, status)
