@@ -178,7 +178,10 @@ def test_set_up_leaves_the_checkout_as_it_was() -> None:
 
 
 def test_published_experiments_are_there() -> None:
-    names = {"llama-7b", "pythia-checkpoints", "compression-small", "compression-published"}
+    names = {
+        "llama-7b", "pythia-checkpoints", "compression-small", "compression-published",
+        "hierarchical-small", "hierarchical-base", "hierarchical-tinystories",
+    }  # fmt: skip
     assert names <= {path.stem for path in EXPERIMENTS}
 
 

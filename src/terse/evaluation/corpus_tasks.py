@@ -62,7 +62,7 @@ def make_corpus_tasks(documents: Path, folder: Path, *, seed: int = 0) -> None:
 
 
 def _data(path: Path) -> dict[str, Any]:
-    files = {"data_files": {"test": str(path.resolve())}}
+    files = {"data_files": {"test": str(path)}}  # as given: the workflow's folder may move
     return {"dataset_path": "json", "dataset_kwargs": files, "test_split": "test"}
 
 

@@ -228,4 +228,4 @@ class CompressorStream:
         """Return the codes of the segments that end here in some rows, (b, L, D)."""
         c = self.compressor
         pooled = c.out_norm(self.pool.take(rows))
-        return c.quantizer(pooled, torch.ones(pooled.shape[:2], dtype=torch.bool))
+        return c.quantizer(pooled, torch.ones_like(pooled[..., 0], dtype=torch.bool))

@@ -1,4 +1,7 @@
-"""Multiply-adds (two operations each) per byte of a forward pass, from settings alone; no torch."""
+"""Size and cost from settings alone, without torch: parameters, and operations per byte.
+
+Operations are those of a forward pass, two for each multiply-add.
+"""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -91,3 +94,28 @@ def _rows(s: HierarchicalSettings, level: LevelSettings) -> float:
     if not s.use_decoder_only_expander:
         one += s.expander_num_dec_layers * 4 * dim**2
     return 2 * level.num_queries * one
+
+
+def parameters(s: HierarchicalSettings) -> int:
+    """Return the number of parameters and of numbers in codebooks, to within some norms."""
+    total, below, K, G = 0.0, 0, BYTES, 1
+    for level in s.compressor_level_configs:
+        dim, wide = level.dim, level.encoder_ffn_dim_multiplier
+        n_blocks = level.num_shared_encoder_layers + level.n_lm_layers + level.n_compression_layers
+        total += blocks(n_blocks, dim, wide, 0) / 2 + 2 * dim**2
+        total += dim * ((K + 3 if not below else below + 3) + (K + N_SYMBOLS) * G)
+        # A codebook, the sums it follows, and recent inputs.
+        total += 3 * level.codebook_size * dim * level.digits_per_vector
+        own = level.expander_dim(s.expander_dim_scale)
+        n_blocks = s.expander_num_enc_layers + s.expander_num_dec_layers
+        total += blocks(n_blocks, own, wide, 0) / 2 + own * (dim + (2 * K + 5) * G)
+        if s.use_decoder_only_expander:
+            total += (s.expander_lookback + 1) * level.num_queries * own**2
+        else:
+            total += s.expander_num_dec_layers * 4 * own**2
+        K, G, below = level.codebook_size, level.n_digits, level.num_queries * level.dim
+    if (top := s.top_transformer_config) is not None:
+        total += blocks(top.num_layers, top.dim, top.ffn_dim_multiplier, 0) / 2
+        codes = (2 * K + N_SYMBOLS) * G if top.ce_weight else 0
+        total += top.dim * (below * (2 if top.continuous else 1) + codes)
+    return round(total)

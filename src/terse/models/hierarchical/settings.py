@@ -284,6 +284,11 @@ class HierarchicalSettings(Run):
     def needs_codes(self) -> bool:
         return self.is_second_stage
 
+    def n_parameters(self, vocab_size: int) -> int | None:
+        from terse.models.hierarchical.flops import parameters  # it needs these settings
+
+        return parameters(self)
+
     def schedule_options(self) -> dict[str, float]:
         return dict(self.scheduler_specific_kwargs)
 
