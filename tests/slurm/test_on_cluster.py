@@ -6,7 +6,7 @@ from tiny_workflow import Workflow
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-GPU_RULES = {"train_model", "cache_activations", "evaluate_run"}
+GPU_RULES = {"train_model", "cache_activations", "evaluate_run", "encode_corpus"}
 
 
 def test_same_tables_and_weights_as_a_local_run(

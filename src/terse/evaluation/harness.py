@@ -20,7 +20,8 @@ def language_model(folder: Path, *, device: str, batch_size: int, **loading: Any
     """Return a causal LM in a local folder as the library's model; `loading`: see `load_model`."""
     model = load_model(folder, device=device, **loading)
     tokenizer = load_tokenizer(folder, bool(loading.get("trust_remote_code")))
-    return HFLM(
+    build: Any = HFLM  # its decorator hides its parameters
+    return build(
         pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=max_context(model)
     )
 
@@ -39,7 +40,8 @@ def run_tasks(model: LM, settings: Harness, corpus_tasks: Path | None) -> pd.Dat
     if unknown := [name for name in names if name not in manager.all_tasks]:
         known = [*manager.all_tasks, *CORPUS_TASKS]
         raise unknown_name("task", unknown[0], known)
-    found = simple_evaluate(
+    evaluate: Any = simple_evaluate  # the same
+    found = evaluate(
         model, tasks=list(names), task_manager=manager, num_fewshot=settings.num_fewshot,
         limit=settings.limit, batch_size=settings.batch_size, log_samples=False,
         bootstrap_iters=1000, random_seed=settings.seed, numpy_random_seed=settings.seed,

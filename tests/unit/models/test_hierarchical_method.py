@@ -186,14 +186,15 @@ def test_a_second_stage_leaves_its_base_as_it_was(
     assert measures["level0", "codes_per_byte"].value <= 1
     assert measures["xz", "bits_per_byte"].value > 0
     tables = second.tables(second.load(folder / "model"), "cpu")
-    assert set(tables) == {"segmentation", "dimensions", "samples"}
+    assert set(tables) == {"segmentation", "dimensions", "samples", "speed"}
+    assert (tables["speed"]["bytes_per_s"] > 0).all()
     assert set(tables["dimensions"]["cloud"]) == {"pooled", "quantised"}
     from terse.figures.study import FinishedRun, figures_of, joined_tables
 
     evaluation = pd.DataFrame([vars(m) for m in measures.values()])
     run = FinishedRun("x", second.settings, evaluation, tables)
     assert set(figures_of([run])) == {"scores", "segmentation"}
-    assert len(joined_tables([run])) == 3
+    assert len(joined_tables([run])) == 4
 
 
 def test_bases_of_another_shape_are_refused(text: Inputs, stage1: Path) -> None:
@@ -312,6 +313,23 @@ def test_contradictions_are_refused(changes: dict[str, Any], words: str) -> None
 
     with pytest.raises(ValidationError, match=words):
         settings_of(SETTINGS | {"top_transformer_config": TOP} | changes)
+
+
+def test_every_key_is_read() -> None:
+    from terse.config.runs import Run
+    from terse.models.hierarchical.settings import (
+        HierarchicalSettings,
+        LevelSettings,
+        TopSettings,
+    )
+
+    package = Path(__file__).parents[3] / "src/terse/models/hierarchical"
+    code = "".join(path.read_text() for path in sorted(package.glob("*.py")))
+    fixed = {"method", "initial_vocab_size", "lr_schedule"} | set(Run.model_fields)
+    fixed |= {"use_continuous_expander_inputs", "propagate_key_padding_mask"}
+    for block in (LevelSettings, TopSettings, HierarchicalSettings):
+        unread = {key for key in set(block.model_fields) - fixed if f".{key}" not in code}
+        assert unread == set(), block
 
 
 def test_settings_are_kept_with_the_weights(stage1: Path) -> None:

@@ -13,6 +13,8 @@ CAPTIONS: dict[str, str] = {
     "samples": "Round trips: a text, its codes (the digits of one segment joined by dots), and the "
     "text that is decoded greedily from the codes alone. Continuations: what the model writes "
     "behind a prompt, greedily. Examples to look at, no metric.",
+    "speed": "Bytes per second on the machine that evaluated: texts to codes in one pass, codes to "
+    "texts and continuations byte by byte, with caches, for a batch of texts at once.",
     "dimensions": "Intrinsic dimension of the segments' vectors at each level, before (``pooled``) "
     "and after quantisation, a point for each vector of a segment of validation text. Equal points "
     "count once (``n_dup``), so the quantised cloud is the part of the codebook that is in use.",

@@ -1,7 +1,6 @@
 """What comes out: likelihoods, reconstruction, round trip, use of the codes, cost."""
 
 import math
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -70,7 +69,6 @@ class RowScores:
             [torch.zeros(c.quantizer.size) for _ in range(c.level.n_digits)]
             for c, _ in model.levels
         ]
-        self.encoding_s = 0.0
         with torch.inference_mode():
             for batch in batches(model, rows):
                 self._add(batch)
@@ -82,10 +80,7 @@ class RowScores:
 
     def _add(self, batch: dict[str, Any]) -> None:
         document = batch["document"].numpy()
-        begin = time.perf_counter()
         levels = self.model.encode(batch["ids"])
-        levels[-1].n.cpu()  # waits for the device
-        self.encoding_s += time.perf_counter() - begin
         np.add.at(self.n_bytes, document, batch["n_bytes"].numpy())
         for i, level in enumerate(levels):
             self.n_segments[i] += int(level.n.sum())
@@ -131,9 +126,9 @@ class RowScores:
         return self.n_bytes > 0
 
     def code_measures(self) -> list[Measure]:
-        """Return how many codes there are, what each costs, how many are in use; the speed."""
+        """Return how many codes there are, what each costs, and how many are in use."""
         total = self.n_bytes.sum()
-        found = [Measure("model", "encoding_bytes_per_s", total / self.encoding_s)]
+        found = []
         for i, (compressor, _) in enumerate(self.model.levels):
             per_byte, arm = self.n_segments[i] / total, f"level{i}"
             n_codes = per_byte * compressor.level.n_digits
@@ -172,12 +167,8 @@ def causal_measures(model: HierarchicalAutoencoder, rows: ScoringRows) -> list[M
 
 def round_trip(model: HierarchicalAutoencoder, rows: ScoringRows) -> list[Measure]:
     """Return which share of bytes and of texts comes back from its codes alone."""
-    n = min(N_ROUND_TRIPS, len(rows))
-    texts = [text_of(rows[i * len(rows) // n]["ids"][1:].tolist()) for i in range(n)]
-    texts = [text for text in texts if text]
-    begin = time.perf_counter()
+    texts = some_texts(rows)
     found = decompress(model, compress(model, texts))
-    seconds = time.perf_counter() - begin
     right = sum(
         a == b
         for text, copy in zip(texts, found, strict=True)
@@ -188,8 +179,14 @@ def round_trip(model: HierarchicalAutoencoder, rows: ScoringRows) -> list[Measur
     return [
         Measure("model", "round_trip_accuracy", right / total, n=len(texts)),
         Measure("model", "round_trip_exact", same / len(texts), n=len(texts)),
-        Measure("model", "round_trip_bytes_per_s", total / seconds, n=len(texts)),
     ]
+
+
+def some_texts(rows: ScoringRows) -> list[bytes]:
+    """Return the texts of some rows, evenly spread; none is empty."""
+    n = min(N_ROUND_TRIPS, len(rows))
+    texts = [text_of(rows[i * len(rows) // n]["ids"][1:].tolist()) for i in range(n)]
+    return [text for text in texts if text]
 
 
 def _numbers(values: Tensor) -> Floats:

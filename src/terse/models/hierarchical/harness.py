@@ -54,8 +54,8 @@ class HierarchicalAELM(LM):
 
     def loglikelihood(self, requests: list[Instance]) -> list[Scored]:
         """Return (log-likelihood in nats, whether greedy decoding gives it) of continuations."""
-        pairs = [(_bytes(context), _bytes(text)) for context, text in (r.args for r in requests)]
-        return self._scored(pairs)
+        arguments: list[Any] = [request.args for request in requests]
+        return self._scored([(_bytes(context), _bytes(text)) for context, text in arguments])
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
         """Return the log-likelihood of whole texts, in nats."""
@@ -114,7 +114,8 @@ class HierarchicalAELM(LM):
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """Return what is written greedily behind contexts, up to a stop text or EOS."""
-        return [self._written(_bytes(r.args[0]), dict(r.args[1])) for r in requests]
+        arguments: list[Any] = [request.args for request in requests]
+        return [self._written(_bytes(context), dict(options)) for context, options in arguments]
 
     @torch.inference_mode()
     def _written(self, context: bytes, options: dict[str, Any]) -> str:

@@ -1,5 +1,7 @@
 """Tables to look at: samples, a passage with its segments, dimensions of the segments' vectors."""
 
+import time
+
 import pandas as pd
 import torch
 from torch import Tensor
@@ -7,7 +9,7 @@ from torch import Tensor
 from terse.corpora.token_store import TokenStore
 from terse.dimension import estimate
 from terse.models.hierarchical.byte_rows import ScoringRows
-from terse.models.hierarchical.evaluation import batches, passage
+from terse.models.hierarchical.evaluation import batches, passage, some_texts
 from terse.models.hierarchical.generation import compress, decompress, generate_bytes, text_of
 from terse.models.hierarchical.model import HierarchicalAutoencoder
 from terse.models.hierarchical.settings import BOS, EOS, PAD
@@ -18,12 +20,13 @@ RESERVED = {BOS: "<bos>", EOS: "<eos>", PAD: "<pad>"}
 
 
 def report_tables(model: HierarchicalAutoencoder, store: TokenStore) -> dict[str, pd.DataFrame]:
-    """Return the tables `segmentation` and `dimensions`, and `samples` where any are wanted."""
+    """Return the tables by name; `samples` where any are wanted."""
     s = model.settings
     rows = ScoringRows(store, s.sequence_length, limit=s.eval_bytes)
     tables = {
         "segmentation": segmentation_table(model, rows),
         "dimensions": dimensions_table(model, rows),
+        "speed": speed_table(model, rows),
     }
     return tables | ({"samples": samples_table(model, rows)} if s.n_samples else {})
 
@@ -36,6 +39,28 @@ def sample(model: HierarchicalAutoencoder) -> dict[str, str]:
     if model.top is not None:
         found["continuation"] = generate_bytes(model, [prompt], longest)[0]
     return {name: shown(text) for name, text in found.items()}
+
+
+def speed_table(model: HierarchicalAutoencoder, rows: ScoringRows) -> pd.DataFrame:
+    """Return the bytes per second on this machine of encoding, decoding and continuing texts."""
+    texts = some_texts(rows)
+    begin = time.perf_counter()
+    codes = compress(model, texts)
+    codes.n.cpu()  # waits for the device
+    encoded = time.perf_counter()
+    decompress(model, codes)
+    decoded = time.perf_counter()
+    total = sum(map(len, texts))
+    ways = [("encoding", total, encoded - begin), ("decoding", total, decoded - encoded)]
+    if model.top is not None:
+        written = generate_bytes(model, [text[:1] for text in texts], 64)
+        ways.append(("continuing", sum(map(len, written)), time.perf_counter() - decoded))
+    return pd.DataFrame(
+        [
+            {"way": way, "batch": len(texts), "bytes": n, "bytes_per_s": n / seconds}
+            for way, n, seconds in ways
+        ]
+    )
 
 
 def samples_table(model: HierarchicalAutoencoder, rows: ScoringRows) -> pd.DataFrame:

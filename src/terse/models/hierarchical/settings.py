@@ -290,7 +290,7 @@ class HierarchicalSettings(Run):
         return parameters(self)
 
     def schedule_options(self) -> dict[str, float]:
-        return dict(self.scheduler_specific_kwargs)
+        return {str(key): value for key, value in self.scheduler_specific_kwargs.items()}
 
     def params(self) -> dict[str, Any]:
         """Return what determines the result; samples on the way do not."""
