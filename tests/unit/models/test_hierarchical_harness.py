@@ -81,7 +81,7 @@ def test_writing_stops_where_it_is_told(lm: HierarchicalAELM) -> None:
 
 
 def test_the_library_runs_tasks_that_are_made_of_a_corpus(tmp_path: Path, lm: Any) -> None:
-    corpus = Corpus(source="python-docs", max_dataset_size=12, validation_fraction=0.5)
+    corpus = Corpus(source="python-docs", max_dataset_size=30, validation_fraction=0.5)
     write_documents(corpus, tmp_path / "d.parquet")
     make_corpus_tasks(tmp_path / "d.parquet", tmp_path / "tasks")
     save_model(lm.model, tmp_path)

@@ -40,6 +40,7 @@ def scores(runs: Sequence[FinishedRun]) -> Figure:
             )  # fmt: skip
         _coder_lines(ax, runs[0])
         ax.set_yticks(range(len(ARMS)), ARMS)
+        ax.set_ylim(-0.5, len(ARMS) - 0.5)
         ax.set_xlabel("bits per byte")
         ax.legend(fontsize=5, loc="best")
     return figure

@@ -139,7 +139,7 @@ class HierarchicalAELM(LM):
             reader.read(symbol, row)
         written = bytes(text[len(context) :])
         ends = [written.index(stop) for stop in stops if stop in written]
-        return written[: min(ends, default=len(written))].decode("utf-8", errors="replace")
+        return written[: min(ends, default=len(written))].decode("utf-8", errors="surrogateescape")
 
     def _reader(self, text: bytes) -> Reader:
         reader = Reader(self.model, 1)

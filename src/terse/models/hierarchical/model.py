@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from terse.errors import TerseError
 from terse.models.hierarchical.blocks import initialise
 from terse.models.hierarchical.compressor import ByteSegmentCompressor, Segments, Sequence
 from terse.models.hierarchical.expander import CodeExpander
@@ -103,6 +104,12 @@ class HierarchicalAutoencoder(nn.Module):
             return Sequence(ids[..., None], ids != PAD)
         under, K = below[-1], self.levels[i][0].K
         digits, mask = framed(under.codes, under.n, K)
+        longest = self.levels[i][0].level.max_seq_len_encoder
+        if longest is not None and digits.shape[1] > longest:
+            raise TerseError(
+                f"level {i} was given {digits.shape[1]} symbols, its max_seq_len_encoder is "
+                f"{longest}: raise it, or cut longer segments below"
+            )
         return Sequence(digits, mask, under.rows.flatten(2))
 
     def memory(self, segments: Segments, states: Tensor | None) -> Tensor:
