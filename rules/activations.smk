@@ -39,7 +39,7 @@ rule cache_activations:
     resources:
         gpu=lambda w: settings.devices(settings.models[w.model]),
         mem_mb=lambda w, attempt: model_mem_mb(settings, w.model, attempt),
-        runtime=lambda w, attempt: 480 * attempt,
+        runtime=lambda w, attempt: capture_min(settings, w.model, attempt),
     params:
         model=lambda w: settings.loading_of_model(w.model),
         capture=lambda w: settings.measure(w.model).capture(),

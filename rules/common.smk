@@ -6,7 +6,13 @@ from pathlib import Path
 from terse.config import end_with, load
 from terse.config.activations import Chunking, Estimation
 from terse.config.methods import METHODS
-from terse.config.resources import allocation, model_mem_mb, training_mem_mb
+from terse.config.resources import (
+    allocation,
+    capture_min,
+    model_mem_mb,
+    training_mem_mb,
+    training_min,
+)
 from terse.config.stages import STAGE_VERSIONS
 from terse.corpora.local import chosen_files
 from terse.errors import TerseError

@@ -21,7 +21,7 @@ rule train_model:
         gres=lambda w: allocation(settings, w.run)["gres"],
         tasks=lambda w: allocation(settings, w.run)["tasks"],
         mem_mb=lambda w, attempt: training_mem_mb(settings, w.run, attempt),
-        runtime=720,
+        runtime=lambda w, attempt: training_min(settings, w.run, attempt),
     params:
         run=lambda w: settings.runs[w.run].params(),
         base_step=lambda w: settings.base_step(w.run),

@@ -9,6 +9,11 @@ _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "auto": 4}
 _BASE_MB, _UNKNOWN = 4000, 250_000_000
 # Weights, gradients and both moments of AdamW in float32, and a copy while the state is saved.
 _TRAINING_BYTES = 20
+# What a device sustains, low on purpose: a limit that is too short costs an attempt.
+_GPU_FLOP_PER_MIN, _CPU_FLOP_PER_MIN = 60 * 10**13, 60 * 10**10
+# Minutes: to start, read, validate and write; where the work is unknown; the longest asked for,
+# as many partitions allow no more (a training that is cut goes on in the next attempt).
+_BASE_MIN, _UNKNOWN_MIN, _LONGEST_MIN = 60, 480, 1440
 
 
 def training_mem_mb(settings: Workflow, run: str, attempt: int) -> int:
@@ -22,6 +27,33 @@ def model_mem_mb(settings: Workflow, model: str, attempt: int) -> int:
     n = model_parameters(settings, model) or _UNKNOWN
     # The weights twice: as they are read, and as they are used.
     return attempt * (_BASE_MB + 2 * n * _BYTES[settings.models[model].dtype] // 10**6)
+
+
+def training_min(settings: Workflow, run: str, attempt: int) -> int:
+    """Return the time limit (minutes) of a training; it grows with each attempt."""
+    chosen = settings.runs[run]
+    n, tokens = run_parameters(settings, run), chosen.tokens_per_row()
+    rows = chosen.max_steps * chosen.batch_size * chosen.n_grad_loops
+    # Forward and backward pass: 6 operations per parameter and token.
+    work = None if n is None or tokens is None else 6 * n * tokens * rows
+    return _limit(work, settings.devices(chosen) * chosen.nodes, attempt)
+
+
+def capture_min(settings: Workflow, model: str, attempt: int) -> int:
+    """Return the time limit (minutes) of a shard of activations; it grows with each attempt."""
+    n, measure = model_parameters(settings, model), settings.measure(model)
+    documents = measure.max_dataset_size
+    work = None
+    if n is not None and documents is not None:
+        contexts = documents * measure.max_chunks_from_a_document // measure.n_shards + 1
+        work = 2 * n * measure.ctx_len * contexts
+    return _limit(work, settings.devices(settings.models[model]), attempt)
+
+
+def _limit(work: int | None, devices: int, attempt: int) -> int:
+    speed = devices * _GPU_FLOP_PER_MIN or _CPU_FLOP_PER_MIN
+    minutes = _UNKNOWN_MIN if work is None else _BASE_MIN + work // speed
+    return min(attempt * minutes, _LONGEST_MIN)
 
 
 def allocation(settings: Workflow, run: str) -> dict[str, int | str | None]:

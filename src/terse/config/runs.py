@@ -110,6 +110,10 @@ class Run(Strict):
         """Return how many tokens the trained model can read, None where only its base knows."""
         return None
 
+    def tokens_per_row(self) -> int | None:
+        """Return how many tokens a training row costs, None where the settings do not tell."""
+        return None
+
     def params(self) -> dict[str, Any]:
         """Return the settings that determine the result, as plain JSON."""
         return {
