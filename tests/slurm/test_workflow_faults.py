@@ -53,26 +53,33 @@ def test_signals_to_the_workflow(workflow: SlurmWorkflow) -> None:
 
 def test_jobs_that_can_never_succeed(workflow: SlurmWorkflow) -> None:
     """Without the CUDA they were promised, or too large for any node: told, and nothing lost."""
-    too_large = ("memory", "cores", "devices")
-    config = runs("blind", *too_large[:2])["runs"] | runs("devices", gpu=8)["runs"]
+    refused, waiting = ("memory", "devices"), ("cores", "time")
+    config = runs("blind", "memory", *waiting)["runs"] | runs("devices", gpu=8)["runs"]
     resources = {
         "mem_mb": "10**7 if wildcards.run == 'memory' else 2000",
         "cpus_per_task": "1000 if wildcards.run == 'cores' else 2",
+        "runtime": "20000 if wildcards.run == 'time' else 60",
     }
     asked = workflow.changed(
         {"compute": "cuda", "runs": config | runs("fine", gpu=0)["runs"]},
         resources={"train_model": resources}, retries=1,
     )  # fmt: skip
     evaluation = "results/runs/fine/evaluation.csv"
-    started = asked.start(*targets("blind", *too_large), evaluation)
+    started = asked.start(*targets("blind", *refused, *waiting), evaluation)
     assert started.wait(timeout=600) != 0
     told = (asked.folder / "started.log").read_text()
     errors = {part.split(":")[0]: part for part in told.split("Error in rule ")[1:]}
     assert set(errors) == {"train_model"}
     assert "Memory specification can not be satisfied" in told
-    assert told.count("Requested node configuration is not available") >= len(too_large)
-    for run in too_large:
-        assert f"train_model {run}" not in asked.submitted(), run
+    for run in refused:
+        assert re.search(
+            rf"train_model.{{0,900}}{run}.{{0,900}}Requested node configuration is not", told, re.S
+        ), run
+    for run, reason in zip(waiting, ("PartitionConfig", "PartitionTimeLimit"), strict=True):
+        sentence = (
+            rf"train_model {run}: SLURM would leave job \d+ in the queue for ever \({reason}\)"
+        )
+        assert len(re.findall(sentence, told)) == 2  # attempts
     assert "log: logs/train_model/blind.log" in told
     assert "1 GPU(s) promised to this job, CUDA finds 0: use a GPU node, or gpu: 0" in told
     assert (asked.folder / evaluation).exists()

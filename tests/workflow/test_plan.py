@@ -239,6 +239,7 @@ def test_modules_of_rules_import_the_config_only() -> None:
             "terse.roots",
             "terse.corpora.local",
             "terse.running",
+            "terse.waiting",
         )
         assert all(name.startswith(allowed) for name in imported), file
 
