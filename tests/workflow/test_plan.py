@@ -3,12 +3,14 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
+from snakemake.cli import get_argument_parser
 from snakemake.utils import update_config
 from tiny_workflow import ROOT, Workflow
 
@@ -210,6 +212,31 @@ def test_what_goes_to_a_cluster_asks_for_more_with_each_attempt() -> None:
     for rule in set(rules) - local:
         for resource in ("mem_mb", "runtime"):
             assert f"{resource}=lambda w, attempt: " in rules[rule], (rule, resource)
+
+
+def documented_commands() -> list[str]:
+    """Return each `snakemake ...` that a code block of the documentation shows."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md")]
+    blocks = [
+        block
+        for page in pages
+        for block in re.findall(r"^```\w*\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    ]
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    found = (re.match(r"(?:nohup )?(?:\.venv/bin/)?snakemake ([^>]*)", line) for line in lines)
+    return [match[1] for match in found if match]
+
+
+def test_documented_commands_are_snakemakes() -> None:
+    """No option swallows the target that follows it, as those with several values do."""
+    parser = get_argument_parser()
+    commands = documented_commands()
+    assert len(commands) >= 12
+    for command in commands:
+        words = shlex.split(command, comments=True)
+        named = [word for word in words if word == "all" or word.startswith("results/")]
+        given = parser.parse_args(words)
+        assert set(given.targets) >= {word for word in named if word != str(given.report)}, command
 
 
 def test_set_up_leaves_the_checkout_as_it_was() -> None:
