@@ -38,6 +38,7 @@ rule cache_activations:
     threads: 2
     resources:
         gpu=lambda w: settings.devices(settings.models[w.model]),
+        nodes=lambda w: one_node(settings.devices(settings.models[w.model])),
         mem_mb=lambda w, attempt: model_mem_mb(settings, w.model, attempt),
         runtime=lambda w, attempt: capture_min(settings, w.model, attempt),
     params:
@@ -59,8 +60,8 @@ rule verify_activations:
         "logs/verify_activations.log",
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=240,
+        mem_mb=lambda w, attempt: 2000 * attempt,
+        runtime=lambda w, attempt: 240 * attempt,
     script:
         "../workflow/scripts/verify_activations.py"
 
@@ -78,8 +79,8 @@ rule export_activations:
         "logs/export_activations/{model}.benchmark.tsv"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=240,
+        mem_mb=lambda w, attempt: 2000 * attempt,
+        runtime=lambda w, attempt: 240 * attempt,
     params:
         stage=stage("export_activations"),
     script:

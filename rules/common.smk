@@ -74,6 +74,11 @@ def model_folder(model):
     )
 
 
+def one_node(devices):
+    """Return 1 where several devices must be of one node: SLURM takes them from anywhere."""
+    return 1 if devices > 1 else None
+
+
 def run_inputs(wildcards):
     """Return the named inputs that a run's method reads."""
     run = settings.runs[wildcards.run]
@@ -88,6 +93,7 @@ def run_inputs(wildcards):
         inputs["base"] = (
             f"results/runs/{run.base}/model" if in_runs else model_folder(run.base)
         )
+        inputs["base_weights"] = [] if in_runs else local_weights(run.base)
     return inputs
 
 

@@ -18,6 +18,7 @@ rule evaluate_run:
     threads: 2
     resources:
         gpu=lambda w: settings.devices_of_evaluation(w.run),
+        nodes=lambda w: one_node(settings.devices_of_evaluation(w.run)),
         mem_mb=lambda w, attempt: training_mem_mb(settings, w.run, attempt),
         runtime=lambda w, attempt: 240 * attempt,
     params:

@@ -17,13 +17,14 @@ rule train_model:
     threads: lambda w: 2 * max(1, settings.devices(settings.runs[w.run]))
     resources:
         gpu=lambda w: allocation(settings, w.run)["gpu"],
-        nodes=lambda w: allocation(settings, w.run)["nodes"],
+        nodes=lambda w: allocation(settings, w.run)["nodes"]
+        or one_node(settings.devices(settings.runs[w.run])),
         gres=lambda w: allocation(settings, w.run)["gres"],
         tasks=lambda w: allocation(settings, w.run)["tasks"],
         mem_mb=lambda w, attempt: training_mem_mb(settings, w.run, attempt),
         runtime=lambda w, attempt: training_min(settings, w.run, attempt),
     params:
-        run=lambda w: settings.runs[w.run].params(),
+        run=lambda w: settings.runs[w.run].training_params(),
         base_step=lambda w: settings.base_step(w.run),
     script:
         "../workflow/scripts/train_model.py"

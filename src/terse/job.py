@@ -3,7 +3,6 @@
 import logging
 import os
 import random
-import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -150,9 +149,15 @@ def run_inputs(snakemake: Any, bundle: type[Bundle]) -> Bundle:
 
 
 def _promised(snakemake: Any) -> int:
-    """Return how many GPUs this job was promised on its node: `gpu`, or `gres` on several."""
-    gres = re.fullmatch(r"gpu(?::\w+)*?:(\d+)", str(snakemake.resources.get("gres", "")))
-    return int(gres[1] if gres else snakemake.resources.get("gpu", 0))
+    """Return how many GPUs this job was promised on its node: by `gres`, else by `gpu`.
+
+    `gres` as SLURM reads it: `gpu`, `gpu:2`, `gpu:a100`, `gpu:h100_1g.10gb:2`.
+    """
+    name, *kind_and_count = str(snakemake.resources.get("gres", "")).split(":")
+    if name != "gpu":
+        return int(snakemake.resources.get("gpu", 0))
+    count = kind_and_count[-1] if kind_and_count else ""
+    return int(count) if count.isdigit() else 1
 
 
 def _log_path(snakemake: Any) -> Path | None:

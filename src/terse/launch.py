@@ -119,9 +119,11 @@ def rule_graph(folder: Path) -> str:
 
 
 def _name_files(folder: Path) -> None:
-    print("\nOpen:")
-    found = [folder / REPORT, *sorted((folder / "results" / "figures").glob("*/*.svg"))]
+    found = [path for path in [folder / REPORT] if path.exists()]  # not after a dry run
+    found += sorted((folder / "results" / "figures").glob("*/*.svg"))
     found += sorted((folder / "results" / "studies").glob("*/*.svg"))
     found += sorted((folder / "results" / "tables").glob("*.csv"))
+    if found:
+        print("\nOpen:")
     for path in found:
         print(f"  {path.relative_to(folder)}")

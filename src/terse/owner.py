@@ -1,5 +1,6 @@
 """Who may write a training's state or a shard: one process at a time, whatever else still lives."""
 
+import errno
 import fcntl
 import json
 import logging
@@ -20,6 +21,9 @@ _LIVING = {
     "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT",
     "RESIZING",
 }  # fmt: skip
+
+# How a file system without locks answers, such as a Lustre that is mounted without `flock`.
+_NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK}
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,13 @@ class Owner:
             process = f"process {holder.pid}" if holder else "a process"
             logger.info("waiting for %s, which still writes %s", process, self._what)
             fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            logger.warning(
+                "the file system of %s has no locks: who writes is told by SLURM and %s alone",
+                self._folder, self._path.name,
+            )  # fmt: skip
 
     def _is_in_place(self, lock: int) -> bool:
         try:

@@ -199,6 +199,26 @@ def test_a_job_without_gpus_sees_none(gpu: int | None, monkeypatch: pytest.Monke
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
 
+@pytest.mark.parametrize(
+    ("gres", "count"),
+    [("gpu", 1), ("gpu:2", 2), ("gpu:a100", 1), ("gpu:a100:2", 2), ("gpu:h100_1g.10gb:2", 2)],
+)
+def test_gpus_may_be_promised_in_every_spelling_of_slurm(
+    gres: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    promised = ResourceList(fromdict={"gpu": 0, "gres": gres})
+    asked = SimpleNamespace(resources=promised, config={})
+    with pytest.raises(TerseError, match=rf"^{count} GPU\(s\) promised to this job, SLURM gave 0"):
+        job.device(asked)
+
+
+def test_another_gres_is_no_gpu() -> None:
+    promised = ResourceList(fromdict={"gpu": 0, "gres": "nvme:100"})
+    assert job.device(SimpleNamespace(resources=promised, config={})) == "cpu"
+
+
 def test_a_promised_gpu_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
     path = {"PATH": str(tmp_path), "GPU": "1", "TMPDIR": str(tmp_path), "SLURM_JOB_ID": ""}
     body = 'os.environ.pop("SLURM_JOB_ID"); job.device(snakemake)'

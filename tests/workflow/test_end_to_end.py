@@ -65,6 +65,9 @@ def test_a_methods_own_setting_retrains_its_run_only(
     plan = overlay(copied, {"runs": {"compress": {"n_cmps": 3}}}).plan()
     assert plan["train_model"] == plan["evaluate_run"] == plan["plot_study"] == 1
     assert not {"collect_corpus", "cache_activations", "estimate_dimensions"} & set(plan)
+    scored = overlay(copied, {"runs": {"compress": {"eval_windows": 30}}}).plan()
+    assert scored["evaluate_run"] == scored["plot_study"] == 1
+    assert "train_model" not in scored
 
 
 def test_ids_are_those_of_the_models_hidden_states(finished: Workflow) -> None:

@@ -24,6 +24,8 @@ class Run(Strict):
     # `terse.figures.study`), and the captions of these and of its tables, by name. No torch.
     figures: ClassVar[str | None] = None
     captions: ClassVar[dict[str, str]] = {}
+    # Keys that only the evaluation reads: a change of them scores a trained run again.
+    evaluation_only: ClassVar[frozenset[str]] = frozenset()
     aliases: ClassVar[dict[str, str]] = {
         "learning_rate": "lr",
         "weight_decay": "l2",
@@ -120,3 +122,7 @@ class Run(Strict):
             **self.model_dump(mode="json", exclude=CONDUCT),
             "stage_version": self.stage_version,
         }
+
+    def training_params(self) -> dict[str, Any]:
+        """Return the settings that determine the trained weights, as plain JSON."""
+        return {k: v for k, v in self.params().items() if k not in self.evaluation_only}

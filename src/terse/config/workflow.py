@@ -31,7 +31,7 @@ def _by_method(raw: Any) -> Any:
         raise ValueError(f"a block of keys is needed; given: {raw!r}")
     if "method" not in raw:
         raise ValueError(f"method is missing; allowed: {', '.join(sorted(METHODS))}")
-    if raw["method"] not in METHODS:
+    if not isinstance(raw["method"], str) or raw["method"] not in METHODS:
         raise ValueError(str(unknown_name("method", str(raw["method"]), METHODS)))
     return METHODS[raw["method"]].model_validate(raw)
 
@@ -90,6 +90,8 @@ class Workflow(Strict):
         self._sweeps.update((info.context or {}).get("sweeps", {}))
         self._check_tracking()
         self._check_tokenizers()
+        for name, model in self.models.items():
+            self._require(f"models.{name}.run", "run", model.run, self.runs)
         self._check_runs()
         self._check_models()
         for name in self.select.runs:
@@ -121,6 +123,8 @@ class Workflow(Strict):
             self._require(f"runs.{name}.tokenizer", "tokenizer", run.tokenizer, self.tokenizers)
             self._require(f"runs.{name}.base", "run or model", run.base, self._bases)
             self._check_language_model(f"runs.{name}.base", self.base_run(name))
+            if run.corpus is not None:
+                self._check_held_out(f"runs.{name}.corpus", run.corpus)
             try:
                 run.share(self.n_processes(name))
             except TerseError as error:
@@ -135,7 +139,6 @@ class Workflow(Strict):
     def _check_models(self) -> None:
         for name, model in self.models.items():
             if model.run is not None:
-                self._require(f"models.{name}.run", "run", model.run, self.runs)
                 self._check_language_model(f"models.{name}.run", model.run)
                 self._check_step(name, model)
             if self.activations is None and name in self.select.ids:
@@ -148,6 +151,13 @@ class Workflow(Strict):
             raise TerseError(
                 f"{where}: {run} of method {self.runs[run].method} is no whole language model; its "
                 "report has its own measurements"
+            )
+
+    def _check_held_out(self, where: str, corpus: str) -> None:
+        if self.corpora[corpus].validation_fraction == 0:
+            raise TerseError(
+                f"{where}: corpus {corpus} holds no documents out for validation; set its "
+                "validation_fraction above 0"
             )
 
     def _check_step(self, name: str, model: Model) -> None:
@@ -166,6 +176,8 @@ class Workflow(Strict):
             return f"models.{name}.activations.{key}" if own else f"activations.{key}"
 
         self._require(where("corpus"), "corpus", measure.corpus, self.corpora)
+        if measure.documents == "validation":
+            self._check_held_out(where("documents"), measure.corpus)
         if self.models[name].kind == "encoder" and (measure.save_loss or measure.save_entropy):
             raise TerseError(
                 f"models.{name}.activations: an encoder has no loss: set save_loss and "

@@ -33,7 +33,10 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Conduct:
-    """How a training is carried out. Only `device` and `deterministic` can change last bits."""
+    """How a training is carried out.
+
+    Only `device`, `deterministic` and `n_processes` can change last bits.
+    """
 
     name: str
     device: str = "cpu"
@@ -69,6 +72,7 @@ def train(
         for callback in _callbacks(trainer, model, state, conduct, signal):
             trainer.add_callback(callback)
         checkpoint = trainer.agreed(state.latest)
+        trainer.args.eval_on_start = checkpoint is None  # else the saved history has that row
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         step = trainer.state.global_step
         if step < settings.max_steps:
@@ -161,7 +165,6 @@ def _arguments(settings: Run, state: TrainingState, conduct: Conduct) -> Trainin
         logging_nan_inf_filter=False,
         eval_strategy="steps",
         eval_steps=settings.eval_interval,
-        eval_on_start=True,
         save_strategy="steps",
         save_steps=conduct.save_interval,
         report_to=report_to(conduct.tracking),

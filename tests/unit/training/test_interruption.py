@@ -27,6 +27,13 @@ def test_stop_signal_saves_and_the_next_attempt_goes_on(
         train_tiny(tmp_path, method=method, signal=stop)
     assert not (tmp_path / "model").exists()
     assert weights(train_tiny(tmp_path)) == weights(undisturbed)
+    pd.testing.assert_frame_equal(validations(tmp_path), validations(undisturbed))
+
+
+def validations(folder: Path) -> pd.DataFrame:
+    history = pd.read_csv(folder / "history.csv")
+    found = history[history["split"] == "validation"]
+    return found[["step", "epoch", "loss_nats"]].reset_index(drop=True)
 
 
 @pytest.mark.parametrize("step", [2, 6, 10])

@@ -39,6 +39,7 @@ class CompressionSettings(Run):
     is_language_model: ClassVar[bool] = False
     figures: ClassVar[str | None] = "terse.models.compression.figures:draw"
     captions: ClassVar[dict[str, str]] = CAPTIONS
+    evaluation_only: ClassVar[frozenset[str]] = frozenset({"eval_windows", "n_samples"})
     aliases: ClassVar[dict[str, str]] = {
         **Run.aliases,
         "model_string": "base",
