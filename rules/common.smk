@@ -10,6 +10,7 @@ from terse.config.resources import (
     allocation,
     capture_min,
     model_mem_mb,
+    one_node,
     training_mem_mb,
     training_min,
 )
@@ -72,11 +73,6 @@ def model_folder(model):
     return f"results/runs/{origin.run}/" + (
         "model" if origin.step is None else "checkpoints"
     )
-
-
-def one_node(devices):
-    """Return 1 where several devices must be of one node: SLURM takes them from anywhere."""
-    return 1 if devices > 1 else None
 
 
 def run_inputs(wildcards):

@@ -17,8 +17,7 @@ rule train_model:
     threads: lambda w: 2 * max(1, settings.devices(settings.runs[w.run]))
     resources:
         gpu=lambda w: allocation(settings, w.run)["gpu"],
-        nodes=lambda w: allocation(settings, w.run)["nodes"]
-        or one_node(settings.devices(settings.runs[w.run])),
+        nodes=lambda w: allocation(settings, w.run)["nodes"],
         gres=lambda w: allocation(settings, w.run)["gres"],
         tasks=lambda w: allocation(settings, w.run)["tasks"],
         mem_mb=lambda w, attempt: training_mem_mb(settings, w.run, attempt),

@@ -63,10 +63,15 @@ def allocation(settings: Workflow, run: str) -> dict[str, int | str | None]:
     """
     devices, nodes = settings.devices(settings.runs[run]), settings.runs[run].nodes
     if nodes == 1:
-        return {"gpu": devices, "nodes": None, "gres": None, "tasks": None}
+        return {"gpu": devices, "nodes": one_node(devices), "gres": None, "tasks": None}
     if devices == 0:
         return {"gpu": 0, "nodes": nodes, "gres": None, "tasks": nodes}
     return {"gpu": None, "nodes": nodes, "gres": f"gpu:{devices}", "tasks": None}
+
+
+def one_node(devices: int) -> int | None:
+    """Return 1 where several devices must be of one node: SLURM takes them from anywhere."""
+    return 1 if devices > 1 else None
 
 
 def run_parameters(settings: Workflow, run: str) -> int | None:

@@ -111,7 +111,7 @@ def test_devices_are_told_by_job_on_one_node_and_by_node_on_several() -> None:
         return list(allocation(workflow(**run), "base").values())
 
     assert asked() == [0, None, None, None]
-    assert asked(gpu=4) == [4, None, None, None]
+    assert asked(gpu=4) == [4, 1, None, None]
     assert asked(gpu=4, nodes=2) == [None, 2, "gpu:4", None]
     assert asked(nodes=2) == [0, 2, None, 2]
 
