@@ -1,5 +1,7 @@
 """The one path on which every method is trained, stopped, resumed and published."""
 
+import json
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,8 @@ from terse.training.method import Method
 from terse.training.state import TrainingState
 from terse.training.tracking import prepare_tracking, remember_tracking_run, report_to
 from terse.training.trainer import MethodTrainer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,10 @@ def train(
     _be_deterministic(conduct)
     set_seed(settings.seed)
     with TrainingState(state_folder, leads=conduct.rank == 0) as state:
+        if conduct.n_processes == 1 and state.was_finished_meanwhile and _holds(outputs, record):
+            logger.info("another process has finished this training meanwhile")
+            state.delete()
+            return
         prepare_tracking(conduct.tracking, conduct.results, state.folder)
         model = method.build()
         trainer = MethodTrainer(method, model, _arguments(settings, state, conduct), state)
@@ -85,6 +93,16 @@ def train(
             _publish(trainer, method, model, state, outputs)
             write_json(outputs.record, record)
             state.delete()  # last of all: a kill before this line leaves all that is needed
+
+
+def _holds(outputs: Outputs, record: dict[str, Any]) -> bool:
+    """Return whether the outputs are there, of a training with the same record."""
+    if not all(path.exists() for path in vars(outputs).values()):
+        return False
+    of_code = {"git"}  # an edit of the code alone trains nothing again
+    there = json.loads(outputs.record.read_text())
+    ours = json.loads(json.dumps(record, default=str))
+    return all(there.get(key) == ours[key] for key in ours.keys() - of_code)
 
 
 def _publish(
