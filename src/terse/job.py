@@ -113,10 +113,20 @@ def device(snakemake: Any) -> str:
     return "cuda"
 
 
-def spread(snakemake: Any) -> None:
-    """Go on as one process per device and node of this job; torchrun starts them."""
+def spread(snakemake: Any, n_processes: int) -> None:
+    """Go on as one process per device and node of this job; torchrun starts them.
+
+    Raises TerseError where the job has another number of devices: Snakemake cuts what a rule asks
+    for down to what the machine is said to have.
+    """
     n_nodes = int(snakemake.resources.get("nodes", 1))
-    distributed.spread(max(1, _promised(snakemake)), n_nodes)
+    devices = max(1, _promised(snakemake))
+    if devices * n_nodes != n_processes:
+        raise TerseError(
+            f"the config asks for {n_processes} processes, this job has {devices} device(s) on "
+            f"{n_nodes} node(s): raise gpu under resources in the profile, or lower the run's gpu"
+        )
+    distributed.spread(devices, n_nodes)
 
 
 def settings(snakemake: Any) -> Workflow:

@@ -54,7 +54,7 @@ def test_signals_to_the_workflow(workflow: SlurmWorkflow) -> None:
 def test_jobs_that_can_never_succeed(workflow: SlurmWorkflow) -> None:
     """Without the CUDA they were promised, or too large for any node: told, and nothing lost."""
     refused, waiting = ("memory", "devices"), ("cores", "time")
-    config = runs("blind", "memory", *waiting)["runs"] | runs("devices", gpu=8)["runs"]
+    config = runs("blind", "memory", *waiting)["runs"] | runs("devices", gpu=4)["runs"]
     resources = {
         "mem_mb": "10**7 if wildcards.run == 'memory' else 2000",
         "cpus_per_task": "1000 if wildcards.run == 'cores' else 2",
