@@ -116,6 +116,10 @@ class Method(ABC, Generic[S]):
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ]
 
+    def clipped_parts(self, model: nn.Module) -> list[list[nn.Parameter]]:
+        """Return the parts of a model whose gradient norms are clipped each by itself."""
+        return [list(model.parameters())]
+
     def callbacks(self) -> list[TrainerCallback]:
         """Return callbacks that the training carries along."""
         return []
