@@ -134,6 +134,10 @@ class Method(ABC, Generic[S]):
 
         return load_model(folder)
 
+    def measured(self, folder: Path, device: str) -> nn.Module:
+        """Return a trained model as `terse.activations.shard.cache_shard` takes it."""
+        return self.load(folder).to(device)
+
     def tokenizer_folder(self) -> Path | None:
         """Return the folder of the tokenizer that is published beside the weights."""
         return self.inputs.tokenizer or self.inputs.base

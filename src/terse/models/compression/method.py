@@ -15,7 +15,7 @@ from terse.errors import TerseError
 from terse.models.compression.cost import cost_table
 from terse.models.compression.evaluation import FIELDS, evaluate_arms
 from terse.models.compression.model import Compressor
-from terse.models.compression.probe import dimensions_table
+from terse.models.compression.probe import VectorsOfContexts, dimensions_table
 from terse.models.compression.samples import samples_table
 from terse.models.compression.settings import CompressionSettings
 from terse.models.compression.storage import load_compressor, save_compressor
@@ -172,6 +172,10 @@ class Compression(Method[CompressionSettings]):
         Raises TerseError where the base is not the one that it was trained on.
         """
         return load_compressor(folder, self._language_model(), self._base_digest)
+
+    def measured(self, folder: Path, device: str) -> VectorsOfContexts:
+        """Return a trained compressor as a model that puts out vectors."""
+        return VectorsOfContexts(self._placed(self.load(folder), device)).eval()
 
     def tokenizer_folder(self) -> Path | None:
         """Nothing: the tokenizer is the base's."""

@@ -143,6 +143,15 @@ class CompressionSettings(Run):
     def one_process(self) -> bool:
         return self.model_parallel
 
+    def measurement(self) -> dict[str, Any]:
+        """Each context, after its BOS, is one point: the last of its vectors, or their mean."""
+        return {
+            "ctx_len": self.n_context + 1, "cloud": "means", "skip_first": 0,
+            "module_inblock_keys": [], "module_outblock_keys": ["vectors"],
+            "module_name_mapping": {"vectors": "vectors"}, "save_cache_tensors": False,
+            "save_mean_tensors": True, "save_loss": False, "save_entropy": False,
+        }  # fmt: skip
+
     def _check_overlap_and_tasks(self) -> None:
         most = 0 if self.rmb_only else self.cmp_len
         if self.seq_overlap > most:
