@@ -104,6 +104,14 @@ def test_testing_takes_the_model_that_the_workflow_trains(tmp_path: Path) -> Non
     run = overlay.config["runs"]["bloomz-cmpr-test"]
     assert (run["base"], run["corpus"]) == ("base", "python-docs")
     assert "models" not in overlay.config
+    swept = {"model_string": ["a/one", "b/two"], "dataset": ["c/x", "d/y"], "lr": [1e-3, 1e-4]}
+    overlay = import_file(write(tmp_path, COMPRESSION | swept | {"testing": True}))
+    run = overlay.config["runs"]["bloomz-cmpr-test"]
+    assert (run["base"], run["corpus"], run["sweep"]) == (
+        "base",
+        "python-docs",
+        {"lr": swept["lr"]},
+    )
 
 
 @pytest.mark.parametrize(
