@@ -308,15 +308,19 @@ def test_overlap_is_trained_on_and_stays_out_of_the_divergence() -> None:
     torch.testing.assert_close(sums["kl"], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("loss", "changes"),
+    [("rmb", {"rmb_task": True}), ("csl", {"csl_task": True, "train_embs": True})],
+)
 @torch.no_grad()
-def test_reproduction_reads_real_tokens_only() -> None:
-    model = compressor(rmb_task=True)
+def test_losses_over_the_context_read_real_tokens_only(loss: str, changes: dict) -> None:
+    model = compressor(**changes)
     batch = batch_of(B=1)
     batch["target_mask"] = torch.ones_like(batch["target"])
-    expected = model(**batch)["rmb"]
+    expected = model(**batch)[loss]
     batch["context"] = nn.functional.pad(batch["context"], (3, 0))
     batch["context_mask"] = nn.functional.pad(batch["context_mask"], (3, 0))
-    assert model(**batch)["rmb"].item() == pytest.approx(expected.item(), rel=1e-4)
+    assert model(**batch)[loss].item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 @torch.no_grad()
