@@ -183,6 +183,7 @@ def test_without_its_prompt_there_is_no_static_arm(inputs: Inputs) -> None:
 def test_reproduction_alone_has_all_arms_too(inputs: Inputs, tmp_path: Path) -> None:
     method = compression(inputs, rmb_only=True, seq_len=10, max_steps=2)
     model = method.load(train_into(tmp_path, method) / "model")
+    assert {"rmb_nats", "ce_nats"} & set(pd.read_csv(tmp_path / "history.csv")) == {"rmb_nats"}
     windows = method._evaluated
     totals, n_targets, _ = score_arms(model, windows, 0)
     assert set(totals) == set(ARMS)

@@ -115,7 +115,7 @@ def _split(rows: list[Any], sizes: tuple[int, ...]) -> list[list[Any]]:
         {"rmb_task": True, "kl_scale": 0.7},
         {"gen_targs": True, "gen_ids": False},
         {"train_embs": True, "csl_task": True, "csl_scale": 0.3},
-        {"rmb_only": True},
+        {"rmb_only": True, "rmb_task": True},
         {"seq_overlap": 3, "kl_scale": 1.0},
     ],
 )

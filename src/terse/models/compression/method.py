@@ -118,8 +118,9 @@ class Compression(Method[CompressionSettings]):
         return list(parts.values())
 
     def score(self, model: nn.Module, batch: Batch) -> tuple[float, int]:
-        """Return the cross-entropy of a validation batch alone, and its targets."""
-        return model(**batch)["ce"].item(), int(self.count(batch)[0])
+        """Return the main loss of a validation batch alone, and its targets."""
+        main = self.settings.main_loss
+        return model(**batch)[main].item(), int(self.count(batch)[LOSSES.index(main)])
 
     def evaluate(self, model: nn.Module, device: str) -> list[Measure]:
         """Return every arm's scores on the same targets, and how much is recovered."""

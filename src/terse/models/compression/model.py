@@ -163,7 +163,7 @@ class Compressor(nn.Module):
             full = self.read_context(batch) if s.kl_scale or s.soft_targets else None
         Z = self.compress(batch.context, batch.context_mask)
         logits = self.read(self.prefix(Z, self.cue), batch.target, batch.target_mask)
-        sums: Sums = {"ce": self._target_loss(logits, batch, full)}
+        sums: Sums = {s.main_loss: self._target_loss(logits, batch, full)}
         if full is not None and s.kl_scale:
             sums["kl"] = divergence(full, logits, batch.is_new)
         if s.rmb_task and not s.rmb_only:

@@ -168,6 +168,11 @@ class CompressionSettings(Run):
         return self.gen_targs and not self.gen_ids
 
     @property
+    def main_loss(self) -> str:
+        """The loss that validations are scored by: `ce` of what follows, `rmb` of the context."""
+        return "rmb" if self.rmb_only else "ce"
+
+    @property
     def n_context(self) -> int:
         """Tokens of a window that are compressed."""
         return self.seq_len if self.rmb_only else self.n_spans * self.cmp_len
