@@ -147,6 +147,13 @@ def weights_of(folder: str | Path, step: int | None) -> Path:
     return Path(folder) if step is None else Path(folder) / f"step-{step}"
 
 
+def base_beside(snakemake: Any) -> Path | None:
+    """Return the folder of the base that a measured model is part of, if it is."""
+    if not snakemake.input.get("base"):
+        return None
+    return weights_of(snakemake.input.base, snakemake.params.model["base_step"])
+
+
 def run_inputs(snakemake: Any, bundle: type[Bundle]) -> Bundle:
     """Return the inputs of a run that the job has, as the fields of `bundle`."""
     given = snakemake.input

@@ -194,6 +194,26 @@ def test_run_from_a_base_starts_at_its_weights(copied: Workflow) -> None:
     assert weights["more/model/model.safetensors"] != weights["base/model/model.safetensors"]
 
 
+def test_a_compressor_is_a_model_that_is_measured(copied: Workflow) -> None:
+    measured = {"run": "compress", "activations": {"cloud": "last_token"}}
+    more = {"models": {"vectors": measured}, "select": {"ids": ["vectors"]}}
+    grown = overlay(copied, more)
+    targets = ["results/ids/vectors.csv", "results/tables/dimensions.csv"]
+    figures = "results/figures/compress-last-token"
+    grown("-c2", "--", *targets, f"{figures}/id-by-layer.svg", f"{figures}/id-by-size.svg")
+    table = pd.read_csv(copied.folder / targets[0])
+    assert set(table["module"]) == {"vectors"}
+    assert table["row"].isna().all()
+    with cache.open(copied.folder / "cache/activations/vectors") as activations:
+        assert (table["n_eff"] == activations.n_rows).all()
+        points = activations.last_tokens["vectors"][:]
+    expected = estimate(points, ["mle_inv"])["mle_inv"]
+    found = table[table["estimator"] == "mle_inv"]["id"].item()
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    plan = overlay(copied, more | {"runs": {"base": {"lr": 0.002}}}).plan(targets[0])
+    assert plan["cache_activations"] == 2  # shards: the base is an input
+
+
 def test_fused_and_cached_dimensions_agree(copied: Workflow) -> None:
     """Without stored tensors the dimensions come from the pass itself."""
     cached = pd.read_csv(copied.folder / "results/ids/base.csv")

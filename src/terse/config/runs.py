@@ -112,6 +112,13 @@ class Run(Strict):
         """Return how many tokens the trained model can read, None where only its base knows."""
         return None
 
+    def measurement(self) -> dict[str, Any]:
+        """Return the keys of `activations` that are different for the trained model.
+
+        Empty for a language model, whose hidden states are measured as any other's.
+        """
+        return {}
+
     def tokens_per_row(self) -> int | None:
         """Return how many tokens a training row costs, None where the settings do not tell."""
         return None

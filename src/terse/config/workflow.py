@@ -139,7 +139,8 @@ class Workflow(Strict):
     def _check_models(self) -> None:
         for name, model in self.models.items():
             if model.run is not None:
-                self._check_language_model(f"models.{name}.run", model.run)
+                if not self.runs[model.run].measurement():
+                    self._check_language_model(f"models.{name}.run", model.run)
                 self._check_step(name, model)
             if self.activations is None and name in self.select.ids:
                 raise TerseError("activations: the block is missing, and select.ids needs it")
@@ -183,6 +184,7 @@ class Workflow(Strict):
                 f"models.{name}.activations: an encoder has no loss: set save_loss and "
                 "save_entropy to false"
             )
+        self._check_vectors(name, measure)
         longest = self.context_length(name)
         if longest is not None and measure.ctx_len > longest:
             raise TerseError(
@@ -194,6 +196,25 @@ class Workflow(Strict):
             raise TerseError(
                 f"{where('layer_idx_list')}: model {name} has no layer {layer}; "
                 f"allowed: {-depth}..{depth - 1}"
+            )
+
+    def _check_vectors(self, name: str, measure: Activations) -> None:
+        """Refuse what does not hold for a model that makes vectors of a context."""
+        model = self.models[name]
+        decided = self.runs[model.run].measurement() if model.run is not None else {}
+        if not decided:
+            return
+        if given := sorted(model.model_fields_set & {"kind", "dtype", "device_map"}):
+            raise TerseError(f"models.{name}.{given[0]}: run {model.run} says how it is loaded")
+        if measure.cloud == "context":
+            raise TerseError(
+                f"models.{name}.activations.cloud: the vectors of one context are too few; "
+                "allowed: last_token, means"
+            )
+        if given := sorted(set(model.activations) & (decided.keys() - {"cloud", "ctx_len"})):
+            raise TerseError(
+                f"models.{name}.activations.{given[0]}: what is measured of run {model.run} are "
+                f"its vectors; always {decided[given[0]]} there"
             )
 
     @cached_property
@@ -244,13 +265,15 @@ class Workflow(Strict):
         return None
 
     def measure(self, model: str) -> Activations:
-        """Return the activations block with a model's overrides.
+        """Return the activations block with the overrides of a model's method and its own.
 
         Raises TerseError with the place and the nearest valid key where they do not fit.
         """
         if self.activations is None:
             raise TerseError(f"activations: the block is missing, and model {model} needs it")
-        raw = self.activations.model_dump(mode="json") | self.models[model].activations
+        chosen = self.models[model]
+        own = {} if chosen.run is None else self.runs[chosen.run].measurement()
+        raw = self.activations.model_dump(mode="json") | own | chosen.activations
         try:
             return Activations.model_validate(raw)
         except ValidationError as error:
@@ -280,11 +303,19 @@ class Workflow(Strict):
     def loading_of_model(self, model: str) -> dict[str, Any]:
         """Return what determines a model's weights and how they are loaded, as plain JSON."""
         settings, step = self.models[model], self.training_step(model)
-        return settings.loading() | {
+        loading = settings.loading() | {
             "model": settings.hub or settings.run or settings.path,
             "revision": settings.revision if settings.run is None else f"step-{step}",
             "step": settings.step,
         }
+        if (run := self.part_of_base(model)) is not None:
+            loading |= {"run": self.runs[run].params(), "base_step": self.base_step(run)}
+        return loading
+
+    def part_of_base(self, model: str) -> str | None:
+        """Return a model's run if what it publishes needs its base beside it, else None."""
+        run = self.models[model].run
+        return None if run is None or self.runs[run].is_language_model else run
 
     def families(self) -> list[str]:
         """Return the names of all families, without repetition."""

@@ -84,6 +84,13 @@ class MethodTrainer(Trainer):
             self.optimizer = kind(groups, **options)
         return self.optimizer
 
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
+        """Clip each of the method's parts by itself; return the norm of all before."""
+        parts = self.method.clipped_parts(self.accelerator.unwrap_model(model))
+        limit = self.args.max_grad_norm
+        norms = [cast(Tensor, self.accelerator.clip_grad_norm_(part, limit)) for part in parts]
+        return norms[0] if len(norms) == 1 else torch.stack(norms).norm()
+
     def evaluate(self, *_args: Any, **_options: Any) -> dict[str, float]:
         """Return the exact loss per target over the validation rows."""
         model = self.accelerator.unwrap_model(self.model)
