@@ -89,11 +89,10 @@ def test_several_devices_are_those_of_one_node(tmp_path: Path) -> None:
     workflow = Workflow(tmp_path, overlay(tmp_path, config))
     targets = ["results/ids/base.csv", "results/ids/base-step0.csv"]
     text = workflow("-n", "--profile", str(ROOT / "profiles" / "slurm"), *targets)
-    asked = [re.search(r"resources: (.*)", job) for job in text.split("\n\n") if "gpu=" in job]
+    asked = re.findall(r"resources: .*gpu=.*", text)
     assert len(asked) == 3
-    for found in asked:
-        assert found is not None
-        assert ("nodes=1" in found[1]) == ("gpu=2" in found[1]), found[1]
+    for resources in asked:
+        assert ("nodes=1" in resources) == ("gpu=2" in resources), resources
 
 
 def test_slurm_profile_sets_only_what_the_default_leaves() -> None:
