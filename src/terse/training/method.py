@@ -116,6 +116,10 @@ class Method(ABC, Generic[S]):
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ]
 
+    def lr_factor(self, step: int) -> float | None:
+        """Return the share of lr at a step, counted from 1; None: `lr_schedule` says it."""
+        return None
+
     def callbacks(self) -> list[TrainerCallback]:
         """Return callbacks that the training carries along."""
         return []

@@ -1,0 +1,45 @@
+"""Texts whose steps are told apart by a separator, such as the lines of a worked solution."""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from terse.corpora.document import Document
+from terse.errors import TerseError
+
+STEP_ENDS = "step_ends"  # in a document's metadata: UTF-8 bytes where its pieces end
+
+
+def with_steps(documents: Iterable[Document], pattern: str) -> Iterator[Document]:
+    """Yield documents with the ends of their pieces in their metadata.
+
+    A piece ends with a match of the regular expression `pattern`, the last with the text.
+    """
+    compiled = compile_separator(pattern)
+    for document in documents:
+        ends = piece_ends(document.text, compiled)
+        yield replace(document, metadata={**document.metadata, STEP_ENDS: ends})
+
+
+def piece_ends(text: str, separator: re.Pattern[str]) -> list[int]:
+    """Return the UTF-8 bytes at which each piece of a text ends, its separator included."""
+    stops = [match.end() for match in separator.finditer(text) if match.end() < len(text)]
+    ends, start, size = [], 0, 0
+    for stop in [*(stop for stop in stops if stop > 0), len(text)]:
+        size += len(text[start:stop].encode(errors="replace"))
+        start = stop
+        ends.append(size)
+    return ends
+
+
+def compile_separator(pattern: str) -> re.Pattern[str]:
+    """Return a compiled separator; raises TerseError for one that is invalid or matches nothing."""
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise TerseError(
+            f"separator_pattern {pattern!r} is no regular expression: {error}"
+        ) from None
+    if compiled.match(""):
+        raise TerseError(f"separator_pattern {pattern!r} matches an empty text: every place ends")
+    return compiled
