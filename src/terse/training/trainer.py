@@ -91,7 +91,9 @@ class MethodTrainer(Trainer):
         """Return the schedule of the method, or else that of the settings."""
         if self.lr_scheduler is None and self.method.lr_factor(1) is not None:
             chosen = cast(torch.optim.Optimizer, optimizer or self.optimizer)
-            self.lr_scheduler = LambdaLR(chosen, lambda done: self.method.lr_factor(done + 1) or 0.0)
+            self.lr_scheduler = LambdaLR(
+                chosen, lambda done: self.method.lr_factor(done + 1) or 0.0
+            )
         return super().create_scheduler(num_training_steps, optimizer)
 
     def evaluate(self, *_args: Any, **_options: Any) -> dict[str, float]:

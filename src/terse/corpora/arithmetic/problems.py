@@ -56,9 +56,7 @@ def make_splits(
         (draw.problem(rng) for rng in _forever(seed, "validation")), n_validation, set()
     )
     held_out = {commuted(problem) for problem in validation}
-    train = list(
-        itertools.islice(_others(lambda rng: draw.problem(rng), seed, held_out), n_train)
-    )
+    train = list(itertools.islice(_others(lambda rng: draw.problem(rng), seed, held_out), n_train))
     ood = distinct(
         (draw.beyond(rng, ood_max_num) for rng in _forever(seed, "ood")), n_validation, set()
     )

@@ -39,9 +39,7 @@ def bin_of(p: float, settings: BlotchingSettings) -> int:
     return round((p - low) / (high - low) * (settings.n_btokens - 1))
 
 
-def dropped_steps(
-    n: int, p: float, settings: BlotchingSettings, rng: np.random.Generator
-) -> Bools:
+def dropped_steps(n: int, p: float, settings: BlotchingSettings, rng: np.random.Generator) -> Bools:
     """Return which of n droppable steps are left out, (n,)."""
     draws = rng.random(n + 1)
     if settings.blotch_spacing == "equal":

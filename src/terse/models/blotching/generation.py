@@ -11,7 +11,6 @@ from transformers import DynamicCache
 
 from terse.models.blotching.model import Blotcher
 
-
 # Share of sequences that go on, below which the others are taken out of the batch.
 SHRINK_BELOW = 0.75
 

@@ -12,13 +12,15 @@ from transformers import PreTrainedModel
 from terse.corpora.arithmetic.characters import PAD, VOCAB_SIZE
 from terse.corpora.tokenizers import load_tokenizer
 from terse.errors import TerseError
-from terse.models.blotching.chains import Arithmetic, text_chains
 from terse.models.blotching.blotches import Chain
+from terse.models.blotching.chains import Arithmetic, text_chains
 from terse.models.blotching.evaluation import Evaluation
+from terse.models.blotching.losses import token_nats
 from terse.models.blotching.model import Blotcher, check_positions, drop_out, fresh_lm
 from terse.models.blotching.positions import RANDOM, position_table
 from terse.models.blotching.rows import BlotchedRows, HeldOutRows, Layout, collate
 from terse.models.blotching.settings import BlotchingSettings
+from terse.models.blotching.tables import all_tables
 from terse.models.loading import load_model, max_context
 from terse.training.method import Batch, Measure, Method
 
@@ -154,14 +156,8 @@ class Blotching(Method[BlotchingSettings]):
         return self._nats(model, batch, 0.0).item(), int(self.count(batch))
 
     def _nats(self, model: nn.Module, batch: Batch, smoothing: float) -> Tensor:
-        mask = batch["attention_mask"]
-        if self.settings.excise_tokens:  # padding stands behind all that could see it
-            mask = mask.new_ones(mask.shape)
-        logits = model(batch["input_ids"], mask, batch["position_ids"])  # (B, T, V)
-        return nn.functional.cross_entropy(
-            logits.flatten(0, 1).float(), batch["labels"].flatten(), reduction="sum",
-            label_smoothing=smoothing,
-        )  # fmt: skip
+        excised = self.settings.excise_tokens
+        return token_nats(model, batch, excised=excised, smoothing=smoothing).sum()
 
     def lr_factor(self, step: int) -> float | None:
         return self.settings.lr_factor(step)
@@ -171,7 +167,8 @@ class Blotching(Method[BlotchingSettings]):
         return self._evaluation(model, device).measures()
 
     def tables(self, model: nn.Module, device: str) -> dict[str, pd.DataFrame]:
-        return self._evaluation(model, device).tables()
+        """Return answers, losses, costs and samples, by name."""
+        return all_tables(self._evaluation(model, device))
 
     def _evaluation(self, model: nn.Module, device: str) -> Evaluation:
         """Return the evaluation of a model; the same for the same model, with what it knows."""

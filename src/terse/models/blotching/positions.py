@@ -36,9 +36,7 @@ def position_table(settings: BlotchingSettings, n_rows: int) -> PositionTable | 
         table = torch.randn(n_rows, settings.d_model) / 2**0.5  # as large as sines
     else:
         table = sines(n_rows, settings.d_model)
-    return PositionTable(
-        table, learnable=settings.learnable_posencs, drop_p=settings.posenc_drop_p
-    )
+    return PositionTable(table, learnable=settings.learnable_posencs, drop_p=settings.posenc_drop_p)
 
 
 def sines(n_rows: int, width: int) -> Tensor:

@@ -1,7 +1,6 @@
 """Rows to train on: chains with their blotches, each a function of the seed and its index."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -67,7 +66,9 @@ class Layout:
     def prompt(self, chain: Chain, p: float | None) -> NDArray[np.int64]:
         """Return the tokens of a chain's problem, behind the token of an intensity p if given."""
         tokens = chain.tokens[chain.steps == 0]
-        return tokens if p is None else np.append(self.vocab_size + bin_of(p, self.settings), tokens)
+        return (
+            tokens if p is None else np.append(self.vocab_size + bin_of(p, self.settings), tokens)
+        )
 
 
 class BlotchedRows(Dataset[Row]):
@@ -126,9 +127,7 @@ class RequestedRows(HeldOutRows):
         return self.layout.row(self.chains[index], self.p, rng)
 
 
-def row_p(
-    settings: BlotchingSettings, rng: np.random.Generator, step: int | None = None
-) -> float:
+def row_p(settings: BlotchingSettings, rng: np.random.Generator, step: int | None = None) -> float:
     """Return the share of steps that a row leaves out; the curriculum holds it down at first."""
     grown = 1.0
     if step is not None and settings.curriculum_steps:

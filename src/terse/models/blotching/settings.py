@@ -198,7 +198,7 @@ class BlotchingSettings(Run):
 
     def _check_positions(self) -> None:
         if self.posenc_type == "RotaryPositionalEncoding" and self.base is None:
-            given = [k for k in ("max_posencs", "posenc_drop_p", "learnable_posencs")]
+            given = ("max_posencs", "posenc_drop_p", "learnable_posencs")
             if other := self._not_default(given):
                 raise ValueError(f"{other[0]}: rotary positions have no table")
         longest = 0 if self.seq_len is None else self.seq_len + (self.arm == "intensity")
@@ -227,7 +227,9 @@ class BlotchingSettings(Run):
         if self.lr_schedule != "power":
             return None
         w = self.warmup_steps
-        return step / w if step <= w else max((w / step) ** self.lr_decay_exp, self.min_lr / self.lr)
+        return (
+            step / w if step <= w else max((w / step) ** self.lr_decay_exp, self.min_lr / self.lr)
+        )
 
     def n_parameters(self, vocab_size: int) -> int | None:
         if self.base is not None:
