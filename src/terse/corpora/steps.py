@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from terse.corpora.document import Document
-from terse.errors import TerseError
 
 STEP_ENDS = "step_ends"  # in a document's metadata: UTF-8 bytes where its pieces end
 
@@ -15,7 +14,7 @@ def with_steps(documents: Iterable[Document], pattern: str) -> Iterator[Document
 
     A piece ends with a match of the regular expression `pattern`, the last with the text.
     """
-    compiled = compile_separator(pattern)
+    compiled = re.compile(pattern)
     for document in documents:
         ends = piece_ends(document.text, compiled)
         yield replace(document, metadata={**document.metadata, STEP_ENDS: ends})
@@ -30,16 +29,3 @@ def piece_ends(text: str, separator: re.Pattern[str]) -> list[int]:
         start = stop
         ends.append(size)
     return ends
-
-
-def compile_separator(pattern: str) -> re.Pattern[str]:
-    """Return a compiled separator; raises TerseError for one that is invalid or matches nothing."""
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise TerseError(
-            f"separator_pattern {pattern!r} is no regular expression: {error}"
-        ) from None
-    if compiled.match(""):
-        raise TerseError(f"separator_pattern {pattern!r} matches an empty text: every place ends")
-    return compiled
