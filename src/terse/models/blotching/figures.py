@@ -1,6 +1,7 @@
 """Figures of blotching runs, from their tables; no torch."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from terse.figures.study import FinishedRun
 from terse.figures.style import BLUE, GREEN, GREY, ORANGE, WIDTH_IN, paper_style
 
 COLOURS = {"vanilla": GREY, "direct": ORANGE, "blind": GREEN, "intensity": BLUE}
-KEYS = ["arm", "split", "requested_p", "temperature", "n_votes"]
+KEYS = ["series", "arm", "split", "requested_p", "temperature", "n_votes"]
 
 
 def draw(runs: Sequence[FinishedRun]) -> dict[str, Figure]:
@@ -32,10 +33,30 @@ def draw(runs: Sequence[FinishedRun]) -> dict[str, Figure]:
 
 
 def joined(runs: Sequence[FinishedRun], name: str) -> pd.DataFrame:
-    """Return a table of all runs with the seed of each."""
-    return pd.concat(
-        [run.tables[name].assign(seed=run.settings.seed) for run in runs], ignore_index=True
-    )
+    """Return a table of all runs with the series of each: runs that differ in the seed alone."""
+    names = series_names(runs)
+    tables = [run.tables[name].assign(series=names[run.name]) for run in runs]
+    return pd.concat(tables, ignore_index=True)
+
+
+def series_names(runs: Sequence[FinishedRun]) -> dict[str, str]:
+    """Return what each run is called in a legend: its arm, and what is unusual about it there."""
+    settings = {run.name: _without_seed(run.settings.params()) for run in runs}
+    names: dict[str, str] = {}
+    for run, own in settings.items():
+        peers = [other for other in settings.values() if other["arm"] == own["arm"]]
+        usual = {k: max(values, key=values.count) for k, values in _by_key(peers).items()}
+        unusual = [f"{k} {own[k]}" for k in own if own[k] != usual[k]]
+        names[run] = ", ".join([own["arm"], *unusual])
+    return names
+
+
+def _by_key(settings: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    return {key: [other[key] for other in settings] for key in settings[0]}
+
+
+def _without_seed(params: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in params.items() if key not in ("seed", "stage_version")}
 
 
 def over_seeds(table: pd.DataFrame, keys: list[str], column: str) -> pd.DataFrame:
@@ -79,8 +100,8 @@ def by_intensity(table: pd.DataFrame, sampled: float) -> Figure:
         figure = Figure(figsize=(WIDTH_IN, 2.4))
         for ax, (temperature, column) in zip(figure.subplots(1, 3), panels, strict=True):
             chosen = own[own["temperature"] == temperature]
-            for arm in _arms(chosen):
-                _against_p(ax, over_seeds(chosen[chosen["arm"] == arm], KEYS, column), arm)
+            for series in _series(chosen):
+                _against_p(ax, over_seeds(chosen[chosen["series"] == series], KEYS, column))
             ax.set_xlabel("share of steps asked to be left out")
             ax.set_ylim(bottom=0)
             how = "greedy" if temperature == 0 else f"sampled, T = {temperature:g}"
@@ -89,17 +110,26 @@ def by_intensity(table: pd.DataFrame, sampled: float) -> Figure:
     return figure
 
 
-def _against_p(ax: Axes, rows: pd.DataFrame, arm: str) -> None:
-    xs, colour = rows["requested_p"].to_numpy(), COLOURS[arm]
-    if arm in ("vanilla", "direct") and len(rows):
-        first = rows.iloc[0]
-        ax.axhline(first["mean"], color=colour, linestyle="--", label=arm)
-        ax.axhspan(first["low"], first["high"], color=colour, alpha=0.15, linewidth=0)
+def _against_p(ax: Axes, rows: pd.DataFrame) -> None:
+    """Draw one series: a line at all intensities where it takes no requests and leaves out none."""
+    if not len(rows):
+        return
+    first = rows.iloc[0]
+    arm, label = str(first["arm"]), str(first["series"])
+    style = {"color": COLOURS[arm], "alpha": _alpha(label), "label": label}
+    if arm in ("vanilla", "direct"):
+        ax.axhline(first["mean"], linestyle="--", **style)
+        ax.axhspan(first["low"], first["high"], color=COLOURS[arm], alpha=0.12, linewidth=0)
         return
     ax.errorbar(
-        xs, rows["mean"], yerr=_errors(rows), fmt="o-" if arm == "intensity" else "D",
-        color=colour, elinewidth=0.8, label=arm,
+        rows["requested_p"], rows["mean"], yerr=_errors(rows), elinewidth=0.8,
+        fmt="o-" if arm == "intensity" else "D", **style,
     )  # fmt: skip
+
+
+def _alpha(series: str) -> float:
+    """Return the opacity of a series: variants of an arm are fainter than the arm itself."""
+    return 0.45 if "," in series else 1.0
 
 
 def by_temperature(table: pd.DataFrame) -> Figure:
@@ -111,11 +141,11 @@ def by_temperature(table: pd.DataFrame) -> Figure:
         figure = Figure(figsize=(WIDTH_IN, 2.4))
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for ax, p in zip(axes, panels, strict=True):
-            for arm in _arms(own):
-                chosen = own[own["arm"] == arm]
-                if arm == "intensity":
+            for series in _series(own):
+                chosen = own[own["series"] == series]
+                if chosen["arm"].iloc[0] == "intensity":
                     chosen = chosen[chosen["requested_p"] == p]
-                _against_temperature(ax, chosen, arm)
+                _against_temperature(ax, over_seeds(chosen, KEYS, "accuracy"))
             ax.set_xlabel("temperature")
             ax.set_ylim(0, 1.02)
             if p is not None:
@@ -125,32 +155,38 @@ def by_temperature(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _against_temperature(ax: Axes, chosen: pd.DataFrame, arm: str) -> None:
-    rows = over_seeds(chosen, KEYS, "accuracy")
+def _against_temperature(ax: Axes, rows: pd.DataFrame) -> None:
+    if not len(rows):
+        return
+    colour, label = COLOURS[str(rows["arm"].iloc[0])], str(rows["series"].iloc[0])
     single, votes = rows[rows["n_votes"] == 1], rows[rows["n_votes"] > 1]
     ax.errorbar(
         single["temperature"], single["mean"], yerr=_errors(single), fmt="o-",
-        color=COLOURS[arm], elinewidth=0.8, label=arm,
+        color=colour, elinewidth=0.8, alpha=_alpha(label), label=label,
     )  # fmt: skip
-    ax.plot(votes["temperature"], votes["mean"], "s", color=COLOURS[arm], fillstyle="none")
+    ax.plot(
+        votes["temperature"], votes["mean"], "s", color=colour, fillstyle="none",
+        alpha=_alpha(label),
+    )  # fmt: skip
 
 
 def by_length(table: pd.DataFrame) -> Figure:
     """Draw the greedy accuracy against the steps of the whole chain."""
     hits = table.assign(hits=(table["accuracy"] * table["n_problems"]).round())
-    keys = ["arm", "requested_p", "steps"]
+    keys = ["series", "arm", "requested_p", "steps"]
     sums = hits.groupby(keys, as_index=False)[["hits", "n_problems"]].sum()
     with paper_style():
         figure = Figure(figsize=(WIDTH_IN, 2.4))
         ax = figure.subplots()
-        for (arm, p), rows in sums.groupby(["arm", "requested_p"]):
+        for (series, arm, p), rows in sums.groupby(["series", "arm", "requested_p"]):
             shares = rows["hits"] / rows["n_problems"]
             pairs = zip(rows["hits"], rows["n_problems"], strict=True)
             edges = np.array([wilson(int(h), int(n)) for h, n in pairs]).T
             style = "o-" if p < 0.34 else "o--" if p < 0.67 else "o:"
             ax.errorbar(
                 rows["steps"], shares, yerr=np.abs(edges - shares.to_numpy()), fmt=style,
-                color=COLOURS[str(arm)], elinewidth=0.6, label=f"{arm} {p:.2g}",
+                color=COLOURS[str(arm)], elinewidth=0.6, alpha=_alpha(str(series)),
+                label=f"{series}, {p:.2g} left out",
             )  # fmt: skip
         ax.set_xlabel("steps of the whole chain")
         ax.set_ylabel("accuracy, greedy")
@@ -169,8 +205,8 @@ def held_out(table: pd.DataFrame) -> Figure:
             figure.subplots(1, 2, sharey=True), titles.items(), strict=True
         ):
             chosen = greedy[greedy["split"] == split]
-            for arm in _arms(chosen):
-                _against_p(ax, over_seeds(chosen[chosen["arm"] == arm], KEYS, "accuracy"), arm)
+            for series in _series(chosen):
+                _against_p(ax, over_seeds(chosen[chosen["series"] == series], KEYS, "accuracy"))
             ax.set_xlabel("share of steps asked to be left out")
             ax.set_title(title)
             ax.set_ylim(0, 1.02)
@@ -189,11 +225,11 @@ def losses(table: pd.DataFrame) -> Figure:
     with paper_style():
         figure = Figure(figsize=(WIDTH_IN, 2.4))
         for ax, (column, label) in zip(figure.subplots(1, 3), columns.items(), strict=True):
-            for arm in _arms(table):
-                rows = over_seeds(table[table["arm"] == arm], ["arm", "p"], column)
+            for series in _series(table):
+                rows = over_seeds(table[table["series"] == series], ["series", "arm", "p"], column)
                 ax.errorbar(
-                    rows["p"], rows["mean"], yerr=_errors(rows), fmt="o-", color=COLOURS[arm],
-                    elinewidth=0.8, label=arm,
+                    rows["p"], rows["mean"], yerr=_errors(rows), fmt="o-", elinewidth=0.8,
+                    color=COLOURS[str(rows["arm"].iloc[0])], alpha=_alpha(series), label=series,
                 )  # fmt: skip
             ax.set_xlabel("share of steps left out")
             ax.set_ylabel(label)
@@ -202,8 +238,11 @@ def losses(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _arms(table: pd.DataFrame) -> list[str]:
-    return [arm for arm in COLOURS if arm in set(table["arm"])]
+def _series(table: pd.DataFrame) -> list[str]:
+    """Return the series in the order of their arms."""
+    found = table[["arm", "series"]].drop_duplicates()
+    order = {arm: place for place, arm in enumerate(COLOURS)}
+    return sorted(found["series"], key=lambda name: (order[name.partition(",")[0]], name))
 
 
 def _errors(rows: pd.DataFrame) -> np.ndarray:

@@ -9,15 +9,16 @@ from terse.config.runs import Run
 from terse.models.blotching.captions import CAPTIONS
 
 Arm = Literal["vanilla", "direct", "blind", "intensity"]
-_ARCHITECTURE = {
+ARCHITECTURE = {
     "d_model", "n_layers", "n_heads", "h_mult", "drop_p", "posenc_type", "max_posencs",
     "posenc_drop_p", "learnable_posencs",
 }  # fmt: skip
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "max_num", "max_ents", "p_mult", "max_mult_num", "p_ent", "space_mults", "zipf_order",
     "ood_max_num", "n_problems", "n_val_problems", "val_temp", "eval_temps", "n_votes", "n_samples",
 }  # fmt: skip
-_OF_INTENSITY = {"blotch_p_min", "blotch_p_max", "n_btokens", "n_eval_ps"}
+OF_INTENSITY = {"blotch_p_min", "blotch_p_max", "n_btokens", "n_eval_ps"}
+OF_TABLES = {"max_posencs", "posenc_drop_p", "learnable_posencs"}
 _CONSTANT = {"vanilla": 0.0, "direct": 1.0}
 
 
@@ -127,7 +128,7 @@ class BlotchingSettings(Run):
         500, ge=2, description="held-out problems; as many out of distribution"
     )
 
-    val_temp: float = Field(0.7, gt=0, description="temperature of sampled answers and of votes")
+    val_temp: float = Field(0.7, ge=0, description="temperature of sampled answers and of votes")
     eval_temps: list[float] = Field(
         [0.35, 1.0], description="more temperatures, at the least, middle and largest intensity"
     )
@@ -167,7 +168,7 @@ class BlotchingSettings(Run):
                 raise ValueError("arm blind needs blotch_p, the share of steps left out")
         elif self.blotch_p not in (None, _CONSTANT.get(self.arm)):
             raise ValueError(f"arm {self.arm} has no blotch_p {self.blotch_p}: leave it out")
-        given = self.model_fields_set & _OF_INTENSITY
+        given = self.model_fields_set & OF_INTENSITY
         if self.arm != "intensity" and (other := self._not_default(given)):
             raise ValueError(f"{other[0]} is of the arm intensity: leave it out")
         if self.blotch_p_min >= self.blotch_p_max:
@@ -187,20 +188,19 @@ class BlotchingSettings(Run):
                     "leave base and tokenizer out, or name a corpus with a separator"
                 )
             return
-        if other := self._not_default(_ENVIRONMENT):
+        if other := self._not_default(ENVIRONMENT):
             raise ValueError(f"{other[0]} is of the arithmetic problems: leave it out with corpus")
         if (self.base is None) == (self.tokenizer is None):
             raise ValueError("a corpus needs a base, or the tokenizer of a model from scratch")
-        if self.base is not None and (other := self._not_default(_ARCHITECTURE)):
+        if self.base is not None and (other := self._not_default(ARCHITECTURE)):
             raise ValueError(f"{other[0]} is the base's: leave it out beside base")
         if self.seq_len is None:
             raise ValueError("a corpus needs seq_len, the tokens of a window of whole steps")
 
     def _check_positions(self) -> None:
-        if self.posenc_type == "RotaryPositionalEncoding" and self.base is None:
-            given = ("max_posencs", "posenc_drop_p", "learnable_posencs")
-            if other := self._not_default(given):
-                raise ValueError(f"{other[0]}: rotary positions have no table")
+        is_rotary = self.posenc_type == "RotaryPositionalEncoding" and self.base is None
+        if is_rotary and (other := self._not_default(OF_TABLES)):
+            raise ValueError(f"{other[0]}: rotary positions have no table")
         longest = 0 if self.seq_len is None else self.seq_len + (self.arm == "intensity")
         if self.max_posencs is not None and self.max_posencs < longest:
             raise ValueError(f"max_posencs {self.max_posencs}: {longest} tokens have to fit")
