@@ -14,7 +14,7 @@ rule train_model:
         "logs/train_model/{run}.log",
     benchmark:
         "logs/train_model/{run}.benchmark.tsv"
-    threads: lambda w: 2 * max(1, settings.devices(settings.runs[w.run]))
+    threads: lambda w: settings.threads_of_training(w.run)
     resources:
         gpu=lambda w: allocation(settings, w.run)["gpu"],
         nodes=lambda w: allocation(settings, w.run)["nodes"],

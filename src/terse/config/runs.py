@@ -9,7 +9,7 @@ from terse.config.strict import Name, Strict
 from terse.errors import TerseError
 
 # Keys that change how a run is carried out but not what comes out: they are no `params`.
-CONDUCT = {"gpu", "nodes", "save_interval"}
+CONDUCT = {"gpu", "nodes", "save_interval", "threads"}
 
 
 class Run(Strict):
@@ -20,6 +20,8 @@ class Run(Strict):
     implementation: ClassVar[str]
     # Whether what it publishes is a whole language model, which others can start from and measure.
     is_language_model: ClassVar[bool] = True
+    # Whether the rows to train on come in a random order already, and are to be read in it.
+    in_order: ClassVar[bool] = False
     # "module:function" that draws the method's own figures of its runs (see
     # `terse.figures.study`), and the captions of these and of its tables, by name. No torch.
     figures: ClassVar[str | None] = None
@@ -71,6 +73,7 @@ class Run(Strict):
         None, ge=0, description="devices on a node, one process each; null: the workflow's gpu"
     )
     nodes: int = Field(1, ge=1, description="nodes of its training, under SLURM")
+    threads: int = Field(2, ge=1, description="cores of its jobs, per device")
 
     @model_validator(mode="after")
     def _steps_within_run(self) -> "Run":

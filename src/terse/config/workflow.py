@@ -225,6 +225,10 @@ class Workflow(Strict):
         """Return how many devices a run or model asks for on a node."""
         return self.gpu if item.gpu is None else item.gpu
 
+    def threads_of_training(self, run: str) -> int:
+        """Return the cores that a training asks for on a node."""
+        return self.runs[run].threads * max(1, self.devices(self.runs[run]))
+
     def n_processes(self, run: str) -> int:
         """Return how many processes train a run: one per device, one on each node at least."""
         devices = 1 if self.runs[run].one_process() else max(1, self.devices(self.runs[run]))

@@ -9,6 +9,7 @@ from terse.config.methods import METHODS
 from terse.config.runs import Run
 from terse.corpora.named import NAMED
 from terse.errors import TerseError, unknown_name
+from terse.importer.blotching import leave_out_unread
 from terse.importer.overlay import Overlay, name_of
 
 SUFFIXES = {".json"}
@@ -41,6 +42,8 @@ def convert(path: Path) -> Overlay:
     zipped: dict[str, Any] = {}
     for key, values in combos.items():
         _place(overlay, settings, run, zipped, key, values)
+    if settings is METHODS["blotching"]:
+        leave_out_unread(overlay, run, sweep)
     if testing:
         _stand_in(overlay, run, sweep, zipped)
     if zipped:
@@ -109,8 +112,14 @@ def _each(value: Any, function: Callable[[Any], Any]) -> Any:
 
 
 def _save_root(overlay: Overlay, value: Any) -> dict[str, Any]:
-    overlay.config["roots"] = {"results": str(value)}
+    overlay.config.setdefault("roots", {})["results"] = str(value)
     overlay.notes["save_root"] = "roots.results"
+    return {}
+
+
+def _data_root(overlay: Overlay, value: Any) -> dict[str, Any]:
+    overlay.config.setdefault("roots", {})["cache"] = str(value)
+    overlay.notes["data_root"] = "roots.cache"
     return {}
 
 
@@ -166,6 +175,7 @@ def _patience(_overlay: Overlay, value: Any) -> dict[str, Any]:
 
 SPECIAL: dict[str, Callable[[Overlay, Any], dict[str, Any]]] = {
     "save_root": _save_root,
+    "data_root": _data_root,
     "n_data_procs": _data_procs,
     "model_string": _model_string,
     "dataset": _dataset,

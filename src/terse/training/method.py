@@ -120,6 +120,10 @@ class Method(ABC, Generic[S]):
         """Return the parts of a model whose gradient norms are clipped each by itself."""
         return [list(model.parameters())]
 
+    def lr_factor(self, step: int) -> float | None:
+        """Return the share of lr at a step, counted from 1; None: `lr_schedule` says it."""
+        return None
+
     def callbacks(self) -> list[TrainerCallback]:
         """Return callbacks that the training carries along."""
         return []

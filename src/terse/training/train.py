@@ -167,6 +167,7 @@ def _arguments(settings: Run, state: TrainingState, conduct: Conduct) -> Trainin
         run_name=conduct.name,
         seed=settings.seed + conduct.rank,  # processes draw different masks
         data_seed=settings.seed,
+        train_sampling_strategy="sequential" if settings.in_order else "random",
         max_steps=settings.max_steps,
         per_device_train_batch_size=batch_size,
         gradient_accumulation_steps=n_grad_loops,
@@ -193,6 +194,8 @@ def _arguments(settings: Run, state: TrainingState, conduct: Conduct) -> Trainin
 
 
 def _schedule(settings: Run) -> dict[str, Any]:
+    if settings.lr_schedule == "power":
+        return {"lr_scheduler_type": "constant"}  # the trainer asks the method for its factor
     if settings.lr_schedule != "plateau":
         return {"lr_scheduler_type": settings.lr_schedule}
     return {
