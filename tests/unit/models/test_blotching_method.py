@@ -105,7 +105,7 @@ def runs() -> list[FinishedRun]:
         ("a", {}), ("b", {"seed": 1}), ("c", {"blotch_p": 0.0}), ("d", {"label_smoothing": 0.1}),
         ("e", {"blotch_p": 0.4}),
     ):  # fmt: skip
-        method = blotching(**changes, max_num=9, max_ents=2, n_val_problems=6)
+        method = blotching(**changes, max_num=20, max_ents=2, n_val_problems=6)
         model = built(method)
         evaluation = pd.DataFrame([vars(m) for m in method.evaluate(model, "cpu")])
         tables = method.tables(model, "cpu")
@@ -229,7 +229,12 @@ def text_inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     return Inputs(tokens=folder / "tokens.h5", tokenizer=folder / "t")
 
 
-TEXT = dict.fromkeys(("max_num", "max_ents", "n_problems", "n_val_problems", "n_votes", "n_samples", "eval_temps")) | {"corpus": "c", "tokenizer": "t", "seq_len": 120}  # fmt: skip
+_OF_PROBLEMS = (
+    "max_num", "max_ents", "n_problems", "n_val_problems", "n_votes", "n_samples", "eval_temps",
+)  # fmt: skip
+TEXT: dict[str, Any] = dict.fromkeys(_OF_PROBLEMS) | {
+    "corpus": "c", "tokenizer": "t", "seq_len": 120,
+}  # fmt: skip
 
 
 def test_windows_are_whole_sentences(text_inputs: Inputs) -> None:

@@ -26,8 +26,8 @@ CAPTIONS = {
     "number of answers that vote. ``length_ratio``: tokens written per token of the whole chain. "
     "``valid_statements``: share of the statements written that are worth what the problem is.",
     "by_length": "Greedy accuracy by the number of droppable steps of the whole chain.",
-    "cost": "A training step at shares p of steps left out: tokens of a chain, positions with "
-    "padding, the ratio of multiplications to be done (theory) and of measured time, forward and "
-    "backward pass of one batch on this machine.",
+    "cost": "A training step at shares p of steps left out: tokens of a chain, the ratio of "
+    "multiplications to be done (theory) and of measured time, forward and backward pass of one "
+    "batch on this machine.",
     "samples": "Held-out problems, their whole chains, and what is written greedily.",
 }

@@ -31,7 +31,7 @@ def chain_losses(
         chosen = range(first, min(first + size, len(rows)))
         batch = collate([rows[i] for i in chosen], 0)
         placed = {key: value.to(device) for key, value in batch.items()}
-        nats = token_nats(model, placed, excised=s.excise_tokens).cpu()
+        nats = token_nats(model, placed, s.n_groups).cpu()
         for line, labels, mask, i in zip(
             nats.double().numpy(), batch["labels"].numpy(), batch["attention_mask"], chosen,
             strict=True,
@@ -52,21 +52,20 @@ def chain_losses(
 
 
 def token_nats(
-    model: nn.Module, batch: dict[str, Tensor], *, excised: bool, smoothing: float = 0.0
+    model: nn.Module, batch: dict[str, Tensor], n_groups: int, smoothing: float = 0.0
 ) -> Tensor:
     """Return the loss (B, T) of each place's label, 0 where there is none.
 
-    excised: what a batch masks is padding on the right, which nothing real can see anyway, so no
-    mask is needed and attention is faster. smoothing: of the labels.
+    n_groups: see `Blotcher.forward`. smoothing: of the labels.
     """
-    mask = batch["attention_mask"]
-    mask = mask.new_ones(mask.shape) if excised else mask
-    logits = model(batch["input_ids"], mask, batch["position_ids"])  # (B, T, V)
+    logits = model(
+        batch["input_ids"], batch["attention_mask"], batch["position_ids"], n_groups=n_groups
+    )  # (B, T, V)
     losses = nn.functional.cross_entropy(
         logits.flatten(0, 1).float(), batch["labels"].flatten(), reduction="none",
         ignore_index=IGNORED, label_smoothing=smoothing,
     )  # fmt: skip
-    return losses.view(mask.shape)
+    return losses.view(batch["labels"].shape)
 
 
 def _n_original(chain: Chain, incl_intl_prob: bool, has_prefix: bool) -> int:

@@ -156,8 +156,7 @@ class Blotching(Method[BlotchingSettings]):
         return self._nats(model, batch, 0.0).item(), int(self.count(batch))
 
     def _nats(self, model: nn.Module, batch: Batch, smoothing: float) -> Tensor:
-        excised = self.settings.excise_tokens
-        return token_nats(model, batch, excised=excised, smoothing=smoothing).sum()
+        return token_nats(model, batch, self.settings.n_groups, smoothing).sum()
 
     def lr_factor(self, step: int) -> float | None:
         return self.settings.lr_factor(step)
@@ -188,7 +187,8 @@ class Blotching(Method[BlotchingSettings]):
     def load(self, folder: Path) -> nn.Module:
         model = self._around(self._lm(folder))
         own = load_file(folder / WEIGHTS)
-        missing, unexpected = model.load_state_dict(own, strict=False)
-        if unexpected or any(not name.startswith("lm.") for name in missing):
+        expected = {k: v for k, v in model.state_dict().items() if not k.startswith("lm.")}
+        if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in expected.items()}:
             raise TerseError(f"{folder / WEIGHTS} is of another run: train this one again")
+        model.load_state_dict(own, strict=False)
         return model.eval()

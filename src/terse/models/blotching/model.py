@@ -1,7 +1,7 @@
 """A causal language model with intensity tokens and positional encodings of its own choice."""
 
 import inspect
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -47,12 +47,36 @@ class Blotcher(nn.Module):
         return self.positions is not None or "position_ids" in self._options
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, cache: Any = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        cache: Any = None,
+        n_groups: int = 0,
     ) -> Tensor:
         """Return logits (B, T, V) for input_ids (B, T) after those in the cache.
 
         attention_mask (B, cached + T): 1 for tokens that may be seen. position_ids (B, T).
+        n_groups: if not 0, the mask hides padding on the right only; rows are read in so many
+        groups of like length, each padded to its own longest, and padding gets zeros.
         """
+        if n_groups == 0:
+            return self._logits(input_ids, attention_mask, position_ids, cache)
+        lengths = attention_mask.sum(1)
+        logits = None
+        for rows in lengths.argsort(stable=True).chunk(n_groups):
+            width = int(lengths[rows].max())
+            ids, places = input_ids[rows, :width], position_ids[rows, :width]
+            # Padding stands behind all that could see it, and attention is faster without a mask.
+            part = self._logits(ids, torch.ones_like(ids), places, None)
+            if logits is None:
+                logits = part.new_zeros(*input_ids.shape, part.shape[-1])
+            logits[rows, :width] = part
+        return cast(Tensor, logits)
+
+    def _logits(
+        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, cache: Any
+    ) -> Tensor:
         embeds = self._embed(input_ids) * self._scale  # (B, T, H)
         if self.positions is not None:
             embeds = embeds + self.positions(position_ids)

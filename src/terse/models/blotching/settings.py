@@ -86,6 +86,11 @@ class BlotchingSettings(Run):
     excise_tokens: bool = Field(
         True, description="sequences are really shortened; false: masked, same result, slower"
     )
+    length_groups: int = Field(
+        4,
+        ge=1,
+        description="groups of like length in which a batch is read, to pad less",
+    )
     incl_intl_prob: bool = Field(False, description="the problem's own tokens are targets too")
     seq_len: int | None = Field(
         None, gt=0, description="longest chain, EOS included; null: the data's longest"
@@ -243,6 +248,11 @@ class BlotchingSettings(Run):
             return [self.constant_p]
         low, high, n = self.blotch_p_min, self.blotch_p_max, self.n_btokens
         return [low + (high - low) * i / (n - 1) for i in range(n)]
+
+    @property
+    def n_groups(self) -> int:
+        """The groups that shortened sequences are read in; 0: sequences are masked."""
+        return self.length_groups if self.excise_tokens else 0
 
     @property
     def constant_p(self) -> float:

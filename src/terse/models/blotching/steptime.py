@@ -15,7 +15,7 @@ from terse.models.blotching.model import Blotcher
 from terse.models.blotching.rows import Layout, RequestedRows, collate
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-ROUNDS = 5
+ROUNDS = 3
 
 
 def cost_table(
@@ -23,23 +23,21 @@ def cost_table(
 ) -> pd.DataFrame:
     """Return what a training step costs at shares p of steps left out.
 
-    Columns: p; tokens_per_chain (prefix included); positions_per_chain (with padding);
-    theory_ratio (multiplications of the blocks against p = 0, attention's square included);
-    step_s (forward and backward pass of a batch, median of interleaved rounds on this machine);
-    step_ratio; tokens_per_s.
+    Columns: p; tokens_per_chain (prefix included); theory_ratio (multiplications of these tokens
+    against p = 0, attention's square included); step_s (forward and backward pass of a batch,
+    median of interleaved rounds on this machine); step_ratio; tokens_per_s.
     """
     batches = {p: _batch(layout, chains, p) for p in SHARES if _takes(layout, p)}
-    excised = layout.settings.excise_tokens
-    seconds = step_seconds(model, batches, rounds, excised)
+    seconds = step_seconds(model, batches, rounds, layout.settings.n_groups)
     rows = []
     for p, batch in batches.items():
-        n_tokens = int(batch["attention_mask"].sum())
+        lengths = batch["attention_mask"].sum(1)
+        n_tokens = int(lengths.sum())
         rows.append(
             {
                 "p": p,
                 "tokens_per_chain": n_tokens / len(batch["input_ids"]),
-                "positions_per_chain": batch["input_ids"].shape[1],
-                "multiplications": multiplications(model, batch["input_ids"].shape),
+                "multiplications": multiplications(model, lengths),
                 "step_s": seconds[p],
                 "tokens_per_s": n_tokens / seconds[p],
             }
@@ -50,17 +48,17 @@ def cost_table(
     return table.drop(columns="multiplications")
 
 
-def multiplications(model: Blotcher, shape: tuple[int, ...]) -> float:
-    """Return the multiplications of a forward pass over (B, T): matrices, and attention's T^2."""
-    n_rows, width = shape
+def multiplications(model: Blotcher, lengths: Tensor) -> float:
+    """Return those of a forward pass over sequences of lengths (B,): matrices, and T^2."""
     matrices = sum(p.numel() for p in model.lm.parameters() if p.ndim == 2)
     config = model.lm.config.get_text_config()
-    attention = config.num_hidden_layers * width * config.hidden_size  # causal: half of 2 T H
-    return n_rows * width * float(matrices + attention)
+    attention = config.num_hidden_layers * config.hidden_size  # causal: half of 2 T^2 H
+    tokens = lengths.double()
+    return float((tokens * matrices + tokens**2 * attention).sum())
 
 
 def step_seconds(
-    model: Blotcher, batches: dict[float, dict[str, Tensor]], rounds: int, excised: bool
+    model: Blotcher, batches: dict[float, dict[str, Tensor]], rounds: int, n_groups: int
 ) -> dict[float, float]:
     """Return the median seconds of a forward and backward pass of each batch, taken in turn."""
     trained = copy.deepcopy(model).train().requires_grad_(True)
@@ -70,15 +68,15 @@ def step_seconds(
         for p, batch in batches.items():
             placed = {key: value.to(device) for key, value in batch.items()}
             begin = time.perf_counter()
-            _step(trained, placed, excised)
+            _step(trained, placed, n_groups)
             if number:  # the first warms up
                 found[p].append(time.perf_counter() - begin)
     return {p: statistics.median(times) for p, times in found.items()}
 
 
-def _step(model: nn.Module, batch: dict[str, Tensor], excised: bool) -> None:
+def _step(model: nn.Module, batch: dict[str, Tensor], n_groups: int) -> None:
     model.zero_grad()
-    loss = token_nats(model, batch, excised=excised).sum()
+    loss = token_nats(model, batch, n_groups).sum()
     loss.backward()
     loss.item()  # waits for the device
 
