@@ -17,6 +17,7 @@ from terse.errors import TerseError
 from terse.running import runner_of
 
 REPORT = "results/report.html"
+_DRY_RUN = {"-n", "--dry-run", "--dryrun"}
 
 
 def run_workflow(folder: Path, words: list[str]) -> int:
@@ -29,8 +30,10 @@ def run_workflow(folder: Path, words: list[str]) -> int:
     _check_config_files(words)
     with _alone(folder):
         _remove_stale_lock(folder)
-        command = [*_snakemake(), "--report", REPORT, "--report-after-run"]
-        command += words or ["--profile", "profiles/cpu"]
+        report = ["--report", REPORT, "--report-after-run"]
+        if _DRY_RUN & set(words):
+            report = []  # it would be written all the same
+        command = [*_snakemake(), *report, *(words or ["--profile", "profiles/cpu"])]
         try:
             status = subprocess.run(command, cwd=folder).returncode
         except KeyboardInterrupt:

@@ -59,6 +59,22 @@ def test_compression_has_its_arms_figures_and_samples(finished: Workflow) -> Non
     }  # fmt: skip
 
 
+def test_blotching_has_its_answers_figures_and_samples(finished: Workflow) -> None:
+    run, study = finished.folder / "results/runs/blotch", finished.folder / "results/studies"
+    table = pd.read_csv(run / "evaluation.csv")
+    accuracy = table[table["measure"] == "accuracy"].set_index("arm")["value"]
+    assert {"chance", "greedy p=0", "T=0.7 p=0.5", "ood greedy p=1", "vote p=1"} <= set(
+        accuracy.index
+    )
+    names = {f.name for f in (study / "blotching").iterdir()}
+    assert {"intensity.svg", "temperature.pdf", "losses.svg", "answers.html", "cost.csv"} <= names
+    joined = pd.read_csv(study / "blotching" / "answers.csv")
+    assert set(joined["arm"]) == {"intensity", "vanilla"}
+    assert {f.name for f in (run / "model").iterdir() if not f.name.startswith(".")} >= {
+        "blotching.safetensors", "config.json", "model.safetensors",
+    }  # fmt: skip
+
+
 def test_a_methods_own_setting_retrains_its_run_only(
     copied: Workflow,
 ) -> None:
@@ -104,7 +120,7 @@ def test_every_result_says_where_it_comes_from(finished: Workflow) -> None:
         *finished.folder.glob("results/ids/*.run.json"),
         *finished.folder.glob("cache/documents/*.run.json"),
     ]
-    assert len(records) == 8
+    assert len(records) == 12
     head = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
     commit = subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip()
     for path in records:

@@ -8,9 +8,11 @@ def steps_of_epochs(raw: Any) -> Any:
 
     Raises ValueError where only one of them is given, or max_steps says otherwise.
     """
-    if not isinstance(raw, dict) or raw.get("n_epochs") is None:
+    if not isinstance(raw, dict):
         return raw
-    epochs, loops = raw["n_epochs"], raw.get("n_train_loops")
+    epochs, loops = raw.get("n_epochs"), raw.get("n_train_loops")
+    if epochs is None and loops is None:
+        return raw
     if not isinstance(epochs, int) or not isinstance(loops, int):
         raise ValueError("n_epochs and n_train_loops go together, whole numbers both")
     if raw.get("max_steps") not in (None, epochs * loops):

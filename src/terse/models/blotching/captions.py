@@ -25,9 +25,12 @@ CAPTIONS = {
     "distribution (ood) at each share of steps that is asked to be left out, temperature and "
     "number of answers that vote. ``length_ratio``: tokens written per token of the whole chain. "
     "``valid_statements``: share of the statements written that are worth what the problem is.",
-    "by_length": "Greedy accuracy by the number of droppable steps of the whole chain.",
+    "by_length": "Greedy accuracy by the number of steps that the whole chain has between problem "
+    "and answer, for the least, middle and largest share that is asked to be left out, with "
+    "Wilson's 95 % interval.",
     "cost": "A training step at shares p of steps left out: tokens of a chain, the ratio of "
     "multiplications to be done (theory) and of measured time, forward and backward pass of one "
     "batch on this machine.",
-    "samples": "Held-out problems, their whole chains, and what is written greedily.",
+    "samples": "Held-out problems, their whole chains, and what is written greedily for the least, "
+    "middle and largest share of steps that is asked to be left out. Examples, no metric.",
 }

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -121,8 +122,8 @@ def score(arm: str, table: pd.DataFrame) -> list[Measure]:
     ]
 
 
-def proportion(arm: str, measure: str, hits: pd.Series) -> Measure:
-    """Return a share of problems with Wilson's interval."""
+def proportion(arm: str, measure: str, hits: Any) -> Measure:
+    """Return a share of problems with Wilson's interval; hits: (problems,) bool."""
     n = len(hits)
     return Measure(arm, measure, float(hits.mean()), *wilson(int(hits.sum()), n), n=n)
 

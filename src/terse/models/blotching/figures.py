@@ -1,7 +1,7 @@
 """Figures of blotching runs, from their tables; no torch."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -66,8 +66,9 @@ def over_seeds(table: pd.DataFrame, keys: list[str], column: str) -> pd.DataFram
     problems where the column is an accuracy, else none.
     """
     rows = []
-    for values, group in table.groupby(keys, sort=True):
-        found = group[column].dropna().to_numpy()
+    groups: Any = table.groupby(keys, sort=True)
+    for values, group in groups:
+        found = np.asarray(group[column].dropna(), float)
         if not len(found):
             continue
         low, high = _interval(found, group if column == "accuracy" else None)
@@ -94,14 +95,14 @@ def by_intensity(table: pd.DataFrame, sampled: float) -> Figure:
 
     sampled: the temperature at which every intensity was sampled.
     """
-    own = table[(table["split"] == "validation") & (table["n_votes"] == 1)]
+    own = _only(table, split="validation", n_votes=1)
     panels = [(0.0, "accuracy"), (sampled, "accuracy"), (0.0, "length_ratio")]
     with paper_style():
         figure = Figure(figsize=(WIDTH_IN, 2.4))
         for ax, (temperature, column) in zip(figure.subplots(1, 3), panels, strict=True):
-            chosen = own[own["temperature"] == temperature]
+            chosen = _only(own, temperature=temperature)
             for series in _series(chosen):
-                _against_p(ax, over_seeds(chosen[chosen["series"] == series], KEYS, column))
+                _against_p(ax, over_seeds(_only(chosen, series=series), KEYS, column))
             ax.set_xlabel("share of steps asked to be left out")
             ax.set_ylim(bottom=0)
             how = "greedy" if temperature == 0 else f"sampled, T = {temperature:g}"
@@ -134,17 +135,17 @@ def _alpha(series: str) -> float:
 
 def by_temperature(table: pd.DataFrame) -> Figure:
     """Draw accuracy against temperature, a panel for the least, middle and largest intensity."""
-    own = table[table["split"] == "validation"]
-    asked = sorted(own.loc[(own["arm"] == "intensity") & (own["n_votes"] > 1), "requested_p"])
+    own = _only(table, split="validation")
+    asked = sorted(own.query("arm == 'intensity' and n_votes > 1")["requested_p"])
     panels = list(dict.fromkeys(asked)) or [None]
     with paper_style():
         figure = Figure(figsize=(WIDTH_IN, 2.4))
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for ax, p in zip(axes, panels, strict=True):
             for series in _series(own):
-                chosen = own[own["series"] == series]
-                if chosen["arm"].iloc[0] == "intensity":
-                    chosen = chosen[chosen["requested_p"] == p]
+                chosen = _only(own, series=series)
+                if series.startswith("intensity"):
+                    chosen = _only(chosen, requested_p=p)
                 _against_temperature(ax, over_seeds(chosen, KEYS, "accuracy"))
             ax.set_xlabel("temperature")
             ax.set_ylim(0, 1.02)
@@ -159,7 +160,7 @@ def _against_temperature(ax: Axes, rows: pd.DataFrame) -> None:
     if not len(rows):
         return
     colour, label = COLOURS[str(rows["arm"].iloc[0])], str(rows["series"].iloc[0])
-    single, votes = rows[rows["n_votes"] == 1], rows[rows["n_votes"] > 1]
+    single, votes = _only(rows, n_votes=1), rows.query("n_votes > 1")
     ax.errorbar(
         single["temperature"], single["mean"], yerr=_errors(single), fmt="o-",
         color=colour, elinewidth=0.8, alpha=_alpha(label), label=label,
@@ -174,7 +175,7 @@ def by_length(table: pd.DataFrame) -> Figure:
     """Draw the greedy accuracy against the steps of the whole chain."""
     hits = table.assign(hits=(table["accuracy"] * table["n_problems"]).round())
     keys = ["series", "arm", "requested_p", "steps"]
-    sums = hits.groupby(keys, as_index=False)[["hits", "n_problems"]].sum()
+    sums: Any = hits.groupby(keys, as_index=False)[["hits", "n_problems"]].sum()
     with paper_style():
         figure = Figure(figsize=(WIDTH_IN, 2.4))
         ax = figure.subplots()
@@ -197,16 +198,16 @@ def by_length(table: pd.DataFrame) -> Figure:
 
 def held_out(table: pd.DataFrame) -> Figure:
     """Draw the greedy accuracy in and out of distribution against the intensity asked for."""
-    greedy = table[(table["temperature"] == 0) & (table["n_votes"] == 1)]
+    greedy = _only(table, temperature=0.0, n_votes=1)
     titles = {"validation": "held out", "ood": "a number above the training maximum"}
     with paper_style():
         figure = Figure(figsize=(WIDTH_IN, 2.4))
         for ax, (split, title) in zip(
             figure.subplots(1, 2, sharey=True), titles.items(), strict=True
         ):
-            chosen = greedy[greedy["split"] == split]
+            chosen = _only(greedy, split=split)
             for series in _series(chosen):
-                _against_p(ax, over_seeds(chosen[chosen["series"] == series], KEYS, "accuracy"))
+                _against_p(ax, over_seeds(_only(chosen, series=series), KEYS, "accuracy"))
             ax.set_xlabel("share of steps asked to be left out")
             ax.set_title(title)
             ax.set_ylim(0, 1.02)
@@ -226,7 +227,7 @@ def losses(table: pd.DataFrame) -> Figure:
         figure = Figure(figsize=(WIDTH_IN, 2.4))
         for ax, (column, label) in zip(figure.subplots(1, 3), columns.items(), strict=True):
             for series in _series(table):
-                rows = over_seeds(table[table["series"] == series], ["series", "arm", "p"], column)
+                rows = over_seeds(_only(table, series=series), ["series", "arm", "p"], column)
                 ax.errorbar(
                     rows["p"], rows["mean"], yerr=_errors(rows), fmt="o-", elinewidth=0.8,
                     color=COLOURS[str(rows["arm"].iloc[0])], alpha=_alpha(series), label=series,
@@ -236,6 +237,13 @@ def losses(table: pd.DataFrame) -> Figure:
             ax.set_ylim(bottom=0)
         figure.axes[0].legend()
     return figure
+
+
+def _only(table: pd.DataFrame, **values: Any) -> pd.DataFrame:
+    """Return the rows that have these values in their columns."""
+    for column, value in values.items():
+        table = cast(pd.DataFrame, table[table[column] == value])
+    return table
 
 
 def _series(table: pd.DataFrame) -> list[str]:

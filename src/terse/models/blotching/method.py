@@ -7,7 +7,7 @@ from typing import Any, cast
 import pandas as pd
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import LlamaForCausalLM, PreTrainedModel
 
 from terse.corpora.arithmetic.characters import PAD, VOCAB_SIZE
 from terse.corpora.tokenizers import load_tokenizer
@@ -117,7 +117,7 @@ class Blotching(Method[BlotchingSettings]):
         if s.base is None:
             positions = position_table(s, self._table_rows(self.layout.longest))
             if s.drop_p:
-                drop_out(lm, s.drop_p)
+                drop_out(cast(LlamaForCausalLM, lm), s.drop_p)
         model = Blotcher(lm, s.n_btokens if s.arm == "intensity" else 0, positions)
         check_positions(model, s)
         return model
@@ -180,7 +180,7 @@ class Blotching(Method[BlotchingSettings]):
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Write the language model as transformers does, and beside it what is ours."""
-        model.lm.save_pretrained(folder)
+        cast(Blotcher, model).lm.save_pretrained(folder)
         own = {k: v.contiguous() for k, v in model.state_dict().items() if not k.startswith("lm.")}
         save_file({k: v.cpu() for k, v in own.items()}, folder / WEIGHTS, metadata={"format": "pt"})
 

@@ -25,7 +25,7 @@ class Blotcher(nn.Module):
         super().__init__()
         self.lm = lm
         self.positions = positions
-        table = lm.get_input_embeddings()
+        table = cast(nn.Embedding, lm.get_input_embeddings())
         self.vocab_size = int(lm.config.get_text_config().vocab_size)
         width, dtype = table.weight.shape[1], table.weight.dtype
         self.intensity = nn.Embedding(n_btokens, width, dtype=dtype) if n_btokens else None
@@ -122,7 +122,8 @@ def drop_out(lm: LlamaForCausalLM, p: float) -> None:
     def dropped(module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
         return nn.functional.dropout(output, p, training=module.training)
 
-    for layer in lm.model.layers:
+    layers: Any = lm.model.layers
+    for layer in layers:
         layer.self_attn.o_proj.register_forward_hook(dropped)
         layer.mlp.down_proj.register_forward_hook(dropped)
 

@@ -1,5 +1,6 @@
 """Tables of a blotching run for the report."""
 
+import numpy as np
 import pandas as pd
 
 from terse.corpora.arithmetic.characters import decode
@@ -67,7 +68,7 @@ def length_table(evaluation: Evaluation) -> pd.DataFrame:
         request = Request("validation", p)
         about = _about(evaluation, request, 1)
         for n_steps, group in evaluation.answered(request).groupby("gold_steps"):
-            found = _accuracy(float(group["is_right"].mean()), len(group))
+            found = _accuracy(float(np.mean(group["is_right"])), len(group))
             rows.append({k: about[k] for k in ("arm", "requested_p")} | {"steps": n_steps} | found)
     return pd.DataFrame(rows)
 
@@ -76,7 +77,8 @@ def losses_table(evaluation: Evaluation) -> pd.DataFrame:
     """Return the losses of held-out chains at each share of steps left out, nats per token."""
     rows = []
     for p in evaluation.loss_ps:
-        sums = evaluation.losses(p).sum()
+        found = evaluation.losses(p)
+        sums = {column: float(found[column].to_numpy().sum()) for column in found}
         rows.append(
             {
                 "arm": evaluation.layout.settings.arm,

@@ -4,6 +4,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from terse.config.epochs import steps_of_epochs
 from terse.config.runs import Run
 
 CAPTIONS = {
@@ -108,18 +109,7 @@ class CompressionSettings(Run):
     @model_validator(mode="before")
     @classmethod
     def _steps_of_epochs(cls, raw: Any) -> Any:
-        if not isinstance(raw, dict):
-            return raw
-        epochs, loops = raw.get("n_epochs"), raw.get("n_train_loops")
-        if epochs is None and loops is None:
-            return raw
-        if not isinstance(epochs, int) or not isinstance(loops, int):
-            raise ValueError("n_epochs and n_train_loops go together, whole numbers both")
-        if raw.get("max_steps") not in (None, epochs * loops):
-            raise ValueError(
-                f"max_steps {raw['max_steps']} is not n_epochs x n_train_loops = {epochs * loops}"
-            )
-        return {**raw, "max_steps": epochs * loops}
+        return steps_of_epochs(raw)
 
     @model_validator(mode="after")
     def _consistent(self) -> "CompressionSettings":
