@@ -93,14 +93,14 @@ class _Found(NamedTuple):
 
     Attributes:
         squared: (b, n, 21) float64.
-        index: (b, n, 21) int64.
+        nearest: (b, n, 21) int64, whose they are.
         norms: (b, n) squared norms outside the outlier dimensions.
         trace: (b,) float64, trace of the Gram matrix with all dimensions.
         energy: (b,) float64, its squared Frobenius norm.
     """
 
     squared: Tensor
-    index: Tensor
+    nearest: Tensor
     norms: Tensor
     trace: Tensor
     energy: Tensor
@@ -233,7 +233,7 @@ def _with_outliers(centred: Centred, trace: Tensor, energy: Tensor) -> tuple[Ten
 
 def _settle(clouds: Clouds, found: _Found, dtype: torch.dtype) -> Neighbours:
     """Judge the errors of the product, compute again what is in doubt, and order the result."""
-    squared, index = found.squared, found.index
+    squared, index = found.squared, found.nearest
     pairs, rows = _doubts(squared, found.norms.double(), dtype)
     n = squared.shape[1]
     limit = _LARGEST[dtype]
