@@ -93,7 +93,7 @@ class _Found(NamedTuple):
 
     Attributes:
         squared: (b, n, 21) float64.
-        nearest: (b, n, 21) int64.
+        nearest: (b, n, 21) int64, whose they are.
         norms: (b, n) squared norms outside the outlier dimensions.
         trace: (b,) float64, trace of the Gram matrix with all dimensions.
         energy: (b,) float64, its squared Frobenius norm.
