@@ -6,7 +6,7 @@ from slurm_workflow import SlurmWorkflow
 from test_training_faults import runs
 from tiny_workflow import Workflow
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 GPU_RULES = {"train_model", "cache_activations", "evaluate_run"}
 

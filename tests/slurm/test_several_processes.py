@@ -11,7 +11,7 @@ from slurm_workflow import SlurmWorkflow
 from test_training_faults import resumed, runs, targets
 from tiny_workflow import wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 PAIRS = {"pair": {"gpu": 2}, "killed": {"gpu": 2}, "across": {"nodes": 2}}
 CURVE = {"max_steps": 60, "log_interval": 5, "eval_interval": 30}

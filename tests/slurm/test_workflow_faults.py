@@ -8,7 +8,7 @@ from slurm_workflow import SlurmWorkflow
 from test_training_faults import resumed, runs, stopped_in_the_middle, targets
 from tiny_workflow import wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def test_signals_to_the_workflow(workflow: SlurmWorkflow) -> None:
