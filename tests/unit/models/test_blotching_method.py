@@ -77,6 +77,24 @@ def test_resumed_equals_uninterrupted(step: int, tmp_path: Path, trained: Path) 
         assert (tmp_path / file).read_bytes() == (trained / file).read_bytes()
 
 
+def test_rows_are_read_in_their_order(tmp_path: Path) -> None:
+    """Row i belongs to step i // rows_per_step, on which the curriculum relies."""
+    method, seen = blotching(), []
+    rows = method.training_rows()
+
+    class Noted:
+        def __len__(self) -> int:
+            return len(rows)
+
+        def __getitem__(self, index: int) -> Any:
+            seen.append(index)
+            return rows[index]
+
+    method.training_rows = Noted  # type: ignore[method-assign, assignment]
+    train_into(tmp_path, method)
+    assert seen == list(range(6 * 8))
+
+
 def test_the_history_has_the_schedule_of_the_settings(trained: Path) -> None:
     history = pd.read_csv(trained / "history.csv")
     rates = history[history["split"] == "train"].set_index("step")["learning_rate"]
