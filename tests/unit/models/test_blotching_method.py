@@ -159,7 +159,7 @@ def test_the_report_has_every_table_and_figure_with_its_caption(runs: list[Finis
     assert (own["accuracy_low"] <= own["accuracy"]).all()
     figures = figures_of(runs)
     assert set(figures) == {"intensity", "temperature", "length", "held-out", "losses"}
-    labels = [text.get_text() for text in figures["intensity"].axes[0].get_legend().get_texts()]
+    labels = [text.get_text() for text in figures["intensity"].legends[0].get_texts()]
     assert labels == ["vanilla", "blind", "intensity", "intensity, label_smoothing 0.1"]
     assert series_names(runs)["b"] == "intensity"
 
