@@ -248,7 +248,7 @@ def text_inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
 
 
 _OF_PROBLEMS = (
-    "max_num", "max_ents", "n_problems", "n_val_problems", "n_votes", "n_samples", "eval_temps",
+    "max_num", "max_ents", "n_problems", "n_votes", "n_samples", "eval_temps",
 )  # fmt: skip
 TEXT: dict[str, Any] = dict.fromkeys(_OF_PROBLEMS) | {
     "corpus": "c", "tokenizer": "t", "seq_len": 120,
