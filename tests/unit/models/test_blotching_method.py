@@ -77,6 +77,24 @@ def test_resumed_equals_uninterrupted(step: int, tmp_path: Path, trained: Path) 
         assert (tmp_path / file).read_bytes() == (trained / file).read_bytes()
 
 
+def test_rows_are_read_in_their_order(tmp_path: Path) -> None:
+    """Row i belongs to step i // rows_per_step, on which the curriculum relies."""
+    method, seen = blotching(), []
+    rows = method.training_rows()
+
+    class Noted:
+        def __len__(self) -> int:
+            return len(rows)
+
+        def __getitem__(self, index: int) -> Any:
+            seen.append(index)
+            return rows[index]
+
+    method.training_rows = Noted  # type: ignore[method-assign, assignment]
+    train_into(tmp_path, method)
+    assert seen == list(range(6 * 8))
+
+
 def test_the_history_has_the_schedule_of_the_settings(trained: Path) -> None:
     history = pd.read_csv(trained / "history.csv")
     rates = history[history["split"] == "train"].set_index("step")["learning_rate"]
@@ -141,7 +159,7 @@ def test_the_report_has_every_table_and_figure_with_its_caption(runs: list[Finis
     assert (own["accuracy_low"] <= own["accuracy"]).all()
     figures = figures_of(runs)
     assert set(figures) == {"intensity", "temperature", "length", "held-out", "losses"}
-    labels = [text.get_text() for text in figures["intensity"].axes[0].get_legend().get_texts()]
+    labels = [text.get_text() for text in figures["intensity"].legends[0].get_texts()]
     assert labels == ["vanilla", "blind", "intensity", "intensity, label_smoothing 0.1"]
     assert series_names(runs)["b"] == "intensity"
 
@@ -230,7 +248,7 @@ def text_inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
 
 
 _OF_PROBLEMS = (
-    "max_num", "max_ents", "n_problems", "n_val_problems", "n_votes", "n_samples", "eval_temps",
+    "max_num", "max_ents", "n_problems", "n_votes", "n_samples", "eval_temps",
 )  # fmt: skip
 TEXT: dict[str, Any] = dict.fromkeys(_OF_PROBLEMS) | {
     "corpus": "c", "tokenizer": "t", "seq_len": 120,

@@ -40,7 +40,8 @@ def answers(
     """
     seed = layout.settings.seed
     device = next(model.parameters()).device
-    generator = torch.Generator(device).manual_seed(hash((seed, request.draw)) % 2**63)
+    state = np.random.SeedSequence([seed, request.draw]).generate_state(1)
+    generator = torch.Generator(device).manual_seed(int(state[0]))
     size = layout.settings.val_batch_size or layout.settings.batch_size
     rows = []
     for first in range(0, len(chains), size):

@@ -8,8 +8,9 @@ _ARMS = (
 CAPTIONS = {
     "intensity": "Share of held-out problems solved, and length of what is written in tokens of "
     "the whole chain, against the share of steps that is asked to be left out. " + _ARMS + "Arms "
-    "without a token take no requests: ``blind`` is a point at its share, the others are lines. "
-    "Bars and bands: 95 % t-intervals over seeds; with one seed Wilson's over problems.",
+    "without a token take no requests: a mark stands at the share they are trained with, a line "
+    "continues it. Dots: seeds. Bars: 95 % t-intervals over seeds; with one seed Wilson's over "
+    "problems.",
     "temperature": "Share of held-out problems solved against the temperature of sampling (0: the "
     "likeliest token), truly sampled token by token, answers read from what was sampled. The "
     "``intensity`` arm at the least, middle and largest share asked for. Squares: majority of "

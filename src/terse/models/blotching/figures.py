@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from scipy.stats import t as student
 
 from terse.evaluation.proportions import wilson
@@ -87,7 +88,8 @@ def _interval(found: np.ndarray, group: pd.DataFrame | None) -> tuple[float, flo
         problems = int(group["n_problems"].iloc[0])
         return wilson(round(mean * problems), problems)
     half = student.ppf(0.975, n - 1) * found.std(ddof=1) / n**0.5
-    return mean - half, mean + half
+    low, high = mean - half, mean + half
+    return (low, high) if group is None else (max(low, 0.0), min(high, 1.0))
 
 
 def by_intensity(table: pd.DataFrame, sampled: float) -> Figure:
@@ -98,34 +100,41 @@ def by_intensity(table: pd.DataFrame, sampled: float) -> Figure:
     own = _only(table, split="validation", n_votes=1)
     panels = [(0.0, "accuracy"), (sampled, "accuracy"), (0.0, "length_ratio")]
     with paper_style():
-        figure = Figure(figsize=(WIDTH_IN, 2.4))
+        figure = Figure(figsize=(WIDTH_IN, 2.7))
         for ax, (temperature, column) in zip(figure.subplots(1, 3), panels, strict=True):
             chosen = _only(own, temperature=temperature)
             for series in _series(chosen):
-                _against_p(ax, over_seeds(_only(chosen, series=series), KEYS, column))
+                _against_p(ax, _only(chosen, series=series), column)
             ax.set_xlabel("share of steps asked to be left out")
-            ax.set_ylim(bottom=0)
+            ax.set_ylim(0, 1.05 if column == "accuracy" else None)
             how = "greedy" if temperature == 0 else f"sampled, T = {temperature:g}"
             ax.set_title(f"{'accuracy' if column == 'accuracy' else 'length / whole chain'}, {how}")
-        figure.axes[0].legend()
+        _legend_below(figure)
     return figure
 
 
-def _against_p(ax: Axes, rows: pd.DataFrame) -> None:
-    """Draw one series: a line at all intensities where it takes no requests and leaves out none."""
+def _against_p(ax: Axes, runs: pd.DataFrame, column: str) -> None:
+    """Draw one series, a dot for each seed; where it takes no requests, its mean all along."""
+    rows = over_seeds(runs, KEYS, column)
     if not len(rows):
         return
-    first = rows.iloc[0]
-    arm, label = str(first["arm"]), str(first["series"])
-    style = {"color": COLOURS[arm], "alpha": _alpha(label), "label": label}
+    arm, label = str(rows["arm"].iloc[0]), str(rows["series"].iloc[0])
+    colour, alpha = COLOURS[arm], _alpha(label)
+    ax.plot(runs["requested_p"], runs[column], ".", color=colour, alpha=0.4 * alpha, zorder=1)
     if arm in ("vanilla", "direct"):
-        ax.axhline(first["mean"], linestyle="--", **style)
-        ax.axhspan(first["low"], first["high"], color=COLOURS[arm], alpha=0.12, linewidth=0)
-        return
+        ax.axhline(rows["mean"].iloc[0], linestyle="--", color=colour, alpha=0.6 * alpha)
     ax.errorbar(
-        rows["requested_p"], rows["mean"], yerr=_errors(rows), elinewidth=0.8,
-        fmt="o-" if arm == "intensity" else "D", **style,
+        rows["requested_p"], rows["mean"], yerr=_errors(rows), elinewidth=0.8, color=colour,
+        fmt="o-" if arm == "intensity" else "D", alpha=alpha, label=label,
     )  # fmt: skip
+
+
+def _legend_below(figure: Figure) -> None:
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    unique = dict(zip(labels, handles, strict=True))
+    figure.legend(
+        unique.values(), unique.keys(), loc="outside lower center", ncols=min(len(unique), 4)
+    )
 
 
 def _alpha(series: str) -> float:
@@ -139,7 +148,7 @@ def by_temperature(table: pd.DataFrame) -> Figure:
     asked = sorted(own.query("arm == 'intensity' and n_votes > 1")["requested_p"])
     panels = list(dict.fromkeys(asked)) or [None]
     with paper_style():
-        figure = Figure(figsize=(WIDTH_IN, 2.4))
+        figure = Figure(figsize=(WIDTH_IN, 2.7))
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for ax, p in zip(axes, panels, strict=True):
             for series in _series(own):
@@ -152,7 +161,7 @@ def by_temperature(table: pd.DataFrame) -> Figure:
             if p is not None:
                 ax.set_title(f"intensity asked for {p:.2g}")
         axes[0].set_ylabel("accuracy")
-        axes[0].legend()
+        _legend_below(figure)
     return figure
 
 
@@ -177,7 +186,7 @@ def by_length(table: pd.DataFrame) -> Figure:
     keys = ["series", "arm", "requested_p", "steps"]
     sums: Any = hits.groupby(keys, as_index=False)[["hits", "n_problems"]].sum()
     with paper_style():
-        figure = Figure(figsize=(WIDTH_IN, 2.4))
+        figure = Figure(figsize=(WIDTH_IN, 2.7))
         ax = figure.subplots()
         for (series, arm, p), rows in sums.groupby(["series", "arm", "requested_p"]):
             shares = rows["hits"] / rows["n_problems"]
@@ -190,9 +199,10 @@ def by_length(table: pd.DataFrame) -> Figure:
                 label=f"{series}, {p:.2g} left out",
             )  # fmt: skip
         ax.set_xlabel("steps of the whole chain")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_ylabel("accuracy, greedy")
         ax.set_ylim(0, 1.02)
-        ax.legend(ncols=2)
+        _legend_below(figure)
     return figure
 
 
@@ -201,18 +211,18 @@ def held_out(table: pd.DataFrame) -> Figure:
     greedy = _only(table, temperature=0.0, n_votes=1)
     titles = {"validation": "held out", "ood": "a number above the training maximum"}
     with paper_style():
-        figure = Figure(figsize=(WIDTH_IN, 2.4))
+        figure = Figure(figsize=(WIDTH_IN, 2.7))
         for ax, (split, title) in zip(
             figure.subplots(1, 2, sharey=True), titles.items(), strict=True
         ):
             chosen = _only(greedy, split=split)
             for series in _series(chosen):
-                _against_p(ax, over_seeds(_only(chosen, series=series), KEYS, "accuracy"))
+                _against_p(ax, _only(chosen, series=series), "accuracy")
             ax.set_xlabel("share of steps asked to be left out")
             ax.set_title(title)
             ax.set_ylim(0, 1.02)
         figure.axes[0].set_ylabel("accuracy, greedy")
-        figure.axes[0].legend()
+        _legend_below(figure)
     return figure
 
 
@@ -224,7 +234,7 @@ def losses(table: pd.DataFrame) -> Figure:
         "answer_loss_nats": "nats per token of the answer",
     }
     with paper_style():
-        figure = Figure(figsize=(WIDTH_IN, 2.4))
+        figure = Figure(figsize=(WIDTH_IN, 2.7))
         for ax, (column, label) in zip(figure.subplots(1, 3), columns.items(), strict=True):
             for series in _series(table):
                 rows = over_seeds(_only(table, series=series), ["series", "arm", "p"], column)
@@ -235,7 +245,7 @@ def losses(table: pd.DataFrame) -> Figure:
             ax.set_xlabel("share of steps left out")
             ax.set_ylabel(label)
             ax.set_ylim(bottom=0)
-        figure.axes[0].legend()
+        _legend_below(figure)
     return figure
 
 

@@ -94,13 +94,15 @@ class Blotching(Method[BlotchingSettings]):
         if self.inputs.base is None:
             lm: PreTrainedModel = fresh_lm(s, self._vocab_size, longest)
         else:
-            lm = self._lm(self.inputs.base, "auto" if s.model_parallel else None)
+            lm = self._lm(self.inputs.base)
             lm.requires_grad_(True).train()
         return self._around(lm)
 
-    def _lm(self, folder: Path, device_map: str | None = None) -> PreTrainedModel:
+    def _lm(self, folder: Path) -> PreTrainedModel:
         lm = load_model(
-            folder, device_map=device_map, trust_remote_code=self.settings.trust_remote_code
+            folder,
+            device_map="auto" if self.settings.model_parallel else None,
+            trust_remote_code=self.settings.trust_remote_code,
         )
         limit = max_context(lm)
         if limit is not None and self.layout.longest > limit:
@@ -174,9 +176,14 @@ class Blotching(Method[BlotchingSettings]):
         if self._scored is None or self._scored.model is not model:
             placed = model.eval() if self.settings.model_parallel else model.eval().to(device)
             self._scored = Evaluation(
-                cast(Blotcher, placed), self.layout, self.validation_chains, self.arithmetic
+                cast(Blotcher, placed), self.layout, self._scored_chains(), self.arithmetic
             )
         return self._scored
+
+    def _scored_chains(self) -> list[Chain]:
+        chains, most = self.validation_chains, self.settings.n_val_problems
+        n = min(len(chains), most)
+        return [chains[i * len(chains) // n] for i in range(n)]
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Write the language model as transformers does, and beside it what is ours."""

@@ -27,8 +27,9 @@ class Blotcher(nn.Module):
         self.positions = positions
         table = cast(nn.Embedding, lm.get_input_embeddings())
         self.vocab_size = int(lm.config.get_text_config().vocab_size)
-        width, dtype = table.weight.shape[1], table.weight.dtype
-        self.intensity = nn.Embedding(n_btokens, width, dtype=dtype) if n_btokens else None
+        width = table.weight.shape[1]
+        like: Any = {"dtype": table.weight.dtype, "device": table.weight.device}
+        self.intensity = nn.Embedding(n_btokens, width, **like) if n_btokens else None
         if self.intensity is not None:
             nn.init.normal_(self.intensity.weight, std=table.weight.std().item())
         # A table stands beside embeddings of its own size (Vaswani et al. 2017, 1706.03762).

@@ -15,7 +15,7 @@ ARCHITECTURE = {
 }  # fmt: skip
 ENVIRONMENT = {
     "max_num", "max_ents", "p_mult", "max_mult_num", "p_ent", "space_mults", "zipf_order",
-    "ood_max_num", "n_problems", "n_val_problems", "val_temp", "eval_temps", "n_votes", "n_samples",
+    "ood_max_num", "n_problems", "val_temp", "eval_temps", "n_votes", "n_samples",
 }  # fmt: skip
 OF_INTENSITY = {"blotch_p_min", "blotch_p_max", "n_btokens", "n_eval_ps"}
 OF_TABLES = {"max_posencs", "posenc_drop_p", "learnable_posencs"}
@@ -33,6 +33,7 @@ class BlotchingSettings(Run):
     aliases: ClassVar[dict[str, str]] = {
         **Run.aliases,
         "model_string": "base",
+        "dataset": "corpus",
         "checkpt_mod": "save_interval",
         "learn_posencs": "learnable_posencs",
         "torch_dtype": "precision",
@@ -130,7 +131,10 @@ class BlotchingSettings(Run):
     )
     n_problems: int = Field(10000, gt=0, description="training problems")
     n_val_problems: int = Field(
-        500, ge=2, description="held-out problems; as many out of distribution"
+        500,
+        ge=2,
+        description="held-out problems, and as many out of distribution; of a corpus: windows that "
+        "are scored at most, evenly spread",
     )
 
     val_temp: float = Field(0.7, ge=0, description="temperature of sampled answers and of votes")
