@@ -9,7 +9,8 @@
 4. Masked sequences (`excise_tokens: false`) against shortened ones at p = 0.5. Not a bound.
 5. Making a batch (problems, chains, blotches, tensors) against the training step: at most 0.1 x.
 
-Sides alternate in rounds; ratios are medians over the rounds. Float32, 2 threads.
+Sides alternate in rounds; ratios are medians over the rounds. Float32, one thread, as
+runs of this method have by default.
 
     python benchmarks/bench_blotching.py [--json FILE] [--only generation|step|shares|data]
 """
@@ -39,7 +40,7 @@ from terse.models.blotching.steptime import multiplications, step_seconds
 from terse.training.method import Inputs
 from terse.training.train import Conduct, Outputs, train
 
-THREADS, STEPS, ROUNDS = 2, 12, 5
+THREADS, STEPS, ROUNDS = 1, 12, 5
 BATCH, WIDTH, LAYERS, NEW = 64, 128, 3, 150
 
 
@@ -251,7 +252,7 @@ def main() -> int:
     parser.add_argument("--only", choices=PARTS, help="one part only")
     given = parser.parse_args()
     torch.set_num_threads(THREADS)
-    print(f"Llama, width {WIDTH}, {LAYERS} blocks, batch {BATCH}, float32, {THREADS} threads")
+    print(f"Llama, width {WIDTH}, {LAYERS} blocks, batch {BATCH}, float32, {THREADS} thread")
     rows = [entry for name, part in PARTS.items() if given.only in (None, name) for entry in part()]
     return report(rows, given.json)
 

@@ -123,7 +123,7 @@ def runs() -> list[FinishedRun]:
         ("a", {}), ("b", {"seed": 1}), ("c", {"blotch_p": 0.0}), ("d", {"label_smoothing": 0.1}),
         ("e", {"blotch_p": 0.4}),
     ):  # fmt: skip
-        method = blotching(**changes, max_num=20, max_ents=2, n_val_problems=6)
+        method = blotching(**changes, max_num=15, max_ents=2, n_val_problems=6, n_layers=1)
         model = built(method)
         evaluation = pd.DataFrame([vars(m) for m in method.evaluate(model, "cpu")])
         tables = method.tables(model, "cpu")

@@ -44,6 +44,7 @@ def blotching(inputs: Inputs | None = None, **changes: Any) -> Blotching:
 
 def built(method: Blotching, seed: int = 0) -> Blotcher:
     """Return a model whose outputs depend on all it reads."""
+    torch.set_num_threads(1)
     set_seed(seed)
     model = method.build().eval()
     with torch.no_grad():
