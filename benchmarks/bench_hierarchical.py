@@ -174,7 +174,7 @@ def compare_codes() -> list[dict[str, Any]]:
     found = settings(top_transformer_config=TOP, tokenizer=None, base="b")
     torch.manual_seed(0)
     model = HierarchicalAutoencoder(found).train()
-    for part in model.base_parts():
+    for part in (model.compressors, model.expanders):
         part.requires_grad_(False).eval()
     method, tokens = Hierarchical(found, Inputs()), ids(BATCH, S)
 

@@ -133,6 +133,23 @@ def harness_folder(name):
     return model_folder(name) if in_models else f"results/runs/{name}/model"
 
 
+def harness_run(name):
+    """Return the run whose base lm-eval needs beside a model or run, None where it needs none."""
+    return settings.part(settings.models[name].run if name in settings.models else name)
+
+
+def harness_base(name):
+    """Return the folder of that base, none where none is needed."""
+    run = harness_run(name)
+    return [] if run is None else base_folder(run)
+
+
+def harness_base_step(name):
+    """Return the kept step of that base, None for a whole model or none."""
+    run = harness_run(name)
+    return None if run is None else settings.base_step(run)
+
+
 def harness_loading(name):
     """Return how a whole language model is loaded; other methods know by themselves."""
     whole = settings.harness_adapter(name).startswith("terse.evaluation")

@@ -53,6 +53,7 @@ rule harness:
     """Ask a model, or a run with an adapter of its own, the tasks of lm-eval."""
     input:
         model=lambda w: harness_folder(w.scored),
+        base=lambda w: harness_base(w.scored),
         corpus_tasks=lambda w: harness_tasks(),
     output:
         table="results/harness/{scored}.csv",
@@ -72,6 +73,7 @@ rule harness:
         adapter=lambda w: settings.harness_adapter(w.scored),
         loading=lambda w: harness_loading(w.scored),
         step=lambda w: getattr(harness_item(w.scored), "step", None),
+        base_step=lambda w: harness_base_step(w.scored),
         stage=stage("harness"),
     script:
         "../workflow/scripts/harness.py"

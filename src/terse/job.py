@@ -152,11 +152,9 @@ def weights_of(folder: str | Path, step: int | None) -> Path:
     return Path(folder) if step is None else Path(folder) / f"step-{step}"
 
 
-def base_beside(snakemake: Any) -> Path | None:
-    """Return the folder of the base that a measured model is part of, if it is."""
-    if not snakemake.input.get("base"):
-        return None
-    return weights_of(snakemake.input.base, snakemake.params.model["base_step"])
+def base_beside(snakemake: Any, step: int | None) -> Path | None:
+    """Return the folder of the base, or of its kept step, that a model is part of, if it is."""
+    return weights_of(snakemake.input.base, step) if snakemake.input.get("base") else None
 
 
 def run_inputs(snakemake: Any, bundle: type[Bundle]) -> Bundle:

@@ -89,6 +89,9 @@ def test_hierarchical_runs_have_their_scores_figures_and_tables(finished: Workfl
     names = {f.name for f in (study / "hierarchical").iterdir()}
     assert {"scores.svg", "segmentation.svg", "samples.html", "dimensions.csv"} <= names
     assert (finished.folder / "cache/codes/codes-lm.h5").is_file()
+    log = (finished.folder / "logs/train_model/codes-lm.log").read_text()
+    assert "step 3, continuation: " in log
+    assert "step 6, round trip: " in log
 
 
 def test_lm_eval_asks_a_base_and_a_hierarchical_run(copied: Workflow) -> None:

@@ -51,10 +51,11 @@ def test_one_target(default: Workflow) -> None:
 
 
 def test_lm_eval_asks_models_and_runs_of_any_method(default: Workflow) -> None:
-    plan = default.plan("results/harness/base-step25.csv", "results/harness/codes-lm.csv")
-    assert (plan["harness"], plan["make_corpus_tasks"], plan["train_model"]) == (2, 1, 3)
-    text = default("-n", "results/harness/compress.csv", check=False)
-    assert "compress of method compression has no likelihood" in text
+    names = ("base-step25", "compress", "codes-lm")
+    plan = default.plan(*(f"results/harness/{name}.csv" for name in names))
+    assert (plan["harness"], plan["make_corpus_tasks"], plan["train_model"]) == (3, 1, 4)
+    text = default("-n", "results/harness/codes.csv", check=False)
+    assert "codes of method hierarchical has no likelihood" in text
 
 
 def test_defined_but_not_selected_hub_model(default: Workflow) -> None:

@@ -16,22 +16,29 @@ def harness(
     model_folder: Path,
     adapter: str,
     loading: dict[str, Any],
+    base_folder: Path | None = None,
     corpus_tasks: Path | None,
     table_path: Path,
     record_path: Path,
     device: str,
 ) -> None:
-    """Write the tasks' metrics, one row each, and a record."""
+    """Write the tasks' metrics, one row each, and a record.
+
+    base_folder: of the base that the model is part of, if it is.
+    """
     from terse.evaluation.harness import run_tasks
 
     settings = Harness.model_validate(tasks)
     module, _, name = adapter.partition(":")
     build = getattr(importlib.import_module(module), name)
+    if base_folder is not None:
+        loading = {**loading, "base": base_folder}
     model = build(model_folder, device=device, batch_size=settings.batch_size, **loading)
     table = run_tasks(model, settings, corpus_tasks)
     with atomic_file(table_path) as partial:
         table.to_csv(partial, index=False)
-    inputs = {"model": digest_file(model_folder)}
+    folders = {"model": model_folder, "base": base_folder}
+    inputs = {name: digest_file(folder) for name, folder in folders.items() if folder is not None}
     write_json(record_path, record(settings=tasks, inputs=inputs, device=device))
 
 
@@ -42,6 +49,7 @@ if __name__ == "__main__":
             model_folder=job.weights_of(snakemake.input.model, snakemake.params.step),
             adapter=snakemake.params.adapter,
             loading=snakemake.params.loading,
+            base_folder=job.base_beside(snakemake, snakemake.params.base_step),
             corpus_tasks=job.optional_path(snakemake.input.corpus_tasks),
             table_path=Path(snakemake.output.table),
             record_path=Path(snakemake.output.record),

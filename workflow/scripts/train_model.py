@@ -14,20 +14,24 @@ from terse.training.train import Conduct, Outputs, train
 def train_model(
     *,
     run: dict[str, Any],
+    beside: dict[str, Any] | None = None,
     inputs: Inputs,
     outputs: Outputs,
     state_root: Path,
     conduct: Conduct,
     signal: job.StopSignal,
 ) -> None:
-    """Publish the trained weights, the kept ones, the history and a record."""
+    """Publish the trained weights, the kept ones, the history and a record.
+
+    beside: settings of the run that decide nothing of the weights.
+    """
     digests = {name: digest_file(path) for name, path in vars(inputs).items() if path is not None}
     device = f"{conduct.device} ({'deterministic' if conduct.deterministic else 'free'})"
     # All that decides the weights: other settings, or another kind of device, never go on from it.
     about = {"inputs": digests, "device": device, "n_processes": conduct.n_processes}
     state = digest_json([run, about, versions(TRAINING_PACKAGES)])[:16]
     train(
-        method_of(settings_of(run), inputs),
+        method_of(settings_of(run | (beside or {})), inputs),
         state_folder=state_root / conduct.name / state,
         outputs=outputs,
         record=record(settings=run, **about),
@@ -43,6 +47,7 @@ if __name__ == "__main__":
             job.spread(snakemake, processes)
         train_model(
             run=snakemake.params.run,
+            beside=settings.runs[snakemake.wildcards.run].beside(),
             inputs=job.run_inputs(snakemake, Inputs),
             outputs=Outputs(
                 model=Path(snakemake.output.model),

@@ -8,9 +8,6 @@ from pydantic import Field, model_validator
 from terse.config.strict import Name, Strict
 from terse.errors import TerseError
 
-# Keys that change how a run is carried out but not what comes out: they are no `params`.
-CONDUCT = {"gpu", "nodes", "save_interval", "mlflow_batch_interval", "threads"}
-
 
 class Run(Strict):
     """A training run: the keys that all methods share. A method's settings extend it."""
@@ -22,9 +19,8 @@ class Run(Strict):
     is_language_model: ClassVar[bool] = True
     # Methods whose runs it can start from though they are no whole language models.
     bases: ClassVar[tuple[str, ...]] = ()
-    # "module:function" that gives lm-eval a model of the method from (folder, device, batch_size);
-    # None: a whole language model, which needs none, or one that lm-eval cannot ask.
-    harness: ClassVar[str | None] = None
+    # Of one that is none: whether what it publishes needs its base beside it.
+    needs_base: ClassVar[bool] = True
     # The blocks among its keys, for the list of all keys.
     blocks: ClassVar[dict[str, type[Strict]]] = {}
     # Whether it reads bytes: its tokenizer is of that kind.
@@ -35,6 +31,10 @@ class Run(Strict):
     # `terse.figures.study`), and the captions of these and of its tables, by name. No torch.
     figures: ClassVar[str | None] = None
     captions: ClassVar[dict[str, str]] = {}
+    # Keys that change how a run is carried out but not what comes out: they are no `params`.
+    conduct: ClassVar[frozenset[str]] = frozenset(
+        {"gpu", "nodes", "save_interval", "mlflow_batch_interval", "threads"}
+    )
     # Keys that only the evaluation reads: a change of them scores a trained run again.
     evaluation_only: ClassVar[frozenset[str]] = frozenset()
     aliases: ClassVar[dict[str, str]] = {
@@ -142,6 +142,14 @@ class Run(Strict):
         """
         return {}
 
+    def harness(self) -> str | None:
+        """Return the "module:function" that gives lm-eval a model of the method.
+
+        From (folder, device, batch_size) and, where it is needed, `base`, the folder of the base.
+        None: a whole language model, which needs none, or one that lm-eval cannot ask.
+        """
+        return None
+
     def tokens_per_row(self) -> int | None:
         """Return how many tokens a training row costs, None where the settings do not tell."""
         return None
@@ -149,10 +157,17 @@ class Run(Strict):
     def params(self) -> dict[str, Any]:
         """Return the settings that determine the result, as plain JSON."""
         return {
-            **self.model_dump(mode="json", exclude=CONDUCT),
+            **self.model_dump(mode="json", exclude=set(self.conduct)),
             "stage_version": self.stage_version,
         }
 
     def training_params(self) -> dict[str, Any]:
         """Return the settings that determine the trained weights, as plain JSON."""
         return {k: v for k, v in self.params().items() if k not in self.evaluation_only}
+
+    def beside(self) -> dict[str, Any]:
+        """Return the settings that a training may read though they decide nothing of its weights.
+
+        Such as how often it reports; as plain JSON.
+        """
+        return self.model_dump(mode="json", include=set(self.conduct | self.evaluation_only))

@@ -189,7 +189,7 @@ class Workflow(Strict):
         run = self.models[name].run if name in self.models else name
         if run is None or self.runs[run].is_language_model:
             return "terse.evaluation.harness:language_model"
-        adapter = self.runs[run].harness
+        adapter = self.runs[run].harness()
         if adapter is None:
             raise TerseError(
                 f"select.harness: {name} of method {self.runs[run].method} has no likelihood that "
@@ -368,8 +368,13 @@ class Workflow(Strict):
 
     def part_of_base(self, model: str) -> str | None:
         """Return a model's run if what it publishes needs its base beside it, else None."""
-        run = self.models[model].run
-        return None if run is None or self.runs[run].is_language_model else run
+        return self.part(self.models[model].run)
+
+    def part(self, run: str | None) -> str | None:
+        """Return a run if what it publishes needs its base beside it, else None."""
+        if run is None or self.runs[run].is_language_model or not self.runs[run].needs_base:
+            return None
+        return run
 
     def families(self) -> list[str]:
         """Return the names of all families, without repetition."""

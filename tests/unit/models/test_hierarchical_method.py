@@ -103,6 +103,8 @@ def test_codebooks_thresholds_and_weights_move_in_training(stage1: Path) -> None
         + 0.1 * history[[f"lm{i}_per_byte" for i in (0, 1)]].sum(axis=1) / 2
     )
     np.testing.assert_allclose(history["loss_nats"], total, rtol=1e-4)
+    for name, size in (("perplexity0", 12), ("smoothed_perplexity1", 7)):
+        assert history[name].between(1, size).all()
 
 
 def test_micro_batches_give_the_gradient_of_one_batch(text: Inputs) -> None:
@@ -197,11 +199,48 @@ def test_a_second_stage_leaves_its_base_as_it_was(
     assert len(joined_tables([run])) == 4
 
 
+def test_a_level_learns_above_one_that_stays_as_it_was(
+    text: Inputs, stage1: Path, tmp_path: Path
+) -> None:
+    inputs = replace(text, base=stage1 / "model")
+    found = settings(
+        LEVELS[0], {**LEVELS[1], "codebook_size": 9}, top=None, base="stage1", tokenizer=None,
+        freeze_levels=1,
+    )  # fmt: skip
+    folder = train_into(tmp_path, Hierarchical(found, inputs))
+    base = load_file(stage1 / "model" / "model.safetensors")
+    after = load_file(folder / "model" / "model.safetensors")
+    kept = {name for name in base if name.split(".")[1] == "0"}
+    assert digest({n: base[n] for n in kept}) == digest({n: after[n] for n in kept})
+    before = load_file(folder / "checkpoints" / "step-0" / "model.safetensors")
+    still = {name for name in before if name not in kept and torch.equal(before[name], after[name])}
+    assert all(name.endswith(("shift", "idle")) for name in still)
+    history = pd.read_csv(folder / "history.csv").query("split == 'train'")
+    assert "reconstruction0_per_byte" not in history
+    total = history["reconstruction1_per_byte"] + history["vq1_per_byte"]
+    total += 0.1 * history["lm1_per_byte"]
+    np.testing.assert_allclose(history["loss_nats"], total, rtol=1e-4)
+
+
+def test_what_only_the_evaluation_reads_is_of_today(stage1: Path, text: Inputs) -> None:
+    today = settings(*LEVELS, top=None, eval_bytes=700, n_samples=0)
+    method = Hierarchical(today, text)
+    tables = method.tables(method.load(stage1 / "model"), "cpu")
+    assert "samples" not in tables
+    stored = json.loads((stage1 / "model" / "hierarchical.json").read_text())
+    assert not {"eval_bytes", "n_samples", "generation_interval"} & set(stored)
+    assert today.training_params() == settings(*LEVELS, top=None).training_params()
+    assert "generation_interval" in today.beside()
+
+
 def test_bases_of_another_shape_are_refused(text: Inputs, stage1: Path) -> None:
     inputs = replace(text, base=stage1 / "model")
     other = settings(LEVELS[0], {**LEVELS[1], "codebook_size": 8}, base="stage1", tokenizer=None)
     with pytest.raises(TerseError, match="level 1, codebook_size 7 there, 8 here"):
         Hierarchical(other, inputs).build()
+    fewer = settings(LEVELS[0], base="stage1", tokenizer=None)
+    with pytest.raises(TerseError, match="num_levels is not the base's: 2 there, 1 here"):
+        Hierarchical(fewer, inputs).build()
     wider = settings({"dim": 24}, top=None, base="stage1", tokenizer=None)
     with pytest.raises(TerseError, match="of another shape"):
         Hierarchical(wider, inputs).build()
@@ -290,6 +329,7 @@ def test_an_overfitted_text_comes_back_byte_for_byte() -> None:
         ({"compressor_level_configs": [{"entropy_delta": None}]}, "is needed to open segments"),
         ({"propagate_key_padding_mask": False}, "propagate_key_padding_mask"),
         ({"freeze_entropy": True}, "freeze_entropy goes with a base"),
+        ({"freeze_levels": 1}, "freeze_levels goes with a base"),
         ({"expander_dim_scale": 0.3}, "must be a multiple of 2 x heads"),
         ({"top_transformer_config": None, "expander_memory": "contextual"}, "needs a top LM"),
         ({"use_decoder_only_expander": True, "expander_num_enc_layers": 1}, "has no encoder"),

@@ -252,7 +252,22 @@ def test_dead_codes_become_recent_inputs() -> None:
     assert vq.idle.tolist().count(0) == 6
 
 
+def test_codes_keep_their_meaning_after_the_last_reset() -> None:
+    vq = VectorQuantizer(2, 6, decay=0.5, reset_interval=3, reset_until=5).train()
+    z = torch.tensor([[50.0, 0.0], [51.0, 0.0], [50.0, 1.0]])
+    seen = []
+    for _ in range(9):
+        seen.append(vq(z, everywhere(z)).codes[:, 0].tolist())
+        vq.after_step()
+    assert seen[2] != seen[3]  # reset behind the third step
+    assert seen[3:] == [seen[3]] * 6
+
+
 def test_perplexity_counts_the_codes_in_use() -> None:
+    quantizer = ResidualQuantizer(2, 3, 2, beta=0.25, decay=0.9, reset_interval=0)
+    codes = torch.tensor([[0, 1], [1, 1], [2, 1]])
+    assert quantizer.usage(codes).item() == pytest.approx((3 + 1) / 2)
+    assert float(quantizer.smoothed_usage() or 0) == pytest.approx(3)
     assert perplexity(torch.full((7,), 3.0)).item() == pytest.approx(7)
     assert perplexity(torch.tensor([5.0, 0.0, 0.0])).item() == pytest.approx(1)
 

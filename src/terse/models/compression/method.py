@@ -124,11 +124,11 @@ class Compression(Method[CompressionSettings]):
 
     def evaluate(self, model: nn.Module, device: str) -> list[Measure]:
         """Return every arm's scores on the same targets, and how much is recovered."""
-        return evaluate_arms(self._placed(model, device), self._evaluated, self._start)
+        return evaluate_arms(self.placed(model, device), self._evaluated, self.start)
 
     def tables(self, model: nn.Module, device: str) -> dict[str, pd.DataFrame]:
         """Return what a context costs here, the vectors' dimensions, and generated text."""
-        placed, n = self._placed(model, device), self.settings.n_samples
+        placed, n = self.placed(model, device), self.settings.n_samples
         windows = self._evaluated
         tables = {
             "cost": cost_table(placed, windows),
@@ -136,7 +136,7 @@ class Compression(Method[CompressionSettings]):
         }
         if n:
             tokenizer = load_tokenizer(self._base)
-            tables["samples"] = samples_table(placed, windows, tokenizer, self._start, n)
+            tables["samples"] = samples_table(placed, windows, tokenizer, self.start, n)
         return tables
 
     @cached_property
@@ -144,7 +144,7 @@ class Compression(Method[CompressionSettings]):
         return validation_windows(self._tokens, self.lengths, self.settings.eval_windows)
 
     @cached_property
-    def _start(self) -> int:
+    def start(self) -> int:
         """The token before a text without context: BOS, or EOS where there is none."""
         tokenizer = load_tokenizer(self._base)
         for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
@@ -152,7 +152,8 @@ class Compression(Method[CompressionSettings]):
                 return token
         raise TerseError("the tokenizer has neither BOS nor EOS to begin a text with")
 
-    def _placed(self, model: nn.Module, device: str) -> Compressor:
+    def placed(self, model: nn.Module, device: str) -> Compressor:
+        """Return a compressor on a device, or where it is spread over several."""
         found = self._compressor(model)
         return found if self.settings.model_parallel else found.to(device)
 
@@ -176,7 +177,7 @@ class Compression(Method[CompressionSettings]):
 
     def measured(self, folder: Path, device: str) -> VectorsOfContexts:
         """Return a trained compressor as a model that puts out vectors."""
-        return VectorsOfContexts(self._placed(self.load(folder), device)).eval()
+        return VectorsOfContexts(self.placed(self.load(folder), device)).eval()
 
     def tokenizer_folder(self) -> Path | None:
         """Nothing: the tokenizer is the base's."""

@@ -134,6 +134,10 @@ class CompressionSettings(Run):
     def one_process(self) -> bool:
         return self.model_parallel
 
+    def harness(self) -> str | None:
+        """A compressor that only reproduces has no likelihood."""
+        return None if self.rmb_only else "terse.models.compression.harness:CompressedLM"
+
     def measurement(self) -> dict[str, Any]:
         """Each context, after its BOS, is one point: the last of its vectors, or their mean."""
         return {

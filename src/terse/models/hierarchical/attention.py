@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+LEAST_LENGTH = 128  # of what FlexAttention is compiled for
+
 
 class SlidingWindowAttention(nn.Module):
     """Multi-head attention of position t to the keys t - window..t; window None: to all before."""
@@ -135,8 +137,16 @@ def block_band(n: int, window: int, device: torch.device) -> Tensor:
 
 
 def flexible(q: Tensor, k: Tensor, v: Tensor, window: int, attention: Any) -> Tensor:
-    """Return the same by FlexAttention, whose mask is built once for each shape."""
-    return cast(Tensor, attention(q, k, v, block_mask=flex_mask(q.shape[2], window, q.device)))
+    """Return the same by FlexAttention, whose mask is built once for each shape.
+
+    Lengths, which differ from batch to batch above the lowest level, are filled up to a power of
+    two, so that few shapes are compiled.
+    """
+    T = q.shape[2]
+    filled = max(LEAST_LENGTH, 1 << (T - 1).bit_length())
+    q, k, v = (pad(x, (0, 0, 0, filled - T)) for x in (q, k, v))
+    mask = flex_mask(filled, window, q.device)
+    return cast(Tensor, attention(q, k, v, block_mask=mask))[:, :, :T]
 
 
 @lru_cache(maxsize=64)

@@ -91,12 +91,14 @@ class ByteSegmentCompressor(nn.Module):
     """Shared blocks, then (a) a next-symbol LM, (b) blocks that are pooled by segment.
 
     K, G: codes and digits of what it reads. below: width of the vectors of what it reads; None for
-    bytes, which it embeds.
+    bytes, which it embeds. max_steps: of the training.
     """
 
     shift: Tensor
 
-    def __init__(self, level: LevelSettings, K: int, G: int, below: int | None) -> None:
+    def __init__(
+        self, level: LevelSettings, K: int, G: int, below: int | None, max_steps: int
+    ) -> None:
         super().__init__()
         self.level, self.K, self.G = level, K, G
         dim, heads, wide = level.dim, level.heads, level.encoder_ffn_dim_multiplier
@@ -111,7 +113,7 @@ class ByteSegmentCompressor(nn.Module):
         self.norm = nn.RMSNorm(dim)
         self.pool = LearnedQueryAttention(dim, heads, level.num_queries)
         self.out_norm = nn.RMSNorm(dim)
-        self.quantizer = quantizer_of(level)
+        self.quantizer = quantizer_of(level, max_steps)
         self.register_buffer("shift", torch.zeros(()))
         self._seen: Tensor | None = None  # segments and symbols since the last step
 
@@ -164,6 +166,16 @@ class ByteSegmentCompressor(nn.Module):
         """Return the vectors (B, N, L, D) of codes (B, N, G)."""
         L = self.level.num_queries
         return self.quantizer.lookup(codes.unflatten(-1, (L, -1)))
+
+    @torch.no_grad()
+    def usage(self, segments: Segments) -> dict[str, Tensor]:
+        """Return the perplexity of the segments' codes and that of the moving averages."""
+        if not segments.codes.shape[-1]:
+            return {}
+        used = segments.codes[segments.real].view(-1, self.quantizer.digits)
+        smoothed = self.quantizer.smoothed_usage()
+        found = {"perplexity": self.quantizer.usage(used)}
+        return found if smoothed is None else found | {"smoothed_perplexity": smoothed}
 
     def next_symbol_nats(self, segments: Segments) -> Tensor:
         """Return what each symbol but the first costs the LM, (B, T - 1) nats."""

@@ -36,9 +36,9 @@ class Hierarchical(Method[HierarchicalSettings]):
     """Compressors, expanders and the language model on the codes, in one or two stages."""
 
     def build(self) -> HierarchicalAutoencoder:
-        """Return a model with fresh weights, or with the base's and a fresh top LM."""
+        """Return a model with fresh weights, or with what it takes of the base."""
         s, model = self.settings, HierarchicalAutoencoder(self.settings)
-        if s.is_second_stage:
+        if s.n_frozen:
             take_base(model, _required(self.inputs.base, "base"))
         elif s.base is not None:
             base = _required(self.inputs.base, "base")
@@ -74,15 +74,25 @@ class Hierarchical(Method[HierarchicalSettings]):
     def loss(
         self, model: nn.Module, batch: Batch, n_targets: Tensor | int
     ) -> tuple[Tensor, dict[str, float]]:
-        """Return the weighted sum of the losses per byte, and each by itself."""
-        sums = model(**batch)
-        means = {name: value / n_targets for name, value in sums.items()}
-        weights = self._weights()
-        parts = [weights[name.rstrip("0123456789")] * mean for name, mean in means.items()]
-        return torch.stack(parts).sum(), {f"{n}_per_byte": m.item() for n, m in means.items()}
+        """Return the weighted sum of the losses per byte, and each by itself.
+
+        The perplexities are means over the step's passes, by their bytes.
+        """
+        sums, weights = model(**batch), self._weights()
+        share = self.count(batch) / n_targets
+        parts, terms = [], {}
+        for name, value in sums.items():
+            if (weight := weights.get(name.rstrip("0123456789"))) is None:
+                terms[name] = value * share
+            else:
+                terms[f"{name}_per_byte"] = mean = value / n_targets
+                parts.append(weight * mean)
+        numbers = torch.stack([term.detach().double() for term in terms.values()]).tolist()
+        return torch.stack(parts).sum(), dict(zip(terms, numbers, strict=True))
 
     def _weights(self) -> dict[str, float]:
-        s, n = self.settings, self.settings.num_levels
+        s = self.settings
+        n = max(1, s.num_levels - s.n_frozen)  # levels that are trained
         weights = {
             "reconstruction": 1 / n,
             "vq": 1.0,
@@ -132,8 +142,10 @@ class Hierarchical(Method[HierarchicalSettings]):
         save_model(_own(model), folder)
 
     def load(self, folder: Path) -> HierarchicalAutoencoder:
-        """Return a trained model, in eval mode."""
-        return load_hierarchical(folder)
+        """Return a trained model, in eval mode; what only the evaluation reads is of today."""
+        model = load_hierarchical(folder)
+        model.settings = self.settings
+        return model
 
     def tokenizer_folder(self) -> Path | None:
         """Nothing: bytes are no one's."""

@@ -23,7 +23,7 @@ Sums = dict[str, Tensor]
 class HierarchicalAutoencoder(nn.Module):
     """Compressors and expanders, the lowest level first, and the top LM if there is one.
 
-    Compressors and expanders of a second stage are frozen: they stay in eval mode.
+    Levels that are a base's are frozen: they stay in eval mode.
     """
 
     def __init__(self, settings: HierarchicalSettings) -> None:
@@ -32,7 +32,7 @@ class HierarchicalAutoencoder(nn.Module):
         compressors, expanders = [], []
         K, G, below = BYTES, 1, None
         for i, level in enumerate(s.compressor_level_configs):
-            compressors.append(ByteSegmentCompressor(level, K, G, below))
+            compressors.append(ByteSegmentCompressor(level, K, G, below, s.max_steps))
             expanders.append(CodeExpander(s, i, K, G))
             K, G, below = level.codebook_size, level.n_digits, level.num_queries * level.dim
         self.compressors, self.expanders = nn.ModuleList(compressors), nn.ModuleList(expanders)
@@ -61,23 +61,18 @@ class HierarchicalAutoencoder(nn.Module):
         """Where the model lies."""
         return self.levels[0][0].norm.weight.device
 
-    def base_parts(self) -> list[nn.Module]:
-        """Return what a first stage trains and a second keeps."""
-        return [self.compressors, self.expanders]
-
     def train(self, mode: bool = True) -> "HierarchicalAutoencoder":
         """Switch to training mode; what is frozen stays in eval mode."""
         super().train(mode)
-        if self.settings.is_second_stage:
-            for part in self.base_parts():
-                part.eval()
+        for compressor, expander in self.levels[: self.settings.n_frozen]:
+            compressor.eval()
+            expander.eval()
         return self
 
     def after_step(self) -> None:
         """Move codebooks and thresholds; called once per optimiser step."""
-        if not self.settings.is_second_stage:
-            for compressor, _ in self.levels:
-                compressor.after_step()
+        for compressor, _ in self.levels[self.settings.n_frozen :]:
+            compressor.after_step()
 
     def encode(self, ids: Tensor) -> list[Segments]:
         """Return each level's segments of rows of bytes (B, S), padded at the end."""
@@ -165,6 +160,7 @@ class HierarchicalAutoencoder(nn.Module):
     def forward(self, ids: Tensor, **cached: Tensor) -> Sums:
         """Return the summed losses of rows of bytes (B, S), each by itself, in nats.
 
+        Beside them, how many `segments` there are, and the perplexity of the codes.
         cached: `opens0`, `codes0`, ... of a second stage, which trains the top LM alone.
         """
         if cached:
@@ -177,11 +173,15 @@ class HierarchicalAutoencoder(nn.Module):
         states = None if self.top is None else self.top(levels[-1].rows)
         sums: Sums = {}
         for i, at in enumerate(levels):
+            if i < self.settings.n_frozen:
+                continue
             rows = self.memory(at, states) if i == len(levels) - 1 else at.rows
             sums[f"reconstruction{i}"] = self.reconstruction_nats(i, at, rows).sum()
             sums[f"vq{i}"] = at.made.loss
             sums[f"lm{i}"] = self.levels[i][0].next_symbol_nats(at).sum()
             sums[f"segments{i}"] = at.n.sum().float()
+            usage = self.levels[i][0].usage(at)
+            sums |= {f"{name}{i}": value for name, value in usage.items()}
         return sums if states is None else sums | self._top_losses(levels, states)
 
     def _top_losses(self, levels: list[Segments], states: Tensor) -> Sums:

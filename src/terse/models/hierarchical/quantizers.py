@@ -1,5 +1,6 @@
 """From vectors to codes and back: a learned codebook, several in a row, a fixed grid, or none."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import cast
@@ -51,6 +52,17 @@ class Quantizer(nn.Module, ABC):
             pairs = zip(shares, self.tables(), strict=True)
             return torch.stack([share.float() @ table for share, table in pairs]).sum(0)
 
+    def usage(self, codes: Tensor) -> Tensor:
+        """Return the perplexity of codes (n, digits), 1 to `size`, mean over digits."""
+        found = [
+            perplexity(torch.bincount(digit, minlength=self.size)) for digit in codes.unbind(1)
+        ]
+        return torch.stack(found).mean()
+
+    def smoothed_usage(self) -> Tensor | None:
+        """Return the same of the codebook's moving averages, None where there are none."""
+        return None
+
     def after_step(self) -> None:
         """Move what is learnt without gradients; called once per optimiser step."""
 
@@ -64,7 +76,8 @@ class VectorQuantizer(Quantizer):
     """A codebook that follows its inputs by moving averages (https://arxiv.org/abs/1711.00937).
 
     Statistics of all forward passes in training are kept until `after_step`. A code that has had no
-    hit for `reset_interval` steps gives way to a recent input at the next multiple of it.
+    hit for `reset_interval` steps gives way to a recent input at the next multiple of it, up to
+    step `reset_until`.
     """
 
     codebook: Tensor
@@ -76,11 +89,18 @@ class VectorQuantizer(Quantizer):
     n_steps: Tensor
 
     def __init__(
-        self, dim: int, size: int, beta: float = 0.25, decay: float = 0.99, reset_interval: int = 0
+        self,
+        dim: int,
+        size: int,
+        beta: float = 0.25,
+        decay: float = 0.99,
+        reset_interval: int = 0,
+        reset_until: float = math.inf,
     ) -> None:
         super().__init__()
         self.digits, self.size = 1, size
-        self.beta, self.decay, self.reset_interval = beta, decay, reset_interval
+        self.beta, self.decay = beta, decay
+        self.reset_interval, self.reset_until = reset_interval, reset_until
         codebook = torch.randn(size, dim)
         self.register_buffer("codebook", codebook)
         self.register_buffer("cluster_size", torch.ones(size))
@@ -112,6 +132,9 @@ class VectorQuantizer(Quantizer):
     def tables(self) -> list[Tensor]:
         return [self.codebook]
 
+    def smoothed_usage(self) -> Tensor | None:
+        return perplexity(self.cluster_size)
+
     @torch.no_grad()
     def _note(self, z: Tensor, codes: Tensor) -> None:
         """Add the statistics of vectors (n, D) with codes (n,)."""
@@ -138,7 +161,8 @@ class VectorQuantizer(Quantizer):
         self.codebook.copy_(torch.where(living[:, None], means, self.codebook))
         self.idle.add_(1).masked_fill_(hits > 0, 0)
         self.n_steps.add_(1)
-        if self.reset_interval and int(self.n_steps) % self.reset_interval == 0:
+        step = int(self.n_steps)
+        if self.reset_interval and step % self.reset_interval == 0 and step <= self.reset_until:
             self._reset(self.idle >= self.reset_interval)
 
     def _reset(self, dead: Tensor) -> None:
@@ -158,12 +182,19 @@ class ResidualQuantizer(Quantizer):
     """Codebooks in a row, each for what the ones before left over (2107.03312, arXiv)."""
 
     def __init__(
-        self, dim: int, size: int, n: int, beta: float, decay: float, reset_interval: int
+        self,
+        dim: int,
+        size: int,
+        n: int,
+        beta: float,
+        decay: float,
+        reset_interval: int,
+        reset_until: float = math.inf,
     ) -> None:
         super().__init__()
         self.digits, self.size = n, size
         self.parts = nn.ModuleList(
-            VectorQuantizer(dim, size, beta, decay, reset_interval) for _ in range(n)
+            VectorQuantizer(dim, size, beta, decay, reset_interval, reset_until) for _ in range(n)
         )
         for i, part in enumerate(self._parts()):  # what is left over gets smaller
             part.codebook.mul_(0.5**i)
@@ -185,6 +216,9 @@ class ResidualQuantizer(Quantizer):
 
     def tables(self) -> list[Tensor]:
         return [part.codebook for part in self._parts()]
+
+    def smoothed_usage(self) -> Tensor | None:
+        return torch.stack([perplexity(part.cluster_size) for part in self._parts()]).mean()
 
     def after_step(self) -> None:
         for part in self._parts():
@@ -244,9 +278,10 @@ class NoQuantizer(Quantizer):
         return []
 
 
-def quantizer_of(level: LevelSettings) -> Quantizer:
-    """Return the quantiser of a level."""
-    moving = (level.beta, level.vq_decay, level.vq_reset_interval)
+def quantizer_of(level: LevelSettings, max_steps: int) -> Quantizer:
+    """Return the quantiser of a level in a training of `max_steps`."""
+    until = level.vq_reset_until * max_steps
+    moving = (level.beta, level.vq_decay, level.vq_reset_interval, until)
     match level.quantizer:
         case "vq":
             return VectorQuantizer(level.dim, level.codebook_size, *moving)

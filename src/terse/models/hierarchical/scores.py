@@ -30,7 +30,7 @@ def undefined(model: HierarchicalAutoencoder) -> str | None:
     """Return why a model has no two-part bound, None where it has one."""
     if model.top is None:
         return "a first stage has no top LM"
-    if model.top.head is None:
+    if model.top.settings.continuous or model.top.head is None:
         return "the top LM predicts vectors, not codes"
     return None
 

@@ -1,7 +1,7 @@
 """Settings of the method `hierarchical`."""
 
 import math
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -50,6 +50,13 @@ class LevelSettings(Strict):
     vq_decay: float = Field(0.99, ge=0, lt=1, description="of the codebook's moving averages")
     vq_reset_interval: int = Field(
         250, ge=0, description="steps between resets of codes without a hit since; 0: none"
+    )
+    vq_reset_until: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="share of max_steps after which no code is reset: what reads "
+        "codes by their number learns none that changes its meaning",
     )
     entropy_delta: float | None = Field(
         0.2, description="nats; a segment opens after a symbol whose entropy rises by more"
@@ -134,15 +141,19 @@ class HierarchicalSettings(Run):
 
     implementation: ClassVar[str] = "terse.models.hierarchical.method:Hierarchical"
     is_language_model: ClassVar[bool] = False
+    needs_base: ClassVar[bool] = False
     bases: ClassVar[tuple[str, ...]] = ("hierarchical",)
     reads_bytes: ClassVar[bool] = True
-    harness: ClassVar[str | None] = "terse.models.hierarchical.harness:HierarchicalAELM"
     blocks: ClassVar[dict[str, type[Strict]]] = {
         "compressor_level_configs": LevelSettings,
         "top_transformer_config": TopSettings,
     }
     figures: ClassVar[str | None] = "terse.models.hierarchical.figures:draw"
     captions: ClassVar[dict[str, str]] = CAPTIONS
+    evaluation_only: ClassVar[frozenset[str]] = frozenset(
+        {"eval_bytes", "n_samples", "sample_prompt_for_generation", "generation_max_len_override"}
+    )
+    conduct: ClassVar[frozenset[str]] = Run.conduct | {"generation_interval"}
     aliases: ClassVar[dict[str, str]] = {
         **Run.aliases,
         "scheduler_type": "lr_schedule",
@@ -193,6 +204,12 @@ class HierarchicalSettings(Run):
     )
     freeze_entropy: bool = Field(
         False, description="the entropy LM of base stays as it is, so that codes keep their meaning"
+    )
+    freeze_levels: int = Field(
+        0,
+        ge=0,
+        description="lowest levels that are the base's and stay as they are: the levels "
+        "above learn codes that keep their meaning",
     )
     aux_lm_loss_weight: float = Field(0.1, ge=0, description="of the levels' next-symbol losses")
     top_lm_loss_weight: float = Field(1.0, ge=0, description="of the top LM's loss")
@@ -266,11 +283,28 @@ class HierarchicalSettings(Run):
             raise ValueError(
                 "freeze_entropy goes with a base whose entropy LM is taken, and no top LM"
             )
+        if not self.freeze_levels:
+            return
+        if self.base is None or self.is_second_stage or self.freeze_entropy:
+            raise ValueError(
+                "freeze_levels goes with a base whose levels are taken, no top LM, and no "
+                "freeze_entropy"
+            )
+        if self.freeze_levels >= self.num_levels:
+            raise ValueError(
+                f"freeze_levels {self.freeze_levels} of num_levels {self.num_levels} leaves "
+                "nothing to train"
+            )
 
     @property
     def is_second_stage(self) -> bool:
         """Whether compressors and expanders are the base's, frozen."""
         return self.base is not None and self.top_transformer_config is not None
+
+    @property
+    def n_frozen(self) -> int:
+        """How many levels, the lowest first, are the base's and stay as they are."""
+        return self.num_levels if self.is_second_stage else self.freeze_levels
 
     @property
     def is_joint(self) -> bool:
@@ -281,6 +315,11 @@ class HierarchicalSettings(Run):
         """Return the heads of a level's expander."""
         return round(self.expander_heads_scale * level.heads)
 
+    def harness(self) -> str | None:
+        """A first stage has no likelihood."""
+        has_top = self.top_transformer_config is not None
+        return "terse.models.hierarchical.harness:HierarchicalAELM" if has_top else None
+
     def needs_codes(self) -> bool:
         return self.is_second_stage
 
@@ -289,10 +328,8 @@ class HierarchicalSettings(Run):
 
         return parameters(self)
 
+    def tokens_per_row(self) -> int | None:
+        return self.sequence_length
+
     def schedule_options(self) -> dict[str, float]:
         return {str(key): value for key, value in self.scheduler_specific_kwargs.items()}
-
-    def params(self) -> dict[str, Any]:
-        """Return what determines the result; samples on the way do not."""
-        log_only = {"generation_interval"}
-        return {key: value for key, value in super().params().items() if key not in log_only}

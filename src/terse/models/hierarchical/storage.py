@@ -15,11 +15,11 @@ from terse.models.hierarchical.model import HierarchicalAutoencoder
 from terse.models.hierarchical.settings import HierarchicalSettings
 
 CONFIG, WEIGHTS = "hierarchical.json", "model.safetensors"
-# What a second stage has to have in common with the first.
+# What a run has to have in common with the base whose levels it takes.
 SHARED = (
-    "num_levels", "compressor_level_configs", "sequence_length", "expander_dim_scale",
-    "expander_heads_scale", "expander_num_enc_layers", "expander_num_dec_layers",
-    "expander_lookback", "use_decoder_only_expander",
+    "compressor_level_configs", "sequence_length", "expander_dim_scale", "expander_heads_scale",
+    "expander_num_enc_layers", "expander_num_dec_layers", "expander_lookback",
+    "use_decoder_only_expander",
 )  # fmt: skip
 
 
@@ -27,7 +27,7 @@ def save_model(model: HierarchicalAutoencoder, folder: Path) -> None:
     """Write weights, codebooks and settings into a folder."""
     tensors = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    content = model.settings.params()
+    content = model.settings.training_params()
     (folder / CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
@@ -52,19 +52,24 @@ def load_hierarchical(folder: Path) -> HierarchicalAutoencoder:
 
 
 def take_base(model: HierarchicalAutoencoder, folder: Path) -> None:
-    """Give a second stage its base's compressors and expanders, frozen.
+    """Give a model the levels of its base that it keeps, frozen: all in a second stage.
 
     Raises TerseError where the settings that shape them differ.
     """
-    ours, theirs = (s.params() for s in (model.settings, settings_in(folder)))
+    s, base, n = model.settings, settings_in(folder), model.settings.n_frozen
+    if base.num_levels < n or (s.is_second_stage and base.num_levels > n):
+        raise TerseError(f"num_levels is not the base's: {base.num_levels} there, {n} here")
+    ours, theirs = ({key: s.params()[key] for key in SHARED} for s in (s, base))
     for key in SHARED:
-        if ours[key] != theirs[key]:
+        a, b = theirs[key], ours[key]
+        if key == "compressor_level_configs":
+            a, b = a[:n], b[:n]
+        if a != b:
             raise TerseError(
-                f"{key} is not the base's: {_difference(theirs[key], ours[key])}; a second stage "
-                "keeps what the first has"
+                f"{key} is not the base's: {_difference(a, b)}; what is taken stays as it is"
             )
     tensors = _tensors(folder)
-    for name in ("compressors", "expanders"):
+    for name in (f"{kind}.{i}" for kind in ("compressors", "expanders") for i in range(n)):
         part = model.get_submodule(name)
         own = {
             key.removeprefix(f"{name}."): value
