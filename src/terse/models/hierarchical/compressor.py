@@ -19,7 +19,8 @@ from terse.models.hierarchical.segmentation import (
 from terse.models.hierarchical.settings import LevelSettings
 from terse.models.hierarchical.symbols import SymbolEmbedding, SymbolHead, bos
 
-GAIN = 0.1  # nats that the thresholds move per step and factor e of too many segments
+# Share of the entropies' spread by which the thresholds move per step and factor e of too many.
+GAIN = 0.3
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class ByteSegmentCompressor(nn.Module):
         self.out_norm = nn.RMSNorm(dim)
         self.quantizer = quantizer_of(level, max_steps)
         self.register_buffer("shift", torch.zeros(()))
-        self._seen: Tensor | None = None  # segments and symbols since the last step
+        self._seen: Tensor | None = None  # segments, symbols, symbols x spread since the last step
 
     @property
     def rule(self) -> Rule:
@@ -152,7 +153,7 @@ class ByteSegmentCompressor(nn.Module):
         real = torch.arange(N, device=n.device) < n[:, None]
         quantised = self.quantizer(pooled, real[..., None].expand(pooled.shape[:3]))
         if self.training and torch.is_grad_enabled():
-            self._count(n, sequence.mask)
+            self._count(n, sequence.mask, entropies)
         making = Making(states, entropies, pooled, quantised.loss)
         codes = quantised.codes.flatten(2)
         return Segments(sequence, opens, n, codes, quantised.vectors, making)
@@ -181,8 +182,13 @@ class ByteSegmentCompressor(nn.Module):
         """Return what each symbol but the first costs the LM, (B, T - 1) nats."""
         return self.head.nats(segments.made.states[:, :-1], segments.sequence.digits[:, 1:])
 
-    def _count(self, n: Tensor, mask: Tensor) -> None:
-        seen = torch.stack([n.sum(), mask.sum()]).double()
+    def _count(self, n: Tensor, mask: Tensor, entropies: Tensor) -> None:
+        told = mask[:, 1:]  # where there is an entropy before
+        values = entropies[:, 1:]
+        if self.level.entropy_delta is not None:
+            values = values - entropies[:, :-1]
+        spread = values[told].std(correction=0).nan_to_num()
+        seen = torch.stack([n.sum(), mask.sum(), mask.sum() * spread]).double()
         self._seen = seen if self._seen is None else self._seen + seen
 
     @torch.no_grad()
@@ -191,11 +197,11 @@ class ByteSegmentCompressor(nn.Module):
         self.quantizer.after_step()
         if self._seen is None:
             return
-        segments, symbols = summed(self._seen).tolist()
+        segments, symbols, spread = summed(self._seen).tolist()
         self._seen = None
         if (target := self.level.target_compression_ratio) is not None:
             error = math.log(segments / symbols / target)
-            self.shift.add_(GAIN * max(-1.0, min(1.0, error)))
+            self.shift.add_(GAIN * spread / symbols * max(-1.0, min(1.0, error)))
 
 
 class CompressorStream:

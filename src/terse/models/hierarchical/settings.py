@@ -52,7 +52,7 @@ class LevelSettings(Strict):
         250, ge=0, description="steps between resets of codes without a hit since; 0: none"
     )
     vq_reset_until: float = Field(
-        1.0,
+        0.5,
         ge=0,
         le=1,
         description="share of max_steps after which no code is reset: what reads "
