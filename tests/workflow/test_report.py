@@ -75,6 +75,7 @@ def test_report_has_each_figure_with_its_caption(report: Path, finished: Workflo
     assert {"loss.svg", "id-by-layer.svg", "id-by-step.svg", "id-against-loss.svg"} <= names
     assert {"arms.svg", "recovery.svg", "samples.html", "cost.html"} <= names
     assert {"intensity.svg", "temperature.svg", "length.svg", "answers.html"} <= names
+    assert {"scores.svg", "segmentation.svg", "speed.html"} <= names
     for item in items.values():
         assert len(item["caption"]) > 100
         assert "{{" not in item["caption"]
