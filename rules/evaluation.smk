@@ -41,8 +41,8 @@ rule make_corpus_tasks:
         "logs/make_corpus_tasks/{corpus}.benchmark.tsv"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=lambda w, attempt: 4000 * attempt,
+        runtime=lambda w, attempt: 30 * attempt,
     params:
         stage=stage("make_corpus_tasks"),
     script:
