@@ -105,6 +105,8 @@ def base_beside(model):
     """Return the folder of the base that a model can't be loaded without, if any."""
     run = settings.part_of_base(model)
     return [] if run is None else base_folder(run)
+
+
 def documents_of(corpus):
     """Return the documents of a corpus, none of None."""
     return [] if corpus is None else f"cache/documents/{corpus}.parquet"
