@@ -43,7 +43,7 @@ def convert(path: Path) -> Overlay:
     for key, values in combos.items():
         _place(overlay, settings, run, zipped, key, values)
     if settings is METHODS["blotching"]:
-        leave_out_unread(overlay, run, sweep)
+        leave_out_unread(overlay, run, sweep, zipped)
     if testing:
         _stand_in(overlay, run, sweep, zipped)
     if zipped:

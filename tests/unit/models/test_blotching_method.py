@@ -12,7 +12,7 @@ from tiny_blotching import SETTINGS, blotching, built, settings
 from transformers import TrainerCallback
 
 from terse.config.corpora import Corpus
-from terse.corpora.arithmetic.characters import EOS, decode, encode
+from terse.corpora.arithmetic.characters import EOS, NULL, PAD, decode, encode
 from terse.corpora.arithmetic.expressions import read
 from terse.corpora.documents import write_documents
 from terse.corpora.tokenizers import load_tokenizer, train_bpe
@@ -24,7 +24,7 @@ from terse.importer import import_file
 from terse.job import Stopped, StopSignal
 from terse.models.blotching.answers import judge, vote
 from terse.models.blotching.chains import chain_of, text_chains
-from terse.models.blotching.figures import over_seeds, series_names
+from terse.models.blotching.figures import by_temperature, joined, over_seeds, series_names
 from terse.models.blotching.method import Blotching
 from terse.training.method import Inputs, mean_loss
 from terse.training.train import Conduct, Outputs, train
@@ -115,6 +115,9 @@ def test_a_saved_model_is_the_one_that_was_trained(trained: Path) -> None:
         blotching(**RANDOM | {"arm": "direct", "curriculum_steps": 0}).load(trained / "model")
 
 
+_EMPTY: tuple[pd.DataFrame, dict[str, pd.DataFrame]] = (pd.DataFrame(), {})
+
+
 @pytest.fixture(scope="module")
 def runs() -> list[FinishedRun]:
     """Two arms, untrained, scored and tabulated."""
@@ -162,6 +165,25 @@ def test_the_report_has_every_table_and_figure_with_its_caption(runs: list[Finis
     labels = [text.get_text() for text in figures["intensity"].legends[0].get_texts()]
     assert labels == ["vanilla", "blind", "intensity", "intensity, label_smoothing 0.1"]
     assert series_names(runs)["b"] == "intensity"
+    # A line all along for each arm that takes no requests.
+    assert [line.get_linestyle() for line in figures["intensity"].axes[0].lines].count("--") == 2
+
+
+def test_series_are_told_apart_by_what_is_not_the_commonest() -> None:
+    def names(*layers: int) -> list[str]:
+        found = [FinishedRun(str(i), settings(n_layers=n), *_EMPTY) for i, n in enumerate(layers)]
+        return list(series_names(found).values())
+
+    assert names(2, 2, 3) == ["intensity", "intensity", "intensity, n_layers 3"]
+    assert names(2, 3) == ["intensity, n_layers 2", "intensity, n_layers 3"]
+
+
+def test_every_arm_is_drawn_against_temperature_without_votes(runs: list[FinishedRun]) -> None:
+    table = joined(runs, "answers")
+    figure = by_temperature(table[table["n_votes"] == 1])
+    assert len(figure.axes) == 3
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["vanilla", "blind", "intensity", "intensity, label_smoothing 0.1"]
 
 
 def test_seeds_are_averaged_with_students_interval() -> None:
@@ -199,6 +221,10 @@ def test_an_answer_is_what_was_written_up_to_eos() -> None:
     assert (lucky["is_right"], lucky["n_valid"]) == (True, 1)
     for text, ended in (("13", False), ("13=", True), ("3+10", True), ("013", True)):
         assert not judged(text, ended)["is_right"], text
+    for hole in (PAD, NULL):
+        tokens = np.array([*encode("2+1+10=1"), hole, *encode("3"), EOS, PAD])
+        row = judge(tokens, problem, chain)
+        assert (row["is_right"], row["n_valid"], row["n_tokens"]) == (False, 1, 11)
     assert decode(chain.tokens) == "1+12=2+1+10=3+10=13"
 
 
@@ -352,3 +378,27 @@ def test_what_a_run_does_not_read_is_left_out_with_a_note(tmp_path: Path) -> Non
     assert (run["corpus"], run["base"], run["blotch_p"]) == ("openwebtext", "lm", 0.3)
     assert not {"max_num", "d_model", "n_btokens", "max_posencs"} & set(run)
     assert {"max_num", "d_model", "n_btokens"} <= set(overlay.notes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "dropped", "kept"),
+    [
+        ({"blotch_p": [0.3, 0.5]}, {"n_btokens", "blotch_p_max"}, {"max_num"}),
+        ({"combos": {"blotch_p": [0.3, 0.5], "lr": [1e-3, 2e-3]}}, {"n_btokens"}, set()),
+        (
+            {"combos": {"max_num": [30, 50], "lr": [1e-3, 2e-3]}, "dataset": "openwebtext",
+             "model_string": "a/lm"},
+            {"max_num", "d_model"}, {"n_btokens"},
+        ),
+        ({"posenc_type": ["RandPositionalEncoding", "SinPositionalEncoding"]}, set(),
+         {"max_posencs"}),
+    ],
+)  # fmt: skip
+def test_swept_keys_count_too(
+    tmp_path: Path, changes: dict, dropped: set[str], kept: set[str]
+) -> None:
+    overlay, run = imported(tmp_path, **changes)
+    swept = run["sweep"]
+    assert not dropped & (run.keys() | swept.keys() | swept.get("zip", {}).keys())
+    assert dropped <= set(overlay.notes)
+    assert kept <= run.keys()

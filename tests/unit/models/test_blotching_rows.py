@@ -229,7 +229,10 @@ def test_padding_is_on_the_right_and_no_target() -> None:
         ({"base": "b"}, "leave base and tokenizer out"),
         ({"corpus": "c", "seq_len": 9}, "is of the arithmetic problems"),
         ({"model_parallel": True}, "model_parallel"),
-        ({"ood_max_num": 10}, "more than max_num"),
+        ({"ood_max_num": 30}, "more than the training's 30"),
+        ({"ood_max_num": 40, "p_mult": 0.2, "max_mult_num": 40}, "more than the training's 40"),
+        ({"arm": "direct", "contig_blotches": False}, "leaves out neighbours too"),
+        ({"n_votes": 1}, "no vote"),
         ({"n_epochs": 2}, "n_epochs and n_train_loops go together"),
         ({"torch_dtype": "float16"}, "precision"),
     ],
@@ -253,6 +256,24 @@ def test_the_rate_rises_to_its_peak_and_falls_by_its_power(w: int, exponent: flo
     for step in (1, w, w + 1, 4 * w, 100 * w):
         expected = 1e-2 * step / w if step <= w else max(1e-2 * (w / step) ** exponent, 1e-3)
         assert chosen.lr_factor(step) * chosen.lr == pytest.approx(expected)
+
+
+def test_what_only_the_evaluation_reads_retrains_nothing() -> None:
+    scored = {"val_temp": 0.3, "eval_temps": [2.0], "n_votes": 3, "n_samples": 1, "n_eval_ps": 2}
+    plain = settings()
+    assert settings(**scored).training_params() == plain.training_params()
+    for key, value_ in scored.items():
+        assert settings(**{key: value_}).params() != plain.params()
+    for key, value_ in {"n_val_problems": 9, "ood_max_num": 99, "blotch_p_max": 0.5}.items():
+        assert settings(**{key: value_}).training_params() != plain.training_params()
+
+
+def test_numbers_out_of_distribution_are_above_factors_too() -> None:
+    products = {"max_ents": 2, "p_mult": 1.0, "max_num": 3, "max_mult_num": 20}
+    ood = blotching(**products).arithmetic.problems.ood
+    largest = [max(factors) for (factors,) in ood]
+    assert all(20 < number <= 41 for number in largest)
+    assert len(set(largest)) > 3
 
 
 def test_over_long_chains_are_an_error() -> None:
