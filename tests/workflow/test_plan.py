@@ -32,8 +32,9 @@ def overlay(folder: Path, content: dict) -> Path:
 
 def test_default_plan(default: Workflow) -> None:
     plan = default.plan()
-    assert plan["train_model"] == plan["evaluate_run"] == 2
-    assert plan["collect_corpus"] == plan["plot_study"] == 1
+    assert plan["train_model"] == plan["evaluate_run"] == 3
+    assert plan["plot_study"] == 2
+    assert plan["collect_corpus"] == 1
     assert plan["cache_activations"] == plan["estimate_dimensions"] == 5
     assert plan["plot_dimensions"] == 4
     assert plan["compare_dimensions"] == 1
@@ -170,7 +171,10 @@ def test_set_up_leaves_the_checkout_as_it_was() -> None:
 
 
 def test_published_experiments_are_there() -> None:
-    names = {"llama-7b", "pythia-checkpoints", "compression-small", "compression-published"}
+    studies = {
+        f"{m}-{size}" for m in ("compression", "forgetting") for size in ("small", "published")
+    }
+    names = {"llama-7b", "pythia-checkpoints", "forgetting-tasks"} | studies
     assert names <= {path.stem for path in EXPERIMENTS}
 
 

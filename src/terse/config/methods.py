@@ -5,10 +5,12 @@ from typing import Any
 from terse.config.runs import Run
 from terse.models.causal_lm.settings import CausalLMSettings
 from terse.models.compression.settings import CompressionSettings
+from terse.models.forgetting.settings import ForgettingSettings
 
 METHODS: dict[str, type[Run]] = {
     "causal-lm": CausalLMSettings,
     "compression": CompressionSettings,
+    "forgetting": ForgettingSettings,
 }
 
 

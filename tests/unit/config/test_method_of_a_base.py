@@ -21,7 +21,7 @@ def test_the_default_reads_the_tokens_of_its_base() -> None:
     workflow = load(config())
     assert workflow.tokenizer_of_run("compress") == "bpe"
     assert workflow.base_run("compress") == "base"
-    assert workflow.selected_runs() == ["base", "compress"]
+    assert workflow.selected_runs() == ["base", "compress", "forget"]
 
 
 @pytest.mark.parametrize(
