@@ -13,6 +13,7 @@ from terse.models.forgetting.gates import gated_nats
 from terse.models.forgetting.modes import Scores
 from terse.models.forgetting.packing import Rows
 from terse.models.forgetting.policy import (
+    behaviour,
     credits,
     draw,
     leave_one_out,
@@ -54,7 +55,8 @@ def reinforce(model: "Forgetter", step: Step, uniform: Tensor) -> tuple[Tensor, 
     gains = step.full.nats[:, None] - torch.stack(nats, 1)  # (B, K, T)
     advantages = leave_one_out(credits(gains, step.full.scored, s.credit_window))
     log_q = log_behaviour(step.logits, keeps, epsilon, s.explored)
-    scaled = advantages / model.reward_scale(advantages, step.credited)
+    q = behaviour(step.logits, epsilon, s.explored)
+    scaled = advantages / model.reward_scale(advantages, step.credited, q)
     loss = policy_loss(log_q, scaled, step.credited, model.constant_length)
     return loss.sum(), keeps[:, 0]
 
@@ -67,7 +69,7 @@ def st_gumbel(model: "Forgetter", step: Step, uniform: Tensor) -> tuple[Tensor, 
         losses = [gated_nats(model.lm, step.rows, g).sum(1) * per_target for g in gates]
     nats = torch.stack(losses, 1)  # (B, K)
     spread = leave_one_out(nats.detach())[..., None].expand(-1, -1, step.free.shape[1])
-    scale = model.reward_scale(spread, step.credited)
+    scale = model.reward_scale(spread, step.credited, torch.sigmoid(step.logits))
     return nats.mean(1).sum() / (scale * model.constant_length), gates[0].detach() > 0.5
 
 

@@ -162,7 +162,7 @@ class Forgetting(Method[ForgettingSettings]):
             "forgotten_nats": share * _ratio(sums, "forgotten", "forgotten_targets"),
             "forget_rate": float(sums["dropped"]) / tokens,
             "multiplier": share * float(forgetter.multiplier),
-            "advantage_spread": share * float(forgetter.scale),
+            "advantage_spread": share * forgetter.spread,
         }
         if "identity" in sums:
             terms["identity_nats"] = share * _ratio(sums, "identity", "targets")

@@ -25,15 +25,16 @@ Sums = dict[str, Tensor]
 DUALS = ("multiplier", "excess", "scale")
 PRICE_STEP = 0.05  # of the multiplier, per unit of excess and step
 PRICE_NOW = 1.0  # added to the multiplier, per unit of the last step's excess: damps it
-SCALE_MEMORY = 0.9  # of the rewards' scale, per step
+SCALE_MEMORY = 0.9  # of the scale, per step
+LEAST_DRAWS = 0.01  # of a row's variance of kept tokens; where all is decided it is nothing
 
 
 class Forgetter(nn.Module):
     """A causal language model `lm` and a `mask`.
 
     multiplier: the price of a kept token. excess: how far the mean keep probability was above the
-    budget in the last step. scale: the spread of rewards, by which they are divided. Only what is
-    trained, and these three, are in the state dict.
+    budget in the last step. scale: what a token is worth, by which rewards are divided. The state
+    dict holds what is trained, and these three.
     """
 
     multiplier: Tensor
@@ -55,6 +56,7 @@ class Forgetter(nn.Module):
             self.register_buffer(name, torch.zeros(()))
         self.calibration: Calibration | None = None  # known once it is published
         self.step = 0  # of the training, told by `schedule.FollowSchedule`
+        self.spread = 0.0  # of the last batch's advantages, in nats per target; for the log
         self._noted: dict[str, float] = {}
 
     @property
@@ -179,14 +181,19 @@ class Forgetter(nn.Module):
                 full = self.score(rows, torch.ones_like(rows.is_target), self.settings.mode)
         return divergence(full.logits[scores.scored[full.scored]], scores.logits)
 
-    def reward_scale(self, advantages: Tensor, counted: Tensor) -> Tensor:
-        """Return the spread of advantages (B, K, T) in the steps before, and note today's.
+    def reward_scale(self, advantages: Tensor, credited: Tensor, q: Tensor) -> Tensor:
+        """Return what one token was worth in the steps before, in nats per target; 1 at first.
 
-        counted (B, T): the tokens that they are of. 1 in the first step.
+        Noted for the next step: the spread of advantages (B, K, T) over that of the number of kept
+        tokens, from the probabilities q (B, T) of those `credited` (B, T). Unlike the spread of
+        advantages itself it does not shrink as decisions become sure, which would raise the worth
+        of a token against the price of keeping it without end.
         """
-        chosen = counted[:, None].expand_as(advantages)
-        squares = advantages.square().masked_fill(~chosen, 0.0).sum()
-        self._note(squares=squares, squared=chosen.sum())
+        n = credited.sum(1).clamp(min=1)
+        squares = advantages.square().mean(1).masked_fill(~credited, 0.0).sum(1) / n  # (B,)
+        draws = (q * (1 - q)).detach().masked_fill(~credited, 0.0).sum(1)  # (B,)
+        self.spread = float(squares.mean().sqrt())
+        self._note(squares=squares.sum(), draws=draws.sum() + len(q) * LEAST_DRAWS)
         return torch.where(self.scale > 0, self.scale, torch.ones_like(self.scale))
 
     def _note(self, **values: Tensor) -> None:
@@ -200,8 +207,8 @@ class Forgetter(nn.Module):
             excess = noted["kept"] / noted["free"] - (1 - self.settings.forget_p)
             self.excess.fill_(excess)
             self.multiplier.add_(PRICE_STEP * excess)
-        if noted.get("squared"):
-            found, old = (noted["squares"] / noted["squared"]) ** 0.5, float(self.scale)
+        if noted.get("squares"):
+            found, old = (noted["squares"] / noted["draws"]) ** 0.5, float(self.scale)
             self.scale.fill_(SCALE_MEMORY * old + (1 - SCALE_MEMORY) * found if old else found)
 
     def trained(self) -> Iterator[tuple[str, nn.Parameter]]:

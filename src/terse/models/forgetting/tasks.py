@@ -18,10 +18,11 @@ from terse.models.forgetting.windows import Item, Lengths, item_of
 START, CONTENT, FILLER = 0, 1, 2  # the first token, and the markers of `context_filler`
 SPECIAL = (START, CONTENT, FILLER)
 SYMBOLS = np.arange(8, 40)
-NOISE = np.arange(40, 72)  # as many, so that how rare a token is says nothing
-QUERIES = np.arange(72, 76)
+DRAWN = SYMBOLS[:16]  # what rows with a distribution of their own, and copies, are made of
+NOISE = np.arange(40, 56)  # as many, so that how rare a token is says nothing
+QUERIES = np.arange(56, 60)
 VALUES_OF_A_KEY = 8  # SYMBOLS 8k .. 8k + 7 are the values of key k
-VOCAB = 76
+VOCAB = 60
 CONCENTRATION = 0.2  # of the Dirichlet distribution that a row's symbols come from
 LONGEST_SPAN = 5
 WIDTH, BLOCKS, HEADS = 64, 2, 2
@@ -68,7 +69,7 @@ def filler(rng: np.random.Generator, lengths: Lengths) -> Draw:
     """Draw symbols from a distribution of the row's own, and as much noise between them."""
     n = lengths.total - 1
     is_filler = np.concatenate([_half(rng, lengths.context - 1), _half(rng, lengths.block)])
-    symbols = rng.choice(SYMBOLS, n, p=_distribution(rng))
+    symbols = rng.choice(DRAWN, n, p=_distribution(rng))
     tokens = np.where(is_filler, rng.choice(NOISE, n), symbols)
     return _started(tokens, is_filler)
 
@@ -80,7 +81,7 @@ def context_filler(rng: np.random.Generator, lengths: Lengths) -> Draw:
     noisy = bool(rng.integers(2))
     while len(tokens) < lengths.total - 1:
         n = int(rng.integers(2, LONGEST_SPAN + 1))
-        drawn = rng.choice(SYMBOLS, n) if noisy else rng.choice(SYMBOLS, n, p=shares)
+        drawn = rng.choice(DRAWN, n) if noisy else rng.choice(DRAWN, n, p=shares)
         tokens += [FILLER if noisy else CONTENT, *drawn]
         is_filler += [False, *([noisy] * n)]
         noisy = not noisy
@@ -90,7 +91,7 @@ def context_filler(rng: np.random.Generator, lengths: Lengths) -> Draw:
 
 def copy(rng: np.random.Generator, lengths: Lengths) -> Draw:
     """Draw a context of symbols whose first ones are the block."""
-    context = rng.choice(SYMBOLS[:16], lengths.context - 1)
+    context = rng.choice(DRAWN, lengths.context - 1)
     block = np.resize(context, lengths.block)
     tokens = np.concatenate([context, block])
     return _started(tokens, np.zeros(len(tokens), dtype=bool))
@@ -119,7 +120,7 @@ def _half(rng: np.random.Generator, n: int) -> NDArray[np.bool_]:
 
 
 def _distribution(rng: np.random.Generator) -> NDArray[np.float64]:
-    return rng.dirichlet(np.full(len(SYMBOLS), CONCENTRATION))
+    return rng.dirichlet(np.full(len(DRAWN), CONCENTRATION))
 
 
 def _started(tokens: NDArray[np.int64], is_filler: NDArray[np.bool_]) -> Draw:
