@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # For instance: make run ARGS="--profile profiles/gpu"
 ARGS ?=
+# A process of tests per core, each with one thread.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
 .PHONY: run test test-slow test-slurm slurm lint format schema dag lock setup clean
 
@@ -10,7 +12,7 @@ run: setup  ## run the workflow of config/config.yaml and write results/report.h
 	@$(BIN)/terse run $(ARGS)
 
 test: setup lint  ## the fast tests
-	@$(BIN)/pytest -m "not slow" tests
+	@$(PYTEST) -m "not slow" tests
 
 # The cluster's tests mostly wait, so they run beside the others; what they say comes last.
 test-slow: setup slurm  ## end to end: kills, resumes, trained known answers, browser, SLURM

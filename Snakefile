@@ -4,6 +4,7 @@ from snakemake.utils import min_version
 
 from terse.config import checked_yaml
 from terse.running import forget_runner, note_runner
+from terse.waiting import end_hopeless_jobs
 
 min_version("9.27")
 
@@ -46,6 +47,8 @@ rule all:
 # A lock that is left behind can be told from a living one, also on another login node.
 onstart:
     note_runner(Path.cwd())
+    if workflow.executor_plugin.name == "slurm":
+        end_hopeless_jobs(Path.cwd(), logger.error)
 
 
 onsuccess:

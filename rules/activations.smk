@@ -28,6 +28,7 @@ rule cache_activations:
     input:
         model=lambda w: model_folder(w.model),
         weights=lambda w: local_weights(w.model),
+        base=lambda w: base_beside(w.model),
         chunks="cache/chunks/{model}.h5",
     output:
         shard="cache/activations/{model}/shard-{shard}.h5",
@@ -38,8 +39,9 @@ rule cache_activations:
     threads: 2
     resources:
         gpu=lambda w: settings.devices(settings.models[w.model]),
+        nodes=lambda w: one_node(settings.devices(settings.models[w.model])),
         mem_mb=lambda w, attempt: model_mem_mb(settings, w.model, attempt),
-        runtime=lambda w, attempt: 480 * attempt,
+        runtime=lambda w, attempt: capture_min(settings, w.model, attempt),
     params:
         model=lambda w: settings.loading_of_model(w.model),
         capture=lambda w: settings.measure(w.model).capture(),
@@ -59,8 +61,8 @@ rule verify_activations:
         "logs/verify_activations.log",
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=240,
+        mem_mb=lambda w, attempt: 2000 * attempt,
+        runtime=lambda w, attempt: 240 * attempt,
     script:
         "../workflow/scripts/verify_activations.py"
 
@@ -78,8 +80,8 @@ rule export_activations:
         "logs/export_activations/{model}.benchmark.tsv"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=240,
+        mem_mb=lambda w, attempt: 2000 * attempt,
+        runtime=lambda w, attempt: 240 * attempt,
     params:
         stage=stage("export_activations"),
     script:

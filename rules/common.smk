@@ -6,7 +6,14 @@ from pathlib import Path
 from terse.config import end_with, load
 from terse.config.activations import Chunking, Estimation
 from terse.config.methods import METHODS
-from terse.config.resources import allocation, model_mem_mb, training_mem_mb
+from terse.config.resources import (
+    allocation,
+    capture_min,
+    model_mem_mb,
+    one_node,
+    training_mem_mb,
+    training_min,
+)
 from terse.config.stages import STAGE_VERSIONS
 from terse.corpora.local import chosen_files
 from terse.errors import TerseError
@@ -78,11 +85,24 @@ def run_inputs(wildcards):
     if run.tokenizer is not None:
         inputs["tokenizer"] = tokenizer_files(run.tokenizer)
     if run.base is not None:
-        in_runs = run.base in settings.runs
-        inputs["base"] = (
-            f"results/runs/{run.base}/model" if in_runs else model_folder(run.base)
+        inputs["base"] = base_folder(wildcards.run)
+        inputs["base_weights"] = (
+            [] if run.base in settings.runs else local_weights(run.base)
         )
     return inputs
+
+
+def base_folder(run):
+    """Return the folder with the weights that a run starts from, a run's or a model's."""
+    base = settings.runs[run].base
+    in_runs = base in settings.runs
+    return f"results/runs/{base}/model" if in_runs else model_folder(base)
+
+
+def base_beside(model):
+    """Return the folder of the base that a model can't be loaded without, if any."""
+    run = settings.part_of_base(model)
+    return [] if run is None else base_folder(run)
 
 
 def documents_of_run(run):

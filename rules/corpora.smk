@@ -42,8 +42,8 @@ rule train_tokenizer:
         "logs/train_tokenizer/{tokenizer}.benchmark.tsv"
     threads: 2
     resources:
-        mem_mb=8000,
-        runtime=240,
+        mem_mb=lambda w, attempt: 8000 * attempt,
+        runtime=lambda w, attempt: 240 * attempt,
     params:
         tokenizer=lambda w: settings.tokenizers[w.tokenizer].model_dump(mode="json"),
         stage=stage("train_tokenizer"),
@@ -64,8 +64,8 @@ rule tokenize_corpus:
         "logs/tokenize_corpus/{corpus}.{tokenizer}.benchmark.tsv"
     threads: settings.n_data_procs
     resources:
-        mem_mb=8000,
-        runtime=480,
+        mem_mb=lambda w, attempt: 8000 * attempt,
+        runtime=lambda w, attempt: 480 * attempt,
     params:
         trust_remote_code=lambda w: runs_remote_code(w.tokenizer),
         stage=stage("tokenize_corpus"),
@@ -87,8 +87,8 @@ rule chunk_corpus:
         "logs/chunk_corpus/{model}.benchmark.tsv"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=lambda w, attempt: 4000 * attempt,
+        runtime=lambda w, attempt: 60 * attempt,
     params:
         chunking=lambda w: settings.measure(w.model).block(Chunking),
         stage=stage("chunk_corpus"),

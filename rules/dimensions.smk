@@ -21,7 +21,7 @@ rule estimate_dimensions:
     threads: 2
     resources:
         mem_mb=lambda w, attempt: 8000 * attempt,
-        runtime=240,
+        runtime=lambda w, attempt: 240 * attempt,
     params:
         estimation=lambda w: settings.measure(w.model).block(Estimation),
         corpus=lambda w: settings.measure(w.model).corpus,
@@ -43,7 +43,7 @@ rule decimate_cloud:
     threads: 2
     resources:
         mem_mb=lambda w, attempt: 8000 * attempt,
-        runtime=240,
+        runtime=lambda w, attempt: 240 * attempt,
     params:
         estimation=lambda w: settings.measure(w.model).block(Estimation),
         seed=0,

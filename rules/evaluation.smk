@@ -15,9 +15,10 @@ rule evaluate_run:
         "logs/evaluate_run/{run}.log",
     benchmark:
         "logs/evaluate_run/{run}.benchmark.tsv"
-    threads: 2
+    threads: lambda w: settings.runs[w.run].threads
     resources:
         gpu=lambda w: settings.devices_of_evaluation(w.run),
+        nodes=lambda w: one_node(settings.devices_of_evaluation(w.run)),
         mem_mb=lambda w, attempt: training_mem_mb(settings, w.run, attempt),
         runtime=lambda w, attempt: 240 * attempt,
     params:

@@ -14,16 +14,16 @@ rule train_model:
         "logs/train_model/{run}.log",
     benchmark:
         "logs/train_model/{run}.benchmark.tsv"
-    threads: lambda w: 2 * max(1, settings.devices(settings.runs[w.run]))
+    threads: lambda w: settings.threads_of_training(w.run)
     resources:
         gpu=lambda w: allocation(settings, w.run)["gpu"],
         nodes=lambda w: allocation(settings, w.run)["nodes"],
         gres=lambda w: allocation(settings, w.run)["gres"],
         tasks=lambda w: allocation(settings, w.run)["tasks"],
         mem_mb=lambda w, attempt: training_mem_mb(settings, w.run, attempt),
-        runtime=720,
+        runtime=lambda w, attempt: training_min(settings, w.run, attempt),
     params:
-        run=lambda w: settings.runs[w.run].params(),
+        run=lambda w: settings.runs[w.run].training_params(),
         base_step=lambda w: settings.base_step(w.run),
     script:
         "../workflow/scripts/train_model.py"

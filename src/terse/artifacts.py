@@ -86,7 +86,17 @@ def _exchange(one: Path, other: Path) -> bool:
 def remove_partials(folder: Path) -> None:
     """Remove what killed writers left in a folder that has no living writer."""
     for item in folder.glob(f".*{_PARTIAL}*"):
-        shutil.rmtree(item) if item.is_dir() else item.unlink()
+        if item.is_dir():
+            shutil.rmtree(item, ignore_errors=True)  # its writer may be deleting it, too
+        else:
+            item.unlink(missing_ok=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder at once for all who look; what is deleted then has another name."""
+    doomed = folder.with_name(f".{folder.name}{_PARTIAL}{os.getpid()}")
+    folder.rename(doomed)
+    shutil.rmtree(doomed)
 
 
 def write_json(path: Path, content: Any) -> None:

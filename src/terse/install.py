@@ -38,7 +38,13 @@ def _install() -> int:
         return 0
     print("installing into .venv (once, some minutes)", flush=True)
     if not (_VENV / "bin" / "pip").exists() or not _has_this_python():
-        venv.create(_VENV, with_pip=True, clear=True)
+        try:
+            venv.create(_VENV, with_pip=True, clear=True)
+        except (subprocess.CalledProcessError, OSError) as error:
+            return _fail(
+                f"{sys.executable} -m venv .venv failed ({error}); on Debian and Ubuntu: "
+                "apt install python3-venv"
+            )
     pip = [str(_VENV / "bin" / "python"), "-m", "pip", "install", "--quiet"]
     for words in (["-r", "requirements.lock"], ["--no-deps", "-e", "."]):
         if (status := subprocess.run([*pip, *words], cwd=_ROOT).returncode) != 0:

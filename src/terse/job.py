@@ -3,7 +3,6 @@
 import logging
 import os
 import random
-import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -114,10 +113,20 @@ def device(snakemake: Any) -> str:
     return "cuda"
 
 
-def spread(snakemake: Any) -> None:
-    """Go on as one process per device and node of this job; torchrun starts them."""
+def spread(snakemake: Any, n_processes: int) -> None:
+    """Go on as one process per device and node of this job; torchrun starts them.
+
+    Raises TerseError where the job has another number of devices: Snakemake cuts what a rule asks
+    for down to what the machine is said to have.
+    """
     n_nodes = int(snakemake.resources.get("nodes", 1))
-    distributed.spread(max(1, _promised(snakemake)), n_nodes)
+    devices = max(1, _promised(snakemake))
+    if devices * n_nodes != n_processes:
+        raise TerseError(
+            f"the config asks for {n_processes} processes, this job has {devices} device(s) on "
+            f"{n_nodes} node(s): raise gpu under resources in the profile, or lower the run's gpu"
+        )
+    distributed.spread(devices, n_nodes)
 
 
 def settings(snakemake: Any) -> Workflow:
@@ -138,6 +147,13 @@ def weights_of(folder: str | Path, step: int | None) -> Path:
     return Path(folder) if step is None else Path(folder) / f"step-{step}"
 
 
+def base_beside(snakemake: Any) -> Path | None:
+    """Return the folder of the base that a measured model is part of, if it is."""
+    if not snakemake.input.get("base"):
+        return None
+    return weights_of(snakemake.input.base, snakemake.params.model["base_step"])
+
+
 def run_inputs(snakemake: Any, bundle: type[Bundle]) -> Bundle:
     """Return the inputs of a run that the job has, as the fields of `bundle`."""
     given = snakemake.input
@@ -150,9 +166,15 @@ def run_inputs(snakemake: Any, bundle: type[Bundle]) -> Bundle:
 
 
 def _promised(snakemake: Any) -> int:
-    """Return how many GPUs this job was promised on its node: `gpu`, or `gres` on several."""
-    gres = re.fullmatch(r"gpu(?::\w+)*?:(\d+)", str(snakemake.resources.get("gres", "")))
-    return int(gres[1] if gres else snakemake.resources.get("gpu", 0))
+    """Return how many GPUs this job was promised on its node: by `gres`, else by `gpu`.
+
+    `gres` as SLURM reads it: `gpu`, `gpu:2`, `gpu:a100`, `gpu:h100_1g.10gb:2`.
+    """
+    name, *kind_and_count = str(snakemake.resources.get("gres", "")).split(":")
+    if name != "gpu":
+        return int(snakemake.resources.get("gpu", 0))
+    count = kind_and_count[-1] if kind_and_count else ""
+    return int(count) if count.isdigit() else 1
 
 
 def _log_path(snakemake: Any) -> Path | None:

@@ -17,6 +17,7 @@ from terse.errors import TerseError
 from terse.running import runner_of
 
 REPORT = "results/report.html"
+_DRY_RUN = {"-n", "--dry-run", "--dryrun"}
 
 
 def run_workflow(folder: Path, words: list[str]) -> int:
@@ -29,8 +30,10 @@ def run_workflow(folder: Path, words: list[str]) -> int:
     _check_config_files(words)
     with _alone(folder):
         _remove_stale_lock(folder)
-        command = [*_snakemake(), "--report", REPORT, "--report-after-run"]
-        command += words or ["--profile", "profiles/cpu"]
+        report = ["--report", REPORT, "--report-after-run"]
+        if _DRY_RUN & set(words):
+            report = []  # it would be written all the same
+        command = [*_snakemake(), *report, *(words or ["--profile", "profiles/cpu"])]
         try:
             status = subprocess.run(command, cwd=folder).returncode
         except KeyboardInterrupt:
@@ -119,9 +122,11 @@ def rule_graph(folder: Path) -> str:
 
 
 def _name_files(folder: Path) -> None:
-    print("\nOpen:")
-    found = [folder / REPORT, *sorted((folder / "results" / "figures").glob("*/*.svg"))]
+    found = [path for path in [folder / REPORT] if path.exists()]  # not after a dry run
+    found += sorted((folder / "results" / "figures").glob("*/*.svg"))
     found += sorted((folder / "results" / "studies").glob("*/*.svg"))
     found += sorted((folder / "results" / "tables").glob("*.csv"))
+    if found:
+        print("\nOpen:")
     for path in found:
         print(f"  {path.relative_to(folder)}")

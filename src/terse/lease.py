@@ -24,12 +24,16 @@ def under_slurm() -> bool:
 def lease_devices(count: int, *, poll_s: float = 1.0) -> list[str]:
     """Take `count` GPUs that no other job of this user holds, and hide the rest from CUDA.
 
-    Waits while others hold them. Under SLURM the scheduler has chosen already.
+    Waits while others hold them. Under SLURM the scheduler has chosen already; only the jobs of a
+    group, which it takes for one, share out what it gave them.
     Raises TerseError where the machine has fewer devices at all.
     """
     if under_slurm():
-        return _given_by_slurm(count)
-    devices = _local_devices()
+        devices = _given_by_slurm(count)
+        if len(devices) == count:
+            return devices
+    else:
+        devices = _local_devices()
     if len(devices) < count:
         raise TerseError(f"{count} GPU(s) promised to this job, {len(devices)} on this machine")
     waiting = False
@@ -77,7 +81,9 @@ def _local_devices() -> list[str]:
 
 def _try_to_take(devices: list[str], count: int) -> list[str]:
     """Return `count` devices whose locks were free, or fewer, and then none is held."""
-    folder = Path(tempfile.gettempdir()) / f"terse-gpu-{os.getuid()}"
+    # Under SLURM each job may count its devices from 0.
+    owner = "-".join([str(os.getuid()), *filter(None, [os.environ.get("SLURM_JOB_ID")])])
+    folder = Path(tempfile.gettempdir()) / f"terse-gpu-{owner}"
     folder.mkdir(mode=0o700, exist_ok=True)
     taken: list[str] = []
     locks: list[int] = []

@@ -1,16 +1,16 @@
 """Who may write a training's state or a shard: one process at a time, whatever else still lives."""
 
+import errno
 import fcntl
 import json
 import logging
 import os
-import shutil
 import socket
 import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from terse.artifacts import write_json
+from terse.artifacts import remove_folder, write_json
 from terse.errors import TerseError
 
 logger = logging.getLogger(__name__)
@@ -20,6 +20,9 @@ _LIVING = {
     "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT",
     "RESIZING",
 }  # fmt: skip
+
+# How a file system without locks answers, such as a Lustre that is mounted without `flock`.
+_NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK}
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Owner:
     def __init__(self, folder: Path, what: str) -> None:
         self._folder, self._what = folder, what
         self._path = folder / "owner.json"
+        self._outlived = False
         self._lock = self._locked()
         previous = self._read()
         self._refuse_running_job(previous)
@@ -69,10 +73,15 @@ class Owner:
             who = f"{_name(now)} on {now.host}" if now else "nobody: its folder is gone"
             raise TerseError(f"{self._what} was taken over ({who}); nothing more is written here")
 
+    @property
+    def outlived_a_finisher(self) -> bool:
+        """Whether another holder, for which this one waited, has done the work and gone."""
+        return self._outlived
+
     def forget(self) -> None:
         """Delete the folder: the work is published."""
         self.check()
-        shutil.rmtree(self._folder)
+        remove_folder(self._folder)  # at once: a new claim may be made at this moment
 
     def _locked(self) -> int:
         """Lock the folder and return the lock's descriptor, once no living holder has it."""
@@ -84,7 +93,8 @@ class Owner:
             self._wait_for(lock)
             if self._is_in_place(lock):
                 return lock
-            os.close(lock)  # the holder has finished and deleted the folder meanwhile
+            os.close(lock)
+            self._outlived = True  # the holder has deleted the folder: its work is published
 
     def _wait_for(self, lock: int) -> None:
         try:
@@ -94,6 +104,13 @@ class Owner:
             process = f"process {holder.pid}" if holder else "a process"
             logger.info("waiting for %s, which still writes %s", process, self._what)
             fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            logger.warning(
+                "the file system of %s has no locks: who writes is told by SLURM and %s alone",
+                self._folder, self._path.name,
+            )  # fmt: skip
 
     def _is_in_place(self, lock: int) -> bool:
         try:

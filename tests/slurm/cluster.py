@@ -1,12 +1,13 @@
 """A real SLURM cluster on this machine: two nodes with fake GPUs, loopback only, no database.
 
-python tests/slurm/cluster.py up|down|status [FOLDER]
+python tests/slurm/cluster.py up|down|status
 
 Needs root and Debian's slurm-wlm and munge; installs nothing. Everything lies in one folder but a
 link at SLURM's default place of the configuration, since jobs lose SLURM_CONF: so there is one
 such cluster per machine. Both commands may be given twice.
 """
 
+import fcntl
 import os
 import shutil
 import signal
@@ -14,13 +15,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 
 FOLDER = Path("/tmp/terse-slurm")
+LOCK = Path("/tmp/terse-slurm.lock")
 LINKS = {name: Path("/etc/slurm") / name for name in ("slurm.conf", "gres.conf")}
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun")
 NODES = ("node1", "node2")
@@ -108,6 +110,19 @@ def down(folder: Path = FOLDER) -> None:
         if _ours(link):
             link.unlink()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """A fresh cluster for as long as the context lasts; whoever comes next waits for its end."""
+    with LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        down()
+        up()
+        try:
+            yield
+        finally:
+            down()
 
 
 def start_node(node: str, folder: Path = FOLDER) -> None:

@@ -1,6 +1,5 @@
 """Fixtures: the cluster, and the workflow on it by `profiles/slurm`."""
 
-import fcntl
 import os
 import shutil
 import signal
@@ -11,8 +10,6 @@ import cluster
 import pytest
 from slurm_workflow import SlurmWorkflow
 from tiny_workflow import ROOT, TINY
-
-LOCK = Path("/tmp/terse-slurm.lock")
 
 # `make test-slow` runs these tests in the background: there a shell has SIGINT ignored, which every
 # child would inherit, so that no workflow started here could be interrupted.
@@ -26,12 +23,8 @@ def slurm() -> Iterator[None]:
         # Where it must be there, as in CI, its absence is a failure.
         give_up = pytest.fail if os.environ.get("TERSE_REQUIRE_SLURM") else pytest.skip
         give_up(f"no SLURM cluster: {reason}")
-    with LOCK.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        cluster.down()
-        cluster.up()
+    with cluster.held():
         yield
-        cluster.down()
 
 
 @pytest.fixture(scope="session")

@@ -107,6 +107,10 @@ class SlurmWorkflow(Workflow):
             if folder == str(self.folder)
         }
 
+    def submitted(self) -> dict[str, str]:
+        """Return rule and wildcards of each job that SLURM has taken lately -> its number."""
+        return self.jobs("all")
+
     def states(self, *numbers: str) -> dict[str, str]:
         """Return the state of each of these jobs, by its number."""
         command = ["squeue", "--noheader", "--format=%i %T", "--states=all", "--jobs"]

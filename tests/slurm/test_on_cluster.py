@@ -1,10 +1,12 @@
 """The tiny workflow on the cluster is the local one, bit for bit."""
 
+import cluster
 import pytest
 from slurm_workflow import SlurmWorkflow
+from test_training_faults import runs
 from tiny_workflow import Workflow
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 GPU_RULES = {"train_model", "cache_activations", "evaluate_run"}
 
@@ -32,4 +34,24 @@ def test_a_job_that_asks_gets_one_gpu_of_its_own(on_cluster: SlurmWorkflow) -> N
 
 def test_tables_figures_and_downloads_stay_on_the_login_node(on_cluster: SlurmWorkflow) -> None:
     seen = {one.script for sight in on_cluster.sights for one in sight}
-    assert not seen & {"collect_corpus", "plot_run", "plot_dimensions", "tabulate_results"}
+    local = {"collect_corpus", "compare_dimensions", "tabulate_results"}
+    assert not {one for one in seen if one in local or one.startswith("plot_")}
+
+
+def test_a_site_spells_its_gpus(workflow: SlurmWorkflow) -> None:
+    """By kind (`gpu_model`), or as sites do that only know `gres`."""
+    asked = workflow.changed(
+        runs("one") | {"models": {"one": {"run": "one"}}},
+        resources={
+            "train_model": {"gpu": 0, "gres": "'gpu:fake:1'"},
+            "cache_activations": {"gpu_model": "fake"},
+        },
+    )
+    with asked.watched():
+        asked("cache/activations/one/shard-00000.h5")
+    seen = {one.script: one for sight in asked.sights for one in sight}
+    spelling = {"train_model": "TresPerNode=gres:gpu:fake:1",
+                "cache_activations": "TresPerJob=gres:gpu:fake:1"}  # fmt: skip
+    for script, told in spelling.items():
+        assert told in cluster.output("scontrol", "show", "job", seen[script].job)
+        assert seen[script].devices in {"0", "1", "2"}

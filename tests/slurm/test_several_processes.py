@@ -1,6 +1,6 @@
 """One training by several processes, on one node and on two, beside the same by one process."""
 
-import signal
+from collections.abc import Callable
 
 import cluster
 import numpy as np
@@ -11,7 +11,7 @@ from slurm_workflow import SlurmWorkflow
 from test_training_faults import resumed, runs, targets
 from tiny_workflow import wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 PAIRS = {"pair": {"gpu": 2}, "killed": {"gpu": 2}, "across": {"nodes": 2}}
 CURVE = {"max_steps": 60, "log_interval": 5, "eval_interval": 30}
@@ -28,12 +28,21 @@ def workers(workflow: SlurmWorkflow, job: str) -> list[psutil.Process]:
     return [found[rank] for rank in sorted(found)]
 
 
-def wait_until_saved(workflow: SlurmWorkflow, run: str) -> list[psutil.Process]:
-    state = workflow.folder / "state" / "train" / run
-    wait_for(lambda: list(state.glob("*/checkpoint-*")), seconds=600)
-    found = workers(workflow, f"train_model {run}")
-    assert len(found) == 2
-    return found
+def cut_when_saved(
+    workflow: SlurmWorkflow, cuts: dict[str, Callable[[list[psutil.Process]], None]]
+) -> None:
+    """Cut each run's training as soon as it has saved its state, in whatever order that comes."""
+    waiting = dict(cuts)
+
+    def all_cut() -> bool:
+        for run in list(waiting):
+            if list((workflow.folder / "state" / "train" / run).glob("*/checkpoint-*")):
+                found = workers(workflow, f"train_model {run}")
+                assert len(found) == 2
+                waiting.pop(run)(found)
+        return not waiting
+
+    wait_for(all_cut, seconds=600)
 
 
 def test_two_processes_train_as_one_does(workflow: SlurmWorkflow) -> None:
@@ -42,10 +51,16 @@ def test_two_processes_train_as_one_does(workflow: SlurmWorkflow) -> None:
     config = {"runs": several | runs("one", **CURVE)["runs"]}
     asked = workflow.changed(config)
     started = asked.start(*targets("across", "killed"))
-    places = {process.environ()["SLURMD_NODENAME"] for process in wait_until_saved(asked, "across")}
-    assert places == set(cluster.NODES)
-    cluster.output("scancel", asked.jobs()["train_model across"])
-    wait_until_saved(asked, "killed")[1].send_signal(signal.SIGKILL)
+
+    def cancel(processes: list[psutil.Process]) -> None:
+        places = {process.environ()["SLURMD_NODENAME"] for process in processes}
+        assert places == set(cluster.NODES)
+        cluster.output("scancel", asked.jobs()["train_model across"])
+
+    def kill_one(processes: list[psutil.Process]) -> None:
+        processes[1].kill()
+
+    cut_when_saved(asked, {"across": cancel, "killed": kill_one})
     assert started.wait(timeout=600) == 0, (asked.folder / "started.log").read_text()
     assert resumed(asked, "across")[0] % 20 != 0  # saved by the signal, in all processes
     assert resumed(asked, "killed")[0] % 20 == 0

@@ -9,7 +9,7 @@ from tiny_workflow import Workflow, wait_for
 
 from terse.activations import cache
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 CUT = ("limit", "cancel", "kill", "memory", "node")
 # A shard of some seconds: longer contexts, more of them.

@@ -10,7 +10,7 @@ import pytest
 from slurm_workflow import SlurmWorkflow, ended, pending_signals, wait_for_job
 from tiny_workflow import wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 SETTINGS = {
     "ctx_len": 64, "d_model": 32, "n_layers": 2, "n_heads": 2, "batch_size": 4, "n_grad_loops": 2,

@@ -8,7 +8,7 @@ from slurm_workflow import SlurmWorkflow
 from test_training_faults import resumed, runs, stopped_in_the_middle, targets
 from tiny_workflow import wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def test_signals_to_the_workflow(workflow: SlurmWorkflow) -> None:
@@ -53,20 +53,33 @@ def test_signals_to_the_workflow(workflow: SlurmWorkflow) -> None:
 
 def test_jobs_that_can_never_succeed(workflow: SlurmWorkflow) -> None:
     """Without the CUDA they were promised, or too large for any node: told, and nothing lost."""
-    memory = "10**7 if wildcards.run == 'huge' else 2000"
-    config = runs("blind", "huge")["runs"] | runs("fine", gpu=0)["runs"]
+    refused, waiting = ("memory", "devices"), ("cores", "time")
+    config = runs("blind", "memory", *waiting)["runs"] | runs("devices", gpu=4)["runs"]
+    resources = {
+        "mem_mb": "10**7 if wildcards.run == 'memory' else 2000",
+        "cpus_per_task": "1000 if wildcards.run == 'cores' else 2",
+        "runtime": "20000 if wildcards.run == 'time' else 60",
+    }
     asked = workflow.changed(
-        {"compute": "cuda", "runs": config}, resources={"train_model": {"mem_mb": memory}},
-        retries=1,
+        {"compute": "cuda", "runs": config | runs("fine", gpu=0)["runs"]},
+        resources={"train_model": resources}, retries=1,
     )  # fmt: skip
     evaluation = "results/runs/fine/evaluation.csv"
-    started = asked.start(*targets("blind", "huge"), evaluation)
+    started = asked.start(*targets("blind", *refused, *waiting), evaluation)
     assert started.wait(timeout=600) != 0
     told = (asked.folder / "started.log").read_text()
     errors = {part.split(":")[0]: part for part in told.split("Error in rule ")[1:]}
     assert set(errors) == {"train_model"}
     assert "Memory specification can not be satisfied" in told
-    assert "Requested node configuration is not available" in told
+    for run in refused:
+        assert re.search(
+            rf"train_model.{{0,900}}{run}.{{0,900}}Requested node configuration is not", told, re.S
+        ), run
+    for run, reason in zip(waiting, ("PartitionConfig", "PartitionTimeLimit"), strict=True):
+        sentence = (
+            rf"train_model {run}: SLURM would leave job \d+ in the queue for ever \({reason}\)"
+        )
+        assert len(re.findall(sentence, told)) == 2  # attempts
     assert "log: logs/train_model/blind.log" in told
     assert "1 GPU(s) promised to this job, CUDA finds 0: use a GPU node, or gpu: 0" in told
     assert (asked.folder / evaluation).exists()

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -10,6 +11,7 @@ import pytest
 
 from terse.activations import cache
 from terse.activations.layout import Dataset
+from terse.cli import main
 
 N, T, D = 6, 5, 4
 VALUES = np.random.default_rng(0).normal(size=(N, T, D)).astype(np.float32)
@@ -41,8 +43,20 @@ def terse(*words: object) -> tuple[int, str, str]:
     return run.returncode, run.stdout, run.stderr
 
 
-def test_verify_says_what_is_whole_and_what_is_not(folder: Path, tmp_path: Path) -> None:
-    assert terse("verify", folder) == (0, f"{folder}: all 18 rows are as they were written\n", "")
+@pytest.fixture
+def called(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Return `terse` without a process of its own, which would import torch each time."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        return main([str(word) for word in words]), *capsys.readouterr()
+
+    return call
+
+
+def test_verify_says_what_is_whole_and_what_is_not(
+    folder: Path, tmp_path: Path, called: Callable[..., tuple[int, str, str]]
+) -> None:
+    assert called("verify", folder) == (0, f"{folder}: all 18 rows are as they were written\n", "")
     shard = folder / "shard-00000.h5"
     content = bytearray(shard.read_bytes())
     content[content.index(VALUES[4].tobytes()) + 3] ^= 1
@@ -54,22 +68,24 @@ def test_verify_says_what_is_whole_and_what_is_not(folder: Path, tmp_path: Path)
     assert "shard-00000.h5: activations/mlp-l1, row 4;" in wrong
     assert wrong.count("\n") == 1
     assert said == f"{folder}: all 18 rows are as they were written\n"  # the second is looked at
-    status, _, wrong = terse("verify", tmp_path / "nowhere")
+    status, _, wrong = called("verify", tmp_path / "nowhere")
     assert (status, wrong.count("\n")) == (1, 1)
     assert "holds no shard-*.h5" in wrong
 
 
-def test_export_writes_the_other_layout_once(folder: Path, tmp_path: Path) -> None:
+def test_export_writes_the_other_layout_once(
+    folder: Path, tmp_path: Path, called: Callable[..., tuple[int, str, str]]
+) -> None:
     table = tmp_path / "ids.csv"
     rows = "".join(f"{i},mlp,1,mle,{i / 2}\n" for i in range(N))
     table.write_text("row,module,layer,estimator,id\n" + rows)
     out = tmp_path / "out"
-    status, said, _ = terse("export", folder, out, "--ids", table)
+    status, said, _ = called("export", folder, out, "--ids", table)
     assert (status, said) == (0, f"{out}: cache_mlp-l1.h5, metadata.csv\n")
     with h5py.File(out / "cache_mlp-l1.h5") as file:
         np.testing.assert_array_equal(file["activations"][:], VALUES)
         assert file["ID/mle"][:].tolist() == [i / 2 for i in range(N)]
-    status, _, wrong = terse("export", folder, out)
+    status, _, wrong = called("export", folder, out)
     assert (status, wrong) == (1, f"terse: {out} is there already: name a folder that is not\n")
-    status, _, wrong = terse("export", folder, tmp_path / "b", "--ids", tmp_path / "no.csv")
+    status, _, wrong = called("export", folder, tmp_path / "b", "--ids", tmp_path / "no.csv")
     assert (status, wrong) == (1, f"terse: there is no table of dimensions {tmp_path}/no.csv\n")

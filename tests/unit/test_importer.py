@@ -68,11 +68,35 @@ def test_ranges_are_multiplied_and_combos_advance_together(tmp_path: Path) -> No
     assert found == expected
 
 
+def test_combos_of_keys_that_go_elsewhere(tmp_path: Path) -> None:
+    combos = {"patience": [2, 9], "dataset": ["wikitext", "me/My_Texts"]}
+    combos["torch_dtype"] = ["torch.float32", "torch.bfloat16"]
+    content = COMPRESSION | {"exp_name": "s", "combos": combos}
+    assert "swept by combos; 5 beside it" in import_file(write(tmp_path, content)).notes["patience"]
+    found = {
+        (r.patience, r.corpus, r.torch_dtype, r.lr_schedule)
+        for r in loaded(tmp_path, content).runs.values()
+    }
+    assert found == {
+        (2, "wikitext-103", "float32", "plateau"), (9, "my-texts", "bfloat16", "plateau"),
+    }  # fmt: skip
+
+
+def test_null_is_the_default(tmp_path: Path) -> None:
+    content = {key: None for key in COMPRESSION if key not in ("exp_name", "testing")}
+    kept = ("model_string", "dataset", "n_epochs", "n_train_loops", "seq_len", "cmp_len")
+    content |= {key: COMPRESSION[key] for key in kept}
+    run = loaded(tmp_path, {"exp_name": "x", **content}).runs["x"]
+    assert (run.torch_dtype, run.lr_schedule, run.n_cmps) == ("float32", "cosine", 1)
+
+
 def test_swept_models_are_defined_each(tmp_path: Path) -> None:
     content = COMPRESSION | {"exp_name": "m", "model_string": ["a/one", "b/Two-1B", "base"]}
     overlay = import_file(write(tmp_path, content))
     assert overlay.config["models"] == {"one": {"hub": "a/one"}, "two-1b": {"hub": "b/Two-1B"}}
     assert overlay.config["runs"]["m"]["sweep"] == {"base": ["one", "two-1b", "base"]}
+    plain = loaded(tmp_path, COMPRESSION | {"model_string": "gpt2"})
+    assert plain.models["gpt2"].hub == "gpt2"
 
 
 def test_testing_takes_the_model_that_the_workflow_trains(tmp_path: Path) -> None:
@@ -80,6 +104,14 @@ def test_testing_takes_the_model_that_the_workflow_trains(tmp_path: Path) -> Non
     run = overlay.config["runs"]["bloomz-cmpr-test"]
     assert (run["base"], run["corpus"]) == ("base", "python-docs")
     assert "models" not in overlay.config
+    swept = {"model_string": ["a/one", "b/two"], "dataset": ["c/x", "d/y"], "lr": [1e-3, 1e-4]}
+    overlay = import_file(write(tmp_path, COMPRESSION | swept | {"testing": True}))
+    run = overlay.config["runs"]["bloomz-cmpr-test"]
+    assert (run["base"], run["corpus"], run["sweep"]) == (
+        "base",
+        "python-docs",
+        {"lr": swept["lr"]},
+    )
 
 
 @pytest.mark.parametrize(
@@ -120,6 +152,7 @@ def test_an_unknown_key_is_named_with_the_nearest(
         (COMPRESSION | {"combos": [1]}, "combos: a map of keys with lists"),
         (COMPRESSION | {"cmp_len": -1}, "cmp_len: should be greater than 0"),
         (COMPRESSION | {"cmp_len": [5, 40]}, "leaves nothing to predict after 40"),
+        (COMPRESSION | {"model_string": ["a/one", "b/one"]}, "two models would be called 'one'"),
         (COMPRESSION | {"exp_name": "///"}, "holds nothing that could be a name"),
         ({k: v for k, v in COMPRESSION.items() if k != "n_train_loops"}, "go together"),
     ],

@@ -199,6 +199,26 @@ def test_a_job_without_gpus_sees_none(gpu: int | None, monkeypatch: pytest.Monke
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
 
+@pytest.mark.parametrize(
+    ("gres", "count"),
+    [("gpu", 1), ("gpu:2", 2), ("gpu:a100", 1), ("gpu:a100:2", 2), ("gpu:h100_1g.10gb:2", 2)],
+)
+def test_gpus_may_be_promised_in_every_spelling_of_slurm(
+    gres: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    promised = ResourceList(fromdict={"gpu": 0, "gres": gres})
+    asked = SimpleNamespace(resources=promised, config={})
+    with pytest.raises(TerseError, match=rf"^{count} GPU\(s\) promised to this job, SLURM gave 0"):
+        job.device(asked)
+
+
+def test_another_gres_is_no_gpu() -> None:
+    promised = ResourceList(fromdict={"gpu": 0, "gres": "nvme:100"})
+    assert job.device(SimpleNamespace(resources=promised, config={})) == "cpu"
+
+
 def test_a_promised_gpu_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
     path = {"PATH": str(tmp_path), "GPU": "1", "TMPDIR": str(tmp_path), "SLURM_JOB_ID": ""}
     body = 'os.environ.pop("SLURM_JOB_ID"); job.device(snakemake)'
@@ -226,6 +246,12 @@ def test_a_rehearsal_computes_on_the_cpu_with_the_gpus_that_slurm_gave(
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
     with pytest.raises(TerseError, match=r"2 GPU\(s\) promised to this job, SLURM gave 1"):
         job.device(resources(2, compute="cpu"))
+
+
+def test_fewer_devices_than_processes_is_a_sentence() -> None:
+    """`resources: [gpu=1]` of a profile cuts down what a rule asks for, and says nothing."""
+    with pytest.raises(TerseError, match=r"asks for 2 processes, this job has 1 device\(s\) on 1"):
+        job.spread(resources(1), 2)
 
 
 @pytest.mark.gpu

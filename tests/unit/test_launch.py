@@ -203,6 +203,10 @@ def test_a_failing_workflow_names_no_files_and_fails(folder: Path, start: Start)
     assert "Open:" not in output
 
 
+def test_a_dry_run_names_no_files(start: Start) -> None:
+    assert "Open:" not in finished(start("-n"))
+
+
 def test_an_interrupt_ends_the_run_as_snakemake_does(folder: Path) -> None:
     """A Ctrl-C goes to the whole group of a terminal."""
     command = [sys.executable, "-c", TERSE]

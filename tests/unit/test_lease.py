@@ -131,6 +131,18 @@ def test_devices_named_otherwise_are_taken_by_their_names(start: Start) -> None:
     assert taken == {"GPU-8f6f GPU-8f6f", "GPU-11aa GPU-11aa"}
 
 
+def test_the_jobs_of_a_group_share_out_what_slurm_gave_it(start: Start) -> None:
+    """SLURM takes a group for one job: each part of it sees the devices of all."""
+    group = {"SLURM_JOB_ID": "17", "CUDA_VISIBLE_DEVICES": "0,1"}
+    first, second = start(1, **group), start(1, **group)
+    assert {said(first), said(second)} == {"0 0", "1 1"}
+    third = start(1, **group)
+    assert "waiting for 1 of 2" in line(third.stderr)
+    assert said(start(1, **group | {"SLURM_JOB_ID": "18"})) == "0 0"  # another job's devices
+    first.kill()
+    assert said(third) in {"0 0", "1 1"}
+
+
 @pytest.fixture
 def in_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
     """A SLURM job on a machine whose driver is not asked."""

@@ -1,5 +1,6 @@
 """Two processes that want the same work: real ones, and what each of them may still write."""
 
+import errno
 import json
 import os
 import select
@@ -109,6 +110,22 @@ def test_who_was_taken_over_writes_nothing_more(tmp_path: Path, start: Start) ->
     second = start(tmp_path / "w", before=NO_LOCKS)
     assert "the work was taken over (process" in first.communicate("go on\n")[0]
     assert second.communicate("go on\n")[0] == "ours\n"
+
+
+def test_a_file_system_without_locks_leaves_the_counter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with Owner(tmp_path / "w", "the work") as first:
+        first.check()
+        assert "has no locks" in caplog.text
+        with Owner(tmp_path / "w", "the work") as second:
+            second.check()
+            with pytest.raises(TerseError, match="the work was taken over"):
+                first.check()
 
 
 @pytest.mark.parametrize("state", ["RUNNING", "COMPLETING", "SUSPENDED"])

@@ -59,6 +59,22 @@ def test_compression_has_its_arms_figures_and_samples(finished: Workflow) -> Non
     }  # fmt: skip
 
 
+def test_blotching_has_its_answers_figures_and_samples(finished: Workflow) -> None:
+    run, study = finished.folder / "results/runs/blotch", finished.folder / "results/studies"
+    table = pd.read_csv(run / "evaluation.csv")
+    accuracy = table[table["measure"] == "accuracy"].set_index("arm")["value"]
+    assert {"chance", "greedy p=0", "T=0.7 p=0.5", "ood greedy p=1", "vote p=1"} <= set(
+        accuracy.index
+    )
+    names = {f.name for f in (study / "blotching").iterdir()}
+    assert {"intensity.svg", "temperature.pdf", "losses.svg", "answers.html", "cost.csv"} <= names
+    joined = pd.read_csv(study / "blotching" / "answers.csv")
+    assert set(joined["arm"]) == {"intensity", "vanilla"}
+    assert {f.name for f in (run / "model").iterdir() if not f.name.startswith(".")} >= {
+        "blotching.safetensors", "config.json", "model.safetensors",
+    }  # fmt: skip
+
+
 def test_forgetting_has_its_arms_figures_and_passage(finished: Workflow) -> None:
     run, study = finished.folder / "results/runs/forget", finished.folder / "results/studies"
     table = pd.read_csv(run / "evaluation.csv")
@@ -86,6 +102,9 @@ def test_a_methods_own_setting_retrains_its_run_only(
     plan = overlay(copied, {"runs": {"compress": {"n_cmps": 3}}}).plan()
     assert plan["train_model"] == plan["evaluate_run"] == plan["plot_study"] == 1
     assert not {"collect_corpus", "cache_activations", "estimate_dimensions"} & set(plan)
+    scored = overlay(copied, {"runs": {"compress": {"eval_windows": 30}}}).plan()
+    assert scored["evaluate_run"] == scored["plot_study"] == 1
+    assert "train_model" not in scored
 
 
 def test_ids_are_those_of_the_models_hidden_states(finished: Workflow) -> None:
@@ -122,7 +141,7 @@ def test_every_result_says_where_it_comes_from(finished: Workflow) -> None:
         *finished.folder.glob("results/ids/*.run.json"),
         *finished.folder.glob("cache/documents/*.run.json"),
     ]
-    assert len(records) == 10
+    assert len(records) == 14
     head = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
     commit = subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip()
     for path in records:
@@ -210,6 +229,26 @@ def test_run_from_a_base_starts_at_its_weights(copied: Workflow) -> None:
         == (weights["base/checkpoints/step-6/model.safetensors"])
     )
     assert weights["more/model/model.safetensors"] != weights["base/model/model.safetensors"]
+
+
+def test_a_compressor_is_a_model_that_is_measured(copied: Workflow) -> None:
+    measured = {"run": "compress", "activations": {"cloud": "last_token"}}
+    more = {"models": {"vectors": measured}, "select": {"ids": ["vectors"]}}
+    grown = overlay(copied, more)
+    targets = ["results/ids/vectors.csv", "results/tables/dimensions.csv"]
+    figures = "results/figures/compress-last-token"
+    grown("-c2", "--", *targets, f"{figures}/id-by-layer.svg", f"{figures}/id-by-size.svg")
+    table = pd.read_csv(copied.folder / targets[0])
+    assert set(table["module"]) == {"vectors"}
+    assert table["row"].isna().all()
+    with cache.open(copied.folder / "cache/activations/vectors") as activations:
+        assert (table["n_eff"] == activations.n_rows).all()
+        points = activations.last_tokens["vectors"][:]
+    expected = estimate(points, ["mle_inv"])["mle_inv"]
+    found = table[table["estimator"] == "mle_inv"]["id"].item()
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    plan = overlay(copied, more | {"runs": {"base": {"lr": 0.002}}}).plan(targets[0])
+    assert plan["cache_activations"] == 2  # shards: the base is an input
 
 
 def test_fused_and_cached_dimensions_agree(copied: Workflow) -> None:

@@ -86,6 +86,8 @@ def test_orphaned_training_is_waited_for(workflow: Workflow, undisturbed: Workfl
     assert training_process(workflow) is not None
     finish(workflow)
     assert workflow.weights() == undisturbed.weights()
+    log = (workflow.folder / "logs/train_model/base.log").read_text()
+    assert "another process has finished this training meanwhile" in log
 
 
 def test_changed_learning_rate_does_not_go_on(workflow: Workflow) -> None:

@@ -3,12 +3,14 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
+from snakemake.cli import get_argument_parser
 from snakemake.utils import update_config
 from tiny_workflow import ROOT, Workflow
 
@@ -32,9 +34,9 @@ def overlay(folder: Path, content: dict) -> Path:
 
 def test_default_plan(default: Workflow) -> None:
     plan = default.plan()
-    assert plan["train_model"] == plan["evaluate_run"] == 3
-    assert plan["plot_study"] == 2
+    assert plan["train_model"] == plan["evaluate_run"] == 5
     assert plan["collect_corpus"] == 1
+    assert plan["plot_study"] == 3
     assert plan["cache_activations"] == plan["estimate_dimensions"] == 5
     assert plan["plot_dimensions"] == 4
     assert plan["compare_dimensions"] == 1
@@ -80,6 +82,18 @@ def test_slurm_profile_is_not_overridden(default: Workflow) -> None:
         assert ("gpu=1" in job) == bool(n_gpus), job
     train = next(job for job in jobs if job.startswith("train_model"))
     assert "--signal=TERM@300" in train
+
+
+def test_several_devices_are_those_of_one_node(tmp_path: Path) -> None:
+    """`--gpus=2` alone may be one device on each of two nodes."""
+    config = {"runs": {"base": {"gpu": 2}}, "models": {"base": {"gpu": 2}}}
+    workflow = Workflow(tmp_path, overlay(tmp_path, config))
+    targets = ["results/ids/base.csv", "results/ids/base-step0.csv"]
+    text = workflow("-n", "--profile", str(ROOT / "profiles" / "slurm"), *targets)
+    asked = re.findall(r"resources: .*gpu=.*", text)
+    assert len(asked) == 3
+    for resources in asked:
+        assert ("nodes=1" in resources) == ("gpu=2" in resources), resources
 
 
 def test_slurm_profile_sets_only_what_the_default_leaves() -> None:
@@ -154,6 +168,77 @@ def test_a_changed_file_of_a_local_corpus_is_seen(tmp_path: Path) -> None:
     assert f"config error: corpora.mine: there is no file or folder {texts}" in text
 
 
+def test_the_files_of_a_local_base_are_inputs(tmp_path: Path) -> None:
+    """So that a change of one trains again: the folder's own date says nothing of it."""
+    (tmp_path / "m").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "m" / name).write_text("")
+    config = {
+        "models": {"mine": {"path": str(tmp_path / "m")}},
+        "runs": {"x": NEXT | {"base": "mine"}},
+    }
+    text = Workflow(tmp_path, overlay(tmp_path, config))("-n", "results/runs/x/history.csv")
+    train = next(job for job in text.split("\n\n") if "rule train_model" in job)
+    assert f"{tmp_path}/m/model.safetensors" in train
+
+
+def rules_and_local_rules() -> tuple[dict[str, str], set[str]]:
+    """Return the text of each rule, and the names of those that stay where Snakemake runs."""
+    rules: dict[str, str] = {}
+    local: set[str] = set()
+    for file in (ROOT / "rules").glob("*.smk"):
+        text = file.read_text()
+        rules |= dict(re.findall(r"^rule (\w+):\n(.*?)(?=^\w|\Z)", text, re.MULTILINE | re.DOTALL))
+        for block in re.findall(r"^localrules:\n((?:    \w+,\n)+)", text, re.MULTILINE):
+            local |= set(re.findall(r"\w+", block))
+    return rules, local
+
+
+def test_where_a_rule_runs_is_told() -> None:
+    """docs/slurm.md names every rule, those that stay on the login node among them."""
+    rules, local = rules_and_local_rules()
+    told = {
+        rule: "login node" in line
+        for line in (ROOT / "docs" / "slurm.md").read_text().splitlines()
+        if line.startswith("| `")
+        for rule in re.findall(r"`(\w+)`", line.split("|")[1])
+    }
+    assert {rule for rule in rules if told[rule]} == local
+    assert local
+
+
+def test_what_goes_to_a_cluster_asks_for_more_with_each_attempt() -> None:
+    rules, local = rules_and_local_rules()
+    for rule in set(rules) - local:
+        for resource in ("mem_mb", "runtime"):
+            assert f"{resource}=lambda w, attempt: " in rules[rule], (rule, resource)
+
+
+def documented_commands() -> list[str]:
+    """Return each `snakemake ...` that a code block of the documentation shows."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md")]
+    blocks = [
+        block
+        for page in pages
+        for block in re.findall(r"^```\w*\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    ]
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    found = (re.match(r"(?:nohup )?(?:\.venv/bin/)?snakemake ([^>]*)", line) for line in lines)
+    return [match[1] for match in found if match]
+
+
+def test_documented_commands_are_snakemakes() -> None:
+    """No option swallows the target that follows it, as those with several values do."""
+    parser = get_argument_parser()
+    commands = documented_commands()
+    assert len(commands) >= 12
+    for command in commands:
+        words = shlex.split(command, comments=True)
+        named = [word for word in words if word == "all" or word.startswith("results/")]
+        given = parser.parse_args(words)
+        assert set(given.targets) >= {word for word in named if word != str(given.report)}, command
+
+
 def test_set_up_leaves_the_checkout_as_it_was() -> None:
     """Else each record would say that the code was changed."""
     names = [
@@ -171,10 +256,10 @@ def test_set_up_leaves_the_checkout_as_it_was() -> None:
 
 
 def test_published_experiments_are_there() -> None:
-    studies = {
-        f"{m}-{size}" for m in ("compression", "forgetting") for size in ("small", "published")
+    scales = ("small", "published")
+    names = {"llama-7b", "pythia-checkpoints", "blotching-text", "forgetting-tasks"} | {
+        f"{method}-{scale}" for method in ("compression", "blotching", "forgetting") for scale in scales
     }
-    names = {"llama-7b", "pythia-checkpoints", "forgetting-tasks"} | studies
     assert names <= {path.stem for path in EXPERIMENTS}
 
 
@@ -243,6 +328,7 @@ def test_modules_of_rules_import_the_config_only() -> None:
             "terse.roots",
             "terse.corpora.local",
             "terse.running",
+            "terse.waiting",
         )
         assert all(name.startswith(allowed) for name in imported), file
 

@@ -74,6 +74,7 @@ def test_report_has_each_figure_with_its_caption(report: Path, finished: Workflo
     names = {Path(name).name for name in items}
     assert {"loss.svg", "id-by-layer.svg", "id-by-step.svg", "id-against-loss.svg"} <= names
     assert {"arms.svg", "recovery.svg", "samples.html", "cost.html"} <= names
+    assert {"intensity.svg", "temperature.svg", "length.svg", "answers.html"} <= names
     assert {"bits_per_byte.svg", "cost_by_rate.svg", "passage.svg", "tokens.html"} <= names
     for item in items.values():
         assert len(item["caption"]) > 100

@@ -6,9 +6,11 @@ from typing import Any
 from terse import job
 from terse.activations.shard import cache_shard
 from terse.config.activations import Activations
+from terse.config.methods import settings_of
 from terse.models.download import weights_identity
 from terse.models.loading import load_model
 from terse.owner import Owner
+from terse.training.method import Inputs, method_of
 
 
 def cache_activations(
@@ -23,13 +25,13 @@ def cache_activations(
     n_shards: int,
     state_root: Path,
     device: str,
+    base_folder: Path | None = None,
 ) -> None:
-    """Write one shard of activations."""
+    """Write one shard of activations; a model that is part of its base needs that beside it."""
     settings = Activations.model_validate(capture)
-    loading = {key: model[key] for key in ("dtype", "device_map", "trust_remote_code", "kind")}
     with Owner(state_root / name / shard_path.stem, what=str(shard_path)) as owner:
         cache_shard(
-            load_model(model_folder, device=device, **loading),
+            _loaded(model, model_folder, base_folder, device),
             chunks_path,
             shard_path,
             settings=settings,
@@ -47,6 +49,14 @@ def cache_activations(
         owner.forget()
 
 
+def _loaded(model: dict[str, Any], folder: Path, base: Path | None, device: str) -> Any:
+    if base is not None:
+        method = method_of(settings_of(model["run"]), Inputs(base=base))
+        return method.measured(folder, device)
+    loading = {key: model[key] for key in ("dtype", "device_map", "trust_remote_code", "kind")}
+    return load_model(folder, device=device, **loading)
+
+
 if __name__ == "__main__":
     with job.logged(snakemake):
         cache_activations(
@@ -60,4 +70,5 @@ if __name__ == "__main__":
             n_shards=snakemake.params.n_shards,
             state_root=Path("state/activations"),
             device=job.device(snakemake),
+            base_folder=job.base_beside(snakemake),
         )

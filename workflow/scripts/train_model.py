@@ -39,8 +39,8 @@ def train_model(
 if __name__ == "__main__":
     with job.logged(snakemake):
         settings, device = job.settings(snakemake), job.device(snakemake)
-        if settings.n_processes(snakemake.wildcards.run) > 1:
-            job.spread(snakemake)
+        if (processes := settings.n_processes(snakemake.wildcards.run)) > 1:
+            job.spread(snakemake, processes)
         train_model(
             run=snakemake.params.run,
             inputs=job.run_inputs(snakemake, Inputs),

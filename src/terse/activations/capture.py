@@ -69,7 +69,8 @@ class Capture:
 
         Returns:
             The outputs by key, each (B, T, D), and the logits (B, T, V); no logits where the
-            pass was stopped or the model has none.
+            pass was stopped or the model has none. A model with the attribute `places_out` puts
+            out so many places whatever T is.
 
         Raises:
             TerseError: a module did not run, ran twice, or put out something other than (B, T, D).
@@ -80,6 +81,7 @@ class Capture:
             self._copied.update(changed)
             logits = self._forward(input_ids)
         B, T = input_ids.shape
+        T = getattr(self.model, "places_out", T)  # of a model that makes vectors of a context
         outputs = {key: self._shaped(key, B, T) for key in self.modules}
         self._outputs = {}
         return outputs, logits

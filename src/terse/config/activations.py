@@ -1,5 +1,6 @@
 """What is measured: which contexts, which modules, which dimensions. Names as in ID_scaling."""
 
+import re
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -77,6 +78,17 @@ class Capture(Strict):
     compression: Literal["gzip", "lzf"] | None = Field(
         None, description="HDF5 filter of the hidden states; half precision barely shrinks"
     )
+
+    @field_validator("layer_idx_list", mode="before")
+    @classmethod
+    def _known_spelling(cls, layers: Any) -> Any:
+        for item in layers if isinstance(layers, list) else [layers]:
+            if layers != "all" and not re.fullmatch(r"-?\d+|\d+-\d+", str(item)):
+                raise ValueError(
+                    f"{item!r} is no layer; allowed: all, or a list of indices such as 0 and -1 "
+                    "and ranges such as 0-5"
+                )
+        return layers
 
     @field_validator("layer_idx_list")
     @classmethod

@@ -1,5 +1,6 @@
 """Where text comes from, and the tokenizers that are trained on it."""
 
+import re
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -7,7 +8,9 @@ from pydantic import Field, model_validator
 from terse.config.strict import Name, Strict
 
 # Which keys each source reads; a key that a source would ignore is refused.
-_COMMON = {"source", "max_dataset_size", "validation_fraction", "seed"}
+_COMMON = {
+    "source", "max_dataset_size", "validation_fraction", "seed", "separator", "separator_pattern",
+}  # fmt: skip
 _FILES = _COMMON | {"path", "files", "dataset_subset"}
 _KEYS = {
     "python-docs": _COMMON,
@@ -33,6 +36,12 @@ class Corpus(Strict):
     second_column: str | None = Field(
         None, description="rows are pairs of texts: column that holds the second one"
     )
+    separator: str | None = Field(
+        None, min_length=1, description="text that ends each step of a document: method blotching"
+    )
+    separator_pattern: str | None = Field(
+        None, min_length=1, description="the same as a regular expression, such as `[.!?]\\s+`"
+    )
     dataset_subset: str | None = Field(
         None, description="only files (or rows) of this part of a sharded corpus"
     )
@@ -49,11 +58,29 @@ class Corpus(Strict):
             raise ValueError(f"source {self.source} does not read {extra[0]!r}; allowed: {allowed}")
         if self.source != "python-docs" and not self.path:
             raise ValueError(f"source {self.source} needs a path")
+        if self.separator and self.separator_pattern:
+            raise ValueError("separator and separator_pattern say the same: give one")
+        if self.separator_pattern is not None:
+            _check_pattern(self.separator_pattern)
         return self
 
     def params(self) -> dict[str, Any]:
         """Return the settings that this source reads, as plain JSON."""
         return self.model_dump(mode="json", include=_KEYS[self.source])
+
+    @property
+    def step_pattern(self) -> str | None:
+        """The regular expression that ends a step, None where documents have no steps."""
+        return self.separator_pattern or (self.separator and re.escape(self.separator))
+
+
+def _check_pattern(pattern: str) -> None:
+    try:
+        matches_nothing = re.match(pattern, "") is not None
+    except re.error as error:
+        raise ValueError(f"separator_pattern is no regular expression: {error}") from None
+    if matches_nothing:
+        raise ValueError(f"separator_pattern {pattern!r} matches an empty text: no step has an end")
 
 
 class Tokenizer(Strict):

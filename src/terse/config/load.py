@@ -79,6 +79,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "no valid YAML"
         raise TerseError(f"{path}{place}: no valid YAML: {problem}") from None
+    except UnicodeDecodeError as error:
+        raise TerseError(f"{path}: no valid YAML: not UTF-8 at byte {error.start}") from None
     except OSError as error:
         raise TerseError(f"{path}: {error.strerror}") from None
     if not isinstance(content, dict):

@@ -1,5 +1,6 @@
 """A validation error as lines: where, what was given, what is allowed, the nearest name."""
 
+import itertools
 import re
 from typing import Any
 
@@ -9,17 +10,23 @@ from terse.errors import unknown_name
 
 Location = tuple[int | str, ...]
 
+# What pydantic adds to the place of an error in a member of a union: the member's type.
+_MEMBER = re.compile(r"(int$|list\[|constrained-|literal\[)")
+
 
 def lines(error: ValidationError, prefix: Location = ()) -> list[str]:
     """Return one line for each thing that is wrong."""
-    return [_line(detail, prefix) for detail in error.errors()]
+    complaints: dict[str, list[str]] = {}
+    for detail in error.errors():
+        complaints.setdefault(_place((*prefix, *detail["loc"])), []).append(_complaint(detail))
+    return [f"{place}: {'; or '.join(said)}" for place, said in complaints.items()]
 
 
-def _line(detail: Any, prefix: Location) -> str:
-    parts = [str(part) for part in (*prefix, *detail["loc"]) if part != "[key]"]
-    # Members of a union are tried in turn and leave their type's name in the place.
-    parts = [part for part in parts if not re.match(r"(int$|list\[|constrained-|literal\[)", part)]
-    return f"{'.'.join(parts) or 'config'}: {_complaint(detail)}"
+def _place(location: Location) -> str:
+    """Return the path of a key; members of a union, tried in turn, have that of the union."""
+    parts = [str(part) for part in location if part != "[key]"]
+    key = itertools.takewhile(lambda part: not _MEMBER.match(part), parts)
+    return ".".join(key) or "config"
 
 
 def _complaint(detail: Any) -> str:

@@ -9,19 +9,63 @@ _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "auto": 4}
 _BASE_MB, _UNKNOWN = 4000, 250_000_000
 # Weights, gradients and both moments of AdamW in float32, and a copy while the state is saved.
 _TRAINING_BYTES = 20
+# On devices: each process holds the weights as it reads them; the first saves weights and moments.
+_READING_BYTES, _SAVING_BYTES = 4, 12
+# What a device sustains, low on purpose: a limit that is too short costs an attempt.
+_GPU_FLOP_PER_MIN, _CPU_FLOP_PER_MIN = 60 * 10**13, 60 * 10**10
+# Minutes: to start, read, validate and write; where the work is unknown; the longest asked for,
+# as many partitions allow no more (a training that is cut goes on in the next attempt).
+_BASE_MIN, _UNKNOWN_MIN, _LONGEST_MIN = 60, 480, 1440
 
 
 def training_mem_mb(settings: Workflow, run: str, attempt: int) -> int:
-    """Return the memory (MB) of a training; it grows with each attempt."""
+    """Return the memory (MB) of a training on one node; it grows with each attempt."""
     n = run_parameters(settings, run) or _UNKNOWN
-    return attempt * (_BASE_MB + n * _TRAINING_BYTES // 10**6)
+    devices = settings.devices(settings.runs[run])
+    if devices == 0 or settings.compute == "cpu":
+        needed = max(1, devices) * _TRAINING_BYTES
+    else:
+        needed = devices * _READING_BYTES + _SAVING_BYTES
+    return _grown(max(1, devices) * _BASE_MB + n * needed // 10**6, attempt)
 
 
 def model_mem_mb(settings: Workflow, model: str, attempt: int) -> int:
     """Return the memory (MB) of a job that runs a model; it grows with each attempt."""
     n = model_parameters(settings, model) or _UNKNOWN
     # The weights twice: as they are read, and as they are used.
-    return attempt * (_BASE_MB + 2 * n * _BYTES[settings.models[model].dtype] // 10**6)
+    return _grown(_BASE_MB + 2 * n * _BYTES[settings.models[model].dtype] // 10**6, attempt)
+
+
+def _grown(mem_mb: int, attempt: int) -> int:
+    # Gently: an attempt may have ended for want of time, and no node has the memory of four.
+    return mem_mb * (1 + attempt) // 2
+
+
+def training_min(settings: Workflow, run: str, attempt: int) -> int:
+    """Return the time limit (minutes) of a training; it grows with each attempt."""
+    chosen = settings.runs[run]
+    n, tokens = run_parameters(settings, run), chosen.tokens_per_row()
+    rows = chosen.max_steps * chosen.batch_size * chosen.n_grad_loops
+    # Forward and backward pass: 6 operations per parameter and token.
+    work = None if n is None or tokens is None else 6 * n * tokens * rows
+    return _limit(work, settings.devices(chosen) * chosen.nodes, attempt)
+
+
+def capture_min(settings: Workflow, model: str, attempt: int) -> int:
+    """Return the time limit (minutes) of a shard of activations; it grows with each attempt."""
+    n, measure = model_parameters(settings, model), settings.measure(model)
+    documents = measure.max_dataset_size
+    work = None
+    if n is not None and documents is not None:
+        contexts = documents * measure.max_chunks_from_a_document // measure.n_shards + 1
+        work = 2 * n * measure.ctx_len * contexts
+    return _limit(work, settings.devices(settings.models[model]), attempt)
+
+
+def _limit(work: int | None, devices: int, attempt: int) -> int:
+    speed = devices * _GPU_FLOP_PER_MIN or _CPU_FLOP_PER_MIN
+    minutes = _UNKNOWN_MIN if work is None else _BASE_MIN + work // speed
+    return min(attempt * minutes, _LONGEST_MIN)
 
 
 def allocation(settings: Workflow, run: str) -> dict[str, int | str | None]:
@@ -31,10 +75,15 @@ def allocation(settings: Workflow, run: str) -> dict[str, int | str | None]:
     """
     devices, nodes = settings.devices(settings.runs[run]), settings.runs[run].nodes
     if nodes == 1:
-        return {"gpu": devices, "nodes": None, "gres": None, "tasks": None}
+        return {"gpu": devices, "nodes": one_node(devices), "gres": None, "tasks": None}
     if devices == 0:
         return {"gpu": 0, "nodes": nodes, "gres": None, "tasks": nodes}
     return {"gpu": None, "nodes": nodes, "gres": f"gpu:{devices}", "tasks": None}
+
+
+def one_node(devices: int) -> int | None:
+    """Return 1 where several devices must be of one node: SLURM takes them from anywhere."""
+    return 1 if devices > 1 else None
 
 
 def run_parameters(settings: Workflow, run: str) -> int | None:

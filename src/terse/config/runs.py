@@ -9,7 +9,7 @@ from terse.config.strict import Name, Strict
 from terse.errors import TerseError
 
 # Keys that change how a run is carried out but not what comes out: they are no `params`.
-CONDUCT = {"gpu", "nodes", "save_interval"}
+CONDUCT = {"gpu", "nodes", "save_interval", "threads"}
 
 
 class Run(Strict):
@@ -20,10 +20,14 @@ class Run(Strict):
     implementation: ClassVar[str]
     # Whether what it publishes is a whole language model, which others can start from and measure.
     is_language_model: ClassVar[bool] = True
+    # Whether the rows to train on come in a random order already, and are to be read in it.
+    in_order: ClassVar[bool] = False
     # "module:function" that draws the method's own figures of its runs (see
     # `terse.figures.study`), and the captions of these and of its tables, by name. No torch.
     figures: ClassVar[str | None] = None
     captions: ClassVar[dict[str, str]] = {}
+    # Keys that only the evaluation reads: a change of them scores a trained run again.
+    evaluation_only: ClassVar[frozenset[str]] = frozenset()
     aliases: ClassVar[dict[str, str]] = {
         "learning_rate": "lr",
         "weight_decay": "l2",
@@ -69,6 +73,7 @@ class Run(Strict):
         None, ge=0, description="devices on a node, one process each; null: the workflow's gpu"
     )
     nodes: int = Field(1, ge=1, description="nodes of its training, under SLURM")
+    threads: int = Field(2, ge=1, description="cores of its jobs, per device")
 
     @model_validator(mode="after")
     def _steps_within_run(self) -> "Run":
@@ -110,9 +115,24 @@ class Run(Strict):
         """Return how many tokens the trained model can read, None where only its base knows."""
         return None
 
+    def measurement(self) -> dict[str, Any]:
+        """Return the keys of `activations` that are different for the trained model.
+
+        Empty for a language model, whose hidden states are measured as any other's.
+        """
+        return {}
+
+    def tokens_per_row(self) -> int | None:
+        """Return how many tokens a training row costs, None where the settings do not tell."""
+        return None
+
     def params(self) -> dict[str, Any]:
         """Return the settings that determine the result, as plain JSON."""
         return {
             **self.model_dump(mode="json", exclude=CONDUCT),
             "stage_version": self.stage_version,
         }
+
+    def training_params(self) -> dict[str, Any]:
+        """Return the settings that determine the trained weights, as plain JSON."""
+        return {k: v for k, v in self.params().items() if k not in self.evaluation_only}

@@ -1,7 +1,8 @@
 """The base of every settings class: closed, frozen, with old names that still work and warn."""
 
 import logging
-from typing import Annotated, Any, ClassVar
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -39,8 +40,16 @@ class Strict(BaseModel):
             if key not in cls.model_fields:
                 error = unknown_name("key", str(key), cls.model_fields, cls.aliases)
                 raise ValueError(str(error))
+            if isinstance(renamed[key], bool) and _is_number(cls.model_fields[key].annotation):
+                raise ValueError(f"{key}: a number is needed; given: {renamed[key]}")
         return renamed
 
     def block(self, part: type["Strict"]) -> dict[str, Any]:
         """Return the settings that `part`, a base class of this one, declares, as plain JSON."""
         return self.model_dump(mode="json", include=set(part.model_fields))
+
+
+def _is_number(annotation: Any) -> bool:
+    """Return whether a key takes a number; pydantic would read `true` as 1."""
+    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return bool({int, float} & set(kinds)) and bool not in kinds

@@ -65,5 +65,6 @@ def _zipped(where: str, group: Any) -> list[Raw]:
 
 
 def _spell(value: Any) -> str:
-    """Return a value as a piece of a name."""
-    return re.sub(r"[^a-z0-9.]+", "-", str(value).lower()).strip("-.")
+    """Return a value as a piece of a name; -2 is another one than 2."""
+    sign = "-" if isinstance(value, int | float) and value < 0 else ""
+    return sign + re.sub(r"[^a-z0-9.]+", "-", str(value).lower()).strip("-.")

@@ -31,7 +31,7 @@ def _by_method(raw: Any) -> Any:
         raise ValueError(f"a block of keys is needed; given: {raw!r}")
     if "method" not in raw:
         raise ValueError(f"method is missing; allowed: {', '.join(sorted(METHODS))}")
-    if raw["method"] not in METHODS:
+    if not isinstance(raw["method"], str) or raw["method"] not in METHODS:
         raise ValueError(str(unknown_name("method", str(raw["method"]), METHODS)))
     return METHODS[raw["method"]].model_validate(raw)
 
@@ -90,6 +90,8 @@ class Workflow(Strict):
         self._sweeps.update((info.context or {}).get("sweeps", {}))
         self._check_tracking()
         self._check_tokenizers()
+        for name, model in self.models.items():
+            self._require(f"models.{name}.run", "run", model.run, self.runs)
         self._check_runs()
         self._check_models()
         for name in self.select.runs:
@@ -121,6 +123,8 @@ class Workflow(Strict):
             self._require(f"runs.{name}.tokenizer", "tokenizer", run.tokenizer, self.tokenizers)
             self._require(f"runs.{name}.base", "run or model", run.base, self._bases)
             self._check_language_model(f"runs.{name}.base", self.base_run(name))
+            if run.corpus is not None:
+                self._check_held_out(f"runs.{name}.corpus", run.corpus)
             try:
                 run.share(self.n_processes(name))
             except TerseError as error:
@@ -135,8 +139,8 @@ class Workflow(Strict):
     def _check_models(self) -> None:
         for name, model in self.models.items():
             if model.run is not None:
-                self._require(f"models.{name}.run", "run", model.run, self.runs)
-                self._check_language_model(f"models.{name}.run", model.run)
+                if not self.runs[model.run].measurement():
+                    self._check_language_model(f"models.{name}.run", model.run)
                 self._check_step(name, model)
             if self.activations is None and name in self.select.ids:
                 raise TerseError("activations: the block is missing, and select.ids needs it")
@@ -148,6 +152,13 @@ class Workflow(Strict):
             raise TerseError(
                 f"{where}: {run} of method {self.runs[run].method} is no whole language model; its "
                 "report has its own measurements"
+            )
+
+    def _check_held_out(self, where: str, corpus: str) -> None:
+        if self.corpora[corpus].validation_fraction == 0:
+            raise TerseError(
+                f"{where}: corpus {corpus} holds no documents out for validation; set its "
+                "validation_fraction above 0"
             )
 
     def _check_step(self, name: str, model: Model) -> None:
@@ -166,11 +177,14 @@ class Workflow(Strict):
             return f"models.{name}.activations.{key}" if own else f"activations.{key}"
 
         self._require(where("corpus"), "corpus", measure.corpus, self.corpora)
+        if measure.documents == "validation":
+            self._check_held_out(where("documents"), measure.corpus)
         if self.models[name].kind == "encoder" and (measure.save_loss or measure.save_entropy):
             raise TerseError(
                 f"models.{name}.activations: an encoder has no loss: set save_loss and "
                 "save_entropy to false"
             )
+        self._check_vectors(name, measure)
         longest = self.context_length(name)
         if longest is not None and measure.ctx_len > longest:
             raise TerseError(
@@ -184,6 +198,25 @@ class Workflow(Strict):
                 f"allowed: {-depth}..{depth - 1}"
             )
 
+    def _check_vectors(self, name: str, measure: Activations) -> None:
+        """Refuse what does not hold for a model that makes vectors of a context."""
+        model = self.models[name]
+        decided = self.runs[model.run].measurement() if model.run is not None else {}
+        if not decided:
+            return
+        if given := sorted(model.model_fields_set & {"kind", "dtype", "device_map"}):
+            raise TerseError(f"models.{name}.{given[0]}: run {model.run} says how it is loaded")
+        if measure.cloud == "context":
+            raise TerseError(
+                f"models.{name}.activations.cloud: the vectors of one context are too few; "
+                "allowed: last_token, means"
+            )
+        if given := sorted(set(model.activations) & (decided.keys() - {"cloud", "ctx_len"})):
+            raise TerseError(
+                f"models.{name}.activations.{given[0]}: what is measured of run {model.run} are "
+                f"its vectors; always {decided[given[0]]} there"
+            )
+
     @cached_property
     def _bases(self) -> set[str]:
         return {*self.runs, *self.models}
@@ -191,6 +224,10 @@ class Workflow(Strict):
     def devices(self, item: Run | Model) -> int:
         """Return how many devices a run or model asks for on a node."""
         return self.gpu if item.gpu is None else item.gpu
+
+    def threads_of_training(self, run: str) -> int:
+        """Return the cores that a training asks for on a node."""
+        return self.runs[run].threads * max(1, self.devices(self.runs[run]))
 
     def n_processes(self, run: str) -> int:
         """Return how many processes train a run: one per device, one on each node at least."""
@@ -232,13 +269,15 @@ class Workflow(Strict):
         return None
 
     def measure(self, model: str) -> Activations:
-        """Return the activations block with a model's overrides.
+        """Return the activations block with the overrides of a model's method and its own.
 
         Raises TerseError with the place and the nearest valid key where they do not fit.
         """
         if self.activations is None:
             raise TerseError(f"activations: the block is missing, and model {model} needs it")
-        raw = self.activations.model_dump(mode="json") | self.models[model].activations
+        chosen = self.models[model]
+        own = {} if chosen.run is None else self.runs[chosen.run].measurement()
+        raw = self.activations.model_dump(mode="json") | own | chosen.activations
         try:
             return Activations.model_validate(raw)
         except ValidationError as error:
@@ -268,11 +307,19 @@ class Workflow(Strict):
     def loading_of_model(self, model: str) -> dict[str, Any]:
         """Return what determines a model's weights and how they are loaded, as plain JSON."""
         settings, step = self.models[model], self.training_step(model)
-        return settings.loading() | {
+        loading = settings.loading() | {
             "model": settings.hub or settings.run or settings.path,
             "revision": settings.revision if settings.run is None else f"step-{step}",
             "step": settings.step,
         }
+        if (run := self.part_of_base(model)) is not None:
+            loading |= {"run": self.runs[run].params(), "base_step": self.base_step(run)}
+        return loading
+
+    def part_of_base(self, model: str) -> str | None:
+        """Return a model's run if what it publishes needs its base beside it, else None."""
+        run = self.models[model].run
+        return None if run is None or self.runs[run].is_language_model else run
 
     def families(self) -> list[str]:
         """Return the names of all families, without repetition."""

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from terse.corpora import files, hub, stdlib
 from terse.corpora.document import Document
+from terse.corpora.steps import with_steps
 from terse.errors import unknown_name
 
 
@@ -58,6 +59,11 @@ class CorpusSettings(Protocol):
         ...
 
     @property
+    def step_pattern(self) -> str | None:
+        """Regular expression that ends each step of a document, None for documents as a whole."""
+        ...
+
+    @property
     def max_dataset_size(self) -> int | None:
         """Documents at most, None for all."""
         ...
@@ -90,4 +96,7 @@ def iterate_documents(settings: CorpusSettings, n_procs: int = 1) -> Iterator[Do
     """
     if settings.source not in READERS:
         raise unknown_name("source", settings.source, READERS)
-    return islice(READERS[settings.source](settings, n_procs), settings.max_dataset_size)
+    documents = islice(READERS[settings.source](settings, n_procs), settings.max_dataset_size)
+    return (
+        documents if settings.step_pattern is None else with_steps(documents, settings.step_pattern)
+    )

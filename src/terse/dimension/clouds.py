@@ -11,6 +11,7 @@ from torch import Tensor
 from terse.errors import TerseError
 
 _HASH_SEED = 20210
+_HASHED_WORDS = 64
 _WORDS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
 
 
@@ -107,8 +108,8 @@ def _with_equal_hashes(batch: Tensor, mask: Tensor) -> list[int]:
     """Return the clouds in which two used rows may be equal; equal bytes never escape."""
     row_bytes = batch.shape[-1] * batch.element_size()
     word = next(size for size in (8, 4, 2) if row_bytes % size == 0)
-    odd = _odd_numbers(row_bytes // word).to(batch.device)
-    words = batch.contiguous().view(_WORDS[word])  # (B, N, row_bytes / word)
+    words = batch.contiguous().view(_WORDS[word])[..., :_HASHED_WORDS]  # (B, N, <= 64)
+    odd = _odd_numbers(words.shape[-1]).to(batch.device)
     if word == 8 and not batch.is_cuda:
         hashes = torch.stack([cloud @ odd for cloud in words])  # (B, N), wrapping around
     else:

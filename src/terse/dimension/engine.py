@@ -23,6 +23,7 @@ from terse.errors import TerseError, unknown_name
 Precision = Literal["auto", "float64"]
 
 _GPU_BYTES = 2 << 30
+_LARGEST_PIECE = 4
 _PRECISIONS = ("auto", "float64")
 _COMPAT = ("skdim-0.3.4",)
 
@@ -116,12 +117,17 @@ def _check_settings(
 def _estimate_all(batch: Tensor, asked: _Asked) -> list[CloudResult]:
     """Return the results of clouds (B, N, D), in order; large clouds use all threads themselves."""
     together = batch.is_cuda or batch.shape[1] > TILES_ABOVE
-    pieces = [batch] if together else batch.split(1)
+    pieces = [batch] if together else batch.split(_clouds_per_piece(len(batch)))
 
     def one(piece: Tensor, space: Workspace) -> list[CloudResult]:
         return _estimate_some(piece, asked, space)
 
     return [result for some in map_on_threads(one, pieces, batch.device) for result in some]
+
+
+def _clouds_per_piece(n_clouds: int) -> int:
+    """Return how many clouds a thread takes at once: what is done to distances is short work."""
+    return min(_LARGEST_PIECE, max(1, n_clouds // (2 * torch.get_num_threads())))
 
 
 def _estimate_some(batch: Tensor, asked: _Asked, space: Workspace) -> list[CloudResult]:
@@ -153,9 +159,9 @@ def _clouds(batch: Tensor, kept: Kept, members: range, asked: _Asked) -> Clouds:
 
 
 def _groups(batch: Tensor, kept: Kept) -> Iterator[range]:
-    """Yield runs of clouds that keep the same points: as many as fit on a GPU, one on a CPU."""
+    """Yield runs of clouds that keep the same points, as many as fit on a GPU."""
     _, n, D = batch.shape
-    room = max(1, _GPU_BYTES // (8 * n * (n + D))) if batch.is_cuda else 1
+    room = max(1, _GPU_BYTES // (8 * n * (n + D))) if batch.is_cuda else len(batch)
     left_out = (kept.n_dup + kept.n_sinks > 0).tolist()
     start = 0
     while start < len(batch):

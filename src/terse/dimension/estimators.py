@@ -19,7 +19,7 @@ TWONN_MLE_DISCARD = 0.1
 """Fraction of largest ratios that `twoNN_mle` censors, scikit-dimension's default."""
 
 _NEWTON_STEPS = 60
-_NEWTON_TOLERANCE = 1e-13
+_NEWTON_TOLERANCE = 1e-9  # of a step; the error left after it is about its square
 
 
 def log_spread(logs: Tensor) -> Tensor:
@@ -129,21 +129,24 @@ def _likelihood_root(x: Tensor, constant: Tensor | float, m: int, weight: int) -
     """Return d > 0 (B,) where constant + m sum phi(d x) = weight d sum x, phi(y) = y/(e^y - 1).
 
     Both MiND_ML and GRIDE maximise a likelihood whose score, times d, has this form. Its left side
-    minus its right is convex and decreasing, so Newton's method from the tangent at zero climbs to
-    the root from one side and cannot overshoot. NaN where no x is positive.
+    minus its right is convex and decreasing, so a step of Newton's method ends below the root, from
+    where the next ones climb and cannot overshoot. It starts where the mean of x = log(r_n2 / r_n1)
+    would have it, (1/n1 + ... + 1/(n2 - 1)) / d, and stays above the root of the tangent at zero.
+    NaN where no x is positive.
     """
     n = x.shape[-1]
     total = x.sum(-1)
-    d = (constant + m * n) / (total * (m / 2 + weight))
+    lowest = (constant + m * n) / (total * (m / 2 + weight))
     if m == 0:
-        return d.where(total > 0, torch.nan)
+        return lowest.where(total > 0, torch.nan)
+    expected = sum(1 / order for order in range(weight, weight + m + 1))
+    d = torch.maximum(lowest, n * expected / total)
     for _ in range(_NEWTON_STEPS):
         y = d.unsqueeze(-1) * x  # (B, n)
         phi = (y / torch.expm1(y)).masked_fill_(y <= 0, 1.0)
         value = constant + m * phi.sum(-1) - weight * d * total
         slope = m * (phi * (1 - phi - y)).sum(-1) / d - weight * total
-        step = value / slope
-        d = d - step
-        if not bool((step.abs() > _NEWTON_TOLERANCE * d).any()):
+        before, d = d, torch.maximum(lowest, d - value / slope)
+        if not bool(((d - before).abs() > _NEWTON_TOLERANCE * d).any()):
             break
     return d.where(total > 0, torch.nan)

@@ -12,7 +12,9 @@ N_OUTLIERS = 8
 
 _OUTLIER_SHARE = 0.5
 _LARGE_OFFSET = 10.0
-_ROWS = 256
+_ROWS = 128
+_BLOCK_ELEMENTS = 1 << 18
+_PADDING = 16
 
 
 @contextmanager
@@ -56,11 +58,13 @@ class Centred:
 
     Attributes:
         rest: (b, n, D) centred coordinates, zero in the outlier dimensions of split clouds.
+        norms: (b, n) their squared norms.
         outliers: (b, n, 8) raw coordinates in the outlier dimensions (zero for clouds that are
             not split), or None where no cloud is.
     """
 
     rest: Tensor
+    norms: Tensor
     outliers: Tensor | None
 
     def sides(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor] | None:
@@ -73,48 +77,68 @@ class Centred:
 def centre(raw: Tensor, dtype: torch.dtype, space: Workspace) -> Centred:
     """Centre clouds (b, n, D) in `dtype` and split off dimensions that dwarf all others."""
     rest = space.take("rest", tuple(raw.shape), dtype, raw)
-    rest.copy_(raw)
-    offset = rest.mean(1, keepdim=True)  # (b, 1, D)
-    rest.sub_(offset)
-    norms = torch.linalg.vector_norm(rest, dim=-1).square()  # (b, n)
+    offset = rest.new_zeros(len(raw), 1, raw.shape[2])  # (b, 1, D)
+    for rows in _blocks(raw):
+        rest[:, rows].copy_(raw[:, rows])
+        offset += rest[:, rows].sum(1, keepdim=True)
+    offset /= raw.shape[1]
+    norms, share = _subtract(rest, offset, space)
     if bool((offset.square().sum((1, 2)) > _LARGE_OFFSET * norms.mean(1)).any()):
         # the float32 mean of a large offset is itself off by more than the points' spread
-        rest.sub_(rest.mean(1, keepdim=True))
-        norms = torch.linalg.vector_norm(rest, dim=-1).square()
-    dims, split = _outlier_dimensions(rest, norms)
+        norms, share = _subtract(rest, rest.mean(1, keepdim=True), space)
+    heaviest = share.topk(min(N_OUTLIERS, share.shape[1]))
+    split = heaviest.values.sum(-1) > _OUTLIER_SHARE * raw.shape[1]
     chosen = split.nonzero().flatten().tolist()
     if not chosen:
-        return Centred(rest, None)
-    outliers = rest.new_zeros(*rest.shape[:2], dims.shape[-1])  # (b, n, 8)
+        return Centred(rest, norms, None)
+    outliers = rest.new_zeros(*rest.shape[:2], heaviest.indices.shape[-1])  # (b, n, 8)
     for cloud in chosen:
-        outliers[cloud] = raw[cloud][:, dims[cloud]].to(dtype)
-        rest[cloud, :, dims[cloud]] = 0
-    return Centred(rest, outliers)
+        dims = heaviest.indices[cloud]
+        outliers[cloud] = raw[cloud][:, dims].to(dtype)
+        rest[cloud, :, dims] = 0
+    return Centred(rest, torch.linalg.vector_norm(rest, dim=-1).square(), outliers)
 
 
-def _outlier_dimensions(rest: Tensor, norms: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the 8 heaviest dimensions (b, 8) and whether they hold most of the points' energy.
+def _blocks(points: Tensor) -> Iterator[slice]:
+    """Yield ranges of points (b, n, D): on a CPU so few that their numbers stay in the cache."""
+    n, D = points.shape[1:]
+    step = n if points.is_cuda else max(1, _BLOCK_ELEMENTS // D)
+    for start in range(0, n, step):
+        yield slice(start, min(start + step, n))
 
-    Every point counts alike: one sink with a massive activation is no reason to split.
+
+def _subtract(rest: Tensor, offset: Tensor, space: Workspace) -> tuple[Tensor, Tensor]:
+    """Subtract an offset (b, 1, D) from the points (b, n, D) in place.
+
+    Returns:
+        Their squared norms (b, n), and how much of them each dimension holds (b, D), summed over
+        points. Every point counts alike: one sink with a massive activation is no reason to split.
     """
-    b, n, D = rest.shape
-    weights = norms.reciprocal().nan_to_num_(0, 0, 0).unsqueeze(1)  # (b, 1, n)
-    share = rest.new_zeros(b, 1, D)
-    for start in range(0, n, _ROWS):
-        rows = slice(start, start + _ROWS)
-        share += weights[:, :, rows] @ rest[:, rows].square()
-    heaviest = share.squeeze(1).topk(min(N_OUTLIERS, D))
-    return heaviest.indices, heaviest.values.sum(-1) > _OUTLIER_SHARE * n
+    norms = rest.new_empty(rest.shape[:2])
+    share = rest.new_zeros(rest.shape[0], 1, rest.shape[2])
+    for rows in _blocks(rest):
+        part = rest[:, rows].sub_(offset)  # (b, r, D)
+        squares = space.take("squares", tuple(part.shape), rest.dtype, rest)
+        torch.mul(part, part, out=squares)
+        norms[:, rows] = squares.sum(-1)
+        weights = norms[:, rows].reciprocal().nan_to_num_(0, 0, 0)
+        share += weights.unsqueeze(1) @ squares
+    return norms, share.squeeze(1)
 
 
 def gram(rest: Tensor, space: Workspace) -> Tensor:
-    """Return the Gram matrices (b, n, n), computing one triangle by blocks of rows."""
+    """Return the Gram matrices (b, n, n), computing one triangle by blocks of columns.
+
+    Their rows lie a little more than n apart: at a distance of a power of two, such as 1024
+    numbers, the rows of a block share few places in the cache, and mirroring takes four times as
+    long.
+    """
     b, n, _ = rest.shape
-    full = space.take("gram", (b, n, n), rest.dtype, rest)
+    full = space.take("gram", (b, n, n + _PADDING), rest.dtype, rest)[..., :n]
     for start in range(0, n, _ROWS):
         stop = min(start + _ROWS, n)
-        multiply(rest[:, start:stop], rest[:, start:], out=full[:, start:stop, start:])
-        full[:, stop:, start:stop] = full[:, start:stop, stop:].mT
+        multiply(rest[:, start:], rest[:, start:stop], out=full[:, start:, start:stop])
+        full[:, start:stop, stop:] = full[:, stop:, start:stop].mT
     return full
 
 
@@ -130,17 +154,23 @@ def multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
 
 
 def to_squared_distances(
-    product: Tensor, row_norms: Tensor, column_norms: Tensor, outliers: tuple[Tensor, Tensor] | None
+    product: Tensor,
+    row_norms: Tensor | None,
+    column_norms: Tensor,
+    outliers: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
     """Turn products (b, r, n) into squared distances in place.
 
     Args:
         product: (b, r, n) inner products of rows and columns outside the outlier dimensions.
-        row_norms: (b, r) squared norms there; column_norms: (b, n) likewise.
+        row_norms: (b, r) squared norms there, or None to leave them out: they are the same for a
+            whole row, whose order does not need them.
+        column_norms: (b, n) squared norms there.
         outliers: coordinates (b, r, 8) and (b, n, 8) whose differences are added exactly.
     """
     torch.add(column_norms.unsqueeze(1), product, alpha=-2, out=product)
-    product.add_(row_norms.unsqueeze(2))
+    if row_norms is not None:
+        product.add_(row_norms.unsqueeze(2))
     if outliers is not None:
         for row, column in zip(outliers[0].unbind(-1), outliers[1].unbind(-1), strict=True):
             difference = row.unsqueeze(2) - column.unsqueeze(1)

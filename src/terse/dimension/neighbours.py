@@ -5,7 +5,7 @@ pair, the row or the whole cloud is computed again, by direct differences or in 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -83,6 +83,31 @@ def neighbour_pass(clouds: Clouds, dtype: torch.dtype, space: Workspace) -> Neig
         dtype: float32 or float64, in which the product is taken.
         space: buffers to use again.
     """
+    together = [clouds.raw] if clouds.raw.is_cuda else clouds.raw.split(1)
+    found = [_find(replace(clouds, raw=raw), dtype, space) for raw in together]
+    return _settle(clouds, _Found(*map(torch.cat, zip(*found, strict=True))), dtype)
+
+
+class _Found(NamedTuple):
+    """What the product says, before its errors are judged.
+
+    Attributes:
+        squared: (b, n, 21) float64.
+        nearest: (b, n, 21) int64, whose they are.
+        norms: (b, n) squared norms outside the outlier dimensions.
+        trace: (b,) float64, trace of the Gram matrix with all dimensions.
+        energy: (b,) float64, its squared Frobenius norm.
+    """
+
+    squared: Tensor
+    nearest: Tensor
+    norms: Tensor
+    trace: Tensor
+    energy: Tensor
+
+
+def _find(clouds: Clouds, dtype: torch.dtype, space: Workspace) -> _Found:
+    """Take the products of clouds and select, with the buffers of one pass."""
     if clouds.raw.shape[1] <= TILES_ABOVE:
         centred = centre(clouds.raw, dtype, space)
         found = _whole(clouds, centred, space)
@@ -90,25 +115,8 @@ def neighbour_pass(clouds: Clouds, dtype: torch.dtype, space: Workspace) -> Neig
         with one_thread():
             centred = centre(clouds.raw, dtype, space)
         found = _by_tiles(clouds, centred)
-    trace, energy = _with_outliers(centred, found.norms.double().sum(1), found.energy)
-    return _settle(clouds, found, trace, trace.square() / energy, dtype)
-
-
-@dataclass(frozen=True)
-class _Found:
-    """What the product says, before its errors are judged.
-
-    Attributes:
-        squared: (b, n, 21) float64.
-        index: (b, n, 21) int64.
-        norms: (b, n) squared norms outside the outlier dimensions.
-        energy: (b,) float64, squared Frobenius norm of the Gram matrix there.
-    """
-
-    squared: Tensor
-    index: Tensor
-    norms: Tensor
-    energy: Tensor
+    trace, energy = _with_outliers(centred, found.trace, found.energy)
+    return found._replace(trace=trace, energy=energy)
 
 
 def _whole(clouds: Clouds, centred: Centred, space: Workspace) -> _Found:
@@ -118,31 +126,32 @@ def _whole(clouds: Clouds, centred: Centred, space: Workspace) -> _Found:
     every = slice(0, n)
     norms = product.diagonal(dim1=1, dim2=2).clone()  # (b, n)
     energy = _square_norm(product) if clouds.participation else norms.new_zeros(b).double()
-    squared = to_squared_distances(product, norms, norms, centred.sides(every, every))
+    squared = to_squared_distances(product, None, norms, centred.sides(every, every))
     exclude(squared, clouds, every, every)
     found, index = smallest(squared, N_NEIGHBOURS)  # (b, n, 21)
-    return _Found(found.double(), index, norms, energy)
+    exact = norms.double()
+    return _Found(found.double() + exact.unsqueeze(-1), index, norms, exact.sum(1), energy)
 
 
 def _by_tiles(clouds: Clouds, centred: Centred) -> _Found:
     """Hold a few tiles of distances at a time; each serves its rows and, mirrored, its columns."""
     b, n, _ = centred.rest.shape
-    norms = torch.linalg.vector_norm(centred.rest, dim=-1).square()  # (b, n)
     ranges = [slice(start, min(start + _TILE, n)) for start in range(0, n, _TILE)]
     tiles = [(rows, columns) for at, rows in enumerate(ranges) for columns in ranges[at:]]
 
     def one(tile: tuple[slice, slice], space: Workspace) -> _Tile:
-        return _work_on_tile(clouds, centred, norms, tile, space)
+        return _work_on_tile(clouds, centred, tile, space)
 
     best = _Best(b, n, centred.rest)
-    energy = norms.new_zeros(b, dtype=torch.float64)
-    done = map_on_threads(one, tiles, norms.device)
+    energy = centred.norms.new_zeros(b, dtype=torch.float64)
+    done = map_on_threads(one, tiles, centred.rest.device)
     for (rows, columns), tile in zip(tiles, done, strict=True):
         best.offer(rows, columns.start, tile.of_rows)
         if tile.of_columns is not None:
             best.offer(columns, rows.start, tile.of_columns)
         energy += tile.energy
-    return _Found(best.squared.double(), best.index, norms, energy)
+    trace = centred.norms.double().sum(1)
+    return _Found(best.squared.double(), best.index, centred.norms, trace, energy)
 
 
 class _Tile(NamedTuple):
@@ -156,13 +165,12 @@ class _Tile(NamedTuple):
 def _work_on_tile(
     clouds: Clouds,
     centred: Centred,
-    norms: Tensor,
     tile: tuple[slice, slice],
     space: Workspace,
 ) -> _Tile:
     """Compute the distances (b, r, c) between two ranges of points and select on both sides."""
     rows, columns = tile
-    rest = centred.rest
+    rest, norms = centred.rest, centred.norms
     shape = (rest.shape[0], rows.stop - rows.start, columns.stop - columns.start)
     squared = space.take("tile", shape, rest.dtype, rest)
     multiply(rest[:, rows], rest[:, columns], out=squared)
@@ -223,19 +231,13 @@ def _with_outliers(centred: Centred, trace: Tensor, energy: Tensor) -> tuple[Ten
     return trace + outliers.square().sum((1, 2)), energy
 
 
-def _settle(
-    clouds: Clouds,
-    found: _Found,
-    trace: Tensor,
-    participation: Tensor,
-    dtype: torch.dtype,
-) -> Neighbours:
+def _settle(clouds: Clouds, found: _Found, dtype: torch.dtype) -> Neighbours:
     """Judge the errors of the product, compute again what is in doubt, and order the result."""
-    squared, index = found.squared, found.index
+    squared, index = found.squared, found.nearest
     pairs, rows = _doubts(squared, found.norms.double(), dtype)
     n = squared.shape[1]
     limit = _LARGEST[dtype]
-    doubtful = ~((trace < limit) & (trace > 1 / limit))  # true for NaN, too
+    doubtful = ~((found.trace < limit) & (found.trace > 1 / limit))  # true for NaN, too
     if dtype == torch.float32:
         doubtful |= (pairs.sum((1, 2)) > _PAIRS_PER_POINT * n) | (rows.sum(1) > max(2, n // 256))
         accepted = _ACCEPTED_WHERE_CHEAP if n <= _CHEAP else _ACCEPTED
@@ -249,6 +251,7 @@ def _settle(
         _repair_rows(clouds, squared, index, rows)
         squared[touched], order = squared[touched].sort(-1)
         index[touched] = index[touched].gather(-1, order)
+    participation = found.trace.square() / found.energy
     return Neighbours(squared, index, participation, doubtful, repaired)
 
 

@@ -1,5 +1,7 @@
 """The k smallest of each row or column, without sorting most of it."""
 
+import sys
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -61,8 +63,25 @@ def _among_groups(values: Tensor, minima: Tensor, k: int) -> tuple[Tensor, Tenso
 
 
 def _sorted(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the k smallest by looking at all; on a CPU NumPy's vectorised sort is the fastest."""
+    """Return the k smallest by looking at all; on a CPU NumPy's vectorised sorts are fastest."""
     if values.device.type != "cpu":
         return torch.topk(values, k, largest=False, sorted=True)
+    if values.dtype == torch.float32 and sys.byteorder == "little":
+        return _sorted_with_columns(values, k)
     columns = torch.from_numpy(np.argsort(values.numpy(), axis=-1)[..., :k])
     return values.gather(-1, columns), columns
+
+
+def _sorted_with_columns(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Sort float32 values (..., n) that carry their columns; half the time of an argsort.
+
+    The bits of a float32 as the high word of a float64 have the same order, negative numbers too;
+    the low word holds the column. No such float64 is infinite or, but for odd NaNs, not a number.
+    """
+    words = torch.empty((*values.shape, 2), dtype=torch.int32)  # low, high
+    words[..., 0] = torch.arange(values.shape[-1], dtype=torch.int32)
+    words[..., 1] = values.view(torch.int32)
+    keys = words.view(torch.float64).squeeze(-1)  # (..., n)
+    keys.numpy().sort(axis=-1)
+    best = words[..., :k, :]
+    return best[..., 1].view(torch.float32), best[..., 0].long()

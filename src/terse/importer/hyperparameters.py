@@ -9,6 +9,7 @@ from terse.config.methods import METHODS
 from terse.config.runs import Run
 from terse.corpora.named import NAMED
 from terse.errors import TerseError, unknown_name
+from terse.importer.blotching import leave_out_unread
 from terse.importer.overlay import Overlay, name_of
 
 SUFFIXES = {".json"}
@@ -27,8 +28,9 @@ def convert(path: Path) -> Overlay:
     if not isinstance(combos, dict) or not all(isinstance(v, list) for v in combos.values()):
         raise TerseError(f"{path}: combos: a map of keys with lists of equal length is needed")
     settings = METHODS[_method_of(path, {**given, **combos})]
-    given = {key: value for key, value in given.items() if key not in combos}
     overlay = Overlay(path.name)
+    for key in [key for key in combos if key in given]:
+        overlay.notes[key] = f"swept by combos; {given.pop(key)!r} beside it is left out"
     name = name_of(str(given.pop("exp_name", path.stem)))
     overlay.notes["exp_name"] = f"the run's name, {name}"
     run: dict[str, Any] = {"method": settings.model_fields["method"].default}
@@ -39,7 +41,9 @@ def convert(path: Path) -> Overlay:
         _place(overlay, settings, run, sweep, key, value)
     zipped: dict[str, Any] = {}
     for key, values in combos.items():
-        _place(overlay, settings, zipped, zipped, key, values)
+        _place(overlay, settings, run, zipped, key, values)
+    if settings is METHODS["blotching"]:
+        leave_out_unread(overlay, run, sweep)
     if testing:
         _stand_in(overlay, run, sweep, zipped)
     if zipped:
@@ -89,11 +93,11 @@ def _place(
     value: Any,
 ) -> None:
     """Put a key where it belongs: into the run, its sweep, the rest of the overlay, the notes."""
-    if key in SPECIAL:
+    if key in SPECIAL and value is not None:
         for place, found in SPECIAL[key](overlay, value).items():
             (sweep if isinstance(found, list) else run)[place] = found
-    elif key not in settings.model_fields and key not in settings.aliases:
-        error = unknown_name("key", key, settings.model_fields, settings.aliases)
+    elif key not in {*settings.model_fields, *settings.aliases, *SPECIAL}:
+        error = unknown_name("key", key, [*settings.model_fields, *SPECIAL], settings.aliases)
         overlay.unknown[key] = str(error).partition(" allowed:")[0].rstrip(";")
     elif value is not None:
         today = settings.aliases.get(key, key)
@@ -108,8 +112,14 @@ def _each(value: Any, function: Callable[[Any], Any]) -> Any:
 
 
 def _save_root(overlay: Overlay, value: Any) -> dict[str, Any]:
-    overlay.config["roots"] = {"results": str(value)}
+    overlay.config.setdefault("roots", {})["results"] = str(value)
     overlay.notes["save_root"] = "roots.results"
+    return {}
+
+
+def _data_root(overlay: Overlay, value: Any) -> dict[str, Any]:
+    overlay.config.setdefault("roots", {})["cache"] = str(value)
+    overlay.notes["data_root"] = "roots.cache"
     return {}
 
 
@@ -119,13 +129,19 @@ def _data_procs(overlay: Overlay, value: Any) -> dict[str, Any]:
     return {}
 
 
+def _defined(overlay: Overlay, library: str, hub_id: str, entry: dict[str, Any]) -> str:
+    """Define something on the hub under the last part of its id and return that name."""
+    name = name_of(hub_id.rpartition("/")[2])
+    if overlay.config.setdefault(library, {}).setdefault(name, entry) != entry:
+        raise TerseError(f"two {library} would be called {name!r}: import them one by one")
+    return name
+
+
 def _model_string(overlay: Overlay, value: Any) -> dict[str, Any]:
     def named(model: str) -> str:
-        if "/" not in model:
-            return model  # a run or model of the workflow
-        name = name_of(model.rpartition("/")[2])
-        overlay.config.setdefault("models", {})[name] = {"hub": model}
-        return name
+        if model == STAND_IN:
+            return model
+        return _defined(overlay, "models", model, {"hub": model})
 
     overlay.notes["model_string"] = "base, and an entry under models for a model on the hub"
     return {"base": _each(value, named)}
@@ -136,9 +152,7 @@ def _dataset(overlay: Overlay, value: Any) -> dict[str, Any]:
         name = DATASETS.get(dataset, dataset)
         if name in NAMED:
             return name
-        name = name_of(dataset.rpartition("/")[2])
-        overlay.config.setdefault("corpora", {})[name] = {"source": "hub", "path": dataset}
-        return name
+        return _defined(overlay, "corpora", dataset, {"source": "hub", "path": dataset})
 
     overlay.notes["dataset"] = "corpus"
     return {"corpus": _each(value, named)}
@@ -156,11 +170,12 @@ def _multi_gpu(overlay: Overlay, value: Any) -> dict[str, Any]:
 
 
 def _patience(_overlay: Overlay, value: Any) -> dict[str, Any]:
-    return {} if value is None else {"lr_schedule": "plateau", "patience": value}
+    return {"lr_schedule": "plateau", "patience": value}
 
 
 SPECIAL: dict[str, Callable[[Overlay, Any], dict[str, Any]]] = {
     "save_root": _save_root,
+    "data_root": _data_root,
     "n_data_procs": _data_procs,
     "model_string": _model_string,
     "dataset": _dataset,

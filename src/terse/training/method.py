@@ -116,6 +116,14 @@ class Method(ABC, Generic[S]):
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ]
 
+    def clipped_parts(self, model: nn.Module) -> list[list[nn.Parameter]]:
+        """Return the parts of a model whose gradient norms are clipped each by itself."""
+        return [list(model.parameters())]
+
+    def lr_factor(self, step: int) -> float | None:
+        """Return the share of lr at a step, counted from 1; None: `lr_schedule` says it."""
+        return None
+
     def callbacks(self) -> list[TrainerCallback]:
         """Return callbacks that the training carries along."""
         return []
@@ -129,6 +137,10 @@ class Method(ABC, Generic[S]):
         from terse.models.loading import load_model
 
         return load_model(folder)
+
+    def measured(self, folder: Path, device: str) -> nn.Module:
+        """Return a trained model as `terse.activations.shard.cache_shard` takes it."""
+        return self.load(folder).to(device)
 
     def tokenizer_folder(self) -> Path | None:
         """Return the folder of the tokenizer that is published beside the weights."""

@@ -31,6 +31,7 @@ class TrainingState:
             self._clean()
 
     def _clean(self) -> None:
+        remove_partials(self.folder.parent)
         remove_partials(self.folder)
         remove_partials(self.kept)
 
@@ -46,6 +47,11 @@ class TrainingState:
         if self._claim is None:
             raise RuntimeError("only the first of several processes publishes")
         return self._claim
+
+    @property
+    def was_finished_meanwhile(self) -> bool:
+        """Whether another process, for which this one waited, has finished the training."""
+        return self._claim is not None and self._claim.outlived_a_finisher
 
     @property
     def kept(self) -> Path:

@@ -1,5 +1,7 @@
 """The one path on which every method is trained, stopped, resumed and published."""
 
+import json
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,8 @@ from terse.training.state import TrainingState
 from terse.training.tracking import prepare_tracking, remember_tracking_run, report_to
 from terse.training.trainer import MethodTrainer
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Outputs:
@@ -33,7 +37,10 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Conduct:
-    """How a training is carried out. Only `device` and `deterministic` can change last bits."""
+    """How a training is carried out.
+
+    Only `device`, `deterministic` and `n_processes` can change last bits.
+    """
 
     name: str
     device: str = "cpu"
@@ -63,12 +70,17 @@ def train(
     _be_deterministic(conduct)
     set_seed(settings.seed)
     with TrainingState(state_folder, leads=conduct.rank == 0) as state:
+        if conduct.n_processes == 1 and state.was_finished_meanwhile and _holds(outputs, record):
+            logger.info("another process has finished this training meanwhile")
+            state.delete()
+            return
         prepare_tracking(conduct.tracking, conduct.results, state.folder)
         model = method.build()
         trainer = MethodTrainer(method, model, _arguments(settings, state, conduct), state)
         for callback in _callbacks(trainer, model, state, conduct, signal):
             trainer.add_callback(callback)
         checkpoint = trainer.agreed(state.latest)
+        trainer.args.eval_on_start = checkpoint is None  # else the saved history has that row
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         step = trainer.state.global_step
         if step < settings.max_steps:
@@ -81,6 +93,16 @@ def train(
             _publish(trainer, method, model, state, outputs)
             write_json(outputs.record, record)
             state.delete()  # last of all: a kill before this line leaves all that is needed
+
+
+def _holds(outputs: Outputs, record: dict[str, Any]) -> bool:
+    """Return whether the outputs are there, of a training with the same record."""
+    if not all(path.exists() for path in vars(outputs).values()):
+        return False
+    of_code = {"git"}  # an edit of the code alone trains nothing again
+    there = json.loads(outputs.record.read_text())
+    ours = json.loads(json.dumps(record, default=str))
+    return all(there.get(key) == ours[key] for key in ours.keys() - of_code)
 
 
 def _publish(
@@ -145,6 +167,7 @@ def _arguments(settings: Run, state: TrainingState, conduct: Conduct) -> Trainin
         run_name=conduct.name,
         seed=settings.seed + conduct.rank,  # processes draw different masks
         data_seed=settings.seed,
+        train_sampling_strategy="sequential" if settings.in_order else "random",
         max_steps=settings.max_steps,
         per_device_train_batch_size=batch_size,
         gradient_accumulation_steps=n_grad_loops,
@@ -161,7 +184,6 @@ def _arguments(settings: Run, state: TrainingState, conduct: Conduct) -> Trainin
         logging_nan_inf_filter=False,
         eval_strategy="steps",
         eval_steps=settings.eval_interval,
-        eval_on_start=True,
         save_strategy="steps",
         save_steps=conduct.save_interval,
         report_to=report_to(conduct.tracking),
@@ -172,6 +194,8 @@ def _arguments(settings: Run, state: TrainingState, conduct: Conduct) -> Trainin
 
 
 def _schedule(settings: Run) -> dict[str, Any]:
+    if settings.lr_schedule == "power":
+        return {"lr_scheduler_type": "constant"}  # the trainer asks the method for its factor
     if settings.lr_schedule != "plateau":
         return {"lr_scheduler_type": settings.lr_schedule}
     return {

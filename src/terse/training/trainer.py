@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
@@ -83,6 +84,24 @@ class MethodTrainer(Trainer):
             groups = self.method.parameter_groups(cast(nn.Module, model or self.model))
             self.optimizer = kind(groups, **options)
         return self.optimizer
+
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
+        """Clip each of the method's parts by itself; return the norm of all before."""
+        parts = self.method.clipped_parts(self.accelerator.unwrap_model(model))
+        limit = self.args.max_grad_norm
+        norms = [cast(Tensor, self.accelerator.clip_grad_norm_(part, limit)) for part in parts]
+        return norms[0] if len(norms) == 1 else torch.stack(norms).norm()
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """Return the schedule of the method, or else that of the settings."""
+        if self.lr_scheduler is None and self.method.lr_factor(1) is not None:
+            chosen = cast(torch.optim.Optimizer, optimizer or self.optimizer)
+            self.lr_scheduler = LambdaLR(
+                chosen, lambda done: self.method.lr_factor(done + 1) or 0.0
+            )
+        return super().create_scheduler(num_training_steps, optimizer)
 
     def evaluate(self, *_args: Any, **_options: Any) -> dict[str, float]:
         """Return the exact loss per target over the validation rows."""

@@ -72,6 +72,19 @@ FROM_BASE = {"method": "causal-lm", "corpus": "python-docs", "max_steps": 1}
         ("select/ids", ["bas"], ["select.ids:", "did you mean 'base'"]),
         ("corpora/python-docs/path", "x", ["corpora.python-docs:", "does not read 'path'"]),
         ("tokenizers/bpe/vocab_size", 100, ["tokenizers.bpe.vocab_size:", "259"]),
+        ("activations/layer_idx_list", "none", ["layer_idx_list: 'none' is no layer", "all, or"]),
+        ("activations/layer_idx_list", ["a-b"], ["layer_idx_list: 'a-b' is no layer", "0-5"]),
+        ("runs/compress/cmp_layer", "hlaf", ["runs.compress.cmp_layer:", "did you mean 'half'"]),
+        ("runs/base/lr", True, ["runs.base: lr: a number is needed; given: True"]),
+        ("runs/base/val_batch_size", True, ["val_batch_size: a number is needed"]),
+        ("runs/base/method", ["causal-lm"], ["runs.base: unknown method"]),
+        ("runs/base", None, ["models.base.run: unknown run 'base'"]),
+        (
+            "runs/base/corpus",
+            "pile-test",
+            ["runs.base.corpus: corpus pile-test holds no documents"],
+        ),
+        ("activations/corpus", "pile-test", ["activations.documents: corpus pile-test holds no"]),
         ("selct", {}, ["config:", "did you mean 'select'"]),
         ("roots/cahce", "/scratch", ["roots:", "did you mean 'cache'"]),
     ],
@@ -256,6 +269,22 @@ def test_unreadable_yaml_names_file_line_and_column(tmp_path: Path) -> None:
     file.write_text("runs:\n  base: [1, 2\n")
     with pytest.raises(TerseError, match=r"broken\.yaml:3:1: no valid YAML"):
         read_yaml(file)
+
+
+def test_a_file_that_is_no_text_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_bytes(b"runs: {}\n\xff\n")
+    with pytest.raises(TerseError, match=r"c\.yaml: no valid YAML: not UTF-8 at byte 9$"):
+        read_yaml(tmp_path / "c.yaml")
+
+
+def test_what_only_the_evaluation_reads_retrains_nothing(raw: dict) -> None:
+    plain = load(raw).runs["compress"]
+    other = load(put(put(raw, "runs/compress/eval_windows", 7), "runs/compress/n_samples", 0))
+    assert other.runs["compress"].training_params() == plain.training_params()
+    assert other.runs["compress"].params() != plain.params()
+    assert settings_of(plain.training_params()).training_params() == plain.training_params()
+    more = load(put(raw, "runs/compress/n_cmps", 5)).runs["compress"]
+    assert more.training_params() != plain.training_params()
 
 
 def test_default_configuration_is_a_workflow(raw: dict) -> None:

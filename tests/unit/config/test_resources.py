@@ -8,10 +8,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from terse.config import Workflow, load
 from terse.config.resources import (
     allocation,
+    capture_min,
     model_mem_mb,
     model_parameters,
     run_parameters,
     training_mem_mb,
+    training_min,
 )
 from terse.errors import TerseError
 
@@ -25,13 +27,19 @@ BASED = {
 }  # fmt: skip
 
 
-def workflow(models: dict[str, Any] | None = None, **run: Any) -> Workflow:
+def workflow(
+    models: dict[str, Any] | None = None,
+    activations: dict[str, Any] | None = None,
+    compute: str = "cuda",
+    **run: Any,
+) -> Workflow:
     more = {"more": BASED | {"base": "base"}, "tuned": BASED | {"base": "hub"}}
     return load({
         "tokenizers": {"bpe": {"corpus": "python-docs", "vocab_size": 300}},
         "runs": {"base": RUN | run, **more},
         "models": {"hub": {"hub": "EleutherAI/pythia-410m-deduped"}, "ours": {"run": "base"},
                    **(models or {})},
+        "activations": activations, "compute": compute,
     })  # fmt: skip
 
 
@@ -65,9 +73,51 @@ def test_a_hub_model_tells_its_size_by_its_name(name: str, n: int | None) -> Non
 def test_memory_grows_with_the_model_and_with_each_attempt() -> None:
     settings = workflow({"large": {"hub": "meta-llama/Llama-2-7b-hf", "dtype": "float16"}})
     assert model_mem_mb(settings, "large", 1) >= 4000 + 2 * 14_000
-    assert model_mem_mb(settings, "large", 3) == 3 * model_mem_mb(settings, "large", 1)
+    assert model_mem_mb(settings, "large", 3) == 2 * model_mem_mb(settings, "large", 1)
     assert training_mem_mb(settings, "tuned", 1) >= 16 * 410
-    assert training_mem_mb(settings, "base", 2) == 2 * training_mem_mb(settings, "base", 1)
+    assert training_mem_mb(settings, "base", 3) == 2 * training_mem_mb(settings, "base", 1)
+
+
+def test_memory_of_a_training_grows_with_its_processes() -> None:
+    wide = {"n_layers": 40, "d_model": 2048, "n_heads": 16, "n_kv_heads": 16}
+    n = run_parameters(workflow(**wide), "base")
+    assert n is not None
+    one, four = (training_mem_mb(workflow(**wide, gpu=gpu), "base", 1) for gpu in (1, 4))
+    assert four - one >= 3 * (4000 + 4 * n / 1e6) - 1  # each reads the weights
+    assert four < 4 * one
+    rehearsed = training_mem_mb(workflow(**wide, gpu=4, compute="cpu"), "base", 1)
+    assert rehearsed >= 4 * 16 * n / 1e6  # gradients and moments lie in main memory
+
+
+def test_time_grows_with_the_work_and_with_each_attempt() -> None:
+    gpu = {"gpu": 1, "n_layers": 40, "d_model": 2048, "n_heads": 16, "n_kv_heads": 16}
+    settings = workflow(**gpu, ctx_len=1024, max_steps=50_000)
+    n = run_parameters(settings, "base")
+    assert n is not None
+    # 6 N T, at 10 TFLOP/s.
+    minutes = 6 * n * 1024 * 24 * 50_000 / 1e13 / 60
+    assert minutes > 1440
+    assert training_min(settings, "base", 1) == 1440  # more, and partitions leave it waiting
+    short = workflow(**gpu, ctx_len=1024, max_steps=100)
+    assert training_min(short, "base", 1) == 60 + int(minutes / 500)
+    assert training_min(short, "base", 3) == 3 * training_min(short, "base", 1)
+    assert training_min(
+        workflow({"other": {"hub": "gpt2"}}), "tuned", 1
+    ) == 60 + 6 * 410_000_000 * (256 * 8 * 10) // (6 * 10**11)
+
+
+def test_time_of_a_shard_follows_its_contexts() -> None:
+    measured = {"corpus": "python-docs", "ctx_len": 256, "max_dataset_size": 1000}
+    large = {"hub": "meta-llama/Llama-2-7b-hf", "dtype": "float16", "gpu": 1}
+
+    def asked(attempt: int = 1, **activations: Any) -> int:
+        return capture_min(workflow({"large": large}, measured | activations), "large", attempt)
+
+    whole = 2 * 7e9 * 256 * 5001 / 1e13 / 60
+    assert asked() == 60 + int(whole)
+    assert 60 + whole / 10 <= asked(n_shards=10) + 1 < asked()
+    assert asked(2) == 2 * asked()
+    assert asked(max_dataset_size=None) == 480  # who knows
 
 
 def test_devices_are_told_by_job_on_one_node_and_by_node_on_several() -> None:
@@ -75,7 +125,7 @@ def test_devices_are_told_by_job_on_one_node_and_by_node_on_several() -> None:
         return list(allocation(workflow(**run), "base").values())
 
     assert asked() == [0, None, None, None]
-    assert asked(gpu=4) == [4, None, None, None]
+    assert asked(gpu=4) == [4, 1, None, None]
     assert asked(gpu=4, nodes=2) == [None, 2, "gpu:4", None]
     assert asked(nodes=2) == [0, 2, None, 2]
 

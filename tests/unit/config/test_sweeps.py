@@ -21,6 +21,11 @@ def test_product_of_lists_and_zip_groups() -> None:
     assert members["plain"] == ["plain"]
 
 
+def test_negative_values_have_names_of_their_own() -> None:
+    expanded, _ = expand_sweeps({"r": {"sweep": {"layer": [-2, 2, "half"], "lr": [1e-05]}}})
+    assert list(expanded) == ["r--2-1e-05", "r-2-1e-05", "r-half-1e-05"]
+
+
 @pytest.mark.parametrize(
     ("sweep", "words"),
     [

@@ -49,6 +49,7 @@ def settings_of() -> Callable[..., SimpleNamespace]:
             "max_dataset_size": None,
             "validation_fraction": 0.25,
             "seed": 0,
+            "step_pattern": None,
         }
         return SimpleNamespace(source=source, **{**defaults, **changes})
 

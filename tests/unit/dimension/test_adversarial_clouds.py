@@ -98,6 +98,15 @@ def test_300_duplicate_pairs_and_the_place_of_what_is_left() -> None:
     assert (found.neighbours[:500] < 500).all()
 
 
+def test_rows_that_differ_only_in_their_last_number_are_no_duplicates() -> None:
+    points = normal(200, 600).astype(np.float16)
+    points[3, :-1] = points[9, :-1]
+    points[3, -1] = points[9, -1] + 1
+    found = estimate(points, NAMES)
+    assert found.n_dup == 0
+    assert disagreements(found, reference(points, FEW)) == {}
+
+
 def test_negative_zero_equals_zero() -> None:
     points = normal(200, 40)
     points[:, 0] = 0.0

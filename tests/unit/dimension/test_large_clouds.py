@@ -7,7 +7,7 @@ import pytest
 import skdim
 import torch
 
-from terse.dimension import decimation_curve, estimate, neighbours
+from terse.dimension import curve, decimation_curve, estimate, neighbours
 from terse.dimension.names import RARE
 from terse.dimension.rare import SEED
 from terse.errors import TerseError
@@ -62,12 +62,12 @@ def test_a_really_large_cloud_equals_its_float64_reference() -> None:
 
 def test_decimation_of_a_flat_square_stays_at_two() -> None:
     points = np.random.default_rng(0).random((1024, 2))
-    curve = decimation_curve(points, ["twoNN_mle", "gride"], n_min=128, seed=0)
-    twonn = curve[curve["estimator"] == "twoNN_mle"].set_index("n_points")
+    found = decimation_curve(points, ["twoNN_mle", "gride"], n_min=128, seed=0)
+    twonn = found[found["estimator"] == "twoNN_mle"].set_index("n_points")
     assert twonn["n_subsets"].to_dict() == {1024: 1, 512: 2, 256: 4, 128: 8}
     assert (np.diff(twonn["radius"].to_numpy()) > 0).all()
     assert twonn["id"].to_numpy() == pytest.approx(np.full(4, 2.0), abs=0.2)
-    errors = curve[curve["estimator"] == "gride_2"].set_index("n_points")["standard_error"]
+    errors = found[found["estimator"] == "gride_2"].set_index("n_points")["standard_error"]
     assert errors[1024] == pytest.approx(2 / np.sqrt(1024), rel=0.15)
     assert np.isfinite(errors.to_numpy()).all()
 
@@ -81,6 +81,30 @@ def test_decimation_draws_without_replacement_and_by_its_seed() -> None:
         decimation_curve(points, ["mle"], n_min=10, seed=0)
     with pytest.raises(TerseError, match="one cloud"):
         decimation_curve(points[None], ["mle"], seed=0)
+
+
+def test_subsets_of_a_decimation_are_disjoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = np.arange(200.0)[:, None] ** 1.5
+    drawn: list[list[float]] = []
+
+    def recorded(subset: np.ndarray, names: list[str], **settings) -> object:
+        drawn.append(subset[:, 0].tolist())
+        return estimate(subset, names, **settings)
+
+    monkeypatch.setattr(curve, "estimate", recorded)
+    found = decimation_curve(points, ["mle"], n_min=25, seed=0)
+    assert found["n_points"].tolist() == [200, 100, 50, 25]
+    for size, n_subsets in ((200, 1), (100, 2), (50, 4), (25, 8)):
+        subsets = [subset for subset in drawn if len(subset) == size]
+        assert len(subsets) == n_subsets
+        together = np.sort(np.concatenate(subsets))  # each point in one of them
+        assert together.tolist() == points[:, 0].tolist()
+        own = [estimate(np.array(subset)[:, None], ["mle"])["mle"] for subset in subsets]
+        row = found[found["n_points"] == size].iloc[0]
+        assert row["id"] == pytest.approx(np.mean(own), rel=1e-12)
+        if n_subsets > 1:
+            expected = np.std(own, ddof=1) / np.sqrt(n_subsets)
+            assert row["standard_error"] == pytest.approx(expected, rel=1e-12)
 
 
 def own_code(name: str, points: np.ndarray) -> float:

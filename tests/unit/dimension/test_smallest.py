@@ -9,10 +9,16 @@ from terse.dimension.selection import smallest, smallest_in_columns
 
 
 @settings(max_examples=60, deadline=None)
-@given(n=st.integers(21, 3000), k=st.integers(1, 21), seed=st.integers(0, 99), ties=st.booleans())
-def test_equals_a_full_sort(n: int, k: int, seed: int, ties: bool) -> None:
+@given(
+    n=st.integers(21, 3000),
+    k=st.integers(1, 21),
+    seed=st.integers(0, 99),
+    ties=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_equals_a_full_sort(n: int, k: int, seed: int, ties: bool, dtype: torch.dtype) -> None:
     random = torch.Generator().manual_seed(seed)
-    values = torch.rand(3, n, generator=random)
+    values = torch.rand(3, n, generator=random, dtype=dtype) - 0.01 * (seed % 5)
     if ties:
         values = (values * 10).round()
     values[0, seed % n] = torch.inf

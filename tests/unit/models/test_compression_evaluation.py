@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_compression import compression, train_into
 
 from terse.errors import TerseError
-from terse.models.compression.arms import ARMS, Setting, arms_of
+from terse.models.compression.arms import ARMS, Setting, arms_of, part_means
 from terse.models.compression.cost import cache_bytes
 from terse.models.compression.evaluation import paired_rows, recovery, score_arms
 from terse.models.compression.model import Batch, Compressor
@@ -23,7 +24,7 @@ def model(inputs: Inputs, trained: Path) -> Compressor:
     return compression(inputs).load(trained / "model")
 
 
-def naive_nats(model: Compressor, arm: str, item: dict, other: dict) -> list[float]:
+def naive_nats(model: Compressor, arm: str, item: dict, other: dict, o: int) -> list[float]:
     """Return the loss of each new token of one window, one token at a time."""
     lm, (context, target) = model.lm, (item["context"], item["target"][item["is_new"].bool()])
     rows = model.vectors
@@ -34,37 +35,57 @@ def naive_nats(model: Compressor, arm: str, item: dict, other: dict) -> list[flo
         return torch.cat([states[-2][0, -2:], rows[2:3]])
 
     states = lm(context[None], output_hidden_states=True).hidden_states[-2][0]
+    before = len(context) - o  # where the overlap begins, which follows raw
     prefix = {
         "low": embed(lm, torch.tensor([0])),
-        "high": embed(lm, context),
+        "high": embed(lm, context[:before]),
         "compressed": vectors_of(context),
         "static": model.static,
         "shuffled": vectors_of(other["context"]),
-        "tail": embed(lm, context[-3:]),
+        "tail": embed(lm, context[before - 3 : before]),
         "mean_pool": torch.cat([states[:4].mean(0)[None], states[4:].mean(0)[None], rows[2:3]]),
     }[arm]
     losses = []
     for t, token in enumerate(target):
-        inside = torch.cat([prefix, embed(lm, target[:t])])[None]
+        inside = torch.cat([prefix, embed(lm, context[before:]), embed(lm, target[:t])])[None]
         losses.append(-lm(inputs_embeds=inside).logits[0, -1].log_softmax(-1)[token].item())
     return losses
 
 
+def padded(row: dict, n: int) -> Batch:
+    """Return a window with n places more in front of its context."""
+    fields = {name: row[name][None] for name in Batch.__dataclass_fields__}
+    for name in ("context", "context_mask"):
+        fields[name] = torch.nn.functional.pad(fields[name], (n, 0))
+    return Batch(**fields)
+
+
+@torch.no_grad()
+def test_means_of_parts_are_of_real_states_and_none_is_empty() -> None:
+    states = torch.arange(6.0)[None, :, None].repeat(2, 1, 1)
+    mask = torch.tensor([[1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 1, 1]])
+    found = part_means(states, mask, 3)[..., 0]
+    assert found.tolist() == [[0.5, 2.5, 4.5], [4, 4, 5]]
+
+
+@pytest.mark.parametrize(("overlap", "padding"), [(0, 0), (2, 0), (0, 3)])
 @pytest.mark.parametrize("arm", list(ARMS))
 @torch.no_grad()
-def test_each_arm_against_a_naive_loop(arm: str, model: Compressor, inputs: Inputs) -> None:
-    windows = compression(inputs, eval_windows=None)._evaluated
+def test_each_arm_against_a_naive_loop(
+    arm: str, overlap: int, padding: int, trained: Path, inputs: Inputs
+) -> None:
+    method = compression(inputs, eval_windows=None, seq_overlap=overlap)
+    model = method.build().eval()
+    model.load_state_dict(load_file(trained / "model" / "model.safetensors"))
+    windows = method._evaluated
     rows, others = next(paired_rows(windows, len(windows)))
     ragged = next(i for i, row in enumerate(rows) if not row["target_mask"].all())
     for i in (0, ragged):
-        batches = [
-            Batch(**{name: r[name][None] for name in Batch.__dataclass_fields__})
-            for r in (rows[i], others[i])
-        ]
+        batches = [padded(row, padding) for row in (rows[i], others[i])]
         logits = ARMS[arm](model, Setting(batches[0], batches[1], start=0))
         new = rows[i]["is_new"].bool()
         nats = -logits[0].log_softmax(-1).gather(1, rows[i]["target"][:, None])[:, 0][new]
-        expected = naive_nats(model, arm, rows[i], others[i])
+        expected = naive_nats(model, arm, rows[i], others[i], overlap)
         np.testing.assert_allclose(nats, expected, rtol=1e-4)
 
 
@@ -162,6 +183,7 @@ def test_without_its_prompt_there_is_no_static_arm(inputs: Inputs) -> None:
 def test_reproduction_alone_has_all_arms_too(inputs: Inputs, tmp_path: Path) -> None:
     method = compression(inputs, rmb_only=True, seq_len=10, max_steps=2)
     model = method.load(train_into(tmp_path, method) / "model")
+    assert {"rmb_nats", "ce_nats"} & set(pd.read_csv(tmp_path / "history.csv")) == {"rmb_nats"}
     windows = method._evaluated
     totals, n_targets, _ = score_arms(model, windows, 0)
     assert set(totals) == set(ARMS)
@@ -221,6 +243,53 @@ def test_dimensions_are_those_of_the_vectors_over_contexts(
     expected = float(estimate(found["mean"], ["mle_inv"])["mle_inv"])
     assert table.loc[("mean", "mle_inv"), "id"] == pytest.approx(expected)
     assert table.loc[("mean", "mle_inv"), "n_eff"] == 40
+
+
+@pytest.mark.parametrize(("cloud", "n_spans"), [("last_token", 1), ("means", 1), ("means", 2)])
+def test_vectors_are_captured_as_other_models_states(
+    cloud: str, n_spans: int, trained: Path, inputs: Inputs, tmp_path: Path
+) -> None:
+    """Cut from the corpus, cached in shards, tabled: the whole way of any other model."""
+    from terse.activations import cache
+    from terse.activations.shard import cache_shard
+    from terse.activations.table import dimension_table
+    from terse.config.activations import Activations
+    from terse.corpora.chunks import chunk_documents
+    from terse.dimension import estimate
+
+    folder = trained / "model"
+    method = compression(inputs, n_spans=n_spans, seq_len=6 + 8 * n_spans)
+    if n_spans > 1:
+        folder = tmp_path / "spans"
+        folder.mkdir()
+        method.save(method.build(), folder)
+    asked = {"corpus": "c", "batch_size": 7, **method.settings.measurement(), "cloud": cloud}
+    asked["save_IDs_list"] = ["mle_inv", "twoNN_f10"]
+    settings = Activations.model_validate(asked)
+    assert inputs.tokens is not None
+    chunk_documents(
+        inputs.tokens, tmp_path / "chunks.h5", ctx_len=settings.ctx_len,
+        min_chunks_from_a_document=1, max_chunks_from_a_document=2, split="validation",
+    )  # fmt: skip
+    for shard in (0, 1):
+        cache_shard(
+            method.measured(folder, "cpu"), tmp_path / "chunks.h5",
+            tmp_path / "shards" / f"shard-{shard:05d}.h5", settings=settings, shard=shard,
+            n_shards=2, attributes={"model": "z", "revision": "main", "corpus": "c"},
+        )  # fmt: skip
+    model = method.load(folder)
+    with cache.open(tmp_path / "shards") as found:
+        contexts = torch.from_numpy(found.tokens[:]).long()[:, 1:]  # BOS in front
+        with torch.no_grad():
+            Z = model.compress(contexts, torch.ones_like(contexts))
+        expected = Z[:, -1] if cloud == "last_token" else Z.mean(1)
+        kept = found.last_tokens if cloud == "last_token" else found.means
+        np.testing.assert_allclose(kept["vectors"][:], expected, rtol=1e-4, atol=1e-5)
+        table = dimension_table(found, settings.save_IDs_list, cloud=cloud)
+    ids = estimate(expected, settings.save_IDs_list)
+    assert table["module"].tolist() == ["vectors"] * 2
+    assert (table["n_eff"] == len(contexts)).all()
+    np.testing.assert_allclose(table["id"], [ids["mle_inv"], ids["twoNN_f10"]], rtol=1e-3)
 
 
 def test_vectors_that_know_no_context_are_one_point(inputs: Inputs) -> None:

@@ -115,7 +115,7 @@ def _split(rows: list[Any], sizes: tuple[int, ...]) -> list[list[Any]]:
         {"rmb_task": True, "kl_scale": 0.7},
         {"gen_targs": True, "gen_ids": False},
         {"train_embs": True, "csl_task": True, "csl_scale": 0.3},
-        {"rmb_only": True},
+        {"rmb_only": True, "rmb_task": True},
         {"seq_overlap": 3, "kl_scale": 1.0},
     ],
 )
@@ -166,6 +166,45 @@ def test_history_has_each_loss_by_itself(trained: Path, inputs: Inputs, tmp_path
     assert row["ce_nats"] == pytest.approx(rows["ce_nats"].iloc[0], rel=0.02)
 
 
+def test_the_control_leaves_the_compressor_alone(inputs: Inputs, tmp_path: Path) -> None:
+    """Clipped together, one's gradient would shorten the other's; unfrozen, they would share."""
+    shared = {
+        "max_steps": 3, "checkpoint_steps": [], "grad_clip": 1e-3, "proj_cmpr": True,
+        "train_embs": True, "l2": 0.1, "n_samples": 0,
+    }  # fmt: skip
+    folders = {
+        control: train_into(
+            tmp_path / str(control), compression(inputs, static_control=control, **shared)
+        )
+        for control in (True, False)
+    }
+    weights = {c: load_file(f / "model" / "model.safetensors") for c, f in folders.items()}
+    prompt = weights[True].pop("static")
+    assert prompt.shape == (3, 16)
+    for name, value in weights[False].items():
+        torch.testing.assert_close(weights[True][name], value, rtol=0, atol=1e-7)
+
+
+def test_at_layer_0_the_compressor_is_the_static_prompt(inputs: Inputs, tmp_path: Path) -> None:
+    """Started from the same rows, they train alike and score alike."""
+    method = compression(inputs, cmp_layer=0, checkpoint_steps=[], grad_clip=1e-3)
+    build = method.build
+
+    def alike() -> Any:
+        model = build()
+        with torch.no_grad():
+            model.static.copy_(model.vectors[:3])
+        return model
+
+    method.build = alike  # type: ignore[method-assign]
+    train_into(tmp_path, method)
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    torch.testing.assert_close(weights["static"], weights["vectors"][:3], rtol=1e-4, atol=1e-5)
+    measures = method.evaluate(method.load(tmp_path / "model"), "cpu")
+    nats = {m.arm: m.value for m in measures if m.measure == "loss_nats"}
+    assert nats["compressed"] == nats["shuffled"] == pytest.approx(nats["static"], rel=1e-4)
+
+
 def test_plateau_halves_the_rate(inputs: Inputs, tmp_path: Path) -> None:
     method = compression(
         inputs, lr=1e-6, lr_schedule="plateau", patience=1, eval_interval=1, log_interval=1,
@@ -214,6 +253,7 @@ def test_vectors_come_back_to_their_own_compressor_only(
         ({"csl_task": True}, "trains nothing without train_embs or train_lmhead"),
         ({"rmb_only": True, "kl_scale": 1.0}, "leave kl_scale out"),
         ({"n_epochs": 2}, "n_epochs and n_train_loops go together"),
+        ({"n_train_loops": 2}, "n_epochs and n_train_loops go together"),
         ({"n_epochs": 2, "n_train_loops": 5}, "is not n_epochs x n_train_loops = 10"),
         ({"tokenizer": "t"}, "tokenizer is the base's"),
         ({"cmp_layer": "middle"}, "cmp_layer"),

@@ -290,14 +290,37 @@ def test_overlap_is_read_raw_and_full_context_does_not_repeat_it() -> None:
 
 
 @torch.no_grad()
-def test_reproduction_reads_real_tokens_only() -> None:
-    model = compressor(rmb_task=True)
+def test_overlap_is_trained_on_and_stays_out_of_the_divergence() -> None:
+    model = compressor(seq_overlap=2, kl_scale=1.0)
+    context, new = random_tokens(1, 6), random_tokens(1, 5, seed=4)
+    target = torch.cat([context[:, -2:], new], 1)
+    ones = torch.ones_like(target)
+    sums = model(
+        context=context, context_mask=torch.ones_like(context), target=target, target_mask=ones,
+        is_new=torch.tensor([[0, 0, 1, 1, 1, 1, 1]]),
+    )  # fmt: skip
+    Z = model.compress(context, torch.ones_like(context))
+    log_q = read(model, Z, target).log_softmax(-1)
+    expected = -log_q.gather(2, target[..., None]).sum()
+    torch.testing.assert_close(sums["ce"], expected, rtol=1e-4, atol=1e-4)
+    log_p = model.lm(torch.cat([context, new], 1)).logits[:, 5:-1].log_softmax(-1)
+    expected = (log_p.exp() * (log_p - log_q[:, 2:])).sum()
+    torch.testing.assert_close(sums["kl"], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("loss", "changes"),
+    [("rmb", {"rmb_task": True}), ("csl", {"csl_task": True, "train_embs": True})],
+)
+@torch.no_grad()
+def test_losses_over_the_context_read_real_tokens_only(loss: str, changes: dict) -> None:
+    model = compressor(**changes)
     batch = batch_of(B=1)
     batch["target_mask"] = torch.ones_like(batch["target"])
-    expected = model(**batch)["rmb"]
+    expected = model(**batch)[loss]
     batch["context"] = nn.functional.pad(batch["context"], (3, 0))
     batch["context_mask"] = nn.functional.pad(batch["context_mask"], (3, 0))
-    assert model(**batch)["rmb"].item() == pytest.approx(expected.item(), rel=1e-4)
+    assert model(**batch)[loss].item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 @torch.no_grad()

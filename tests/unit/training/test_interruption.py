@@ -1,14 +1,18 @@
 """However a training is cut, the same command ends in the same weights, bit for bit."""
 
+import json
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from tiny_training import AtStep, TinyMethod, tiny_method, train_tiny, with_callback
+from tiny_workflow import wait_for
 
 from terse.errors import TerseError
 from terse.job import Stopped, StopSignal
@@ -27,6 +31,13 @@ def test_stop_signal_saves_and_the_next_attempt_goes_on(
         train_tiny(tmp_path, method=method, signal=stop)
     assert not (tmp_path / "model").exists()
     assert weights(train_tiny(tmp_path)) == weights(undisturbed)
+    pd.testing.assert_frame_equal(validations(tmp_path), validations(undisturbed))
+
+
+def validations(folder: Path) -> pd.DataFrame:
+    history = pd.read_csv(folder / "history.csv")
+    found = history[history["split"] == "validation"]
+    return found[["step", "epoch", "loss_nats"]].reset_index(drop=True)
 
 
 @pytest.mark.parametrize("step", [2, 6, 10])
@@ -39,6 +50,32 @@ def test_failing_step_loses_only_what_came_after_the_last_save(
     with pytest.raises(RuntimeError, match="on fire"):
         train_tiny(tmp_path, method=with_callback(AtStep(step, fail)))
     assert weights(train_tiny(tmp_path)) == weights(undisturbed)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_the_holder_finished_is_taken_where_it_is_the_same(
+    seed: int,
+    tmp_path: Path,
+    undisturbed: Path,
+    weights: Weights,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A second process waits for the first, which publishes the training of this seed."""
+    caplog.set_level("INFO")
+    holder = TrainingState(tmp_path / "state" / "tiny" / "digest")
+    waiting = threading.Thread(target=train_tiny, args=(tmp_path,))
+    waiting.start()
+    wait_for(lambda: "waiting for" in caplog.text)
+    shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "run.json").write_text(json.dumps({"seed": seed}))
+    published = (tmp_path / "model" / "model.safetensors").stat().st_ino
+    holder.delete()
+    holder.__exit__()
+    waiting.join()
+    assert weights(tmp_path) == weights(undisturbed)
+    taken = (tmp_path / "model" / "model.safetensors").stat().st_ino == published
+    assert taken == (seed == 0)
+    assert not (tmp_path / "state" / "tiny" / "digest").exists()
 
 
 KILLED = """

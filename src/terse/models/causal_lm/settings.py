@@ -56,5 +56,8 @@ class CausalLMSettings(Run):
     def depth(self) -> int | None:
         return self.n_layers if self.base is None else None
 
+    def tokens_per_row(self) -> int | None:
+        return self.ctx_len
+
     def context_length(self) -> int | None:
         return self.ctx_len if self.base is None else None

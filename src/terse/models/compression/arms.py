@@ -57,21 +57,27 @@ def tail(model: Compressor, at: Setting) -> Tensor:
 
 
 def mean_pool(model: Compressor, at: Setting) -> Tensor:
-    """Means of the context's hidden states at `cmp_layer` over c equal parts, as the vectors."""
+    """Means of the context's hidden states at `cmp_layer` over c equal parts, as the vectors.
+
+    Of fewer than c tokens, neighbouring parts share them.
+    """
     s, batch = model.settings, at.batch
     tokens = batch.context.reshape(len(batch.context) * s.n_spans, -1)  # (B S, k)
     mask = batch.context_mask.reshape(len(tokens), -1)
     embeds = embed(model.lm, tokens)
     states = embeds if model.layer is None else hidden_state(model.lm, embeds, mask, model.layer)
-    parts = zip(
-        states.float().tensor_split(s.n_cmps, 1), mask.tensor_split(s.n_cmps, 1), strict=True
-    )
-    means = [
-        (part * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp(min=1)
-        for part, real in parts
-    ]  # c x (B S, H)
-    pooled = model.project(torch.stack(means, 1))
+    pooled = model.project(part_means(states.float(), mask, s.n_cmps))
     return _read(model, at, pooled.reshape(len(batch.context), model.n_vectors, -1))
+
+
+def part_means(states: Tensor, mask: Tensor, n_parts: int) -> Tensor:
+    """Return the means (B, c, H) of c equal parts of the real ones among states (B, k, H)."""
+    rank = (mask.cumsum(1) - 1)[:, None]  # (B, 1, k)
+    n, part = mask.sum(1)[:, None], torch.arange(n_parts, device=mask.device)
+    first = part * n // n_parts  # (B, c)
+    stop = torch.maximum(first + 1, (part + 1) * n // n_parts)
+    inside = (rank >= first[..., None]) & (rank < stop[..., None]) & mask[:, None].bool()
+    return inside.float() @ states / inside.sum(-1, keepdim=True).clamp(min=1)  # (B, c, H)
 
 
 def _read(model: Compressor, at: Setting, Z: Tensor) -> Tensor:

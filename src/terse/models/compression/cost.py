@@ -9,7 +9,7 @@ from torch import Tensor
 
 from terse.evaluation.cost import cache_size, interleaved
 from terse.models.compression.model import Compressor
-from terse.models.compression.passes import embed
+from terse.models.compression.passes import embed, keeping
 from terse.models.compression.windows import ListedWindows
 from terse.training.method import Measure
 
@@ -79,7 +79,7 @@ def _first_token(model: Compressor, embeds: Tensor) -> Tensor:
 
 
 def _prefill(model: Compressor, embeds: Tensor) -> Any:
-    return model.lm(inputs_embeds=embeds.to(model.lm.dtype), use_cache=True)
+    return model.lm(inputs_embeds=embeds.to(model.lm.dtype), use_cache=True, **keeping(model.lm, 1))
 
 
 def cache_bytes(model: Compressor, embeds: Tensor) -> int:

@@ -13,9 +13,9 @@ from transformers import PreTrainedModel
 from terse.corpora.tokenizers import load_tokenizer
 from terse.errors import TerseError
 from terse.models.compression.cost import cost_table
-from terse.models.compression.evaluation import evaluate_arms
+from terse.models.compression.evaluation import FIELDS, evaluate_arms
 from terse.models.compression.model import Compressor
-from terse.models.compression.probe import dimensions_table
+from terse.models.compression.probe import VectorsOfContexts, dimensions_table
 from terse.models.compression.samples import samples_table
 from terse.models.compression.settings import CompressionSettings
 from terse.models.compression.storage import load_compressor, save_compressor
@@ -30,7 +30,7 @@ from terse.models.loading import load_model, max_context
 from terse.provenance import digest_file
 from terse.training.method import Batch, Measure, Method
 
-FIELDS = ("context", "context_mask", "target", "target_mask", "is_new")
+LOSSES = ("ce", "kl", "rmb", "static", "csl")
 
 
 class Compression(Method[CompressionSettings]):
@@ -87,10 +87,10 @@ class Compression(Method[CompressionSettings]):
         return default_collate([{name: row[name] for name in FIELDS} for row in rows])
 
     def count(self, batch: Batch) -> Tensor:
-        """Return the targets (5,) of the losses ce, kl, rmb, static, csl, in this order."""
+        """Return the targets (5,) of each of `LOSSES`."""
         targets, new = batch["target_mask"].sum(), batch["is_new"].sum()
         context = batch["context_mask"].sum()
-        if self.settings.gen_targs and not self.settings.gen_ids:
+        if self.settings.soft_targets:
             targets = new
         plain = context + new - len(batch["context"])
         return torch.stack([targets, new, context, targets, plain])
@@ -103,16 +103,24 @@ class Compression(Method[CompressionSettings]):
     ) -> tuple[Tensor, dict[str, float]]:
         """Return the weighted sum of the losses per target, and each in nats per target."""
         s, sums = self.settings, model(**batch)
-        counts = dict(zip(("ce", "kl", "rmb", "static", "csl"), n_targets, strict=True))  # type: ignore[arg-type]
+        counts = dict(zip(LOSSES, n_targets, strict=True))  # type: ignore[arg-type]
         means = {name: value / counts[name] for name, value in sums.items()}
         terms = {f"{name}_nats": mean.item() for name, mean in means.items()}
         weights = {"kl": s.kl_scale, "csl": s.csl_scale}
         loss = torch.stack([weights.get(name, 1.0) * mean for name, mean in means.items()]).sum()
         return loss, terms
 
+    def clipped_parts(self, model: nn.Module) -> list[list[nn.Parameter]]:
+        """Return the compressor and its control: neither is to slow the other down."""
+        parts: dict[bool, list[nn.Parameter]] = {}
+        for name, parameter in self._compressor(model).trained():
+            parts.setdefault(name == "static", []).append(parameter)
+        return list(parts.values())
+
     def score(self, model: nn.Module, batch: Batch) -> tuple[float, int]:
-        """Return the cross-entropy of a validation batch alone, and its targets."""
-        return model(**batch)["ce"].item(), int(self.count(batch)[0])
+        """Return the main loss of a validation batch alone, and its targets."""
+        main = self.settings.main_loss
+        return model(**batch)[main].item(), int(self.count(batch)[LOSSES.index(main)])
 
     def evaluate(self, model: nn.Module, device: str) -> list[Measure]:
         """Return every arm's scores on the same targets, and how much is recovered."""
@@ -165,6 +173,10 @@ class Compression(Method[CompressionSettings]):
         Raises TerseError where the base is not the one that it was trained on.
         """
         return load_compressor(folder, self._language_model(), self._base_digest)
+
+    def measured(self, folder: Path, device: str) -> VectorsOfContexts:
+        """Return a trained compressor as a model that puts out vectors."""
+        return VectorsOfContexts(self._placed(self.load(folder), device)).eval()
 
     def tokenizer_folder(self) -> Path | None:
         """Nothing: the tokenizer is the base's."""

@@ -5,6 +5,7 @@ gist tokens (https://arxiv.org/abs/2304.08467).
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -59,14 +60,11 @@ class Compressor(nn.Module):
         self.layer = None if s.cmp_layer == "output" else layer_index(s.cmp_layer, n_blocks)
         device = table.device
         self.vectors = nn.Parameter(rows_like(table, s.n_cmps + 2 + s.sep_cmpr).to(device))
-        self.static = (
-            nn.Parameter(rows_like(table, self.n_vectors + 1).to(device))
-            if s.static_control
-            else None
-        )
         self.projection = self._projection(table)
         if s.lora_rank:
             add_lora(lm, s.lora_rank)
+        prompt = rows_like(table, self.n_vectors + 1).to(device)  # drawn last: it moves no other
+        self.static = nn.Parameter(prompt) if s.static_control else None
         if s.train_embs:
             table.requires_grad_(True)
         if s.train_lmhead:
@@ -105,11 +103,6 @@ class Compressor(nn.Module):
     def cue(self) -> str:
         """The row that stands between the vectors and the main task's targets."""
         return "remember" if self.settings.rmb_only else "forward"
-
-    @property
-    def soft_targets(self) -> bool:
-        """Whether the targets are the distributions of the LM with the whole context."""
-        return self.settings.gen_targs and not self.settings.gen_ids
 
     def cue_row(self, cue: str) -> Tensor:
         """Return the row (E,) that asks to go on (`forward`) or to reproduce (`remember`)."""
@@ -167,17 +160,18 @@ class Compressor(nn.Module):
         if s.gen_targs:
             batch = self.rewritten(batch)
         with torch.no_grad():
-            full = self.read_context(batch) if s.kl_scale or self.soft_targets else None
+            full = self.read_context(batch) if s.kl_scale or s.soft_targets else None
         Z = self.compress(batch.context, batch.context_mask)
         logits = self.read(self.prefix(Z, self.cue), batch.target, batch.target_mask)
-        sums: Sums = {"ce": self._target_loss(logits, batch, full)}
+        sums: Sums = {s.main_loss: self._target_loss(logits, batch, full)}
         if full is not None and s.kl_scale:
             sums["kl"] = divergence(full, logits, batch.is_new)
         if s.rmb_task and not s.rmb_only:
             logits = self.read(self.prefix(Z, "remember"), *_left(batch))
             sums["rmb"] = cross_entropy(logits, *_left(batch))
         if self.static is not None:
-            logits = self.read(self.static_prefix(len(Z)), batch.target, batch.target_mask)
+            with held(self.lm):
+                logits = self.read(self.static_prefix(len(Z)), batch.target, batch.target_mask)
             sums["static"] = self._target_loss(logits, batch, full)
         if s.csl_task:
             sums["csl"] = self._plain_loss(batch)
@@ -192,7 +186,7 @@ class Compressor(nn.Module):
         return replace(batch, target=torch.cat([batch.target[:, :o], written], 1))
 
     def _target_loss(self, logits: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
-        if self.soft_targets and full is not None:
+        if self.settings.soft_targets and full is not None:
             return soft_cross_entropy(logits, full, batch.is_new)
         return cross_entropy(logits, batch.target, batch.target_mask)
 
@@ -239,6 +233,19 @@ def _left(batch: Batch) -> tuple[Tensor, Tensor]:
     """Return the contexts and masks (B, k) with the real tokens at the start, to be reproduced."""
     order = batch.context_mask.argsort(dim=1, descending=True, stable=True)
     return batch.context.gather(1, order), batch.context_mask.gather(1, order)
+
+
+@contextmanager
+def held(lm: nn.Module) -> Iterator[None]:
+    """Let no gradient into a model for a while: a control must not train what it is beside."""
+    trained = [parameter for parameter in lm.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 def with_rows(embeds: Tensor, rows: Tensor) -> Tensor:

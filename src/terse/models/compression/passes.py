@@ -78,11 +78,15 @@ def hidden_state(lm: PreTrainedModel, embeds: Tensor, mask: Tensor, index: int) 
 
 def logits_of(lm: PreTrainedModel, embeds: Tensor, mask: Tensor, n_last: int) -> Tensor:
     """Return the logits (B, n_last, V) at the last positions of embeddings (B, T, E)."""
-    options = _options(lm, mask)
-    if "logits_to_keep" in inspect.signature(lm.forward).parameters:
-        options["logits_to_keep"] = n_last
+    options = _options(lm, mask) | keeping(lm, n_last)
     logits = lm(inputs_embeds=embeds.to(lm.dtype), **options).logits
     return logits[:, -n_last:]
+
+
+def keeping(lm: PreTrainedModel, n_last: int) -> dict[str, int]:
+    """Return the option by which a model computes its last logits only, where it has one."""
+    known = "logits_to_keep" in inspect.signature(lm.forward).parameters
+    return {"logits_to_keep": n_last} if known else {}
 
 
 def _options(module: nn.Module, mask: Tensor) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from terse.config.epochs import steps_of_epochs
 from terse.config.runs import Run
 
 CAPTIONS = {
@@ -35,10 +36,12 @@ CAPTIONS = {
 class CompressionSettings(Run):
     """A frozen causal language model and a few trained embeddings."""
 
+    stage_version: ClassVar[int] = 2
     implementation: ClassVar[str] = "terse.models.compression.method:Compression"
     is_language_model: ClassVar[bool] = False
     figures: ClassVar[str | None] = "terse.models.compression.figures:draw"
     captions: ClassVar[dict[str, str]] = CAPTIONS
+    evaluation_only: ClassVar[frozenset[str]] = frozenset({"eval_windows", "n_samples"})
     aliases: ClassVar[dict[str, str]] = {
         **Run.aliases,
         "model_string": "base",
@@ -106,16 +109,7 @@ class CompressionSettings(Run):
     @model_validator(mode="before")
     @classmethod
     def _steps_of_epochs(cls, raw: Any) -> Any:
-        if not isinstance(raw, dict) or raw.get("n_epochs") is None:
-            return raw
-        epochs, loops = raw["n_epochs"], raw.get("n_train_loops")
-        if not isinstance(epochs, int) or not isinstance(loops, int):
-            raise ValueError("n_epochs and n_train_loops go together, whole numbers both")
-        if raw.get("max_steps") not in (None, epochs * loops):
-            raise ValueError(
-                f"max_steps {raw['max_steps']} is not n_epochs x n_train_loops = {epochs * loops}"
-            )
-        return {**raw, "max_steps": epochs * loops}
+        return steps_of_epochs(raw)
 
     @model_validator(mode="after")
     def _consistent(self) -> "CompressionSettings":
@@ -140,15 +134,34 @@ class CompressionSettings(Run):
     def one_process(self) -> bool:
         return self.model_parallel
 
+    def measurement(self) -> dict[str, Any]:
+        """Each context, after its BOS, is one point: the last of its vectors, or their mean."""
+        return {
+            "ctx_len": self.n_context + 1, "cloud": "means", "skip_first": 0,
+            "module_inblock_keys": [], "module_outblock_keys": ["vectors"],
+            "module_name_mapping": {"vectors": "vectors"}, "save_cache_tensors": False,
+            "save_mean_tensors": True, "save_loss": False, "save_entropy": False,
+        }  # fmt: skip
+
     def _check_overlap_and_tasks(self) -> None:
         most = 0 if self.rmb_only else self.cmp_len
         if self.seq_overlap > most:
             raise ValueError(f"seq_overlap {self.seq_overlap}: allowed is 0 to {most}")
-        for key in ("csl_task", "gen_targs", "kl_scale", "rmb_task"):
+        for key in ("csl_task", "gen_targs", "kl_scale"):
             if self.rmb_only and getattr(self, key):
                 raise ValueError(f"rmb_only trains nothing else: leave {key} out")
         if self.rmb_only and self.n_spans > 1:
             raise ValueError("rmb_only compresses one span: leave n_spans out")
+
+    @property
+    def soft_targets(self) -> bool:
+        """Whether the targets are the distributions of the base with the whole context."""
+        return self.gen_targs and not self.gen_ids
+
+    @property
+    def main_loss(self) -> str:
+        """The loss that validations are scored by: `ce` of what follows, `rmb` of the context."""
+        return "rmb" if self.rmb_only else "ce"
 
     @property
     def n_context(self) -> int:

@@ -109,10 +109,10 @@ class Forgetting(Method[ForgettingSettings]):
         )
 
     def validation_rows(self) -> Dataset[Any]:
-        if self.settings.task:
-            n_rows = self.settings.eval_windows or TASK_WINDOWS
-            return self._task_rows(VALIDATION_SEED + self.settings.seed, n_rows)
-        return self._blocks(None)
+        return self._held_out(TASK_WINDOWS) if self.settings.task else self._blocks(None)
+
+    def _held_out(self, n_rows: int) -> tasks.TaskRows:
+        return self._task_rows(VALIDATION_SEED + self.settings.seed, n_rows)
 
     def _blocks(self, limit: int | None) -> AllBlocks:
         store = TokenStore(self._tokens, "validation")
@@ -120,9 +120,8 @@ class Forgetting(Method[ForgettingSettings]):
 
     def evaluated_rows(self) -> Dataset[Any]:
         """Return the windows that every arm is scored on."""
-        if self.settings.task:
-            return self.validation_rows()
-        return self._blocks(self.settings.eval_windows)
+        limit = self.settings.eval_windows
+        return self._held_out(limit or TASK_WINDOWS) if self.settings.task else self._blocks(limit)
 
     def collate(self, rows: list[Any]) -> Batch:
         """Return the fields of `Rows`, each (B, C + S)."""
@@ -191,6 +190,15 @@ class Forgetting(Method[ForgettingSettings]):
             for group in super(Forgetting, self).parameter_groups(part)
             if group["params"]
         ]
+
+    def clipped_parts(self, model: nn.Module) -> list[list[nn.Parameter]]:
+        """Return what is trained of the base and of the mask: neither is to slow the other."""
+        forgetter = _forgetter(model)
+        parts = (
+            [p for p in part.parameters() if p.requires_grad]
+            for part in (forgetter.lm, forgetter.mask)
+        )
+        return [part for part in parts if part]
 
     def callbacks(self) -> list[TrainerCallback]:
         return [FollowSchedule(self.settings)]

@@ -55,6 +55,9 @@ class ForgettingSettings(Run):
     implementation: ClassVar[str] = "terse.models.forgetting.method:Forgetting"
     figures: ClassVar[str | None] = "terse.models.forgetting.figures:draw"
     captions: ClassVar[dict[str, str]] = CAPTIONS
+    evaluation_only: ClassVar[frozenset[str]] = frozenset(
+        {"eval_rates", "eval_windows", "n_samples"}
+    )
     aliases: ClassVar[dict[str, str]] = {
         **Run.aliases,
         "model_string": "base",
@@ -228,6 +231,11 @@ class ForgettingSettings(Run):
 
     def n_parameters(self, vocab_size: int) -> int | None:
         return None if self.task is None else 100_000
+
+    def tokens_per_row(self) -> int | None:
+        # A pass forwards costs a third of one with its gradients.
+        learning = self.n_rollouts + 1 if self.mask in LEARNED else 0
+        return (self.context_len + self.block_len) * (3 + learning) // 3
 
     @property
     def sees_the_past_only(self) -> bool:

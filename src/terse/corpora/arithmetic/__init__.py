@@ -1,0 +1,1 @@
+"""Arithmetic with its solution written out: problems, chains of statements, characters."""

@@ -1,0 +1,29 @@
+"""The 18 characters that problems and chains are written in, one token each."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from terse.errors import TerseError
+
+PAD, NULL, SEPARATOR, EOS = range(4)
+SIGNS = "+*/-0123456789"
+VOCAB_SIZE = 4 + len(SIGNS)
+_IDS = {"=": SEPARATOR} | {sign: 4 + i for i, sign in enumerate(SIGNS)}
+_SIGNS = {id: sign for sign, id in _IDS.items()}
+
+
+def encode(text: str) -> NDArray[np.int64]:
+    """Return the tokens (T,) of a text.
+
+    Raises TerseError for a character that is none of the environment's.
+    """
+    if unknown := sorted(set(text) - set(_IDS)):
+        raise TerseError(f"{unknown[0]!r} is no character of arithmetic; allowed: = {SIGNS}")
+    return np.array([_IDS[sign] for sign in text], dtype=np.int64)
+
+
+def decode(tokens: NDArray[np.int64]) -> str:
+    """Return the text of tokens (T,) up to the first EOS; PAD and null have none."""
+    ids = tokens.tolist()
+    ids = ids[: ids.index(EOS)] if EOS in ids else ids
+    return "".join(_SIGNS.get(id, "") for id in ids)
