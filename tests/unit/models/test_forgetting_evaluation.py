@@ -101,6 +101,10 @@ def test_the_table_says_what_is_not_comparable(published: Any) -> None:
     gain = table.loc[("mask-f0.5", "gain_over_recency_bits_per_byte"), "value"]
     bits = table["value"].xs("bits_per_byte", level="measure")
     assert gain == pytest.approx(bits["recency-f0.5"] - bits["mask-f0.5"], abs=1e-9)
+    over = table["value"].xs("over_identity_bits_per_byte", level="measure")
+    assert set(over.index) == set(bits.index) - {"identity"}
+    assert over["norm-f0.5"] == pytest.approx(bits["norm-f0.5"] - bits["identity"], abs=1e-9)
+    assert over["saliency-f0.5"] == pytest.approx(paid - bits["identity"], abs=1e-9)
     fewer = table["value"].xs("positions_per_byte", level="measure")
     assert fewer["mask-f0.5"] < fewer["mask-f0.25"] < fewer["identity"]
     again = method.evaluate(model, "cpu")

@@ -174,6 +174,7 @@ def evaluate_arms(given: Evaluated) -> list[Measure]:
             measures += _known_answers(arm.removesuffix("?"), columns)
         else:
             measures += _of_arm(arm, dict(zip(COLUMNS, columns, strict=True)), n_targets, n_bytes)
+    measures += _over_identity(totals, n_bytes)
     for rate in given.model.settings.eval_rates:
         measures += _gains(totals, rate, n_bytes)
     for arm, (nats, n_kept) in kept_only.by_arm.items():
@@ -199,13 +200,25 @@ def _of_arm(arm: str, of: dict[str, Floats], n_targets: Floats, n_bytes: Floats)
     return measures
 
 
+def _over_identity(totals: Totals, n_bytes: Floats) -> list[Measure]:
+    """Return how far each arm is above the whole context in bits per byte, document by document."""
+    identity = totals.by_arm["identity"]
+    return [
+        ratio_of_sums(
+            arm, "over_identity_bits_per_byte",
+            (columns[0] - identity[0]) / math.log(2) + columns[COLUMNS.index("told_bits")], n_bytes,
+        )
+        for arm, columns in totals.by_arm.items()
+        if arm != "identity" and not arm.endswith("?")
+    ]  # fmt: skip
+
+
 def _gains(totals: Totals, rate: float, n_bytes: Floats) -> list[Measure]:
     """Return how far the own mask is below others in bits per byte, document by document."""
     own = totals.by_arm.get(name_of(MAIN, rate))
     if own is None:
         return []
     others = {f"gain_over_{arm}": name_of(arm, rate) for arm in COMPARED}
-    others["gain_over_identity"] = "identity"
     return [
         ratio_of_sums(
             name_of(MAIN, rate), f"{measure}_bits_per_byte",

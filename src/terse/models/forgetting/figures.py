@@ -22,8 +22,8 @@ ARMS = {
     "surprisal": (GREEN, "d--"),
     "saliency": ("#000000", "*:"),
 }
-OFF_SCALE = 1.5  # times the identity's: an arm above it throughout is named, not drawn
-LINE_WIDTH, LINES = 96, 14  # characters and lines of a passage
+OFF_SCALE = 1.1  # times the identity's: an oracle above it throughout is named, not drawn
+LINE_WIDTH, LINES = 96, 8  # characters and lines of a passage
 SHADES = LinearSegmentedColormap.from_list("keep", ["#ffffff", "#6baed6"])
 
 
@@ -58,9 +58,7 @@ def label_of(group: Sequence[FinishedRun]) -> str:
     """Return a title for runs that differ in the seed."""
     if len(group) == 1:
         return group[0].name
-    s: Any = group[0].settings
-    about = s.task or s.base
-    return f"{group[0].name} and other seeds: {s.mask} on {about}, {len(group)} seeds"
+    return f"{group[0].name.rpartition('-')[0]} ({len(group)} seeds)"
 
 
 def bits_per_byte(runs: Sequence[FinishedRun]) -> Figure:
@@ -86,22 +84,24 @@ def _panels(n: int) -> tuple[Figure, list[Axes]]:
 
 
 def _curves_panel(ax: Axes, group: Sequence[FinishedRun]) -> None:
-    found = [curves(run) for run in group]
+    found = [curves(run, "over_identity_bits_per_byte") for run in group]
+    for curve, run in zip(found, group, strict=True):
+        curve["identity"] = curves(run)["identity"]
     whole = float(np.mean([c["identity"]["value"].iloc[0] for c in found]))
     ax.axhline(whole, color=GREY, linewidth=0.8, label="identity")
     if all("base" in c for c in found):
-        before = float(np.mean([c["base"]["value"].iloc[0] for c in found]))
+        before = whole + float(np.mean([c["base"]["value"].iloc[0] for c in found]))
         ax.axhline(before, color=GREY, linewidth=0.8, linestyle=":", label="base")
     for arm, (colour, style) in ARMS.items():
         tables = [c[arm] for c in found if arm in c]
         if not tables:
             continue
         joined: Any = pd.concat(tables).groupby("rate")
-        mean = joined["value"].mean()
-        if (mean > OFF_SCALE * whole).all():
+        mean = whole + joined["value"].mean()
+        if arm == "saliency" and (mean > OFF_SCALE * whole).all():
             ax.plot([], [], style, color=colour, label=f"{arm}: off the scale")
             continue
-        low, high = joined["interval_low"].min(), joined["interval_high"].max()
+        low, high = whole + joined["interval_low"].min(), whole + joined["interval_high"].max()
         ax.plot(mean.index, mean, style, color=colour, label=arm)
         ax.fill_between(mean.index, low, high, color=colour, alpha=0.12, linewidth=0)
     ax.set_xlabel("share f of the context that is forgotten")
@@ -165,7 +165,7 @@ def _write(ax: Axes, tokens: pd.DataFrame) -> None:
 def _shade(ax: Axes, text: str, x: int, y: int, p: float, kept: bool) -> None:
     ax.barh(y, len(text), left=x, height=0.95, color=SHADES(p), linewidth=0)
     ax.text(
-        x, y, text, family="monospace", fontsize=6, va="center", parse_math=False,
+        x, y, text, family="monospace", fontsize=8, va="center", parse_math=False,
         color="#000000" if kept else "#999999",
     )  # fmt: skip
     if not kept:

@@ -27,7 +27,8 @@ _OF_MASKS = {
 CAPTIONS = {
     "bits_per_byte": "Bits per byte of all original targets against the share f of context tokens "
     "that is forgotten, for each arm at the same budget. Lines are means over the seeds, bands "
-    "their 95 % intervals from resampled documents. ``identity`` keeps all; ``base`` is the model "
+    "95 % intervals of the difference from ``identity``, from resampled documents (of many seeds "
+    "the widest). ``identity`` keeps all; ``base`` is the model "
     "before this training. ``saliency`` has seen the targets and pays n H(f) bits for that, which "
     "puts it off the scale where it is not drawn.",
     "cost_by_rate": "What a window costs against f, as a share of the whole one: measured time "
