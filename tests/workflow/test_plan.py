@@ -258,7 +258,9 @@ def test_set_up_leaves_the_checkout_as_it_was() -> None:
 def test_published_experiments_are_there() -> None:
     scales = ("small", "published")
     names = {"llama-7b", "pythia-checkpoints", "blotching-text", "forgetting-tasks"} | {
-        f"{method}-{scale}" for method in ("compression", "blotching", "forgetting") for scale in scales
+        f"{method}-{scale}"
+        for method in ("compression", "blotching", "forgetting")
+        for scale in scales
     }
     assert names <= {path.stem for path in EXPERIMENTS}
 

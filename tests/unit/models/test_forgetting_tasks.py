@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from tiny_forgetting import train_into
 
 from terse.config.methods import settings_of
@@ -49,13 +50,12 @@ def test_rows_are_what_the_task_says(task: str) -> None:
             assert filler[9:17].all()
 
 
-def run(folder: Path, **changes: Any) -> pd.DataFrame:
-    """Train and evaluate a run of `config/experiments/forgetting-tasks.yaml`."""
-    import yaml
-
+def run(folder: Path, name: str, **changes: Any) -> pd.DataFrame:
+    """Train a run of `config/experiments/forgetting-tasks.yaml`; return its scores by arm."""
     config = yaml.safe_load((ROOT / "config/experiments/forgetting-tasks.yaml").read_text())
-    block = config["runs"][changes.pop("name")]
-    method = Forgetting(settings_of({**block, **changes}), Inputs())  # type: ignore[arg-type]
+    block = config["runs"][name]
+    scored = {"eval_windows": 192, "eval_rates": [0.5]}
+    method = Forgetting(settings_of({**block, **scored, **changes}), Inputs())  # type: ignore[arg-type]
     train_into(folder, method, save_interval=10**6)
     measures = method.evaluate(method.load(folder / "model"), "cpu")
     table = pd.DataFrame([vars(m) for m in measures])
@@ -64,7 +64,7 @@ def run(folder: Path, **changes: Any) -> pd.DataFrame:
 
 @pytest.mark.slow
 def test_filler_is_found_and_costs_nothing(tmp_path: Path) -> None:
-    found = run(tmp_path, name="task-filler")
+    found = run(tmp_path, "task-filler")
     at_half = found.loc["mask-f0.5"]
     assert at_half["filler_precision"] >= 0.95
     assert at_half["filler_recall"] >= 0.95
@@ -75,25 +75,26 @@ def test_filler_is_found_and_costs_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_filler_by_context_is_found_by_memory_only(tmp_path: Path) -> None:
-    remembers = run(tmp_path / "rnn", name="task-context-rnn").loc["mask-f0.5"]
+    remembers = run(tmp_path / "rnn", "task-context-rnn").loc["mask-f0.5"]
     assert remembers["filler_precision"] >= 0.95
     assert remembers["filler_recall"] >= 0.95
-    alone = run(tmp_path / "mlp", name="task-context-mlp").loc["mask-f0.5"]
+    alone = run(tmp_path / "mlp", "task-context-mlp").loc["mask-f0.5"]
     assert alone["filler_precision"] < 0.7
     assert alone["loss_nats"] > remembers["loss_nats"] + 0.01
 
 
 @pytest.mark.slow
 def test_copying_gets_worse_with_each_token(tmp_path: Path) -> None:
-    found = run(tmp_path, name="task-copy")["loss_nats"]
-    losses = [found[f"mask-f{f}"] for f in (0.1, 0.25, 0.5, 0.75, 0.9)]
+    rates = [0.1, 0.25, 0.5, 0.75, 0.9]
+    found = run(tmp_path, "task-copy", eval_rates=rates)["loss_nats"]
+    losses = [found[f"mask-f{f}"] for f in rates]
     assert (np.diff([found["identity"], *losses]) > 0.05).all()
     assert found["identity"] < 0.5
 
 
 @pytest.mark.slow
 def test_keys_are_kept_where_recency_fails(tmp_path: Path) -> None:
-    found = run(tmp_path, name="task-recall")["loss_nats"]
+    found = run(tmp_path, "task-recall", eval_rates=[0.5, 0.75])["loss_nats"]
     for f in ("0.5", "0.75"):
         assert found[f"mask-f{f}"] < found["identity"] + 0.1
         assert found[f"recency-f{f}"] > found["identity"] + 0.5

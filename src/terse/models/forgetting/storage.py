@@ -23,7 +23,7 @@ def save_forgetter(model: Forgetter, folder: Path, calibration: Calibration | No
     if calibration is not None:
         tensors["quantiles"] = calibration.quantiles
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    content = {"settings": model.settings.params(), "multiplier": float(model.multiplier)}
+    content = {"settings": model.settings.training_params(), "multiplier": float(model.multiplier)}
     (folder / CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
