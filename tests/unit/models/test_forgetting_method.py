@@ -244,6 +244,16 @@ def test_the_base_is_slowed_while_the_mask_learns(inputs: Inputs, tmp_path: Path
     assert moved[2] == 0
 
 
+def test_base_and_mask_are_clipped_apart(inputs: Inputs) -> None:
+    method = forgetting(inputs)
+    model = method.build()
+    of_base, of_mask = method.clipped_parts(model)
+    assert [*map(id, of_base)] == [*map(id, model.lm.parameters())]
+    assert [*map(id, of_mask)] == [*map(id, model.mask.parameters())]
+    frozen = forgetting(inputs, train_base="frozen")
+    assert len(frozen.clipped_parts(frozen.build())) == 1
+
+
 def test_price_rises_where_too_much_is_kept(inputs: Inputs) -> None:
     method = forgetting(inputs, forget_p=0.3, exploration_epochs=[0.0])
     model = method.build()
@@ -294,3 +304,18 @@ def test_steps_and_warm_up_follow() -> None:
     settings: Any = settings_of({**plain, "n_train_loops": 50, "learning_rate": 0.01})
     assert (settings.max_steps, settings.warmup_steps, settings.lr) == (100, 5, 0.01)
     assert settings_of({**plain, "max_steps": 100, "warmup_steps": 0}).warmup_steps == 0
+
+
+def test_what_only_the_report_reads_trains_nothing_again() -> None:
+    settings = settings_of(SETTINGS)
+    for key, value in {"eval_rates": [0.9], "eval_windows": 7, "n_samples": 0}.items():
+        assert settings_of(SETTINGS | {key: value}).training_params() == settings.training_params()
+    assert settings_of(SETTINGS | {"eval_interval": 2}).training_params() != (
+        settings.training_params()
+    )
+
+
+def test_rollouts_count_in_the_time_limit() -> None:
+    windows = 28  # tokens: one pass forwards and backwards, three forwards
+    assert settings_of(SETTINGS).tokens_per_row() == 2 * windows
+    assert settings_of(SETTINGS | {"mask": "random", "hidden_dim": 512}).tokens_per_row() == windows
