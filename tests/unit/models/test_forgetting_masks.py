@@ -229,6 +229,6 @@ def test_learned_masks_by_their_threshold() -> None:
     ids = random_tokens(4, 20)
     real = torch.ones_like(ids, dtype=torch.bool)
     free = droppable(ids, real)
-    p = torch.sigmoid(mask(ids, real))
+    p = torch.sigmoid(mask(ids, real)).detach()
     mask.threshold = float(p.median())
     assert torch.equal(mask.keep(ids, real, free) & free, (p >= mask.threshold) & free)
