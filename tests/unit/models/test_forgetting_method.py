@@ -244,6 +244,23 @@ def test_the_base_is_slowed_while_the_mask_learns(inputs: Inputs, tmp_path: Path
     assert moved[2] == 0
 
 
+@pytest.mark.parametrize(("fraction", "n_whole"), [(0.0, 0), (0.25, 16), (1.0, 64)])
+def test_a_share_of_the_rows_is_read_whole(fraction: float, n_whole: int, inputs: Inputs) -> None:
+    method = forgetting(inputs, identity_fraction=fraction, exploration_epochs=[1.0])
+    model = method.build().eval()
+    windows = method.training_rows()
+    batch = method.collate([windows[0]] * 64)
+    torch.manual_seed(1)
+    sums = model(**batch)
+    per_row = int(batch["is_target"][0].sum())
+    found = 64 - int(sums["forgotten_targets"]) // per_row
+    assert found == pytest.approx(n_whole, abs=8 if 0 < n_whole < 64 else 0)
+    if fraction == 1:
+        rows = rows_of([windows[0]], "cpu")
+        identity = model.score(rows, torch.ones_like(rows.is_target)).nats.sum()
+        assert float(sums["base"].detach()) == pytest.approx(64 * float(identity), rel=1e-5)
+
+
 def test_base_and_mask_are_clipped_apart(inputs: Inputs) -> None:
     method = forgetting(inputs)
     model = method.build()
