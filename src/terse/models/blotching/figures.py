@@ -244,7 +244,6 @@ def losses(table: pd.DataFrame) -> Figure:
                 )  # fmt: skip
             ax.set_xlabel("share of steps left out")
             ax.set_ylabel(label)
-            ax.set_ylim(bottom=0)
         _legend_below(figure)
     return figure
 
