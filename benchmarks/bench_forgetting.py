@@ -200,7 +200,7 @@ def bare_steps(lm: LlamaForCausalLM) -> list[float]:
         keep[:, 1 : C - 1] = kept | (torch.rand(BATCH, 1) < 0.25)
         lengths = keep.sum(1)
         b = int(lengths.max())
-        place = (~keep).byte().argsort(1, stable=True)[:, :b]
+        place = (~keep).byte().argsort(dim=1, stable=True)[:, :b]
         real = torch.arange(b) < lengths[:, None]
         labels = torch.full((BATCH, b), -100)
         following = torch.roll(ids, -1, 1).gather(1, place)
