@@ -28,8 +28,9 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback, set_seed
 
+from terse.evaluation.cost import interleaved
 from terse.job import StopSignal
-from terse.models.compression.cost import cache_bytes, interleaved
+from terse.models.compression.cost import cache_bytes
 from terse.models.compression.method import Compression
 from terse.models.compression.model import Compressor
 from terse.models.compression.passes import embed

@@ -34,9 +34,9 @@ def overlay(folder: Path, content: dict) -> Path:
 
 def test_default_plan(default: Workflow) -> None:
     plan = default.plan()
-    assert plan["train_model"] == plan["evaluate_run"] == 4
+    assert plan["train_model"] == plan["evaluate_run"] == 5
     assert plan["collect_corpus"] == 1
-    assert plan["plot_study"] == 2
+    assert plan["plot_study"] == 3
     assert plan["cache_activations"] == plan["estimate_dimensions"] == 5
     assert plan["plot_dimensions"] == 4
     assert plan["compare_dimensions"] == 1
@@ -256,8 +256,11 @@ def test_set_up_leaves_the_checkout_as_it_was() -> None:
 
 
 def test_published_experiments_are_there() -> None:
-    names = {"llama-7b", "pythia-checkpoints", "compression-small", "compression-published"} | {
-        f"blotching-{scale}" for scale in ("small", "published", "text")
+    scales = ("small", "published")
+    names = {"llama-7b", "pythia-checkpoints", "blotching-text", "forgetting-tasks"} | {
+        f"{method}-{scale}"
+        for method in ("compression", "blotching", "forgetting")
+        for scale in scales
     }
     assert names <= {path.stem for path in EXPERIMENTS}
 
