@@ -96,5 +96,5 @@ def test_copying_gets_worse_with_each_token(tmp_path: Path) -> None:
 def test_keys_are_kept_where_recency_fails(tmp_path: Path) -> None:
     found = run(tmp_path, "task-recall", eval_rates=[0.5, 0.75])["loss_nats"]
     for f in ("0.5", "0.75"):
-        assert found[f"mask-f{f}"] < found["identity"] + 0.1
-        assert found[f"recency-f{f}"] > found["identity"] + 0.5
+        assert found[f"mask-f{f}"] < 1.1 * found["identity"]
+        assert found[f"recency-f{f}"] > 2 * found["identity"]
