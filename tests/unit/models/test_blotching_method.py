@@ -15,6 +15,7 @@ from terse.config.corpora import Corpus
 from terse.corpora.arithmetic.characters import EOS, NULL, PAD, decode, encode
 from terse.corpora.arithmetic.expressions import read
 from terse.corpora.documents import write_documents
+from terse.corpora.token_store import TokenStore
 from terse.corpora.tokenizers import load_tokenizer, train_bpe
 from terse.corpora.tokens import tokenize_documents
 from terse.errors import TerseError
@@ -24,7 +25,14 @@ from terse.importer import import_file
 from terse.job import Stopped, StopSignal
 from terse.models.blotching.answers import judge, vote
 from terse.models.blotching.chains import chain_of, text_chains
-from terse.models.blotching.figures import by_temperature, joined, over_seeds, series_names
+from terse.models.blotching.figures import (
+    by_length,
+    by_temperature,
+    joined,
+    over_seeds,
+    series_names,
+)
+from terse.models.blotching.losses import chain_losses
 from terse.models.blotching.method import Blotching
 from terse.training.method import Inputs, mean_loss
 from terse.training.train import Conduct, Outputs, train
@@ -193,6 +201,18 @@ def test_seeds_are_averaged_with_students_interval() -> None:
     assert row["high"] - row["mean"] == pytest.approx(4.302653 * 0.1 / 3**0.5, rel=1e-4)
     one = over_seeds(table[:1], ["series"], "accuracy").iloc[0]
     assert (one["low"], one["high"]) == wilson(40, 100)
+    high = over_seeds(table.assign(accuracy=[0.9, 1.0, 1.0]), ["series"], "accuracy").iloc[0]
+    assert high["low"] < 0.9 < high["high"] == 1
+
+
+def test_problems_of_all_seeds_are_counted_together() -> None:
+    table = pd.DataFrame(
+        {"series": "intensity", "arm": "intensity", "requested_p": 0.0, "steps": 2,
+         "accuracy": [0.4, 0.6], "n_problems": 10}
+    )  # fmt: skip
+    (bars,) = by_length(table).axes[0].containers
+    low, high = bars.lines[2][0].get_segments()[0][:, 1]
+    assert (low, high) == pytest.approx(wilson(10, 20))
 
 
 def test_wilsons_interval() -> None:
@@ -236,10 +256,10 @@ def test_the_commonest_answer_wins_and_the_first_of_equals() -> None:
         return pd.DataFrame({"answer": answers, "ended": ended, "is_right": right})
 
     votes = [
-        table("7", "1", "7", "3", "7?"), table("7", "7", "1", "7", "7?"),
-        table("1", "7", "2", "3?", "1?"),
+        table("7", "1", "7", "3", "7?", "1?"), table("7", "7", "1", "7", "7?", "1?"),
+        table("1", "7", "2", "3?", "1?", "7"),
     ]  # fmt: skip
-    assert vote(votes).tolist() == [True, True, True, False, False]
+    assert vote(votes).tolist() == [True, True, True, False, False, True]
 
 
 @pytest.mark.slow
@@ -295,8 +315,39 @@ def test_windows_are_whole_sentences(text_inputs: Inputs) -> None:
         ]
         assert all(piece.rstrip().endswith((".", ":")) for piece in pieces)
     assert any(chain.n_droppable > 2 for chain in chains)
+    store = TokenStore(text_inputs.tokens, "train")
+    whole = [f" {' '.join(map(str, store.document(i)))} " for i in range(len(store))]
+    short = text_chains(text_inputs.tokens, "train", 40, tokenizer.eos_token_id)
+    for chain in (*short, *chains):
+        window = f" {' '.join(map(str, chain.tokens[:-1]))} "
+        assert any(window in document for document in whole)
     with pytest.raises(TerseError, match="no two neighbouring steps within 3 tokens"):
         text_chains(text_inputs.tokens, "train", 3, 1)
+
+
+def test_a_token_belongs_to_the_step_in_which_it_ends(text_inputs: Inputs) -> None:
+    store = TokenStore(text_inputs.tokens, "train")
+    expected = []
+    for document in range(len(store)):
+        borders = np.array(json.loads(store.metadata_of(document))["step_ends"][:-1])
+        ends = store.byte_ends[store.offsets[document] : store.offsets[document + 1]]
+        steps = np.unique((borders < ends[:, None]).sum(1), return_inverse=True)[1]
+        if steps[-1] > 0:
+            expected.append([*steps, steps[-1]])  # EOS is the answer's
+    found = text_chains(text_inputs.tokens, "train", 10**6, 1)
+    assert [chain.steps.tolist() for chain in found] == expected
+
+
+def test_scored_windows_are_spread_evenly(text_inputs: Inputs) -> None:
+    method = blotching(text_inputs, **TEXT | {"n_val_problems": 3, "arm": "vanilla"})
+    chains = method.validation_chains
+    every = blotching(text_inputs, **TEXT | {"n_val_problems": 10**6, "arm": "vanilla"})
+    model = built(method)
+    found = method.tables(model, "cpu")["losses"]
+    chosen = [0, len(chains) // 3, 2 * len(chains) // 3]
+    nats = chain_losses(model, every.layout, [chains[i] for i in chosen], 0.0)
+    assert len(chains) > 6
+    assert found["loss_nats"][0] == pytest.approx(nats["nats"].sum() / nats["n_targets"].sum())
 
 
 def test_text_is_trained_on_and_scored(text_inputs: Inputs, tmp_path: Path) -> None:

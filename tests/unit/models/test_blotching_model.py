@@ -127,6 +127,12 @@ def test_cached_generation_equals_reading_the_prefix_again(posenc: str) -> None:
     chains = method.validation_chains[:8]
     prompts = [method.layout.prompt(c, [0.0, 0.5, 1.0][i % 3]) for i, c in enumerate(chains)]
     places = np.stack([method.layout.positions(rng(i)) for i in range(8)])
+    short = Ending(EOS, PAD, max(map(len, prompts)) + 2)
+    for line, prompt, place in zip(
+        generate(model, prompts, places, short), prompts, places, strict=True
+    ):
+        expected = uncached(model, prompt, place, short)
+        assert line.tolist() == expected + [PAD] * (len(line) - len(expected))
     ending = Ending(EOS, PAD, method.layout.longest)
     written = generate(model, prompts, places, ending)
     lengths = set()
@@ -177,15 +183,41 @@ def test_tables_are_trained_only_where_they_are_to_be() -> None:
             assert ("positions.table" in names) == learnable
             assert "positions.table" in model.state_dict()
     model = built(blotching(posenc_type="SinPositionalEncoding", posenc_drop_p=0.5)).train()
-    places = torch.arange(5)[None]
+    places = torch.arange(1, 40)[None]
     torch.manual_seed(0)
-    assert (model.positions(places) == 0).any()
-    torch.testing.assert_close(model.eval().positions(places)[0, 0, :2], torch.tensor([0.0, 1.0]))
+    assert abs((model.positions(places) == 0).float().mean() - 0.5) < 0.08
+    found = model.eval().positions(places)[0]
+    angles = torch.arange(1, 40)[:, None] / 10000 ** (torch.arange(8) / 8)
+    torch.testing.assert_close(found[:, 0::2], angles.sin())
+    torch.testing.assert_close(found[:, 1::2], angles.cos())
+
+
+@pytest.mark.parametrize("posenc", POSENCS[:3])
+def test_tables_stand_beside_scaled_embeddings_and_nothing_is_turned(posenc: str) -> None:
+    method = blotching(**EVERY[posenc], arm="vanilla")
+    model, batch = built(method), batch_of(method, 1, 0.0)
+    embeds = 4.0 * model.lm.get_input_embeddings()(batch["input_ids"])  # sqrt(width)
+    embeds = embeds + model.positions.table[batch["position_ids"]]
+    with torch.no_grad():
+        expected = model.lm(
+            inputs_embeds=embeds, position_ids=torch.zeros_like(batch["position_ids"])
+        ).logits
+    torch.testing.assert_close(logits_of(model, batch), expected)
 
 
 def test_dropout_is_on_in_training_only() -> None:
     method = blotching(drop_p=0.3)
     model, batch = built(method), batch_of(method)
+    seen: dict[int, Tensor] = {}
+    parts = [p for layer in model.lm.model.layers for p in (layer.self_attn.o_proj, layer.mlp)]
+    for number, part in enumerate(parts):
+        part.register_forward_hook(lambda _m, _i, out, n=number: seen.update({n: out}))
+    logits_of(model.train(), batch)
+    assert len(seen) == 4
+    for out in seen.values():
+        assert abs((out == 0).float().mean() - 0.3) < 0.05
+    assert {layer.self_attn.attention_dropout for layer in model.lm.model.layers} == {0.3}
+    model.eval()
     torch.testing.assert_close(logits_of(model, batch), logits_of(model, batch))
     model.train()
     assert not torch.allclose(logits_of(model, batch), logits_of(model, batch))

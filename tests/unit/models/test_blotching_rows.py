@@ -52,6 +52,14 @@ def test_share_zero_keeps_all_and_share_one_the_answer() -> None:
         assert decode(CHAIN.tokens[kept]) == "3*2+18=24"
 
 
+def test_single_tokens_go_at_their_rate() -> None:
+    kept = np.array([kept_tokens(CHAIN, 0.0, settings(tok_drop_p=0.3), rng(i)) for i in range(200)])
+    inside = (CHAIN.steps > 0) & (CHAIN.steps < CHAIN.steps[-1])
+    n = kept[:, inside].size
+    assert abs(1 - kept[:, inside].mean() - 0.3) < 4 * math.sqrt(0.3 * 0.7 / n)
+    assert kept[:, ~inside].all()
+
+
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.8])
 def test_random_spacing_has_its_rate(p: float) -> None:
     chosen, n = settings(), 4000
@@ -172,6 +180,8 @@ def test_epochs_have_every_chain_once_in_another_order() -> None:
     whole = sorted(decode(chain.tokens) for chain in chains)
     assert sorted(epochs[0]) == sorted(epochs[1]) == whole
     assert epochs[0] != epochs[1]
+    bins = [int(rows[i]["input_ids"][0]) for i in range(2 * len(chains))]
+    assert bins[: len(chains)] != bins[len(chains) :]
     assert len(rows) == 20 * 8
     with pytest.raises(IndexError):
         rows[len(rows)]
@@ -184,6 +194,11 @@ def test_the_curriculum_leaves_out_more_and_more() -> None:
     assert set(bins[:16]) == {0}
     assert max(bins[:160]) <= 5
     assert max(bins[-80:]) >= 9
+    twice = blotching(**chosen, n_grad_loops=2)
+    rows = twice.training_rows()
+    assert {int(rows[i]["input_ids"][0]) for i in range(32)} == {VOCAB_SIZE}
+    held_out = twice.validation_rows()
+    assert max(int(held_out[i]["input_ids"][0]) for i in range(12)) > VOCAB_SIZE + 5
     blind = blotching(**chosen, arm="blind", blotch_p=0.9).training_rows()
     whole = [len(blind[i]["input_ids"]) for i in range(len(blind))]
     assert np.mean(whole[:80]) > np.mean(whole[-80:]) + 3
@@ -279,5 +294,11 @@ def test_numbers_out_of_distribution_are_above_factors_too() -> None:
 def test_over_long_chains_are_an_error() -> None:
     with pytest.raises(TerseError, match=r"the longest chain has \d+ tokens, seq_len allows 20"):
         blotching(seq_len=20).training_rows()
+    arithmetic = blotching(max_num=9, max_ents=2).arithmetic
+    within, ood = (
+        max(len(chain.tokens) for chain in chains)
+        for chains in ((*arithmetic.train, *arithmetic.validation), arithmetic.ood)
+    )
+    assert arithmetic.longest == ood > within
     with pytest.raises(TerseError, match="max_posencs is 30"):
         blotching(posenc_type="SinPositionalEncoding", max_posencs=30).build()
