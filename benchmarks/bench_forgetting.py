@@ -12,21 +12,19 @@ Sides alternate in rounds; ratios are medians over the rounds. Float32, 2 thread
 """
 
 import argparse
-import itertools
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from rows import report, row
+from steps import Timed, differences, trained_steps
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback, set_seed
 
-from terse.job import StopSignal
 from terse.models.forgetting.cost import work
 from terse.models.forgetting.decisions import Calibration, decide, droppable
 from terse.models.forgetting.masks import MLPForgetMask
@@ -36,7 +34,6 @@ from terse.models.forgetting.modes import packed_logits
 from terse.models.forgetting.packing import Packed, pack
 from terse.models.forgetting.settings import ForgettingSettings
 from terse.training.method import Inputs, Measure
-from terse.training.train import Conduct, Outputs, train
 
 THREADS, STEPS, ROUNDS = 2, 8, 5
 VOCAB, N, PASS_ROUNDS = 2048, 1024, 11
@@ -130,16 +127,6 @@ class RandomRows(Dataset[Any]):
         }
 
 
-class Timed(TrainerCallback):
-    """Notes when each step ends."""
-
-    def __init__(self) -> None:
-        self.ends: list[float] = []
-
-    def on_step_end(self, *_args: Any, **_options: Any) -> None:
-        self.ends.append(time.perf_counter())
-
-
 class Benchmarked(Forgetting):
     """The method on random rows and a random base."""
 
@@ -169,19 +156,7 @@ class Benchmarked(Forgetting):
 def our_steps(lm: LlamaForCausalLM) -> list[float]:
     """Return the seconds of each step but the first two, on our path."""
     timed = Timed()
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        train(
-            Benchmarked(lm, timed),
-            state_folder=root / "state",
-            outputs=Outputs(
-                root / "model", root / "checkpoints", root / "history.csv", root / "run.json"
-            ),
-            record={},
-            conduct=Conduct(name="bench", results=root, save_interval=10_000),
-            signal=StopSignal(),
-        )
-    return differences(timed.ends)
+    return trained_steps(Benchmarked(lm, timed), timed)
 
 
 def bare_steps(lm: LlamaForCausalLM) -> list[float]:
@@ -220,11 +195,6 @@ def bare_steps(lm: LlamaForCausalLM) -> list[float]:
         optimizer.zero_grad()
         ends.append(time.perf_counter())
     return differences(ends)
-
-
-def differences(ends: list[float]) -> list[float]:
-    """Return the time between neighbours, the first two steps left out as warm-up."""
-    return [later - earlier for earlier, later in itertools.pairwise(ends[1:])]
 
 
 def compare_step() -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from tiny_blotching import SETTINGS, blotching, built, settings
-from transformers import TrainerCallback
+from tiny_run import AtStep, train_into
 
 from terse.config.corpora import Corpus
 from terse.corpora.arithmetic.characters import EOS, NULL, PAD, decode, encode
@@ -33,31 +33,7 @@ from terse.models.blotching.figures import (
     series_names,
 )
 from terse.models.blotching.losses import chain_losses
-from terse.models.blotching.method import Blotching
 from terse.training.method import Inputs, mean_loss
-from terse.training.train import Conduct, Outputs, train
-
-
-class AtStep(TrainerCallback):
-    """Asks for a stop at the end of a step."""
-
-    def __init__(self, step: int, stop: StopSignal) -> None:
-        self.step, self.stop = step, stop
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step == self.step:
-            self.stop.name = "SIGTERM"
-
-
-def train_into(folder: Path, method: Blotching, signal: StopSignal | None = None) -> Path:
-    outputs = [folder / name for name in ("model", "checkpoints", "history.csv", "run.json")]
-    train(
-        method, state_folder=folder / "state", outputs=Outputs(*outputs), record={},
-        conduct=Conduct(name="tiny", results=folder, save_interval=2),
-        signal=signal or StopSignal(),
-    )  # fmt: skip
-    return folder
-
 
 # Everything random at once: dropout, drawn positions, blotches, a curriculum.
 RANDOM = {

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny_forgetting import SETTINGS, forgetting, language_model, train_into
+from tiny_forgetting import SETTINGS, forgetting, language_model
 from tiny_lms import random_tokens
+from tiny_run import train_into
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 

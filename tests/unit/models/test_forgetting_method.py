@@ -14,9 +14,9 @@ from tiny_forgetting import (
     forgetting,
     language_model,
     text_rows,
-    train_into,
 )
-from transformers import TrainerCallback, set_seed
+from tiny_run import AtStep, train_into
+from transformers import set_seed
 
 from terse.config.methods import settings_of
 from terse.errors import TerseError
@@ -27,17 +27,6 @@ from terse.models.forgetting.model import Forgetter
 from terse.models.forgetting.schedule import phase_at
 from terse.models.loading import load_model
 from terse.training.method import Inputs
-
-
-class AtStep(TrainerCallback):
-    """Asks for a stop at the end of a step."""
-
-    def __init__(self, step: int, stop: StopSignal) -> None:
-        self.step, self.stop = step, stop
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step == self.step:
-            self.stop.name = "SIGTERM"
 
 
 @pytest.fixture(scope="module")

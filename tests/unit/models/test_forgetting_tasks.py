@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from tiny_forgetting import train_into
+from tiny_run import train_into
 
 from terse.config.methods import settings_of
 from terse.models.forgetting.method import Forgetting

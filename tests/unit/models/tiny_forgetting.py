@@ -1,6 +1,5 @@
 """Rows, models and the method `forgetting`, tiny."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,11 +7,9 @@ from tiny_lms import BLOCKS, VOCAB, WIDTH, random_tokens, tiny_lm
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from terse.config.methods import settings_of
-from terse.job import StopSignal
 from terse.models.forgetting.method import Forgetting
 from terse.models.forgetting.packing import Rows
 from terse.training.method import Inputs
-from terse.training.train import Conduct, Outputs, train
 
 ARCHITECTURES = ("gpt2", "llama", "gpt_neox", "qwen2")
 SETTINGS: dict[str, Any] = {
@@ -60,20 +57,3 @@ def random_keep(rows: Rows, seed: int = 0, share: float = 0.5) -> torch.Tensor:
 def forgetting(inputs: Inputs, **changes: Any) -> Forgetting:
     """Return the method with some settings changed."""
     return Forgetting(settings_of(SETTINGS | changes), inputs)  # type: ignore[arg-type]
-
-
-def train_into(
-    folder: Path, method: Forgetting, signal: StopSignal | None = None, **conduct: Any
-) -> Path:
-    """Train into a folder, its state beside; return the folder."""
-    train(
-        method,
-        state_folder=folder / "state",
-        outputs=Outputs(
-            folder / "model", folder / "checkpoints", folder / "history.csv", folder / "run.json"
-        ),
-        record={"settings": method.settings.params()},
-        conduct=Conduct(**{"name": "tiny", "results": folder, "save_interval": 2, **conduct}),
-        signal=signal or StopSignal(),
-    )
-    return folder

@@ -1,5 +1,6 @@
 """Masks: what gives each token of a row a keep logit, learned or by a rule."""
 
+from abc import ABC, abstractmethod
 from typing import ClassVar, cast
 
 import torch
@@ -14,7 +15,7 @@ from terse.models.forgetting.packing import Rows
 RNN_TYPES = {"GRU": nn.GRU, "LSTM": nn.LSTM, "RNN": nn.RNN}
 
 
-class Mask(nn.Module):
+class Mask(nn.Module, ABC):
     """Gives keep logits (B, T) for rows: ids (B, T) int64, attention_mask (B, T), right-padded.
 
     What the attention mask hides changes nothing. causal: a logit depends on its token and those
@@ -27,8 +28,9 @@ class Mask(nn.Module):
     rule: str = "topk"
     forget_p: float = 0.0
 
+    @abstractmethod
     def forward(self, ids: Tensor, attention_mask: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Return the logits (B, T)."""
 
     def logits(self, rows: Rows, decided: Tensor) -> Tensor:
         """Return logits (B, T) of the tokens of rows that are decided on, (B, T) bool."""
@@ -92,9 +94,9 @@ class LearnedMask(Mask):
             self.last.bias.fill_(torch.logit(torch.tensor(keep_prob), eps=1e-3).item())
 
     @property
+    @abstractmethod
     def last(self) -> nn.Linear:
         """The map to the logit."""
-        raise NotImplementedError
 
     def keep(self, ids: Tensor, attention_mask: Tensor, droppable: Tensor) -> Tensor:
         at = torch.logit(torch.tensor(self.threshold)).item()
