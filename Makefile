@@ -17,7 +17,7 @@ test: setup lint  ## the fast tests
 # The cluster's tests mostly wait, so they run beside the others; what they say comes last.
 test-slow: setup slurm  ## end to end: kills, resumes, trained known answers, browser, SLURM
 	@log=$$(mktemp); $(BIN)/pytest -m slow tests/slurm >$$log 2>&1 & slurm=$$!; \
-	status=0; $(BIN)/pytest -m slow --ignore=tests/slurm tests || status=$$?; \
+	status=0; $(BIN)/pytest -m slow --ignore=tests/slurm --durations 12 tests || status=$$?; \
 	wait $$slurm || status=$$?; cat $$log; exit $$status
 
 test-slurm: setup slurm  ## the workflow on a real SLURM cluster, started here for the tests

@@ -16,10 +16,8 @@ runs of this method have by default.
 """
 
 import argparse
-import itertools
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -27,10 +25,10 @@ from typing import Any
 import numpy as np
 import torch
 from rows import report, row
+from steps import Timed, differences, trained_steps
 from torch import nn
 from transformers import TrainerCallback, set_seed
 
-from terse.job import StopSignal
 from terse.models.blotching.generation import Ending, generate
 from terse.models.blotching.method import Blotching
 from terse.models.blotching.model import Blotcher
@@ -38,20 +36,9 @@ from terse.models.blotching.rows import IGNORED, RequestedRows, collate
 from terse.models.blotching.settings import BlotchingSettings
 from terse.models.blotching.steptime import multiplications, step_seconds
 from terse.training.method import Inputs
-from terse.training.train import Conduct, Outputs, train
 
 THREADS, STEPS, ROUNDS = 1, 12, 5
 BATCH, WIDTH, LAYERS, NEW = 64, 128, 3, 150
-
-
-class Timed(TrainerCallback):
-    """Notes when each step ends."""
-
-    def __init__(self) -> None:
-        self.ends: list[float] = []
-
-    def on_step_end(self, *_args: Any, **_options: Any) -> None:
-        self.ends.append(time.perf_counter())
 
 
 class Benchmarked(Blotching):
@@ -125,15 +112,7 @@ def without_cache(model: Blotcher, prompt: np.ndarray, longest: int) -> torch.Te
 def our_steps() -> list[float]:
     """Return the seconds of each step but the first two, on our path."""
     Benchmarked.timed = Timed()
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        names = ("model", "checkpoints", "history.csv", "run.json")
-        train(
-            method(), state_folder=root / "state", outputs=Outputs(*(root / n for n in names)),
-            record={}, conduct=Conduct(name="bench", results=root, save_interval=10_000),
-            signal=StopSignal(),
-        )  # fmt: skip
-    return differences(Benchmarked.timed.ends)
+    return trained_steps(method(), Benchmarked.timed)
 
 
 def bare_steps() -> list[float]:
@@ -167,11 +146,6 @@ def bare_steps() -> list[float]:
         optimizer.zero_grad()
         ends.append(time.perf_counter())
     return differences(ends)
-
-
-def differences(ends: list[float]) -> list[float]:
-    """Return the time between neighbours, the first two steps left out as warm-up."""
-    return [later - earlier for earlier, later in itertools.pairwise(ends[1:])]
 
 
 def compare_steps() -> list[dict[str, Any]]:

@@ -13,10 +13,8 @@ Sides alternate in rounds; ratios are medians over the rounds. Float32, 2 thread
 """
 
 import argparse
-import itertools
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,18 +22,18 @@ from typing import Any
 
 import torch
 from rows import report, row
+from steps import Timed, differences, trained_steps
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback, set_seed
 
-from terse.job import StopSignal
-from terse.models.compression.cost import cache_bytes, interleaved
+from terse.evaluation.cost import interleaved
+from terse.models.compression.cost import cache_bytes
 from terse.models.compression.method import Compression
 from terse.models.compression.model import Compressor
 from terse.models.compression.passes import embed
 from terse.models.compression.settings import CompressionSettings
 from terse.training.method import Inputs, Measure
-from terse.training.train import Conduct, Outputs, train
 
 THREADS, STEPS, ROUNDS = 2, 8, 5
 VOCAB, WIDTH, BLOCKS, HEADS, BATCH = 2048, 256, 8, 8, 8
@@ -80,16 +78,6 @@ class Rows(Dataset[Any]):
         return {"context": context, "target": target, "is_new": ones["target_mask"], **ones}
 
 
-class Timed(TrainerCallback):
-    """Notes when each step ends."""
-
-    def __init__(self) -> None:
-        self.ends: list[float] = []
-
-    def on_step_end(self, *_args: Any, **_options: Any) -> None:
-        self.ends.append(time.perf_counter())
-
-
 class Benchmarked(Compression):
     """The method on random rows and a random base."""
 
@@ -116,19 +104,7 @@ class Benchmarked(Compression):
 def our_steps(lm: LlamaForCausalLM) -> list[float]:
     """Return the seconds of each step but the first two, on our path."""
     timed = Timed()
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        train(
-            Benchmarked(lm, timed),
-            state_folder=root / "state",
-            outputs=Outputs(
-                root / "model", root / "checkpoints", root / "history.csv", root / "run.json"
-            ),
-            record={},
-            conduct=Conduct(name="bench", results=root, save_interval=10_000),
-            signal=StopSignal(),
-        )
-    return differences(timed.ends)
+    return trained_steps(Benchmarked(lm, timed), timed)
 
 
 def bare_steps(lm: LlamaForCausalLM) -> list[float]:
@@ -163,11 +139,6 @@ def shortened(lm: LlamaForCausalLM) -> nn.Module:
     body.norm = nn.Identity()
     body.rotary_emb = lm.model.rotary_emb
     return body.eval()
-
-
-def differences(ends: list[float]) -> list[float]:
-    """Return the time between neighbours, the first two steps left out as warm-up."""
-    return [later - earlier for earlier, later in itertools.pairwise(ends[1:])]
 
 
 def compare_steps() -> list[dict[str, Any]]:

@@ -7,23 +7,20 @@ steps. The two sides alternate in rounds; the ratio is the median over the round
 """
 
 import argparse
-import itertools
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from rows import report, row
+from steps import Timed, differences, trained_steps
 from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, TrainerCallback, set_seed
 
-from terse.job import StopSignal
 from terse.models.causal_lm.settings import CausalLMSettings
 from terse.training.method import Inputs, Measure, Method
-from terse.training.train import Conduct, Outputs, train
 
 STEPS, ROUNDS, THREADS = 12, 7, 2
 VOCAB, WIDTH, LAYERS, HEADS, BATCH, CTX = 2048, 128, 6, 4, 8, 256
@@ -40,16 +37,6 @@ class Rows(Dataset[Any]):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         return {"input_ids": self.tokens[index], "labels": self.tokens[index]}
-
-
-class Timed(TrainerCallback):
-    """Notes when each step ends."""
-
-    def __init__(self) -> None:
-        self.ends: list[float] = []
-
-    def on_step_end(self, *_args: Any, **_options: Any) -> None:
-        self.ends.append(time.perf_counter())
 
 
 class Benchmarked(Method[CausalLMSettings]):
@@ -102,19 +89,7 @@ def settings() -> CausalLMSettings:
 def our_steps(save_interval: int = 10_000) -> list[float]:
     """Return the seconds of each step but the first two, on our path."""
     timed = Timed()
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        train(
-            Benchmarked(settings(), timed),
-            state_folder=root / "state",
-            outputs=Outputs(
-                root / "model", root / "checkpoints", root / "history.csv", root / "run.json"
-            ),
-            record={},
-            conduct=Conduct(name="bench", results=root, save_interval=save_interval),
-            signal=StopSignal(),
-        )
-    return differences(timed.ends)
+    return trained_steps(Benchmarked(settings(), timed), timed, save_interval=save_interval)
 
 
 def bare_steps() -> list[float]:
@@ -133,11 +108,6 @@ def bare_steps() -> list[float]:
         optimizer.zero_grad()
         ends.append(time.perf_counter())
     return differences(ends)
-
-
-def differences(ends: list[float]) -> list[float]:
-    """Return the time between neighbours, the first two steps left out as warm-up."""
-    return [later - earlier for earlier, later in itertools.pairwise(ends[1:])]
 
 
 def checkpoint_cost() -> float:

@@ -68,6 +68,16 @@ def test_ranges_are_multiplied_and_combos_advance_together(tmp_path: Path) -> No
     assert found == expected
 
 
+def test_a_list_is_the_value_of_a_key_that_takes_lists(tmp_path: Path) -> None:
+    content = {
+        "exp_name": "f", "model_string": "me/lm", "dataset": "openwebtext", "mask": ["mlp", "rnn"],
+        "forget_p": 0.1, "exploration_epochs": [0.75, 0.0], "n_train_loops": 50,
+    }  # fmt: skip
+    runs = loaded(tmp_path, content).runs.values()
+    assert sorted(run.mask for run in runs) == ["mlp", "rnn"]
+    assert all((r.exploration_epochs, r.max_steps) == ([0.75, 0.0], 100) for r in runs)
+
+
 def test_combos_of_keys_that_go_elsewhere(tmp_path: Path) -> None:
     combos = {"patience": [2, 9], "dataset": ["wikitext", "me/My_Texts"]}
     combos["torch_dtype"] = ["torch.float32", "torch.bfloat16"]

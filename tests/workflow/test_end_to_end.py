@@ -75,6 +75,25 @@ def test_blotching_has_its_answers_figures_and_samples(finished: Workflow) -> No
     }  # fmt: skip
 
 
+def test_forgetting_has_its_arms_figures_and_passage(finished: Workflow) -> None:
+    run, study = finished.folder / "results/runs/forget", finished.folder / "results/studies"
+    table = pd.read_csv(run / "evaluation.csv")
+    bits = table[table["measure"] == "bits_per_byte"].set_index("arm")["value"]
+    arms = ("mask", "random", "recency", "sink_recency", "norm", "surprisal", "saliency")
+    assert set(bits.index) == {f"{arm}-f{f}" for arm in arms for f in (0.25, 0.5)} | {
+        "identity", "base",
+    }  # fmt: skip
+    assert abs(bits["identity"] - bits["base"]) < 0.5
+    names = {f.name for f in (study / "forgetting").iterdir()}
+    assert {
+        "bits_per_byte.svg", "cost_by_rate.svg", "passage.svg", "tokens.csv", "cost.html",
+        "continuations.html",
+    } <= names  # fmt: skip
+    text = "".join(map(json.loads, pd.read_csv(run / "tables" / "tokens.csv")["token"]))
+    documents = pd.read_parquet(finished.folder / "cache/documents/python-docs.parquet")
+    piece = text[len(text) // 2 :].replace("↵", "\n")[:30]
+    assert documents["text"].str.contains(piece, regex=False).any()
+    assert load_model(run / "model").config.vocab_size == 300
 def test_hierarchical_runs_have_their_scores_figures_and_tables(finished: Workflow) -> None:
     run, study = finished.folder / "results/runs/codes-lm", finished.folder / "results/studies"
     table = pd.read_csv(run / "evaluation.csv")
@@ -150,7 +169,7 @@ def test_every_result_says_where_it_comes_from(finished: Workflow) -> None:
         *finished.folder.glob("results/ids/*.run.json"),
         *finished.folder.glob("cache/documents/*.run.json"),
     ]
-    assert len(records) == 18
+    assert len(records) == 20
     head = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
     commit = subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip()
     for path in records:
@@ -194,7 +213,7 @@ def test_new_estimator_recomputes_dimensions_only(copied: Workflow) -> None:
 
 def test_changed_settings_replan_what_depends_on_them(copied: Workflow) -> None:
     plan = overlay(copied, {"runs": {"base": {"lr": 0.002}}}).plan()
-    assert plan["train_model"] == 2  # base, and compress, which starts from it
+    assert plan["train_model"] == 3  # base, and the two that start from it
     assert plan["cache_activations"] == 6
     assert not {"collect_corpus", "tokenize_corpus", "chunk_corpus"} & set(plan)
     plan = overlay(copied, {"activations": {"chunk_gap": 7}}).plan()

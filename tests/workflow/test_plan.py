@@ -34,10 +34,10 @@ def overlay(folder: Path, content: dict) -> Path:
 
 def test_default_plan(default: Workflow) -> None:
     plan = default.plan()
-    assert plan["train_model"] == plan["evaluate_run"] == 7
+    assert plan["train_model"] == plan["evaluate_run"] == 8
     assert plan["collect_corpus"] == plan["encode_corpus"] == 1
     assert plan["train_tokenizer"] == plan["tokenize_corpus"] == 2
-    assert plan["plot_study"] == 3
+    assert plan["plot_study"] == 4
     assert plan["cache_activations"] == plan["estimate_dimensions"] == 5
     assert plan["plot_dimensions"] == 4
     assert plan["compare_dimensions"] == 1
@@ -265,8 +265,9 @@ def test_set_up_leaves_the_checkout_as_it_was() -> None:
 
 
 def test_published_experiments_are_there() -> None:
-    names = {"llama-7b", "pythia-checkpoints", "compression-small", "compression-published"}
-    names |= {f"blotching-{scale}" for scale in ("small", "published", "text")}
+    names = {"llama-7b", "pythia-checkpoints", "blotching-text", "forgetting-tasks"}
+    methods = ("compression", "blotching", "forgetting")
+    names |= {f"{method}-{scale}" for method in methods for scale in ("small", "published")}
     names |= {f"hierarchical-{scale}" for scale in ("small", "base", "tinystories")}
     assert names <= {path.stem for path in EXPERIMENTS}
 

@@ -13,7 +13,7 @@ from tiny_workflow import Workflow
 pytestmark = pytest.mark.slow
 
 # Categories of the report, and the subcategory to click on where there are several.
-MENUS = [["Dimensions"], ["Runs", "base"], ["Runs", "compress"], ["Tables"]]
+MENUS = [["Dimensions"], ["Runs", "base"], ["Runs", "compress"], ["Runs", "forget"], ["Tables"]]
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -75,6 +75,7 @@ def test_report_has_each_figure_with_its_caption(report: Path, finished: Workflo
     assert {"loss.svg", "id-by-layer.svg", "id-by-step.svg", "id-against-loss.svg"} <= names
     assert {"arms.svg", "recovery.svg", "samples.html", "cost.html"} <= names
     assert {"intensity.svg", "temperature.svg", "length.svg", "answers.html"} <= names
+    assert {"bits_per_byte.svg", "cost_by_rate.svg", "passage.svg", "tokens.html"} <= names
     assert {"scores.svg", "segmentation.svg", "speed.html"} <= names
     for item in items.values():
         assert len(item["caption"]) > 100

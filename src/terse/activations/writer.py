@@ -37,7 +37,7 @@ from terse.errors import TerseError
 
 Compression = Literal["gzip", "lzf"]
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-SYNC_BYTES = 256 * 2**20  # written back at this interval, so that no burst is left for the end
+SYNC_BYTES = 16 * 2**20  # written back at this interval: beside the model, no burst at the end
 CHUNK_BYTES = 4 * 2**20
 
 

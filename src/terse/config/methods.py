@@ -6,12 +6,14 @@ from terse.config.runs import Run
 from terse.models.blotching.settings import BlotchingSettings
 from terse.models.causal_lm.settings import CausalLMSettings
 from terse.models.compression.settings import CompressionSettings
+from terse.models.forgetting.settings import ForgettingSettings
 from terse.models.hierarchical.settings import HierarchicalSettings
 
 METHODS: dict[str, type[Run]] = {
     "blotching": BlotchingSettings,
     "causal-lm": CausalLMSettings,
     "compression": CompressionSettings,
+    "forgetting": ForgettingSettings,
     "hierarchical": HierarchicalSettings,
 }
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from terse.config.methods import METHODS
 from terse.config.runs import Run
@@ -43,7 +43,7 @@ def convert(path: Path) -> Overlay:
     for key, values in combos.items():
         _place(overlay, settings, run, zipped, key, values)
     if settings is METHODS["blotching"]:
-        leave_out_unread(overlay, run, sweep)
+        leave_out_unread(overlay, run, sweep, zipped)
     if testing:
         _stand_in(overlay, run, sweep, zipped)
     if zipped:
@@ -103,8 +103,16 @@ def _place(
         today = settings.aliases.get(key, key)
         if today != key:
             overlay.notes[key] = f"is called {today} here"
-        is_range = isinstance(value, list) and key != "checkpoint_steps"
-        (sweep if is_range else run)[today] = value
+        (sweep if _is_range(settings, today, value) else run)[today] = value
+
+
+def _is_range(settings: type[Run], key: str, value: Any) -> bool:
+    """Return whether a value is a list of values to try: of a key with lists, a list of lists."""
+    if not isinstance(value, list):
+        return False
+    kind = settings.model_fields[key].annotation
+    takes_lists = any(get_origin(one) is list for one in (kind, *get_args(kind)))
+    return not takes_lists or any(isinstance(item, list) for item in value)
 
 
 def _each(value: Any, function: Callable[[Any], Any]) -> Any:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from terse.corpora.arithmetic.characters import EOS, PAD, VOCAB_SIZE, decode, encode
+from terse.corpora.arithmetic.characters import EOS, NULL, PAD, VOCAB_SIZE, decode, encode
 from terse.corpora.arithmetic.expressions import commuted, read, value, write
 from terse.corpora.arithmetic.problems import Drawer, Environment, make_splits
 from terse.corpora.arithmetic.solution import solve
@@ -78,7 +78,8 @@ def test_problems_are_within_their_environment(environment: Environment, seed: i
             assert all(0 <= factor <= top for factor in factors)
             assert not e.space_mults or len(factors) <= 2
     beyond = drawer.beyond(rng, 3 * max(e.max_num, e.max_mult_num))
-    assert max(n for factors in beyond for n in factors) > e.max_num
+    largest = max(n for factors in beyond for n in factors)
+    assert e.max_num < largest <= 3 * max(e.max_num, e.max_mult_num)
 
 
 def test_numbers_are_drawn_as_told() -> None:
@@ -127,6 +128,8 @@ def test_characters_are_eighteen_and_come_back() -> None:
     assert VOCAB_SIZE == 18
     assert decode(tokens) == text
     assert decode(np.concatenate([tokens, [EOS, 9, PAD]])) == text
+    assert decode(np.concatenate([tokens, [PAD, PAD]])) == text
+    assert decode(np.concatenate([[PAD], tokens, [NULL, EOS, PAD]])) == f"_{text}_"
     assert len({*encode("=+*/-0123456789")} | {PAD, 1, EOS}) == 18
     with pytest.raises(TerseError, match="'x' is no character"):
         encode("2x")

@@ -226,6 +226,15 @@ def test_compat_shifts_twonn_by_one_rank() -> None:
     assert found["mle"] == estimate(points, ["mle"])["mle"]
 
 
+def test_compat_is_what_that_version_said() -> None:
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(500, 3)) @ rng.normal(size=(3, 10))
+    found = estimate(points, ["twoNN_f10", "twoNN_f20"], compat="skdim-0.3.4")
+    # skdim.id.TwoNN(discard_fraction=...).fit(points).dimension_ of scikit-dimension 0.3.4
+    assert found["twoNN_f10"] == pytest.approx(2.9561030913538917, rel=1e-12)
+    assert found["twoNN_f20"] == pytest.approx(2.9133167838333316, rel=1e-12)
+
+
 def test_a_callers_low_matmul_precision_and_autocast_do_not_leak_in(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_compression import compression, make_inputs, train_into
+from tiny_compression import compression, make_inputs
+from tiny_run import train_into
 
 from terse.training.method import Inputs
 

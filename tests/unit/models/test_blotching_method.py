@@ -9,12 +9,13 @@ import pandas as pd
 import pytest
 import torch
 from tiny_blotching import SETTINGS, blotching, built, settings
-from transformers import TrainerCallback
+from tiny_run import AtStep, train_into
 
 from terse.config.corpora import Corpus
-from terse.corpora.arithmetic.characters import EOS, decode, encode
+from terse.corpora.arithmetic.characters import EOS, NULL, PAD, decode, encode
 from terse.corpora.arithmetic.expressions import read
 from terse.corpora.documents import write_documents
+from terse.corpora.token_store import TokenStore
 from terse.corpora.tokenizers import load_tokenizer, train_bpe
 from terse.corpora.tokens import tokenize_documents
 from terse.errors import TerseError
@@ -24,32 +25,15 @@ from terse.importer import import_file
 from terse.job import Stopped, StopSignal
 from terse.models.blotching.answers import judge, vote
 from terse.models.blotching.chains import chain_of, text_chains
-from terse.models.blotching.figures import over_seeds, series_names
-from terse.models.blotching.method import Blotching
+from terse.models.blotching.figures import (
+    by_length,
+    by_temperature,
+    joined,
+    over_seeds,
+    series_names,
+)
+from terse.models.blotching.losses import chain_losses
 from terse.training.method import Inputs, mean_loss
-from terse.training.train import Conduct, Outputs, train
-
-
-class AtStep(TrainerCallback):
-    """Asks for a stop at the end of a step."""
-
-    def __init__(self, step: int, stop: StopSignal) -> None:
-        self.step, self.stop = step, stop
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step == self.step:
-            self.stop.name = "SIGTERM"
-
-
-def train_into(folder: Path, method: Blotching, signal: StopSignal | None = None) -> Path:
-    outputs = [folder / name for name in ("model", "checkpoints", "history.csv", "run.json")]
-    train(
-        method, state_folder=folder / "state", outputs=Outputs(*outputs), record={},
-        conduct=Conduct(name="tiny", results=folder, save_interval=2),
-        signal=signal or StopSignal(),
-    )  # fmt: skip
-    return folder
-
 
 # Everything random at once: dropout, drawn positions, blotches, a curriculum.
 RANDOM = {
@@ -115,6 +99,9 @@ def test_a_saved_model_is_the_one_that_was_trained(trained: Path) -> None:
         blotching(**RANDOM | {"arm": "direct", "curriculum_steps": 0}).load(trained / "model")
 
 
+_EMPTY: tuple[pd.DataFrame, dict[str, pd.DataFrame]] = (pd.DataFrame(), {})
+
+
 @pytest.fixture(scope="module")
 def runs() -> list[FinishedRun]:
     """Two arms, untrained, scored and tabulated."""
@@ -162,6 +149,25 @@ def test_the_report_has_every_table_and_figure_with_its_caption(runs: list[Finis
     labels = [text.get_text() for text in figures["intensity"].legends[0].get_texts()]
     assert labels == ["vanilla", "blind", "intensity", "intensity, label_smoothing 0.1"]
     assert series_names(runs)["b"] == "intensity"
+    # A line all along for each arm that takes no requests.
+    assert [line.get_linestyle() for line in figures["intensity"].axes[0].lines].count("--") == 2
+
+
+def test_series_are_told_apart_by_what_is_not_the_commonest() -> None:
+    def names(*layers: int) -> list[str]:
+        found = [FinishedRun(str(i), settings(n_layers=n), *_EMPTY) for i, n in enumerate(layers)]
+        return list(series_names(found).values())
+
+    assert names(2, 2, 3) == ["intensity", "intensity", "intensity, n_layers 3"]
+    assert names(2, 3) == ["intensity, n_layers 2", "intensity, n_layers 3"]
+
+
+def test_every_arm_is_drawn_against_temperature_without_votes(runs: list[FinishedRun]) -> None:
+    table = joined(runs, "answers")
+    figure = by_temperature(table[table["n_votes"] == 1])
+    assert len(figure.axes) == 3
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["vanilla", "blind", "intensity", "intensity, label_smoothing 0.1"]
 
 
 def test_seeds_are_averaged_with_students_interval() -> None:
@@ -171,6 +177,18 @@ def test_seeds_are_averaged_with_students_interval() -> None:
     assert row["high"] - row["mean"] == pytest.approx(4.302653 * 0.1 / 3**0.5, rel=1e-4)
     one = over_seeds(table[:1], ["series"], "accuracy").iloc[0]
     assert (one["low"], one["high"]) == wilson(40, 100)
+    high = over_seeds(table.assign(accuracy=[0.9, 1.0, 1.0]), ["series"], "accuracy").iloc[0]
+    assert high["low"] < 0.9 < high["high"] == 1
+
+
+def test_problems_of_all_seeds_are_counted_together() -> None:
+    table = pd.DataFrame(
+        {"series": "intensity", "arm": "intensity", "requested_p": 0.0, "steps": 2,
+         "accuracy": [0.4, 0.6], "n_problems": 10}
+    )  # fmt: skip
+    (bars,) = by_length(table).axes[0].containers
+    low, high = bars.lines[2][0].get_segments()[0][:, 1]
+    assert (low, high) == pytest.approx(wilson(10, 20))
 
 
 def test_wilsons_interval() -> None:
@@ -199,6 +217,10 @@ def test_an_answer_is_what_was_written_up_to_eos() -> None:
     assert (lucky["is_right"], lucky["n_valid"]) == (True, 1)
     for text, ended in (("13", False), ("13=", True), ("3+10", True), ("013", True)):
         assert not judged(text, ended)["is_right"], text
+    for hole in (PAD, NULL):
+        tokens = np.array([*encode("2+1+10=1"), hole, *encode("3"), EOS, PAD])
+        row = judge(tokens, problem, chain)
+        assert (row["is_right"], row["n_valid"], row["n_tokens"]) == (False, 1, 11)
     assert decode(chain.tokens) == "1+12=2+1+10=3+10=13"
 
 
@@ -210,10 +232,10 @@ def test_the_commonest_answer_wins_and_the_first_of_equals() -> None:
         return pd.DataFrame({"answer": answers, "ended": ended, "is_right": right})
 
     votes = [
-        table("7", "1", "7", "3", "7?"), table("7", "7", "1", "7", "7?"),
-        table("1", "7", "2", "3?", "1?"),
+        table("7", "1", "7", "3", "7?", "1?"), table("7", "7", "1", "7", "7?", "1?"),
+        table("1", "7", "2", "3?", "1?", "7"),
     ]  # fmt: skip
-    assert vote(votes).tolist() == [True, True, True, False, False]
+    assert vote(votes).tolist() == [True, True, True, False, False, True]
 
 
 @pytest.mark.slow
@@ -269,8 +291,39 @@ def test_windows_are_whole_sentences(text_inputs: Inputs) -> None:
         ]
         assert all(piece.rstrip().endswith((".", ":")) for piece in pieces)
     assert any(chain.n_droppable > 2 for chain in chains)
+    store = TokenStore(text_inputs.tokens, "train")
+    whole = [f" {' '.join(map(str, store.document(i)))} " for i in range(len(store))]
+    short = text_chains(text_inputs.tokens, "train", 40, tokenizer.eos_token_id)
+    for chain in (*short, *chains):
+        window = f" {' '.join(map(str, chain.tokens[:-1]))} "
+        assert any(window in document for document in whole)
     with pytest.raises(TerseError, match="no two neighbouring steps within 3 tokens"):
         text_chains(text_inputs.tokens, "train", 3, 1)
+
+
+def test_a_token_belongs_to_the_step_in_which_it_ends(text_inputs: Inputs) -> None:
+    store = TokenStore(text_inputs.tokens, "train")
+    expected = []
+    for document in range(len(store)):
+        borders = np.array(json.loads(store.metadata_of(document))["step_ends"][:-1])
+        ends = store.byte_ends[store.offsets[document] : store.offsets[document + 1]]
+        steps = np.unique((borders < ends[:, None]).sum(1), return_inverse=True)[1]
+        if steps[-1] > 0:
+            expected.append([*steps, steps[-1]])  # EOS is the answer's
+    found = text_chains(text_inputs.tokens, "train", 10**6, 1)
+    assert [chain.steps.tolist() for chain in found] == expected
+
+
+def test_scored_windows_are_spread_evenly(text_inputs: Inputs) -> None:
+    method = blotching(text_inputs, **TEXT | {"n_val_problems": 3, "arm": "vanilla"})
+    chains = method.validation_chains
+    every = blotching(text_inputs, **TEXT | {"n_val_problems": 10**6, "arm": "vanilla"})
+    model = built(method)
+    found = method.tables(model, "cpu")["losses"]
+    chosen = [0, len(chains) // 3, 2 * len(chains) // 3]
+    nats = chain_losses(model, every.layout, [chains[i] for i in chosen], 0.0)
+    assert len(chains) > 6
+    assert found["loss_nats"][0] == pytest.approx(nats["nats"].sum() / nats["n_targets"].sum())
 
 
 def test_text_is_trained_on_and_scored(text_inputs: Inputs, tmp_path: Path) -> None:
@@ -352,3 +405,27 @@ def test_what_a_run_does_not_read_is_left_out_with_a_note(tmp_path: Path) -> Non
     assert (run["corpus"], run["base"], run["blotch_p"]) == ("openwebtext", "lm", 0.3)
     assert not {"max_num", "d_model", "n_btokens", "max_posencs"} & set(run)
     assert {"max_num", "d_model", "n_btokens"} <= set(overlay.notes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "dropped", "kept"),
+    [
+        ({"blotch_p": [0.3, 0.5]}, {"n_btokens", "blotch_p_max"}, {"max_num"}),
+        ({"combos": {"blotch_p": [0.3, 0.5], "lr": [1e-3, 2e-3]}}, {"n_btokens"}, set()),
+        (
+            {"combos": {"max_num": [30, 50], "lr": [1e-3, 2e-3]}, "dataset": "openwebtext",
+             "model_string": "a/lm"},
+            {"max_num", "d_model"}, {"n_btokens"},
+        ),
+        ({"posenc_type": ["RandPositionalEncoding", "SinPositionalEncoding"]}, set(),
+         {"max_posencs"}),
+    ],
+)  # fmt: skip
+def test_swept_keys_count_too(
+    tmp_path: Path, changes: dict, dropped: set[str], kept: set[str]
+) -> None:
+    overlay, run = imported(tmp_path, **changes)
+    swept = run["sweep"]
+    assert not dropped & (run.keys() | swept.keys() | swept.get("zip", {}).keys())
+    assert dropped <= set(overlay.notes)
+    assert kept <= run.keys()

@@ -5,16 +5,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_blotching import POSENCS, blotching, built, long_chain, rng
+from tiny_blotching import POSENCS, blotching, built, long_chain, rng, settings
 from tiny_lms import BUILD
 from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from terse.corpora.arithmetic.characters import EOS, PAD, VOCAB_SIZE
+from terse.errors import TerseError
 from terse.models.blotching.generation import Ending, generate, sample
 from terse.models.blotching.losses import token_nats
-from terse.models.blotching.model import Blotcher
+from terse.models.blotching.model import Blotcher, check_positions
 from terse.models.blotching.rows import IGNORED
-from terse.models.blotching.steptime import cost_table
+from terse.models.blotching.steptime import cost_table, multiplications
 
 EVERY = {
     posenc: {"posenc_type": posenc} | ({} if posenc.startswith("Rotary") else {"max_posencs": 200})
@@ -92,6 +94,14 @@ def test_share_zero_has_the_loss_of_whole_chains_bit_for_bit() -> None:
         losses = [m.loss(model, b, 1)[0] for m, b in zip((vanilla, blind), made, strict=True)]
         assert torch.equal(losses[0], losses[1])
         assert losses[0] > 0
+    chain = vanilla.validation_chains[0]
+    batch = vanilla.collate([vanilla.layout.row(chain, 0.0, rng(0))])
+    whole = torch.from_numpy(chain.tokens)
+    first = int((chain.steps > 0).argmax())  # the first target
+    plain = torch.nn.functional.cross_entropy(
+        model.lm(whole[None]).logits[0, first - 1 : -1], whole[first:], reduction="none"
+    )
+    assert torch.equal(token_nats(model, batch, 1)[0, first - 1 : -1], plain)
 
 
 def uncached(model: Blotcher, prompt: np.ndarray, places: np.ndarray, ending: Ending) -> list[int]:
@@ -117,6 +127,12 @@ def test_cached_generation_equals_reading_the_prefix_again(posenc: str) -> None:
     chains = method.validation_chains[:8]
     prompts = [method.layout.prompt(c, [0.0, 0.5, 1.0][i % 3]) for i, c in enumerate(chains)]
     places = np.stack([method.layout.positions(rng(i)) for i in range(8)])
+    short = Ending(EOS, PAD, max(map(len, prompts)) + 2)
+    for line, prompt, place in zip(
+        generate(model, prompts, places, short), prompts, places, strict=True
+    ):
+        expected = uncached(model, prompt, place, short)
+        assert line.tolist() == expected + [PAD] * (len(line) - len(expected))
     ending = Ending(EOS, PAD, method.layout.longest)
     written = generate(model, prompts, places, ending)
     lengths = set()
@@ -167,15 +183,41 @@ def test_tables_are_trained_only_where_they_are_to_be() -> None:
             assert ("positions.table" in names) == learnable
             assert "positions.table" in model.state_dict()
     model = built(blotching(posenc_type="SinPositionalEncoding", posenc_drop_p=0.5)).train()
-    places = torch.arange(5)[None]
+    places = torch.arange(1, 40)[None]
     torch.manual_seed(0)
-    assert (model.positions(places) == 0).any()
-    torch.testing.assert_close(model.eval().positions(places)[0, 0, :2], torch.tensor([0.0, 1.0]))
+    assert abs((model.positions(places) == 0).float().mean() - 0.5) < 0.08
+    found = model.eval().positions(places)[0]
+    angles = torch.arange(1, 40)[:, None] / 10000 ** (torch.arange(8) / 8)
+    torch.testing.assert_close(found[:, 0::2], angles.sin())
+    torch.testing.assert_close(found[:, 1::2], angles.cos())
+
+
+@pytest.mark.parametrize("posenc", POSENCS[:3])
+def test_tables_stand_beside_scaled_embeddings_and_nothing_is_turned(posenc: str) -> None:
+    method = blotching(**EVERY[posenc], arm="vanilla")
+    model, batch = built(method), batch_of(method, 1, 0.0)
+    embeds = 4.0 * model.lm.get_input_embeddings()(batch["input_ids"])  # sqrt(width)
+    embeds = embeds + model.positions.table[batch["position_ids"]]
+    with torch.no_grad():
+        expected = model.lm(
+            inputs_embeds=embeds, position_ids=torch.zeros_like(batch["position_ids"])
+        ).logits
+    torch.testing.assert_close(logits_of(model, batch), expected)
 
 
 def test_dropout_is_on_in_training_only() -> None:
     method = blotching(drop_p=0.3)
     model, batch = built(method), batch_of(method)
+    seen: dict[int, Tensor] = {}
+    parts = [p for layer in model.lm.model.layers for p in (layer.self_attn.o_proj, layer.mlp)]
+    for number, part in enumerate(parts):
+        part.register_forward_hook(lambda _m, _i, out, n=number: seen.update({n: out}))
+    logits_of(model.train(), batch)
+    assert len(seen) == 4
+    for out in seen.values():
+        assert abs((out == 0).float().mean() - 0.3) < 0.05
+    assert {layer.self_attn.attention_dropout for layer in model.lm.model.layers} == {0.3}
+    model.eval()
     torch.testing.assert_close(logits_of(model, batch), logits_of(model, batch))
     model.train()
     assert not torch.allclose(logits_of(model, batch), logits_of(model, batch))
@@ -215,8 +257,6 @@ def test_any_causal_lm_reads_requests_and_short_sequences(architecture: str) -> 
 
 
 def test_tied_weights_are_saved_once() -> None:
-    from transformers import GPT2Config, GPT2LMHeadModel
-
     lm = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=16, n_embd=8, n_layer=1, n_head=1))
     state = Blotcher(lm, 2).state_dict()
     places = [tensor.data_ptr() for tensor in state.values()]
@@ -226,6 +266,32 @@ def test_tied_weights_are_saved_once() -> None:
     )
     other.load_state_dict(state, strict=False)
     torch.testing.assert_close(other.lm.lm_head.weight, lm.lm_head.weight)
+
+
+def test_multiplications_are_those_of_matrices_and_pairs() -> None:
+    lengths = torch.tensor([3, 5])
+    llama = built(blotching())
+    matrices = 2 * (4 * 16 * 16 + 3 * 16 * 44) + 18 * 16  # blocks, head; embeddings: looked up
+    assert multiplications(llama, lengths) == 8 * matrices + (9 + 25) * 2 * 16
+    config = GPT2Config(vocab_size=50, n_positions=16, n_embd=8, n_layer=1, n_head=1)
+    tied = Blotcher(GPT2LMHeadModel(config), 0)
+    assert multiplications(tied, lengths) == 8 * (12 * 8 * 8 + 50 * 8) + (9 + 25) * 8
+
+
+def test_costs_are_of_the_shares_that_may_be_asked_for() -> None:
+    method = blotching(blotch_p_min=0.3, blotch_p_max=0.4)
+    table = cost_table(built(method), method.layout, method.validation_chains, rounds=1)
+    np.testing.assert_allclose(table["p"], [0.3, 0.325, 0.35, 0.375, 0.4])
+    assert (table["theory_ratio"].iloc[0], table["step_ratio"].iloc[0]) == (1, 1)
+
+
+def test_a_base_that_counts_by_itself_is_not_told_otherwise() -> None:
+    model = Blotcher(BUILD["bloom"](), 0)
+    assert not model.knows_positions
+    check_positions(model, settings())
+    for changes in ({"pad_pos_skip": False}, {"excise_tokens": False}):
+        with pytest.raises(TerseError, match="counts its positions by itself"):
+            check_positions(model, settings(**changes))
 
 
 def test_fewer_steps_cost_less() -> None:

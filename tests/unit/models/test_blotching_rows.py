@@ -52,6 +52,14 @@ def test_share_zero_keeps_all_and_share_one_the_answer() -> None:
         assert decode(CHAIN.tokens[kept]) == "3*2+18=24"
 
 
+def test_single_tokens_go_at_their_rate() -> None:
+    kept = np.array([kept_tokens(CHAIN, 0.0, settings(tok_drop_p=0.3), rng(i)) for i in range(200)])
+    inside = (CHAIN.steps > 0) & (CHAIN.steps < CHAIN.steps[-1])
+    n = kept[:, inside].size
+    assert abs(1 - kept[:, inside].mean() - 0.3) < 4 * math.sqrt(0.3 * 0.7 / n)
+    assert kept[:, ~inside].all()
+
+
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.8])
 def test_random_spacing_has_its_rate(p: float) -> None:
     chosen, n = settings(), 4000
@@ -172,6 +180,8 @@ def test_epochs_have_every_chain_once_in_another_order() -> None:
     whole = sorted(decode(chain.tokens) for chain in chains)
     assert sorted(epochs[0]) == sorted(epochs[1]) == whole
     assert epochs[0] != epochs[1]
+    bins = [int(rows[i]["input_ids"][0]) for i in range(2 * len(chains))]
+    assert bins[: len(chains)] != bins[len(chains) :]
     assert len(rows) == 20 * 8
     with pytest.raises(IndexError):
         rows[len(rows)]
@@ -184,6 +194,11 @@ def test_the_curriculum_leaves_out_more_and_more() -> None:
     assert set(bins[:16]) == {0}
     assert max(bins[:160]) <= 5
     assert max(bins[-80:]) >= 9
+    twice = blotching(**chosen, n_grad_loops=2)
+    rows = twice.training_rows()
+    assert {int(rows[i]["input_ids"][0]) for i in range(32)} == {VOCAB_SIZE}
+    held_out = twice.validation_rows()
+    assert max(int(held_out[i]["input_ids"][0]) for i in range(12)) > VOCAB_SIZE + 5
     blind = blotching(**chosen, arm="blind", blotch_p=0.9).training_rows()
     whole = [len(blind[i]["input_ids"]) for i in range(len(blind))]
     assert np.mean(whole[:80]) > np.mean(whole[-80:]) + 3
@@ -229,7 +244,10 @@ def test_padding_is_on_the_right_and_no_target() -> None:
         ({"base": "b"}, "leave base and tokenizer out"),
         ({"corpus": "c", "seq_len": 9}, "is of the arithmetic problems"),
         ({"model_parallel": True}, "model_parallel"),
-        ({"ood_max_num": 10}, "more than max_num"),
+        ({"ood_max_num": 30}, "more than the training's 30"),
+        ({"ood_max_num": 40, "p_mult": 0.2, "max_mult_num": 40}, "more than the training's 40"),
+        ({"arm": "direct", "contig_blotches": False}, "leaves out neighbours too"),
+        ({"n_votes": 1}, "no vote"),
         ({"n_epochs": 2}, "n_epochs and n_train_loops go together"),
         ({"torch_dtype": "float16"}, "precision"),
     ],
@@ -255,8 +273,32 @@ def test_the_rate_rises_to_its_peak_and_falls_by_its_power(w: int, exponent: flo
         assert chosen.lr_factor(step) * chosen.lr == pytest.approx(expected)
 
 
+def test_what_only_the_evaluation_reads_retrains_nothing() -> None:
+    scored = {"val_temp": 0.3, "eval_temps": [2.0], "n_votes": 3, "n_samples": 1, "n_eval_ps": 2}
+    plain = settings()
+    assert settings(**scored).training_params() == plain.training_params()
+    for key, value_ in scored.items():
+        assert settings(**{key: value_}).params() != plain.params()
+    for key, value_ in {"n_val_problems": 9, "ood_max_num": 99, "blotch_p_max": 0.5}.items():
+        assert settings(**{key: value_}).training_params() != plain.training_params()
+
+
+def test_numbers_out_of_distribution_are_above_factors_too() -> None:
+    products = {"max_ents": 2, "p_mult": 1.0, "max_num": 3, "max_mult_num": 20}
+    ood = blotching(**products).arithmetic.problems.ood
+    largest = [max(factors) for (factors,) in ood]
+    assert all(20 < number <= 41 for number in largest)
+    assert len(set(largest)) > 3
+
+
 def test_over_long_chains_are_an_error() -> None:
     with pytest.raises(TerseError, match=r"the longest chain has \d+ tokens, seq_len allows 20"):
         blotching(seq_len=20).training_rows()
+    arithmetic = blotching(max_num=9, max_ents=2).arithmetic
+    within, ood = (
+        max(len(chain.tokens) for chain in chains)
+        for chains in ((*arithmetic.train, *arithmetic.validation), arithmetic.ood)
+    )
+    assert arithmetic.longest == ood > within
     with pytest.raises(TerseError, match="max_posencs is 30"):
         blotching(posenc_type="SinPositionalEncoding", max_posencs=30).build()

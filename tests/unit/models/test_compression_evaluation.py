@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_compression import compression, train_into
+from tiny_compression import compression
+from tiny_run import train_into
 
 from terse.errors import TerseError
 from terse.models.compression.arms import ARMS, Setting, arms_of, part_means

@@ -9,24 +9,13 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_compression import SETTINGS, compression, train_into
-from transformers import TrainerCallback
+from tiny_compression import SETTINGS, compression
+from tiny_run import AtStep, train_into
 
 from terse.errors import TerseError
 from terse.job import Stopped, StopSignal
 from terse.models.compression.storage import identity_of, load_vectors, save_vectors
 from terse.training.method import Inputs, mean_loss
-
-
-class AtStep(TrainerCallback):
-    """Asks for a stop at the end of a step."""
-
-    def __init__(self, step: int, stop: StopSignal) -> None:
-        self.step, self.stop = step, stop
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step == self.step:
-            self.stop.name = "SIGTERM"
 
 
 @pytest.mark.parametrize("step", [1, 4, 5])

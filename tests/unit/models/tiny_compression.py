@@ -11,11 +11,9 @@ from terse.config.methods import settings_of
 from terse.corpora.documents import write_documents
 from terse.corpora.tokenizers import train_bpe
 from terse.corpora.tokens import tokenize_documents
-from terse.job import StopSignal
 from terse.models.compression.method import Compression
 from terse.models.compression.settings import CompressionSettings
 from terse.training.method import Inputs
-from terse.training.train import Conduct, Outputs, train
 
 SETTINGS = {
     "method": "compression", "corpus": "c", "base": "tiny-base", "max_steps": 6, "batch_size": 4,
@@ -51,20 +49,3 @@ def compression(inputs: Inputs, **changes: Any) -> Compression:
     settings = settings_of(SETTINGS | changes)
     assert isinstance(settings, CompressionSettings)
     return Compression(settings, inputs)
-
-
-def train_into(
-    folder: Path, method: Compression, signal: StopSignal | None = None, **conduct: Any
-) -> Path:
-    """Train into a folder, its state beside; return the folder."""
-    train(
-        method,
-        state_folder=folder / "state",
-        outputs=Outputs(
-            folder / "model", folder / "checkpoints", folder / "history.csv", folder / "run.json"
-        ),
-        record={"settings": method.settings.params()},
-        conduct=Conduct(**{"name": "tiny", "results": folder, "save_interval": 2, **conduct}),
-        signal=signal or StopSignal(),
-    )
-    return folder

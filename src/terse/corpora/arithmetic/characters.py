@@ -23,7 +23,14 @@ def encode(text: str) -> NDArray[np.int64]:
 
 
 def decode(tokens: NDArray[np.int64]) -> str:
-    """Return the text of tokens (T,) up to the first EOS; PAD and null have none."""
+    """Return the text of tokens (T,) before the first EOS, else before the padding on the right.
+
+    A character for each token; one that has none (PAD within, null) is a `_`.
+    """
     ids = tokens.tolist()
-    ids = ids[: ids.index(EOS)] if EOS in ids else ids
-    return "".join(_SIGNS.get(id, "") for id in ids)
+    if EOS in ids:
+        ids = ids[: ids.index(EOS)]
+    else:
+        while ids and ids[-1] == PAD:
+            ids.pop()
+    return "".join(_SIGNS.get(id, "_") for id in ids)

@@ -78,7 +78,7 @@ class Drawer:
     def beyond(self, rng: random.Random, ood_max_num: int) -> Terms:
         """Return a problem with one number in (training maximum, ood_max_num].
 
-        An addend, or a factor where there is no addend.
+        An addend, above all of them, or a factor where there is no addend, above all numbers.
         """
         shape = self._shape(rng)
         terms = [list(term) for term in self._with_numbers(shape, rng)]
@@ -86,7 +86,7 @@ class Drawer:
         term = rng.choice(addends or terms)
         e = self.environment
         least = (e.max_num if addends else max(e.max_mult_num, e.max_num)) + 1
-        term[rng.randrange(len(term))] = rng.randint(least, max(least, ood_max_num))
+        term[rng.randrange(len(term))] = rng.randint(least, ood_max_num)
         return tuple(map(tuple, terms))
 
     def _shape(self, rng: random.Random) -> list[int]:

@@ -78,7 +78,7 @@ def judge(written: np.ndarray, problem: Terms, chain: Chain) -> dict[str, object
         "is_right": ended and statements[-1] == str(gold),
         "n_statements": len(statements),
         "n_valid": n_valid,
-        "n_tokens": int(np.argmax(written == EOS)) + 1 if ended else int((written != PAD).sum()),
+        "n_tokens": len(text) + ended,
         "gold_tokens": int((chain.steps > 0).sum()),
         "gold_steps": chain.n_droppable,
     }

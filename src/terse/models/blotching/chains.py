@@ -36,7 +36,7 @@ class Arithmetic:
         )  # fmt: skip
         return make_splits(
             environment, seed=s.seed, n_train=s.n_problems, n_validation=s.n_val_problems,
-            ood_max_num=s.ood_max_num or 2 * s.max_num + 1,
+            ood_max_num=s.ood_max_num or 2 * s.largest_number + 1,
         )  # fmt: skip
 
     @cached_property

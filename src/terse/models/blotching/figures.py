@@ -46,14 +46,14 @@ def series_names(runs: Sequence[FinishedRun]) -> dict[str, str]:
     names: dict[str, str] = {}
     for run, own in settings.items():
         peers = [other for other in settings.values() if other["arm"] == own["arm"]]
-        usual = {k: max(values, key=values.count) for k, values in _by_key(peers).items()}
-        unusual = [f"{k} {own[k]}" for k in own if own[k] != usual[k]]
+        unusual = [f"{k} {own[k]}" for k in own if not _is_usual(own[k], [p[k] for p in peers])]
         names[run] = ", ".join([own["arm"], *unusual])
     return names
 
 
-def _by_key(settings: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    return {key: [other[key] for other in settings] for key in settings[0]}
+def _is_usual(value: Any, values: Sequence[Any]) -> bool:
+    """Return whether a value is commoner among values than each of the others."""
+    return all(values.count(value) > values.count(other) for other in values if other != value)
 
 
 def _without_seed(params: dict[str, Any]) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def _against_p(ax: Axes, runs: pd.DataFrame, column: str) -> None:
     arm, label = str(rows["arm"].iloc[0]), str(rows["series"].iloc[0])
     colour, alpha = COLOURS[arm], _alpha(label)
     ax.plot(runs["requested_p"], runs[column], ".", color=colour, alpha=0.4 * alpha, zorder=1)
-    if arm in ("vanilla", "direct"):
+    if arm != "intensity":
         ax.axhline(rows["mean"].iloc[0], linestyle="--", color=colour, alpha=0.6 * alpha)
     ax.errorbar(
         rows["requested_p"], rows["mean"], yerr=_errors(rows), elinewidth=0.8, color=colour,
@@ -145,8 +145,10 @@ def _alpha(series: str) -> float:
 def by_temperature(table: pd.DataFrame) -> Figure:
     """Draw accuracy against temperature, a panel for the least, middle and largest intensity."""
     own = _only(table, split="validation")
-    asked = sorted(own.query("arm == 'intensity' and n_votes > 1")["requested_p"])
-    panels = list(dict.fromkeys(asked)) or [None]
+    asked = own[own["arm"] == "intensity"]
+    voted = asked[asked["n_votes"] > 1]
+    shares = (voted if len(voted) else asked)["requested_p"]
+    panels = sorted(set(shares)) or [None]
     with paper_style():
         figure = Figure(figsize=(WIDTH_IN, 2.7))
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -244,7 +246,6 @@ def losses(table: pd.DataFrame) -> Figure:
                 )  # fmt: skip
             ax.set_xlabel("share of steps left out")
             ax.set_ylabel(label)
-            ax.set_ylim(bottom=0)
         _legend_below(figure)
     return figure
 

@@ -130,9 +130,14 @@ def drop_out(lm: LlamaForCausalLM, p: float) -> None:
 
 
 def check_positions(model: Blotcher, settings: BlotchingSettings) -> None:
-    """Raise TerseError where a base counts positions by itself, and gaps are asked for."""
-    if not settings.pad_pos_skip and not model.knows_positions:
-        raise TerseError("this base counts its positions by itself: set pad_pos_skip: true")
+    """Raise TerseError where a base counts positions by itself, and others are asked for."""
+    if model.knows_positions:
+        return
+    if not settings.pad_pos_skip or not settings.excise_tokens:
+        raise TerseError(
+            "this base counts its positions by itself, masked tokens too: leave pad_pos_skip and "
+            "excise_tokens at true"
+        )
 
 
 def _without_tied(model: nn.Module, state: dict[str, Tensor], prefix: str, _metadata: Any) -> None:

@@ -25,11 +25,15 @@ _CONSTANT = {"vanilla": 0.0, "direct": 1.0}
 class BlotchingSettings(Run):
     """A causal transformer on chains with steps left out, from scratch or from a base."""
 
+    stage_version: ClassVar[int] = 2
     implementation: ClassVar[str] = "terse.models.blotching.method:Blotching"
     is_language_model: ClassVar[bool] = False
     in_order: ClassVar[bool] = True
     figures: ClassVar[str | None] = "terse.models.blotching.figures:draw"
     captions: ClassVar[dict[str, str]] = CAPTIONS
+    evaluation_only: ClassVar[frozenset[str]] = frozenset(
+        {"val_temp", "eval_temps", "n_eval_ps", "n_votes", "n_samples"}
+    )
     aliases: ClassVar[dict[str, str]] = {
         **Run.aliases,
         "model_string": "base",
@@ -127,7 +131,9 @@ class BlotchingSettings(Run):
         0.0, ge=0, description="addends by Zipf's law of this order; 0: uniform"
     )
     ood_max_num: int | None = Field(
-        None, gt=0, description="largest number out of distribution; null: 2 max_num + 1"
+        None,
+        gt=0,
+        description="largest number out of distribution; null: twice the training's, plus 1",
     )
     n_problems: int = Field(10000, gt=0, description="training problems")
     n_val_problems: int = Field(
@@ -142,7 +148,7 @@ class BlotchingSettings(Run):
         [0.35, 1.0], description="more temperatures, at the least, middle and largest intensity"
     )
     n_eval_ps: int = Field(6, ge=1, description="intensity: how many are asked for, evenly spread")
-    n_votes: int = Field(5, ge=0, description="answers that vote on each problem")
+    n_votes: int = Field(5, ge=0, description="answers that vote on each problem; 0: no vote")
     n_samples: int = Field(4, ge=0, description="problems whose chains are shown in the report")
 
     @model_validator(mode="before")
@@ -167,8 +173,12 @@ class BlotchingSettings(Run):
             raise ValueError("model_parallel spreads a base over one node: leave it out")
         if any(t <= 0 for t in self.eval_temps):
             raise ValueError("eval_temps: above 0; answers without sampling are always scored")
-        if self.ood_max_num is not None and self.ood_max_num <= self.max_num:
-            raise ValueError(f"ood_max_num {self.ood_max_num}: more than max_num {self.max_num}")
+        if self.n_votes == 1:
+            raise ValueError("n_votes 1 is no vote: 0, or 2 and more")
+        if self.ood_max_num is not None and self.ood_max_num <= self.largest_number:
+            raise ValueError(
+                f"ood_max_num {self.ood_max_num}: more than the training's {self.largest_number}"
+            )
         return self
 
     def _check_arm(self) -> None:
@@ -186,6 +196,8 @@ class BlotchingSettings(Run):
             raise ValueError("contig_blotches: false goes with blotch_spacing random")
         if self.blotch_spacing == "random" and self.equal_rounding != "half":
             raise ValueError("equal_rounding goes with blotch_spacing equal")
+        if self.arm == "direct" and not self.contig_blotches:
+            raise ValueError("arm direct leaves out neighbours too: leave contig_blotches out")
         if self.curriculum_steps and self.arm in ("vanilla", "direct"):
             raise ValueError(f"curriculum_steps: the arm {self.arm} has one share only")
 
@@ -252,6 +264,11 @@ class BlotchingSettings(Run):
             return [self.constant_p]
         low, high, n = self.blotch_p_min, self.blotch_p_max, self.n_btokens
         return [low + (high - low) * i / (n - 1) for i in range(n)]
+
+    @property
+    def largest_number(self) -> int:
+        """The largest number that the training's problems may have."""
+        return max(self.max_num, self.max_mult_num if self.p_mult else 0)
 
     @property
     def n_groups(self) -> int:

@@ -14,7 +14,7 @@ from terse.models.blotching.losses import token_nats
 from terse.models.blotching.model import Blotcher
 from terse.models.blotching.rows import Layout, RequestedRows, collate
 
-SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+N_SHARES = 5
 ROUNDS = 3
 
 
@@ -23,12 +23,15 @@ def cost_table(
 ) -> pd.DataFrame:
     """Return what a training step costs at shares p of steps left out.
 
-    Columns: p; tokens_per_chain (prefix included); theory_ratio (multiplications of these tokens
-    against p = 0, attention's square included); step_s (forward and backward pass of a batch,
+    Columns: p, evenly over 0 to 1 or over what may be asked for; tokens_per_chain (prefix
+    included); theory_ratio (multiplications of these tokens against the least p, attention's square
+    included); step_s (forward and backward pass of a batch,
     median of interleaved rounds on this machine); step_ratio; tokens_per_s.
     """
-    batches = {p: _batch(layout, chains, p) for p in SHARES if _takes(layout, p)}
-    seconds = step_seconds(model, batches, rounds, layout.settings.n_groups)
+    s = layout.settings
+    shares = np.linspace(s.blotch_p_min, s.blotch_p_max, N_SHARES).tolist()
+    batches = {p: _batch(layout, chains, p) for p in shares}
+    seconds = step_seconds(model, batches, rounds, s.n_groups)
     rows = []
     for p, batch in batches.items():
         lengths = batch["attention_mask"].sum(1)
@@ -49,8 +52,16 @@ def cost_table(
 
 
 def multiplications(model: Blotcher, lengths: Tensor) -> float:
-    """Return those of a forward pass over sequences of lengths (B,): matrices, and T^2."""
-    matrices = sum(p.numel() for p in model.lm.parameters() if p.ndim == 2)
+    """Return those of a forward pass over sequences of lengths (B,): matrices, and T^2.
+
+    Tables that rows are only looked up in have none.
+    """
+    head = model.lm.get_output_embeddings()
+    tables = [m.weight for m in model.lm.modules() if isinstance(m, nn.Embedding)]
+    looked_up = {id(table) for table in tables} - {id(getattr(head, "weight", None))}
+    matrices = sum(
+        p.numel() for p in model.lm.parameters() if p.ndim == 2 and id(p) not in looked_up
+    )
     config = model.lm.config.get_text_config()
     attention = config.num_hidden_layers * config.hidden_size  # causal: half of 2 T^2 H
     tokens = lengths.double()
@@ -79,11 +90,6 @@ def _step(model: nn.Module, batch: dict[str, Tensor], n_groups: int) -> None:
     loss = token_nats(model, batch, n_groups).sum()
     loss.backward()
     loss.item()  # waits for the device
-
-
-def _takes(layout: Layout, p: float) -> bool:
-    s = layout.settings
-    return s.arm != "intensity" or s.blotch_p_min <= p <= s.blotch_p_max
 
 
 def _batch(layout: Layout, chains: Sequence[Chain], p: float) -> dict[str, Tensor]:

@@ -1,7 +1,5 @@
 """What a context costs: positions, bytes of the key-value cache, time to the first token."""
 
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,12 +7,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from terse.evaluation.cost import cache_size, interleaved
 from terse.models.compression.model import Compressor
 from terse.models.compression.passes import embed, keeping
 from terse.models.compression.windows import ListedWindows
 from terse.training.method import Measure
-
-ROUNDS = 15
 
 
 def prefixes(model: Compressor, windows: ListedWindows) -> dict[str, Tensor]:
@@ -87,18 +84,4 @@ def _prefill(model: Compressor, embeds: Tensor) -> Any:
 
 def cache_bytes(model: Compressor, embeds: Tensor) -> int:
     """Return the bytes of keys and values after a pass over embeddings (1, T, E)."""
-    cache = _prefill(model, embeds).past_key_values
-    tensors = [t for layer in cache.layers for t in (layer.keys, layer.values)]
-    return sum(t.numel() * t.element_size() for t in tensors)
-
-
-def interleaved(ways: dict[str, Callable[[], Tensor]], rounds: int = ROUNDS) -> dict[str, float]:
-    """Return the median seconds of each way, all taken in turn."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds + 2):
-        for name, way in ways.items():
-            begin = time.perf_counter()
-            way().cpu()  # waits for the device
-            if number >= 2:  # the first two warm up
-                seconds[name].append(time.perf_counter() - begin)
-    return {name: statistics.median(found) for name, found in seconds.items()}
+    return cache_size(_prefill(model, embeds).past_key_values)

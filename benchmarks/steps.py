@@ -1,0 +1,44 @@
+"""Seconds of training steps on our path, as a benchmark of a method times them."""
+
+import itertools
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from terse.job import StopSignal
+from terse.training.method import Method
+from terse.training.train import Conduct, Outputs, train
+
+
+class Timed(TrainerCallback):
+    """Notes when each step ends."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_step_end(self, *_args: Any, **_options: Any) -> None:
+        self.ends.append(time.perf_counter())
+
+
+def trained_steps(method: Method[Any], timed: Timed, *, save_interval: int = 10_000) -> list[float]:
+    """Train a method that calls `timed` back; return the seconds of each step but the first two."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        names = ("model", "checkpoints", "history.csv", "run.json")
+        train(
+            method,
+            state_folder=root / "state",
+            outputs=Outputs(*(root / name for name in names)),
+            record={},
+            conduct=Conduct(name="bench", results=root, save_interval=save_interval),
+            signal=StopSignal(),
+        )
+    return differences(timed.ends)
+
+
+def differences(ends: list[float]) -> list[float]:
+    """Return the time between neighbours, the first two steps left out as warm-up."""
+    return [later - earlier for earlier, later in itertools.pairwise(ends[1:])]

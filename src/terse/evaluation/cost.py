@@ -1,0 +1,73 @@
+"""What a forward pass costs: time, live memory, bytes of keys and values."""
+
+import statistics
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+ROUNDS = 15
+
+
+def interleaved(ways: dict[str, Callable[[], Tensor]], rounds: int = ROUNDS) -> dict[str, float]:
+    """Return the median seconds of each way, all taken in turn."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + 2):
+        for name, way in ways.items():
+            begin = time.perf_counter()
+            way().cpu()  # waits for the device
+            if number >= 2:  # the first two warm up
+                seconds[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(found) for name, found in seconds.items()}
+
+
+def cache_size(cache: Any) -> int:
+    """Return the bytes of the keys and values in a cache of transformers."""
+    tensors = [t for layer in cache.layers for t in (layer.keys, layer.values)]
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def peak_memory(way: Callable[[], Any]) -> int:
+    """Return the most bytes of tensors that were made inside `way` and alive at the same time.
+
+    What a kernel allocates for itself is not seen.
+    """
+    with LiveTensors() as seen:
+        way()
+    return seen.peak
+
+
+class LiveTensors(TorchDispatchMode):
+    """Counts the bytes of all tensors made inside, while they live. peak: the most at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        outside = {x.untyped_storage()._cdata for x in given}
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._see(tensor.untyped_storage(), outside)
+        return result
+
+    def _see(self, storage: torch.UntypedStorage, outside: set[int]) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known or key in outside:
+            return
+        self._known.add(key)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.live -= size

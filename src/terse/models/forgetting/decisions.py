@@ -1,0 +1,128 @@
+"""From keep logits to decisions: one path for training, evaluation and generation."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from terse.errors import TerseError, unknown_name
+
+RULES = ("sample", "threshold", "calibrated", "topk", "identity")
+GOLDEN = (math.sqrt(5) - 1) / 2
+DITHER = 1e-3  # in logits; equal tokens at the threshold are told apart by where they stand
+
+
+def droppable(
+    ids: Tensor,
+    real: Tensor,
+    special_ids: Iterable[int] = (),
+    protect_first: int = 1,
+    protect_last: int = 1,
+) -> Tensor:
+    """Return which tokens (B, T) of rows may be dropped.
+
+    real (B, T) bool: the tokens that are decided on. Never dropped: special ids, the first
+    `protect_first` and the last `protect_last` of them.
+    """
+    real = real.bool()
+    rank = real.long().cumsum(1)  # (B, T), from 1
+    free = real & (rank > protect_first) & (rank <= rank[:, -1:] - protect_last)
+    for special in special_ids:
+        free = free & (ids != special)
+    return free
+
+
+def decide(
+    logits: Tensor,
+    rule: str,
+    *,
+    droppable: Tensor,
+    forget_p: float = 0.0,
+    threshold: float = 0.0,
+) -> Tensor:
+    """Return which tokens (B, T) are kept, true outside `droppable` (B, T).
+
+    logits (B, T). rule: `sample` keeps with the probability sigmoid(logit), `threshold` where the
+    logit reaches `threshold`, `calibrated` where the dithered one does (see `calibration`), `topk`
+    all but exactly floor(forget_p x droppable) of a row, `identity` all.
+
+    Raises TerseError for another rule.
+    """
+    if rule == "identity":
+        chosen = torch.ones_like(droppable)
+    elif rule == "sample":
+        chosen = torch.rand_like(logits.float()) < torch.sigmoid(logits.float())
+    elif rule == "threshold":
+        chosen = logits >= threshold
+    elif rule == "calibrated":
+        chosen = dithered(logits) >= threshold
+    elif rule == "topk":
+        chosen = _all_but_lowest(logits, droppable, forget_p)
+    else:
+        raise unknown_name("rule", rule, RULES)
+    return chosen | ~droppable
+
+
+def _all_but_lowest(logits: Tensor, droppable: Tensor, forget_p: float) -> Tensor:
+    n_dropped = n_to_drop(droppable.sum(1), forget_p)  # (B,)
+    order = torch.argsort(logits.float().masked_fill(~droppable, math.inf), dim=1, stable=True)
+    rank = torch.argsort(order, dim=1)  # (B, T), 0 the lowest
+    return rank >= n_dropped[:, None]
+
+
+def n_to_drop(n_droppable: Tensor, forget_p: float) -> Tensor:
+    """Return floor(forget_p x n) of numbers of tokens (B,), exact for decimal fractions."""
+    return (n_droppable.double() * forget_p + 1e-9).floor().long()
+
+
+def dithered(logits: Tensor) -> Tensor:
+    """Return logits (B, T) moved by up to 0.0005 by their place, the same for every row."""
+    place = torch.arange(logits.shape[1], device=logits.device, dtype=torch.float64)
+    return logits.float() + (DITHER * ((place * GOLDEN) % 1.0 - 0.5)).float()
+
+
+def create_random_forgetting_mask(
+    input_ids: Tensor, forget_prob: float, droppable: Tensor | None = None
+) -> Tensor:
+    """Return a keep mask (B, T) that drops exactly floor(forget_prob x droppable) of each row.
+
+    input_ids (B, T). droppable (B, T): the tokens to choose from, all if None.
+    Raises TerseError for a probability outside 0..1.
+    """
+    if not 0 <= forget_prob <= 1:
+        raise TerseError(f"forget_prob is {forget_prob}; allowed: 0 to 1")
+    free = torch.ones_like(input_ids, dtype=torch.bool) if droppable is None else droppable
+    scores = torch.rand(input_ids.shape, device=input_ids.device)
+    return decide(scores, "topk", droppable=free, forget_p=forget_prob)
+
+
+class Calibration:
+    """Thresholds that keep a budget: quantiles of a mask's dithered logits on training data.
+
+    quantiles (101,): the logit below which 0, 1, ... 100 % of the droppable tokens lie.
+    """
+
+    def __init__(self, quantiles: Tensor) -> None:
+        self.quantiles = quantiles.float().cpu()
+
+    @classmethod
+    def of(cls, logits: Tensor, droppable: Tensor) -> "Calibration":
+        """Return the calibration from logits (B, T) where tokens are droppable (B, T)."""
+        found = dithered(logits)[droppable].cpu()
+        if not len(found):
+            raise TerseError("no token of the calibration's rows may be dropped")
+        points = torch.linspace(0, 1, 101, dtype=torch.float64)
+        return cls(torch.quantile(found.double(), points))
+
+    def threshold(self, forget_p: float) -> float:
+        """Return the logit that `forget_p` of the tokens stay below."""
+        if forget_p <= 0:
+            return -math.inf
+        if forget_p >= 1:
+            return math.inf
+        place = forget_p * 100
+        low = min(int(place), 99)
+        share = place - low
+        first, second = self.quantiles[low : low + 2].tolist()
+        return first + share * (second - first)
