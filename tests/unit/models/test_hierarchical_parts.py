@@ -243,9 +243,11 @@ def test_masked_rows_and_evaluation_teach_nothing() -> None:
 def test_dead_codes_become_recent_inputs() -> None:
     vq = VectorQuantizer(2, 6, decay=0.5, reset_interval=3).train()
     z = torch.tensor([[50.0, 0.0], [51.0, 0.0], [50.0, 1.0]])
-    for _ in range(3):
+    for step in range(6):
         vq(z, everywhere(z))
         vq.after_step()
+        if step == 0:  # those that had no hit, at once; the one that had some is on its way
+            assert (torch.cdist(vq.codebook, z).amin(1) < 0.01).sum() >= 3
     used = vq(z, everywhere(z)).codes
     assert torch.cdist(vq.codebook, z).amin(1).max() < 2.0  # none is left at the origin
     assert len(used.unique()) == 3
@@ -259,8 +261,9 @@ def test_codes_keep_their_meaning_after_the_last_reset() -> None:
     for _ in range(9):
         seen.append(vq(z, everywhere(z)).codes[:, 0].tolist())
         vq.after_step()
-    assert seen[2] != seen[3]  # reset behind the third step
-    assert seen[3:] == [seen[3]] * 6
+    assert seen[0] != seen[1]  # reset behind the first step
+    assert seen[1:] == [seen[1]] * 8
+    assert vq.idle.max() == 9 - 1  # idle ever since, and left alone
 
 
 def test_perplexity_counts_the_codes_in_use() -> None:

@@ -77,7 +77,8 @@ class VectorQuantizer(Quantizer):
 
     Statistics of all forward passes in training are kept until `after_step`. A code that has had no
     hit for `reset_interval` steps gives way to a recent input at the next multiple of it, up to
-    step `reset_until`.
+    step `reset_until`; one that the first step does not hit, at once: random codes lie so far from
+    all inputs that a few of them would stand for everything.
     """
 
     codebook: Tensor
@@ -162,7 +163,11 @@ class VectorQuantizer(Quantizer):
         self.idle.add_(1).masked_fill_(hits > 0, 0)
         self.n_steps.add_(1)
         step = int(self.n_steps)
-        if self.reset_interval and step % self.reset_interval == 0 and step <= self.reset_until:
+        if not self.reset_interval or step > max(1, self.reset_until):
+            return
+        if step == 1:
+            self._reset(hits == 0)
+        elif step % self.reset_interval == 0:
             self._reset(self.idle >= self.reset_interval)
 
     def _reset(self, dead: Tensor) -> None:
