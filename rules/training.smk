@@ -19,6 +19,7 @@ rule encode_corpus:
         runtime=lambda w, attempt: 480 * attempt,
     params:
         batch_size=16,
+        train_rows=lambda w: settings.runs[w.run].params().get("train_rows"),
         stage=stage("encode_corpus"),
     script:
         "../workflow/scripts/encode_corpus.py"

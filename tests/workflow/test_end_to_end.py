@@ -94,6 +94,8 @@ def test_forgetting_has_its_arms_figures_and_passage(finished: Workflow) -> None
     piece = text[len(text) // 2 :].replace("↵", "\n")[:30]
     assert documents["text"].str.contains(piece, regex=False).any()
     assert load_model(run / "model").config.vocab_size == 300
+
+
 def test_hierarchical_runs_have_their_scores_figures_and_tables(finished: Workflow) -> None:
     run, study = finished.folder / "results/runs/codes-lm", finished.folder / "results/studies"
     table = pd.read_csv(run / "evaluation.csv")

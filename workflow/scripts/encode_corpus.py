@@ -14,4 +14,5 @@ if __name__ == "__main__":
             Path(snakemake.output.codes),
             device=job.device(snakemake),
             batch_size=snakemake.params.batch_size,
+            train_rows=snakemake.params.train_rows,
         )

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_compression import train_into
 from tiny_hierarchical import TOP, byte_inputs, rows, settings
-from transformers import TrainerCallback, get_cosine_schedule_with_warmup
+from tiny_run import AtStep, train_into
+from transformers import get_cosine_schedule_with_warmup
 
 from terse.corpora.token_store import TokenStore
 from terse.errors import TerseError
@@ -31,17 +31,6 @@ LEVELS: tuple[dict[str, Any], ...] = (
     {"vq_reset_interval": 2, "target_compression_ratio": 0.3, "vq_decay": 0.5},
     {"codebook_size": 7, "vq_reset_interval": 2},
 )
-
-
-class AtStep(TrainerCallback):
-    """Asks for a stop at the end of a step."""
-
-    def __init__(self, step: int, stop: StopSignal) -> None:
-        self.step, self.stop = step, stop
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step == self.step:
-            self.stop.name = "SIGTERM"
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +203,7 @@ def test_a_level_learns_above_one_that_stays_as_it_was(
     assert digest({n: base[n] for n in kept}) == digest({n: after[n] for n in kept})
     before = load_file(folder / "checkpoints" / "step-0" / "model.safetensors")
     still = {name for name in before if name not in kept and torch.equal(before[name], after[name])}
-    assert all(name.endswith(("shift", "idle")) for name in still)
+    assert {name for name in still if not name.endswith(("shift", "idle"))} == set()
     history = pd.read_csv(folder / "history.csv").query("split == 'train'")
     assert "reconstruction0_per_byte" not in history
     total = history["reconstruction1_per_byte"] + history["vq1_per_byte"]
@@ -260,6 +249,34 @@ def test_a_pretrained_entropy_model_keeps_the_codes_meaning(
     for part, source in zip(ours.entropy_parts(), base.entropy_parts(), strict=True):
         assert digest(dict(part.state_dict())) == digest(dict(source.state_dict()))
     assert not torch.equal(ours.pool.value.weight, base.pool.value.weight)
+
+
+def test_fewer_rows_are_read_evenly_and_encoded_alone(
+    second: Hierarchical, text: Inputs, stage1: Path, tmp_path: Path
+) -> None:
+    assert text.tokens is not None
+    store = TokenStore(text.tokens, "train")
+    every, few = ByteRows(store, 32), ByteRows(store, 32, limit=5)
+    assert len(every) > 10
+    at = [i * len(every) // 5 for i in range(5)]
+    assert [few[i]["ids"].tolist() for i in range(5)] == [every[i]["ids"].tolist() for i in at]
+    assert len(ByteRows(store, 32, limit=10**6)) == len(every)
+    codes = tmp_path / "codes.h5"
+    encode_corpus(load_hierarchical(stage1 / "model"), text.tokens, codes,
+                  device="cpu", batch_size=2, train_rows=5)  # fmt: skip
+    whole, found = (
+        second.training_rows(),
+        settings(*LEVELS, base="stage1", tokenizer=None, train_rows=5),
+    )
+    part = Hierarchical(found, replace(second.inputs, codes=codes))
+    rows = part.training_rows()
+    assert len(rows) == 5  # type: ignore[arg-type]
+    for i in range(5):
+        for name, value in rows[i].items():
+            assert torch.equal(value, whole[at[i]][name])
+    assert len(part.validation_rows()) == len(second.validation_rows())  # type: ignore[arg-type]
+    with pytest.raises(TerseError, match="another number of rows"):
+        Hierarchical(second.settings, part.inputs).training_rows()
 
 
 def test_rows_hold_every_byte_once(text: Inputs) -> None:

@@ -23,6 +23,7 @@ from terse.models.hierarchical.quantizers import (
     VectorQuantizer,
     perplexity,
 )
+from terse.models.hierarchical.running_norm import RunningNorm
 from terse.models.hierarchical.segmentation import (
     Rule,
     StreamingSegmenter,
@@ -261,6 +262,58 @@ def test_codes_keep_their_meaning_after_the_last_reset() -> None:
         vq.after_step()
     assert seen[2] != seen[3]  # reset behind the third step
     assert seen[3:] == [seen[3]] * 6
+    assert vq.idle.max() > 3  # idle ever since, and left alone
+
+
+def test_codes_come_into_use_as_recent_vectors() -> None:
+    vq = VectorQuantizer(2, 6, decay=0.5, warmup=2).train()
+    z = torch.tensor([[50.0, 0.0], [51.0, 0.0], [50.0, 1.0]])
+    for _ in range(2):
+        found = vq(z, everywhere(z))
+        assert torch.equal(found.vectors, z)
+        assert float(found.loss) == 0.0
+        vq.eval()  # what is scored is what codes stand for, also by then
+        assert torch.equal(vq(z, everywhere(z)).vectors, vq.codebook[vq.nearest(z)])
+        vq.train()
+        vq.after_step()
+    assert torch.cdist(vq.codebook, z).amin(1).max() == 0.0
+    used = vq(z, everywhere(z))
+    assert float(used.loss) == 0.0
+    assert len(used.codes.unique()) == 3
+    assert torch.equal(used.vectors, z)
+    vq.after_step()
+    assert float(vq(z + 1.0, everywhere(z)).loss) > 0.0
+
+
+def test_residual_codes_come_into_use_together() -> None:
+    quantizer = ResidualQuantizer(2, 3, 2, beta=0.25, decay=0.9, reset_interval=0, warmup=1).train()
+    z = torch.randn(20, 2)
+    found = quantizer(z, everywhere(z))
+    assert torch.equal(found.vectors, z)
+    assert found.codes.shape == (20, 2)
+    quantizer.after_step()
+    found = quantizer(z, everywhere(z))
+    assert torch.allclose(found.vectors, quantizer.lookup(found.codes))
+    assert not torch.allclose(found.vectors, z)
+
+
+def test_vectors_lose_what_all_have_in_common() -> None:
+    x = 5.0 + torch.randn(400, 2, 8) * torch.linspace(0.1, 2, 8)
+    norm = RunningNorm(2, 8).train()
+    for part in x.split(100):  # in any parts
+        norm.note(part)
+    norm.after_step()
+    y = norm(x)
+    assert torch.allclose(y.mean(0), torch.zeros(2, 8), atol=1e-4)
+    assert torch.allclose(y.std(0), torch.ones(2, 8), atol=1e-2)
+    assert torch.equal(norm(x[:1]), y[:1])  # a vector does not see the others
+    before = norm.mean.clone()
+    norm.note(-x)
+    norm.after_step()
+    far = -norm.norm(x).mean(0)
+    assert torch.allclose(norm.mean, before + 0.1 * (far - before), atol=1e-5)
+    norm.after_step()  # nothing seen since
+    assert torch.allclose(norm.mean, before + 0.1 * (far - before), atol=1e-5)
 
 
 def test_perplexity_counts_the_codes_in_use() -> None:

@@ -42,8 +42,8 @@ def model(*levels: dict[str, Any], seed: int = 0, **changes: Any) -> Hierarchica
     found = HierarchicalAutoencoder(settings(*levels, **changes))
     with torch.no_grad():
         for name, parameter in found.named_parameters():
-            if parameter.ndim == 2:
-                parameter.mul_(10.0 if "head" in name or "embed" in name else 5.0)
+            if ".heads." in name:
+                parameter.mul_(10.0)
     return found.eval()
 
 

@@ -66,10 +66,19 @@ class Stack(nn.Module):
 
 
 def initialise(module: nn.Module) -> None:
-    """Draw all matrices of linear maps and embeddings from N(0, 0.02), those of outputs smaller."""
+    """Draw linear maps so that they keep the size of what they read, embeddings of size 1.
+
+    Small weights would soon be no more than what all inputs have in common, since the optimiser's
+    steps are as large: all segments would become the same vector. Heads begin small, as all symbols
+    are alike at first.
+    """
     for name, part in module.named_modules():
         if isinstance(part, nn.Linear | nn.Embedding):
-            spread = 0.02 / 2 if name.endswith(("out", "down")) else 0.02
+            spread = 1.0 if isinstance(part, nn.Embedding) else part.in_features**-0.5
+            if name.endswith(("out", "down")):
+                spread /= 2
+            if ".heads." in name:
+                spread = 0.02
             torch.nn.init.normal_(part.weight, std=spread)
             if isinstance(part, nn.Linear) and part.bias is not None:
                 torch.nn.init.zeros_(part.bias)

@@ -17,22 +17,28 @@ from terse.models.hierarchical.settings import BOS, EOS, PAD
 class ByteRows(Dataset[dict[str, Tensor]]):
     """Rows (S,) of BOS and S - 1 places of the stream [document, EOS, BOS, document, EOS, ...].
 
-    No byte is lost: the last row is filled up with padding.
+    No byte is lost, the last row is filled up with padding; unless a `limit` is given: then as many
+    rows as that, evenly spread.
     """
 
-    def __init__(self, store: TokenStore, sequence_length: int) -> None:
-        self.store, self.sequence_length = store, sequence_length
+    def __init__(self, store: TokenStore, sequence_length: int, limit: int | None = None) -> None:
+        self.store, self.sequence_length, self.limit = store, sequence_length, limit
         # Where each document's BOS would stand; that of the first does not.
         self.starts = store.offsets + 2 * np.arange(len(store.offsets)) - 1  # (D + 1,)
 
-    def __len__(self) -> int:
+    @property
+    def n_all(self) -> int:
+        """How many rows there are without a limit."""
         return -(-int(self.starts[-1]) // (self.sequence_length - 1))
+
+    def __len__(self) -> int:
+        return self.n_all if self.limit is None else min(self.n_all, self.limit)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         step = self.sequence_length - 1
-        start = index % len(self) * step
+        start = index % len(self) * self.n_all // len(self) * step
         stream = self.read(start, min(start + step, int(self.starts[-1])))
         return {"ids": padded(stream, self.sequence_length)}
 

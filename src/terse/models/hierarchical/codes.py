@@ -21,9 +21,17 @@ from terse.models.hierarchical.settings import PAD
 
 
 def encode_corpus(
-    model: HierarchicalAutoencoder, tokens: Path, out: Path, *, device: str, batch_size: int
+    model: HierarchicalAutoencoder,
+    tokens: Path,
+    out: Path,
+    *,
+    device: str,
+    batch_size: int,
+    train_rows: int | None = None,
 ) -> None:
     """Write the boundaries and codes of each row of both splits, level by level.
+
+    train_rows: how many of the training split, evenly spread; all if None.
 
     Per split and level: `opens` (all positions,) uint8 and `codes` (all segments x G,) int32, each
     with offsets (rows + 1,).
@@ -32,7 +40,8 @@ def encode_corpus(
     with atomic_file(out) as partial, h5py.File(partial, "w") as file:
         file.attrs["sequence_length"] = model.settings.sequence_length
         for split in SPLITS:
-            rows = ByteRows(byte_store(tokens, split), model.settings.sequence_length)
+            limit = train_rows if split == "train" else None
+            rows = ByteRows(byte_store(tokens, split), model.settings.sequence_length, limit)
             _write_split(model, rows, file.create_group(split), device, batch_size)
         file.attrs["complete"] = True
 
@@ -94,6 +103,8 @@ class CodedRows(Dataset[dict[str, Tensor]]):
             for i in range(len(n_digits))
             for name in ("opens", "codes")
         }
+        if len(self.offsets["codes0"]) != len(rows) + 1:
+            raise TerseError(f"the codes in {path} are of another number of rows: encode anew")
 
     def __len__(self) -> int:
         return len(self.rows)

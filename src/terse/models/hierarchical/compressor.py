@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
 from torch import Tensor, nn
@@ -9,9 +10,11 @@ from torch import Tensor, nn
 from terse.models.hierarchical.blocks import Stack
 from terse.models.hierarchical.pooling import LearnedQueryAttention, StreamingPool
 from terse.models.hierarchical.quantizers import Quantised, quantizer_of, summed
+from terse.models.hierarchical.running_norm import RunningNorm
 from terse.models.hierarchical.segmentation import (
     Rule,
     StreamingSegmenter,
+    margins,
     offsets,
     opened,
     segment_ids,
@@ -113,10 +116,10 @@ class ByteSegmentCompressor(nn.Module):
         self.compression = Stack(level.n_compression_layers, dim, heads, window, wide)
         self.norm = nn.RMSNorm(dim)
         self.pool = LearnedQueryAttention(dim, heads, level.num_queries)
-        self.out_norm = nn.RMSNorm(dim)
+        self.out_norm = RunningNorm(level.num_queries, dim)
         self.quantizer = quantizer_of(level, max_steps)
         self.register_buffer("shift", torch.zeros(()))
-        self._seen: Tensor | None = None  # segments, symbols, symbols x spread since the last step
+        self._seen: Tensor | None = None  # what the controller goes by, summed since the last step
 
     @property
     def rule(self) -> Rule:
@@ -149,10 +152,12 @@ class ByteSegmentCompressor(nn.Module):
         n = segment.masked_fill(~sequence.mask, -1).amax(1) + 1  # (B,)
         N = int(n.max())
         hidden = self.norm(self.compression(shared))
-        pooled = self.out_norm(self.pool(hidden, segment, sequence.mask, N))  # (B, N, L, D)
+        raw = self.pool(hidden, segment, sequence.mask, N)  # (B, N, L, D)
         real = torch.arange(N, device=n.device) < n[:, None]
+        pooled = self.out_norm(raw)
         quantised = self.quantizer(pooled, real[..., None].expand(pooled.shape[:3]))
         if self.training and torch.is_grad_enabled():
+            self.out_norm.note(raw[real])
             self._count(n, sequence.mask, entropies)
         making = Making(states, entropies, pooled, quantised.loss)
         codes = quantised.codes.flatten(2)
@@ -183,25 +188,34 @@ class ByteSegmentCompressor(nn.Module):
         return self.head.nats(segments.made.states[:, :-1], segments.sequence.digits[:, 1:])
 
     def _count(self, n: Tensor, mask: Tensor, entropies: Tensor) -> None:
-        told = mask[:, 1:]  # where there is an entropy before
-        values = entropies[:, 1:]
-        if self.level.entropy_delta is not None:
-            values = values - entropies[:, :-1]
-        spread = values[told].std(correction=0).nan_to_num()
-        seen = torch.stack([n.sum(), mask.sum(), mask.sum() * spread]).double()
+        """Note segments, symbols, and how far entropies are above the rule's thresholds.
+
+        Of these margins their number, sum and sum of squares, so that it is all the same how rows
+        are dealt out.
+        """
+        if self.level.target_compression_ratio is None:
+            return
+        above = margins(entropies, self.rule)[:, 1:][mask[:, 1:]].double()  # those with one before
+        n_above = above.new_tensor(len(above))
+        seen = torch.stack([n.sum(), mask.sum(), n_above, above.sum(), above.square().sum()])
         self._seen = seen if self._seen is None else self._seen + seen
 
     @torch.no_grad()
     def after_step(self) -> None:
         """Move the codebook, and the thresholds towards the ratio that is aimed at."""
+        self.out_norm.after_step()
         self.quantizer.after_step()
         if self._seen is None:
             return
-        segments, symbols, spread = summed(self._seen).tolist()
-        self._seen = None
-        if (target := self.level.target_compression_ratio) is not None:
-            error = math.log(segments / symbols / target)
-            self.shift.add_(GAIN * spread / symbols * max(-1.0, min(1.0, error)))
+        segments, symbols, n, total, squares = summed(self._seen).tolist()
+        self._seen, target = None, self.level.target_compression_ratio or 1.0
+        mean = total / max(n, 1)
+        spread = math.sqrt(max(0.0, squares / max(n, 1) - mean**2))
+        if not float(self.shift):  # the first step: as if margins were normally distributed
+            self.shift.fill_(mean + spread * NormalDist().inv_cdf(1 - min(target, 0.99)))
+            return
+        error = math.log(segments / symbols / target)
+        self.shift.add_(GAIN * spread * max(-1.0, min(1.0, error)))
 
 
 class CompressorStream:

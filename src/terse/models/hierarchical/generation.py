@@ -97,12 +97,13 @@ class LevelDecoder:
     def run(self) -> tuple[Tensor, Tensor]:
         """Return symbols (B, T, G) and how many each row has (B,), without BOS and EOS."""
         B, K, G = len(self.rows), self.expander.head.K, self.expander.head.G
-        live = torch.arange(B, device=self.rows.device)
-        self.stream.begin(self.rows[:, 0], live)
-        digits = torch.full((B, G), -1, device=live.device)
+        live = self.n.nonzero()[:, 0]  # a level above may have written nothing
+        if len(live):
+            self.stream.begin(self.rows[live, 0], live)
+        digits = torch.full((len(live), G), -1, device=live.device)
         digits[:, 0] = bos(K)
         written: list[Tensor] = []
-        length = torch.zeros_like(live)
+        length = torch.zeros_like(self.n)
         while len(live) and len(written) < self.longest:
             live, digits = self._advanced(digits, live)
             if not len(live):

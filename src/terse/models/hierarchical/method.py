@@ -54,7 +54,7 @@ class Hierarchical(Method[HierarchicalSettings]):
     def _rows(self, split: str) -> Dataset[Any]:
         s = self.settings
         store = byte_store(_required(self.inputs.tokens, "tokens file"), split)
-        rows = ByteRows(store, s.sequence_length)
+        rows = ByteRows(store, s.sequence_length, s.train_rows if split == "train" else None)
         if not s.needs_codes():
             return rows
         codes = _required(self.inputs.codes, "file of codes")

@@ -33,9 +33,25 @@ class Quantizer(nn.Module, ABC):
     digits: int
     size: int
 
-    @abstractmethod
     def forward(self, z: Tensor, mask: Tensor) -> Quantised:
-        """Quantise z (..., D); where the mask (...) is false nothing is learnt from it."""
+        """Quantise z (..., D); where the mask (...) is false nothing is learnt from it.
+
+        While `warming`, training goes on with z itself: codes only follow.
+        """
+        with torch.autocast(z.device.type, enabled=False):
+            found = self.quantised(z.float(), mask)
+        if self.training and self.warming:
+            return Quantised(z.float(), found.codes, torch.zeros_like(found.loss))
+        return found
+
+    @abstractmethod
+    def quantised(self, z: Tensor, mask: Tensor) -> Quantised:
+        """Quantise z (..., D), float32."""
+
+    @property
+    def warming(self) -> bool:
+        """Whether the codes are not in use yet."""
+        return False
 
     @abstractmethod
     def tables(self) -> list[Tensor]:
@@ -77,7 +93,8 @@ class VectorQuantizer(Quantizer):
 
     Statistics of all forward passes in training are kept until `after_step`. A code that has had no
     hit for `reset_interval` steps gives way to a recent input at the next multiple of it, up to
-    step `reset_until`.
+    step `reset_until`. Codes are not in use up to step `warmup`, where all become recent inputs:
+    random ones lie so far from what they stand for that a few would stand for everything.
     """
 
     codebook: Tensor
@@ -96,11 +113,13 @@ class VectorQuantizer(Quantizer):
         decay: float = 0.99,
         reset_interval: int = 0,
         reset_until: float = math.inf,
+        warmup: float = 0,
     ) -> None:
         super().__init__()
         self.digits, self.size = 1, size
         self.beta, self.decay = beta, decay
         self.reset_interval, self.reset_until = reset_interval, reset_until
+        self.warmup = int(warmup)
         codebook = torch.randn(size, dim)
         self.register_buffer("codebook", codebook)
         self.register_buffer("cluster_size", torch.ones(size))
@@ -113,16 +132,18 @@ class VectorQuantizer(Quantizer):
         self._hits: Tensor | None = None
         self._sums: Tensor | None = None
 
-    def forward(self, z: Tensor, mask: Tensor) -> Quantised:
-        with torch.autocast(z.device.type, enabled=False):
-            z = z.float()
-            codes = self.nearest(z)  # (...)
-            quantised = self.codebook[codes]
-            error = (z - quantised).square().mean(-1)
-            if self.training and torch.is_grad_enabled():
-                self._note(z.detach()[mask], codes[mask])
-            loss = self.beta * error.masked_fill(~mask, 0.0).sum()
-            return Quantised(straight_through(z, quantised), codes[..., None], loss)
+    def quantised(self, z: Tensor, mask: Tensor) -> Quantised:
+        codes = self.nearest(z)  # (...)
+        vectors = self.codebook[codes]
+        error = (z - vectors).square().mean(-1)
+        if self.training and torch.is_grad_enabled():
+            self._note(z.detach()[mask], codes[mask])
+        loss = self.beta * error.masked_fill(~mask, 0.0).sum()
+        return Quantised(straight_through(z, vectors), codes[..., None], loss)
+
+    @property
+    def warming(self) -> bool:
+        return int(self.n_steps) < self.warmup
 
     def nearest(self, z: Tensor) -> Tensor:
         """Return the code (...) nearest to each vector (..., D)."""
@@ -162,7 +183,9 @@ class VectorQuantizer(Quantizer):
         self.idle.add_(1).masked_fill_(hits > 0, 0)
         self.n_steps.add_(1)
         step = int(self.n_steps)
-        if self.reset_interval and step % self.reset_interval == 0 and step <= self.reset_until:
+        if step == self.warmup:
+            self._reset(torch.ones_like(self.idle, dtype=torch.bool))
+        elif self.reset_interval and step % self.reset_interval == 0 and step <= self.reset_until:
             self._reset(self.idle >= self.reset_interval)
 
     def _reset(self, dead: Tensor) -> None:
@@ -190,12 +213,12 @@ class ResidualQuantizer(Quantizer):
         decay: float,
         reset_interval: int,
         reset_until: float = math.inf,
+        warmup: float = 0,
     ) -> None:
         super().__init__()
         self.digits, self.size = n, size
-        self.parts = nn.ModuleList(
-            VectorQuantizer(dim, size, beta, decay, reset_interval, reset_until) for _ in range(n)
-        )
+        moving = (beta, decay, reset_interval, reset_until, warmup)
+        self.parts = nn.ModuleList(VectorQuantizer(dim, size, *moving) for _ in range(n))
         for i, part in enumerate(self._parts()):  # what is left over gets smaller
             part.codebook.mul_(0.5**i)
             part.cluster_sum.mul_(0.5**i)
@@ -203,16 +226,18 @@ class ResidualQuantizer(Quantizer):
     def _parts(self) -> list[VectorQuantizer]:
         return [cast(VectorQuantizer, part) for part in self.parts]
 
-    def forward(self, z: Tensor, mask: Tensor) -> Quantised:
-        with torch.autocast(z.device.type, enabled=False):
-            z, rest = z.float(), z.float()
-            found: list[Quantised] = []
-            for part in self._parts():
-                found.append(part(rest, mask))
-                rest = rest - found[-1].vectors.detach()
-            codes = torch.cat([one.codes for one in found], -1)
-            loss = torch.stack([one.loss for one in found]).sum()
-            return Quantised(straight_through(z, self.lookup(codes)), codes, loss)
+    def quantised(self, z: Tensor, mask: Tensor) -> Quantised:
+        rest, found = z, []
+        for part in self._parts():
+            found.append(part.quantised(rest, mask))
+            rest = rest - found[-1].vectors.detach()
+        codes = torch.cat([one.codes for one in found], -1)
+        loss = torch.stack([one.loss for one in found]).sum()
+        return Quantised(straight_through(z, self.lookup(codes)), codes, loss)
+
+    @property
+    def warming(self) -> bool:
+        return self._parts()[0].warming
 
     def tables(self) -> list[Tensor]:
         return [part.codebook for part in self._parts()]
@@ -243,14 +268,13 @@ class FiniteScalarQuantizer(Quantizer):
         places = torch.arange(self.size)[:, None] // radix % steps  # (K, n)
         self.register_buffer("grid", (places - steps // 2) / (steps // 2), persistent=False)
 
-    def forward(self, z: Tensor, mask: Tensor) -> Quantised:
-        with torch.autocast(z.device.type, enabled=False):
-            bounded = self._bounded(self.down(z.float()))  # (..., n)
-            whole = bounded.round()
-            radix = cast(Tensor, self.radix)
-            codes = ((whole.long() + self.steps // 2) * radix).sum(-1)
-            vectors = self.up(straight_through(bounded, whole) / (self.steps // 2))
-            return Quantised(vectors, codes[..., None], vectors.new_zeros(()))
+    def quantised(self, z: Tensor, mask: Tensor) -> Quantised:
+        bounded = self._bounded(self.down(z))  # (..., n)
+        whole = bounded.round()
+        radix = cast(Tensor, self.radix)
+        codes = ((whole.long() + self.steps // 2) * radix).sum(-1)
+        vectors = self.up(straight_through(bounded, whole) / (self.steps // 2))
+        return Quantised(vectors, codes[..., None], vectors.new_zeros(()))
 
     def _bounded(self, z: Tensor) -> Tensor:
         """Return z between the ends of its grid, so that rounding gives one of its steps."""
@@ -270,9 +294,9 @@ class NoQuantizer(Quantizer):
         super().__init__()
         self.digits, self.size = 0, 0
 
-    def forward(self, z: Tensor, mask: Tensor) -> Quantised:
+    def quantised(self, z: Tensor, mask: Tensor) -> Quantised:
         codes = torch.empty(*z.shape[:-1], 0, dtype=torch.long, device=z.device)
-        return Quantised(z.float(), codes, z.new_zeros(()))
+        return Quantised(z, codes, z.new_zeros(()))
 
     def tables(self) -> list[Tensor]:
         return []
@@ -280,8 +304,8 @@ class NoQuantizer(Quantizer):
 
 def quantizer_of(level: LevelSettings, max_steps: int) -> Quantizer:
     """Return the quantiser of a level in a training of `max_steps`."""
-    until = level.vq_reset_until * max_steps
-    moving = (level.beta, level.vq_decay, level.vq_reset_interval, until)
+    until, warmup = level.vq_reset_until * max_steps, level.vq_warmup * max_steps
+    moving = (level.beta, level.vq_decay, level.vq_reset_interval, until, warmup)
     match level.quantizer:
         case "vq":
             return VectorQuantizer(level.dim, level.codebook_size, *moving)

@@ -25,8 +25,7 @@ def opened(entropies: Tensor, rule: Rule, shift: Tensor) -> Tensor:
     entropies: (B, T). shift: scalar, added to both thresholds of the rule.
     """
     opens = torch.ones_like(entropies, dtype=torch.bool)
-    before = torch.cat([torch.full_like(entropies[:, :1], torch.inf), entropies[:, :-1]], 1)
-    opens[:, 1:] = surprising(entropies, before, rule, shift)[:, :-1]
+    opens[:, 1:] = (margins(entropies, rule) > shift)[:, :-1]
     if rule.max_len is None:
         return opens
     places = torch.arange(entropies.shape[1], device=entropies.device).expand_as(opens)
@@ -34,13 +33,19 @@ def opened(entropies: Tensor, rule: Rule, shift: Tensor) -> Tensor:
     return opens | ((places - starts) % rule.max_len == 0)
 
 
-def surprising(entropy: Tensor, before: Tensor, rule: Rule, shift: Tensor) -> Tensor:
-    """Return whether the symbol behind an entropy opens a segment; `before`: infinite at first."""
-    found = torch.zeros_like(entropy, dtype=torch.bool)
+def margins(entropies: Tensor, rule: Rule) -> Tensor:
+    """Return how far each entropy (B, T) is above the nearer of the rule's thresholds, nats."""
+    before = torch.cat([torch.full_like(entropies[:, :1], torch.inf), entropies[:, :-1]], 1)
+    return margin(entropies, before, rule)
+
+
+def margin(entropy: Tensor, before: Tensor, rule: Rule) -> Tensor:
+    """Return the same of entropies and those before them; infinite: there is none."""
+    found = torch.full_like(entropy, -torch.inf)
     if rule.delta is not None:
-        found |= entropy > before + (rule.delta + shift)
+        found = torch.maximum(found, entropy - before - rule.delta)
     if rule.threshold is not None:
-        found |= entropy > rule.threshold + shift
+        found = torch.maximum(found, entropy - rule.threshold)
     return found
 
 
@@ -68,7 +73,7 @@ class StreamingSegmenter:
 
         That is, whether the position behind each opens a segment.
         """
-        opens = surprising(entropy, self.before[rows], self.rule, self.shift)
+        opens = margin(entropy, self.before[rows], self.rule) > self.shift
         length = self.length[rows] + 1
         if self.rule.max_len is not None:
             opens = opens | (length >= self.rule.max_len)

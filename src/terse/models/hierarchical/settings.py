@@ -48,6 +48,13 @@ class LevelSettings(Strict):
     )
     beta: float = Field(0.25, ge=0, description="weight of the commitment loss")
     vq_decay: float = Field(0.99, ge=0, lt=1, description="of the codebook's moving averages")
+    vq_warmup: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="share of max_steps in which vectors pass unquantised; then codes "
+        "become recent vectors",
+    )
     vq_reset_interval: int = Field(
         250, ge=0, description="steps between resets of codes without a hit since; 0: none"
     )
@@ -172,6 +179,9 @@ class HierarchicalSettings(Run):
     num_levels: int = Field(1, gt=0, description="levels of codes, one upon the other")
     initial_vocab_size: Literal[259] = Field(259, description="bytes, BOS, EOS and padding")
     sequence_length: int = Field(256, gt=2, description="S, bytes of a row, BOS included")
+    train_rows: int | None = Field(
+        None, gt=0, description="rows of the training split that are read, evenly spread; null: all"
+    )
     compressor_level_configs: list[LevelSettings] = Field(
         [LevelSettings()],  # pyright: ignore[reportCallIssue]
         min_length=1,
