@@ -28,7 +28,7 @@ from rows import report, row
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from terse.models.compression.cost import interleaved
+from terse.evaluation.cost import interleaved
 from terse.models.hierarchical.flops import byte_transformer_flops, hierarchical_flops
 from terse.models.hierarchical.generation import Reader, greedy
 from terse.models.hierarchical.method import Hierarchical

@@ -39,6 +39,9 @@ rule plot_study:
             f"results/runs/{r}/evaluation.csv" for r in study_runs(w.method)
         ],
         tables=lambda w: [f"results/runs/{r}/tables" for r in study_runs(w.method)],
+        compared=lambda w: [
+            f"results/runs/{r}/evaluation.csv" for r in compared_runs(w.method)
+        ],
     output:
         study=report(
             directory("results/studies/{method}"),
@@ -55,6 +58,9 @@ rule plot_study:
     threads: 1
     params:
         runs=lambda w: {r: settings.runs[r].params() for r in study_runs(w.method)},
+        compared=lambda w: {
+            r: settings.runs[r].params() for r in compared_runs(w.method)
+        },
         captions=lambda w: METHODS[w.method].captions,
         stage=stage("plot_study"),
     script:

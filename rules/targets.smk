@@ -23,6 +23,12 @@ def study_runs(method):
     return [run for run in settings.selected_runs() if run in members] or members
 
 
+def compared_runs(method):
+    """Return the runs of other methods that stand beside those of a study."""
+    runs = [settings.runs[run] for run in study_runs(method)]
+    return list(dict.fromkeys(name for run in runs for name in run.compared_with()))
+
+
 def dimension_targets():
     """Return what `all` makes of the selected models."""
     files = [f"results/ids/{model}.csv" for model in settings.select.ids]

@@ -18,11 +18,17 @@ def plot_study(
     runs: dict[str, dict[str, Any]],
     evaluation_paths: list[Path],
     table_folders: list[Path],
+    compared: dict[str, dict[str, Any]],
+    compared_paths: list[Path],
     study_folder: Path,
 ) -> None:
     """Write each figure as SVG and PDF, and each table of all runs as CSV and page."""
+    others = tuple(
+        FinishedRun(name, settings_of(run), pd.read_csv(path), {})
+        for (name, run), path in zip(compared.items(), compared_paths, strict=True)
+    )
     finished = [
-        FinishedRun(name, settings_of(run), pd.read_csv(path), _tables(folder))
+        FinishedRun(name, settings_of(run), pd.read_csv(path), _tables(folder), others)
         for (name, run), path, folder in zip(
             runs.items(), evaluation_paths, table_folders, strict=True
         )
@@ -45,5 +51,7 @@ if __name__ == "__main__":
             runs=snakemake.params.runs,
             evaluation_paths=[Path(path) for path in snakemake.input.evaluations],
             table_folders=[Path(path) for path in snakemake.input.tables],
+            compared=snakemake.params.compared,
+            compared_paths=[Path(path) for path in snakemake.input.compared],
             study_folder=Path(snakemake.output.study),
         )

@@ -150,6 +150,10 @@ class Run(Strict):
         """
         return None
 
+    def compared_with(self) -> list[str]:
+        """Return the runs of other methods whose scores stand beside this one's in the report."""
+        return []
+
     def tokens_per_row(self) -> int | None:
         """Return how many tokens a training row costs, None where the settings do not tell."""
         return None

@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from terse.config.activations import Activations
+from terse.config.blocks import Roots, Select
 from terse.config.corpora import Corpus, Tokenizer
 from terse.config.harness import Harness
 from terse.config.messages import lines
@@ -38,22 +39,6 @@ def _by_method(raw: Any) -> Any:
 
 
 RunOfMethod = Annotated[SerializeAsAny[Run], BeforeValidator(_by_method)]
-
-
-class Roots(Strict):
-    """Where the three folders of the workflow really lie; a value elsewhere becomes a link."""
-
-    results: str = Field("results", min_length=1, description="what people read")
-    cache: str = Field("cache", min_length=1, description="large, can be made again")
-    state: str = Field("state", min_length=1, description="what a training needs to go on")
-
-
-class Select(Strict):
-    """What the target `all` makes; anything defined can still be asked for by its path."""
-
-    runs: list[Name] = Field([], description="runs (or sweeps) that are trained and evaluated")
-    ids: list[Name] = Field([], description="models whose dimensions are estimated")
-    harness: list[Name] = Field([], description="models and runs that lm-eval asks its tasks")
 
 
 class Workflow(Strict):
@@ -128,6 +113,9 @@ class Workflow(Strict):
             self._require(f"runs.{name}.base", "run or model", run.base, self._bases)
             self._check_base(name, run)
             self._check_bytes(name, run)
+            for other in run.compared_with():
+                self._require(f"runs.{name}.baseline", "run", other, self.runs)
+                self._check_language_model(f"runs.{name}.baseline", other)
             if run.corpus is not None:
                 self._check_held_out(f"runs.{name}.corpus", run.corpus)
             try:

@@ -20,13 +20,15 @@ from terse.errors import TerseError
 class FinishedRun:
     """A trained and evaluated run.
 
-    evaluation: the rows of its `evaluation.csv`. tables: those of its method, by name.
+    evaluation: the rows of its `evaluation.csv`. tables: those of its method, by name. compared:
+    the runs of other methods that stand beside those of this one.
     """
 
     name: str
     settings: Run
     evaluation: pd.DataFrame
     tables: dict[str, pd.DataFrame]
+    compared: tuple["FinishedRun", ...] = ()
 
 
 def figures_of(runs: Sequence[FinishedRun]) -> dict[str, Figure]:

@@ -9,11 +9,11 @@ import pytest
 
 from terse.config import Workflow, load, read_yaml
 from terse.config.activations import Activations
+from terse.config.blocks import Roots, Select
 from terse.config.corpora import Corpus, Tokenizer
 from terse.config.methods import METHODS, settings_of
 from terse.config.models import Model
 from terse.config.schema import readme_text, schema_text
-from terse.config.workflow import Roots, Select
 from terse.errors import TerseError
 
 ROOT = Path(__file__).parents[3]
@@ -75,6 +75,8 @@ FROM_BASE = {"method": "causal-lm", "corpus": "python-docs", "max_steps": 1}
         ("activations/layer_idx_list", "none", ["layer_idx_list: 'none' is no layer", "all, or"]),
         ("activations/layer_idx_list", ["a-b"], ["layer_idx_list: 'a-b' is no layer", "0-5"]),
         ("runs/compress/cmp_layer", "hlaf", ["runs.compress.cmp_layer:", "did you mean 'half'"]),
+        ("runs/codes-lm/baseline", "byte", ["codes-lm.baseline:", "did you mean 'byte-lm'"]),
+        ("runs/codes-lm/baseline", "codes", ["baseline: codes of method hierarchical is no whole"]),
         ("runs/base/lr", True, ["runs.base: lr: a number is needed; given: True"]),
         ("runs/base/val_batch_size", True, ["val_batch_size: a number is needed"]),
         ("runs/base/method", ["causal-lm"], ["runs.base: unknown method"]),

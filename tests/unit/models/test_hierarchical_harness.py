@@ -66,10 +66,12 @@ def test_a_continuation_is_greedy_if_it_is_what_is_written(
     options = {"until": [], "max_gen_toks": 24}
     written = ask(lm, "generate_until", (context, options))[0]
     assert len(written) > 3
-    other = written[:-1] + ("!" if written[-1] != "!" else "?")
-    (_, yes), (_, no) = ask(lm, "loglikelihood", (context, written), (context, other))
+    first, last = ("!" if byte != "!" else "?" for byte in (written[0], written[-1]))
+    others = (context, written[:-1] + last), (context, first + written[1:])
+    (_, yes), (_, no), (_, neither) = ask(lm, "loglikelihood", (context, written), *others)
     assert yes
     assert not no
+    assert not neither
 
 
 def test_writing_stops_where_it_is_told(lm: HierarchicalAELM) -> None:

@@ -17,7 +17,9 @@ from transformers import get_cosine_schedule_with_warmup
 
 from terse.corpora.token_store import TokenStore
 from terse.errors import TerseError
+from terse.figures.study import FinishedRun, figures_of, joined_tables
 from terse.job import Stopped, StopSignal
+from terse.models.causal_lm.settings import CausalLMSettings
 from terse.models.hierarchical.byte_rows import ByteRows, ScoringRows, byte_store
 from terse.models.hierarchical.codes import CodedRows, collated, encode_corpus
 from terse.models.hierarchical.generation import byte_rows, compress, decompress
@@ -180,12 +182,18 @@ def test_a_second_stage_leaves_its_base_as_it_was(
     assert set(tables) == {"segmentation", "dimensions", "samples", "speed"}
     assert (tables["speed"]["bytes_per_s"] > 0).all()
     assert set(tables["dimensions"]["cloud"]) == {"pooled", "quantised"}
-    from terse.figures.study import FinishedRun, figures_of, joined_tables
-
     evaluation = pd.DataFrame([vars(m) for m in measures.values()])
     run = FinishedRun("x", second.settings, evaluation, tables)
     assert set(figures_of([run])) == {"scores", "segmentation"}
     assert len(joined_tables([run])) == 4
+    score = pd.DataFrame([{"arm": "model", "measure": "bits_per_byte", "value": 2.0,
+                           "interval_low": 1.9, "interval_high": 2.1}])  # fmt: skip
+    rival = FinishedRun("byte-lm", CausalLMSettings(method="causal-lm", corpus="c", tokenizer="b",
+                        max_steps=1, checkpoint_steps=[]), score, {})  # fmt: skip
+    below = FinishedRun("stage1", settings(*LEVELS, top=None), evaluation, tables, (rival,))
+    both = figures_of([below, replace(run, compared=(rival,))])
+    assert [t.get_text() for t in both["scores"].axes[0].get_yticklabels()][-1] == "byte-lm"
+    assert [ax.get_title() for ax in both["segmentation"].axes] == ["stage1"]  # cut as `run` is
 
 
 def test_a_level_learns_above_one_that_stays_as_it_was(

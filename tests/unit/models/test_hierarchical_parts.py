@@ -141,7 +141,7 @@ def test_pooling_equals_a_loop_over_segments() -> None:
     torch.manual_seed(0)
     attention = LearnedQueryAttention(8, 2, 3)
     x = draw(2, 10, 8).requires_grad_()
-    segment = torch.tensor([[0, 0, 1, 2, 2, 2, 3, 4, 4, 4], [0, 1, 1, 1, 1, 2, 2, 2, 9, 9]])
+    segment = torch.tensor([[0, 0, 1, 2, 2, 2, 3, 4, 4, 4], [0, 1, 1, 1, 1, 2, 2, 2, 2, 9]])
     mask = torch.tensor([[True] * 10, [True] * 8 + [False] * 2])
     found = attention(x, segment, mask, 5)
     loops = [

@@ -160,7 +160,7 @@ class HierarchicalSettings(Run):
     evaluation_only: ClassVar[frozenset[str]] = frozenset(
         {"eval_bytes", "n_samples", "sample_prompt_for_generation", "generation_max_len_override"}
     )
-    conduct: ClassVar[frozenset[str]] = Run.conduct | {"generation_interval"}
+    conduct: ClassVar[frozenset[str]] = Run.conduct | {"generation_interval", "baseline"}
     aliases: ClassVar[dict[str, str]] = {
         **Run.aliases,
         "scheduler_type": "lr_schedule",
@@ -237,6 +237,10 @@ class HierarchicalSettings(Run):
         None, gt=0, description="bytes of the validation split that are scored; null: all"
     )
     n_samples: int = Field(3, ge=0, description="round trips and continuations in the report")
+
+    baseline: str | None = Field(
+        None, description="run of a byte Transformer, whose score is drawn beside this run's"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "HierarchicalSettings":
@@ -329,6 +333,9 @@ class HierarchicalSettings(Run):
         """A first stage has no likelihood."""
         has_top = self.top_transformer_config is not None
         return "terse.models.hierarchical.harness:HierarchicalAELM" if has_top else None
+
+    def compared_with(self) -> list[str]:
+        return [] if self.baseline is None else [self.baseline]
 
     def needs_codes(self) -> bool:
         return self.is_second_stage
