@@ -99,6 +99,20 @@ def test_padding_and_neighbours_change_nothing(built: HierarchicalAutoencoder) -
         torch.testing.assert_close(value, sum(part[name] for part in parts), rtol=1e-4, atol=1e-3)
 
 
+def test_what_segments_have_in_common_is_told_from_segments_alone() -> None:
+    ids = rows(40, 9)  # the second row has far fewer
+    found = []
+    for batches in ([ids], [ids[:1], ids[1:, :9]]):
+        built = model().train()
+        for batch in batches:
+            built(batch)
+        built.after_step()
+        norm = built.levels[0][0].out_norm
+        found.append(torch.cat([norm.mean, norm.variance]))
+    torch.testing.assert_close(*found)
+    assert not torch.allclose(found[0][:1], torch.zeros(16))
+
+
 def test_each_level_is_a_partition(built: HierarchicalAutoencoder) -> None:
     ids = rows(17, 40)
     for at in built.encode(ids):
