@@ -16,11 +16,13 @@ from tiny_forgetting import (
     text_rows,
 )
 from tiny_run import AtStep, train_into
+from torch import nn
 from transformers import set_seed
 
 from terse.config.methods import settings_of
 from terse.errors import TerseError
 from terse.job import Stopped, StopSignal
+from terse.models.forgetting.base import at_rest
 from terse.models.forgetting.evaluation import rows_of
 from terse.models.forgetting.masks import MLPForgetMask
 from terse.models.forgetting.model import Forgetter
@@ -325,3 +327,17 @@ def test_rollouts_count_in_the_time_limit() -> None:
     windows = 28  # tokens: one pass forwards and backwards, three forwards
     assert settings_of(SETTINGS).tokens_per_row() == 2 * windows
     assert settings_of(SETTINGS | {"mask": "random", "hidden_dim": 512}).tokens_per_row() == windows
+
+
+def test_rewards_are_told_by_a_base_at_rest() -> None:
+    lm = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5)).train()
+    lm[0].bias.requires_grad_(False)
+    x = torch.ones(1, 4, requires_grad=True)
+    with at_rest(lm):
+        first, second = lm(x), lm(x)
+    assert torch.equal(first, second)  # rollouts differ by their masks alone
+    first.sum().backward()
+    assert x.grad is not None
+    assert lm[0].weight.grad is None
+    assert lm.training
+    assert [p.requires_grad for p in lm.parameters()] == [True, False]
