@@ -146,7 +146,8 @@ class Run(Strict):
         """Return the "module:function" that gives lm-eval a model of the method.
 
         From (folder, device, batch_size) and, where it is needed, `base`, the folder of the base.
-        None: a whole language model, which needs none, or one that lm-eval cannot ask.
+        None: a whole language model, which needs none, or one that lm-eval cannot ask. Raises
+        TerseError where a text has no likelihood for a reason of the settings.
         """
         return None
 

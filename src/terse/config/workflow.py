@@ -18,7 +18,7 @@ from pydantic import (
 from terse.config.activations import Activations
 from terse.config.blocks import Roots, Select
 from terse.config.corpora import Corpus, Tokenizer
-from terse.config.harness import Harness
+from terse.config.harness import LANGUAGE_MODEL, Harness, adapter_of
 from terse.config.messages import lines
 from terse.config.methods import METHODS
 from terse.config.models import Model
@@ -172,18 +172,14 @@ class Workflow(Strict):
     def harness_adapter(self, name: str) -> str:
         """Return the "module:function" that gives lm-eval a model or run.
 
-        Raises TerseError for a run of a method that lm-eval cannot ask.
+        Raises TerseError for what lm-eval cannot ask.
         """
         run = self.models[name].run if name in self.models else name
-        if run is None or self.runs[run].is_language_model:
-            return "terse.evaluation.harness:language_model"
-        adapter = self.runs[run].harness()
-        if adapter is None:
-            raise TerseError(
-                f"select.harness: {name} of method {self.runs[run].method} has no likelihood that "
-                "lm-eval could ask for"
-            )
-        return adapter
+        if run is None:
+            return LANGUAGE_MODEL
+        if self.runs[run].is_language_model and self.tokenizer_of_run(run) is None:
+            raise TerseError(f"select.harness: {name} reads no text that lm-eval could ask it")
+        return adapter_of(name, self.runs[run], is_model=name in self.models)
 
     def _check_language_model(self, where: str, run: str | None) -> None:
         if run in self.runs and not self.runs[run].is_language_model:

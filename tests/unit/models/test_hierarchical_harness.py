@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from lm_eval.api.instance import Instance
+from tiny_asking import ask
 from tiny_hierarchical import model
 
 from terse.config.corpora import Corpus
@@ -25,14 +25,6 @@ TEXT = "Once there was a text that is longer than one row of thirty-two bytes; i
 def lm() -> HierarchicalAELM:
     torch.set_num_threads(1)
     return HierarchicalAELM(model(seed=5), batch_size=4)  # rows of 31 bytes behind BOS
-
-
-def ask(lm: HierarchicalAELM, kind: str, *arguments: tuple[Any, ...]) -> list[Any]:
-    requests: Any = [
-        Instance(kind, doc={}, arguments=args, idx=i)  # type: ignore[arg-type]
-        for i, args in enumerate(arguments)
-    ]
-    return getattr(lm, kind)(requests)
 
 
 @pytest.mark.parametrize("split", [0, 5, 30, 31, 32, 60])

@@ -42,6 +42,7 @@ class SurprisalMask(Mask):
     def __init__(self, counts: Tensor, forget_p: float = 0.0) -> None:
         super().__init__()
         self.forget_p = forget_p
+        self.register_buffer("counts", counts, persistent=False)
         smoothed = counts.double() + 1
         surprisal = -torch.log2(smoothed / smoothed.sum()).float()
         self.register_buffer("surprisal", surprisal, persistent=False)

@@ -1,5 +1,7 @@
 """Writing on with a mask: decisions are never revised, the cache holds kept tokens only."""
 
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import pandas as pd
@@ -46,19 +48,24 @@ class Writer:
             threshold = self.model.calibration.threshold(self.forget_p)
         return real & decide(logits, s.decide, droppable=free, threshold=threshold)
 
-    @torch.no_grad()
     def write(self, ids: Tensor, real: Tensor, n: int) -> tuple[Tensor, Any]:
-        """Return n tokens (B, n) after prompts (B, T), greedily, and the cache.
+        """Return n tokens (B, n), at least one, after prompts (B, T), greedily, and the cache.
 
         real (B, T) bool: prompts are padded on the right.
         """
+        written = list(islice(self.steps(ids, real), n))
+        return torch.stack([tokens for tokens, _ in written], 1), written[-1][1]
+
+    @torch.no_grad()
+    def steps(self, ids: Tensor, real: Tensor) -> Iterator[tuple[Tensor, "Cache"]]:
+        """Yield the next tokens (B,) after prompts (B, T), and the cache, without an end."""
         text = Text(ids, real)
         logits, cache = self._prefill(text)
-        for step in range(n):
-            text.append(logits.argmax(-1))
-            if step + 1 < n:
-                logits = self._step(text, cache)
-        return text.written(n), cache
+        while True:
+            tokens = logits.argmax(-1)
+            text.append(tokens)
+            yield tokens, cache
+            logits = self._step(text, cache)
 
     def _prefill(self, text: "Text") -> tuple[Tensor, "Cache"]:
         """Return the logits (B, V) after the prompts, and a cache of what is kept of them."""
@@ -116,12 +123,26 @@ class Writer:
         return found.logits[:, -1]
 
 
+class BlockWriter(Writer):
+    """Writes behind prompts that were decided on; what it writes is kept, as a block is.
+
+    decisions (B, T): what is kept of the prompts, their last tokens among it.
+    """
+
+    def __init__(self, model: Forgetter, decisions: Tensor) -> None:
+        super().__init__(model, 0.0)
+        self.decisions = decisions
+
+    def keeps(self, ids: Tensor, real: Tensor) -> Tensor:
+        n_written = ids.shape[1] - self.decisions.shape[1]
+        return real & torch.nn.functional.pad(self.decisions, (0, n_written), value=True)
+
+
 class Text:
     """Rows that grow: ids, real (B, T), right-padded; lengths (B,)."""
 
     def __init__(self, ids: Tensor, real: Tensor) -> None:
         self.ids, self.real = ids, real.bool()
-        self.prompt = self.lengths
 
     @property
     def lengths(self) -> Tensor:
@@ -138,11 +159,6 @@ class Text:
         self.ids, self.real = (_with_a_place(x) for x in (self.ids, self.real))
         self.ids = self.ids.scatter(1, lengths, tokens[:, None])
         self.real = self.real.scatter(1, lengths, torch.ones_like(lengths, dtype=torch.bool))
-
-    def written(self, n: int) -> Tensor:
-        """Return the n tokens (B, n) behind the prompts."""
-        place = self.prompt[:, None] + torch.arange(n, device=self.ids.device)
-        return self.ids.gather(1, place)
 
 
 def _with_a_place(x: Tensor) -> Tensor:

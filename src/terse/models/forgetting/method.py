@@ -25,7 +25,7 @@ from terse.models.forgetting.packing import Rows
 from terse.models.forgetting.passage import passage_table
 from terse.models.forgetting.schedule import BASE, FollowSchedule
 from terse.models.forgetting.settings import ForgettingSettings
-from terse.models.forgetting.storage import load_mask, save_forgetter
+from terse.models.forgetting.storage import load_mask, published_counts, save_forgetter
 from terse.models.forgetting.windows import AllBlocks, Lengths, RandomBlocks, token_counts
 from terse.models.loading import load_model, max_context
 from terse.training.method import Batch, Measure, Method
@@ -61,7 +61,7 @@ class Forgetting(Method[ForgettingSettings]):
         return tuple(sorted(int(i) for i in self.tokenizer.all_special_ids))
 
     @cached_property
-    def _start(self) -> int:
+    def start(self) -> int:
         """The first token of each window: BOS, or EOS where there is none."""
         for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
             if isinstance(token, int):
@@ -104,9 +104,7 @@ class Forgetting(Method[ForgettingSettings]):
         if s.task:
             return self._task_rows(s.seed, n_rows)
         store = TokenStore(self._tokens, "train")
-        return RandomBlocks(
-            store, self.lengths, self._start, self._start, seed=s.seed, n_rows=n_rows
-        )
+        return RandomBlocks(store, self.lengths, self.start, self.start, seed=s.seed, n_rows=n_rows)
 
     def validation_rows(self) -> Dataset[Any]:
         return self._held_out(TASK_WINDOWS) if self.settings.task else self._blocks(None)
@@ -116,7 +114,7 @@ class Forgetting(Method[ForgettingSettings]):
 
     def _blocks(self, limit: int | None) -> AllBlocks:
         store = TokenStore(self._tokens, "validation")
-        return AllBlocks(store, self.lengths, self._start, self._start, limit=limit)
+        return AllBlocks(store, self.lengths, self.start, self.start, limit=limit)
 
     def evaluated_rows(self) -> Dataset[Any]:
         """Return the windows that every arm is scored on."""
@@ -256,7 +254,12 @@ class Forgetting(Method[ForgettingSettings]):
         """Return a trained model with its mask, in eval mode."""
         plain = self.settings.model_copy(update={"train_base": "frozen"})  # a LoRA is merged
         lm = load_model(folder)
-        model = Forgetter(lm, mask_of(self.settings, lm, self.counts), plain, self.special_ids)
+
+        def counts() -> Tensor:  # published ones need no text
+            found = published_counts(folder)
+            return self.counts() if found is None else found
+
+        model = Forgetter(lm, mask_of(self.settings, lm, counts), plain, self.special_ids)
         model.calibration = load_mask(model, folder)
         return model.requires_grad_(False).eval()
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, StrictBool, model_validator
 
 from terse.config.runs import Run
+from terse.errors import TerseError
 
 LEARNED = ("mlp", "cnn_mlp", "rnn")
 TASKS = ("filler", "context_filler", "copy", "recall")
@@ -237,6 +238,23 @@ class ForgettingSettings(Run):
         # A pass forwards costs a third of one with its gradients.
         learning = self.n_rollouts + 1 if self.mask in LEARNED else 0
         return (self.context_len + self.block_len) * (3 + learning) // 3
+
+    def harness(self) -> str | None:
+        """A task's model knows no text but its own, which is made up."""
+        if self.task is not None:
+            return None
+        if self.draws:
+            raise TerseError(
+                f"mask {self.mask} with decide {self.decide} draws anew what it forgets each time "
+                "it reads, so no text has one likelihood; a model of this run (`models: {x: {run: "
+                "...}}`) is its language model by itself, which has"
+            )
+        return "terse.models.forgetting.harness:ForgetfulLM"
+
+    @property
+    def draws(self) -> bool:
+        """Whether what is kept of the same text is another at each reading."""
+        return self.mask == "random" or (self.mask in LEARNED and self.decide == "sample")
 
     @property
     def sees_the_past_only(self) -> bool:

@@ -6,9 +6,11 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from terse.errors import TerseError
 from terse.models.forgetting.base import merged
+from terse.models.forgetting.baselines import SurprisalMask
 from terse.models.forgetting.decisions import Calibration
 from terse.models.forgetting.model import Forgetter
 
@@ -22,6 +24,8 @@ def save_forgetter(model: Forgetter, folder: Path, calibration: Calibration | No
     tensors = {name: t.detach().contiguous().cpu() for name, t in _own(model).items()}
     if calibration is not None:
         tensors["quantiles"] = calibration.quantiles
+    if isinstance(model.mask, SurprisalMask):
+        tensors["counts"] = model.mask.get_buffer("counts").cpu()
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     content = {"settings": model.settings.training_params(), "multiplier": float(model.multiplier)}
     (folder / CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
@@ -34,12 +38,26 @@ def load_mask(model: Forgetter, folder: Path) -> Calibration | None:
     """
     tensors = _tensors(folder)
     quantiles = tensors.pop("quantiles", None)
+    tensors.pop("counts", None)  # the mask is made of them
     own = _own(model)
     if wrong := set(own) ^ set(tensors):
         raise TerseError(f"the mask in {folder} is of other settings: {sorted(wrong)[0]}")
     for name, tensor in own.items():
         tensor.copy_(tensors[name])
     return None if quantiles is None else Calibration(quantiles)
+
+
+def published_counts(folder: Path) -> Tensor | None:
+    """Return the counts (V,) that the mask of a folder was made of, None if it holds none."""
+    return _tensors(folder).get("counts")
+
+
+def forgetter_config(folder: Path) -> dict[str, Any]:
+    """Return what is told of the mask in a folder: such as the run's `settings`."""
+    try:
+        return json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TerseError(f"no mask in {folder}: {CONFIG} is missing or broken") from error
 
 
 def _own(model: Forgetter) -> dict[str, Any]:
