@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_hierarchical import TOP, byte_inputs, rows, settings
+from tiny_hierarchical import TOP, byte_inputs, model, rows, settings
 from tiny_run import AtStep, train_into
 from transformers import get_cosine_schedule_with_warmup
 
@@ -20,6 +20,7 @@ from terse.errors import TerseError
 from terse.figures.study import FinishedRun, figures_of, joined_tables
 from terse.job import Stopped, StopSignal
 from terse.models.causal_lm.settings import CausalLMSettings
+from terse.models.hierarchical import evaluation
 from terse.models.hierarchical.byte_rows import ByteRows, ScoringRows, byte_store
 from terse.models.hierarchical.codes import CodedRows, collated, encode_corpus
 from terse.models.hierarchical.generation import byte_rows, compress, decompress
@@ -287,6 +288,24 @@ def test_fewer_rows_are_read_evenly_and_encoded_alone(
         Hierarchical(second.settings, part.inputs).training_rows()
 
 
+def test_a_copy_is_judged_in_place_and_out_of_place(
+    text: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert text.tokens is not None
+    scored = ScoringRows(TokenStore(text.tokens, "validation"), 32)
+    texts = evaluation.some_texts(scored)
+    found = []
+    for copies in (texts, [b"!" + t for t in texts], [t[::-1] for t in texts]):
+        monkeypatch.setattr(evaluation, "decompress", lambda _model, _codes, c=copies: c)
+        found.append([m.value for m in evaluation.round_trip(model(), scored)])
+    (in_place, exact, alike), (moved, one_more, still_alike), (_, _, backwards) = found
+    assert (in_place, exact, alike) == (1.0, 1.0, 1.0)
+    assert moved < 0.4
+    assert one_more == 0.0
+    assert still_alike > 0.9
+    assert backwards < 0.5
+
+
 def test_rows_hold_every_byte_once(text: Inputs) -> None:
     assert text.tokens is not None
     store = TokenStore(text.tokens, "train")
@@ -348,9 +367,9 @@ def test_an_overfitted_text_comes_back_byte_for_byte(tmp_path: Path) -> None:
     )
     two = overfitted(Hierarchical(above, Inputs(base=tmp_path)), texts)
     n_segments = []
-    for model in (one, two):
-        codes = compress(model, texts)
-        assert decompress(model, codes) == texts
+    for trained in (one, two):
+        codes = compress(trained, texts)
+        assert decompress(trained, codes) == texts
         n_segments.append(codes.n.sum().item())
     assert n_segments[1] < n_segments[0] < sum(map(len, texts)) / 2
 

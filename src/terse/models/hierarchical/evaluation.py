@@ -12,6 +12,7 @@ from torch.utils.data import default_collate
 
 from terse.corpora.token_store import TokenStore
 from terse.evaluation.bits_per_byte import ratio_of_sums
+from terse.evaluation.overlap import bleu
 from terse.models.hierarchical.byte_rows import ScoringRows
 from terse.models.hierarchical.compressor import Segments
 from terse.models.hierarchical.flops import hierarchical_flops
@@ -166,7 +167,11 @@ def causal_measures(model: HierarchicalAutoencoder, rows: ScoringRows) -> list[M
 
 
 def round_trip(model: HierarchicalAutoencoder, rows: ScoringRows) -> list[Measure]:
-    """Return which share of bytes and of texts comes back from its codes alone."""
+    """Return how much of some texts comes back from their codes alone.
+
+    As bytes in their places, as whole texts, and as runs of bytes wherever they are: one byte too
+    many moves all behind it.
+    """
     texts = some_texts(rows)
     found = decompress(model, compress(model, texts))
     right = sum(
@@ -176,9 +181,11 @@ def round_trip(model: HierarchicalAutoencoder, rows: ScoringRows) -> list[Measur
     )  # a copy may be shorter or longer
     total = sum(map(len, texts))
     same = sum(text == copy for text, copy in zip(texts, found, strict=True))
+    alike = sum(bleu(copy, text) for text, copy in zip(texts, found, strict=True))
     return [
         Measure("model", "round_trip_accuracy", right / total, n=len(texts)),
         Measure("model", "round_trip_exact", same / len(texts), n=len(texts)),
+        Measure("model", "round_trip_bleu4", alike / len(texts), n=len(texts)),
     ]
 
 
