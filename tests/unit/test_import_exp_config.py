@@ -165,6 +165,18 @@ exp_config = {
     assert "did you mean 'lr'" in overlay.unknown["learning_rat"]
 
 
+def test_a_frozen_entropy_model_is_told_from_a_base(tmp_path: Path) -> None:
+    text = BASE.replace(
+        "exp_config = Config()",
+        "exp_config = asdict(Config()) | {'entropy_load_path': 'x.pt', 'freeze_entropy': True}",
+    )
+    overlay = import_file(write(tmp_path, "frozen.py", text))
+    assert "base" in overlay.notes["freeze_entropy"]
+    assert "base" in overlay.notes["entropy_load_path"]
+    run: Any = load(yaml.safe_load(overlay.text())).runs["my-run-v2"]
+    assert not run.freeze_entropy
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -112,10 +112,7 @@ class Workflow(Strict):
             self._require(f"runs.{name}.tokenizer", "tokenizer", run.tokenizer, self.tokenizers)
             self._require(f"runs.{name}.base", "run or model", run.base, self._bases)
             self._check_base(name, run)
-            self._check_bytes(name, run)
-            for other in run.compared_with():
-                self._require(f"runs.{name}.baseline", "run", other, self.runs)
-                self._check_language_model(f"runs.{name}.baseline", other)
+            self._check_bytes(f"runs.{name}.tokenizer", run, run.tokenizer)
             if run.corpus is not None:
                 self._check_held_out(f"runs.{name}.corpus", run.corpus)
             try:
@@ -128,6 +125,11 @@ class Workflow(Strict):
                 chain.append(base)
                 if base in chain[:-1]:
                     raise TerseError(f"runs.{name}.base: a cycle: {' -> '.join(chain)}")
+        for name, run in self.runs.items():
+            for other in run.compared_with():  # bases are known by now
+                self._require(f"runs.{name}.baseline", "run", other, self.runs)
+                self._check_language_model(f"runs.{name}.baseline", other)
+                self._check_bytes(f"runs.{name}.baseline", run, self.tokenizer_of_run(other))
 
     def _check_base(self, name: str, run: Run) -> None:
         base = self.base_run(name)
@@ -141,12 +143,12 @@ class Workflow(Strict):
             )
         self._check_language_model(f"runs.{name}.base", base)
 
-    def _check_bytes(self, name: str, run: Run) -> None:
-        tokenizer = self.tokenizers.get(run.tokenizer or "")
+    def _check_bytes(self, where: str, run: Run, name: str | None) -> None:
+        tokenizer = self.tokenizers.get(name or "")
         if run.reads_bytes and tokenizer is not None and tokenizer.kind != "bytes":
             raise TerseError(
-                f"runs.{name}.tokenizer: {run.method} reads bytes, {run.tokenizer} is of kind "
-                f"{tokenizer.kind}; give a tokenizer of kind bytes"
+                f"{where}: {run.method} reads bytes, {name} is of kind {tokenizer.kind}; give a "
+                "tokenizer of kind bytes"
             )
 
     def _check_models(self) -> None:

@@ -213,6 +213,11 @@ def _stages(
     return {first: stage1, name: {**stage2, "base": first}}
 
 
+def _frozen(overlay: Overlay, _run: dict[str, Any], value: Any) -> None:
+    if value:
+        overlay.notes["freeze_entropy"] = "set it beside base, the run whose entropy LM is taken"
+
+
 def _nothing(_overlay: Overlay, _run: dict[str, Any], _value: Any) -> None:
     """Leave a key to `_stages`."""
 
@@ -226,4 +231,5 @@ SPECIAL: dict[str, Callable[[Overlay, dict[str, Any], Any], None]] = {
     "dataset_config": _dataset_part,
     "num_epochs": _epochs,
     "load_base_from": _nothing,
+    "freeze_entropy": _frozen,
 }

@@ -9,7 +9,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-MOST_METRICS, MOST_PARAMS, LONGEST_PARAM = 1000, 100, 500  # of one call
+MOST_METRICS, MOST_PARAMS, LONGEST_PARAM = 1000, 100, 6000  # of one call; characters
 RUN_ID = "mlflow-run-id"
 
 

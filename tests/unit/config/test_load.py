@@ -76,6 +76,11 @@ FROM_BASE = {"method": "causal-lm", "corpus": "python-docs", "max_steps": 1}
         ("activations/layer_idx_list", ["a-b"], ["layer_idx_list: 'a-b' is no layer", "0-5"]),
         ("runs/compress/cmp_layer", "hlaf", ["runs.compress.cmp_layer:", "did you mean 'half'"]),
         ("runs/codes-lm/baseline", "byte", ["codes-lm.baseline:", "did you mean 'byte-lm'"]),
+        (
+            "runs/codes-lm/baseline",
+            "base",
+            ["codes-lm.baseline: hierarchical reads bytes, bpe is of kind"],
+        ),
         ("runs/codes-lm/baseline", "codes", ["baseline: codes of method hierarchical is no whole"]),
         ("runs/base/lr", True, ["runs.base: lr: a number is needed; given: True"]),
         ("runs/base/val_batch_size", True, ["val_batch_size: a number is needed"]),

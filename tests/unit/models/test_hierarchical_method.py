@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import tiny_hierarchical
 import torch
 from safetensors.torch import load_file
 from tiny_hierarchical import TOP, byte_inputs, model, rows, settings
@@ -20,9 +21,10 @@ from terse.errors import TerseError
 from terse.figures.study import FinishedRun, figures_of, joined_tables
 from terse.job import Stopped, StopSignal
 from terse.models.causal_lm.settings import CausalLMSettings
-from terse.models.hierarchical import evaluation
+from terse.models.hierarchical import evaluation, samples
 from terse.models.hierarchical.byte_rows import ByteRows, ScoringRows, byte_store
 from terse.models.hierarchical.codes import CodedRows, collated, encode_corpus
+from terse.models.hierarchical.evaluation import batches
 from terse.models.hierarchical.generation import byte_rows, compress, decompress
 from terse.models.hierarchical.method import Hierarchical
 from terse.models.hierarchical.model import HierarchicalAutoencoder
@@ -31,7 +33,7 @@ from terse.models.hierarchical.storage import load_hierarchical, save_model
 from terse.training.method import Inputs
 
 LEVELS: tuple[dict[str, Any], ...] = (
-    {"vq_reset_interval": 2, "target_compression_ratio": 0.3, "vq_decay": 0.5},
+    {"vq_reset_interval": 2, "target_compression_ratio": 0.3, "vq_decay": 0.5, "vq_warmup": 0.4},
     {"codebook_size": 7, "vq_reset_interval": 2},
 )
 
@@ -231,7 +233,7 @@ def test_what_only_the_evaluation_reads_is_of_today(stage1: Path, text: Inputs) 
     assert "generation_interval" in today.beside()
 
 
-def test_bases_of_another_shape_are_refused(text: Inputs, stage1: Path) -> None:
+def test_bases_of_another_shape_are_refused(text: Inputs, stage1: Path, tmp_path: Path) -> None:
     inputs = replace(text, base=stage1 / "model")
     other = settings(LEVELS[0], {**LEVELS[1], "codebook_size": 8}, base="stage1", tokenizer=None)
     with pytest.raises(TerseError, match="level 1, codebook_size 7 there, 8 here"):
@@ -239,6 +241,12 @@ def test_bases_of_another_shape_are_refused(text: Inputs, stage1: Path) -> None:
     fewer = settings(LEVELS[0], base="stage1", tokenizer=None)
     with pytest.raises(TerseError, match="num_levels is not the base's: 2 there, 1 here"):
         Hierarchical(fewer, inputs).build()
+    contextual = settings(*LEVELS, expander_memory="contextual")
+    torch.manual_seed(0)
+    save_model(HierarchicalAutoencoder(contextual), tmp_path)
+    bare = settings(*LEVELS, base="joint", tokenizer=None)
+    with pytest.raises(TerseError, match="expander_memory is not the base's: contextual there"):
+        Hierarchical(bare, replace(text, base=tmp_path)).build()
     wider = settings({"dim": 24}, top=None, base="stage1", tokenizer=None)
     with pytest.raises(TerseError, match="of another shape"):
         Hierarchical(wider, inputs).build()
@@ -257,6 +265,9 @@ def test_a_pretrained_entropy_model_keeps_the_codes_meaning(
     base = load_hierarchical(stage1 / "model").levels[0][0]
     for part, source in zip(ours.entropy_parts(), base.entropy_parts(), strict=True):
         assert digest(dict(part.state_dict())) == digest(dict(source.state_dict()))
+    assert base.shift != 0
+    one, other = (load_hierarchical(f / "model").encode(rows(30))[0] for f in (folder, stage1))
+    assert torch.equal(one.opens, other.opens)
     assert not torch.equal(ours.pool.value.weight, base.pool.value.weight)
 
 
@@ -328,6 +339,45 @@ def test_rows_hold_every_byte_once(text: Inputs) -> None:
         assert all(texts[d] == store.document(d).tolist() for d in range(len(store)))
 
 
+def test_a_row_reads_no_more_than_its_own_bytes(
+    text: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert text.tokens is not None
+    store, read = TokenStore(text.tokens, "train"), []
+    tokens = store.tokens
+
+    class Watched:
+        def __getitem__(self, piece: slice) -> Any:
+            read.append(int(piece.stop - piece.start))
+            return tokens[piece]
+
+    monkeypatch.setattr(TokenStore, "tokens", Watched())
+    packed = ByteRows(store, 50)
+    for i in range(len(packed)):
+        packed[i]
+    assert sum(read) == int(store.offsets[-1])
+
+
+def test_clouds_read_no_more_rows_than_they_need(
+    text: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert text.tokens is not None
+    found = tiny_hierarchical.model(*LEVELS)
+    scored = ScoringRows(TokenStore(text.tokens, "validation"), 32)
+    every = samples.clouds(found, scored)
+    assert min(len(points) for points in every.values()) > 20
+    asked: list[Any] = []
+    monkeypatch.setattr(
+        samples, "batches", lambda *a: (asked.append(0) or batch for batch in batches(*a))
+    )
+    monkeypatch.setattr(samples, "MOST_SEGMENTS", 20)
+    few = samples.clouds(found, scored)
+    assert {key: points.tolist() for key, points in few.items()} == {
+        key: points[:20].tolist() for key, points in every.items()
+    }
+    assert len(asked) < len(scored) / found.settings.batch_size / 3
+
+
 def test_other_tokens_than_bytes_are_refused(tmp_path: Path) -> None:
     from tiny_compression import make_inputs
 
@@ -389,6 +439,19 @@ def test_an_overfitted_text_comes_back_byte_for_byte(tmp_path: Path) -> None:
         ({"expander_dim_scale": 0.3}, "must be a multiple of 2 x heads"),
         ({"top_transformer_config": None, "expander_memory": "contextual"}, "needs a top LM"),
         ({"use_decoder_only_expander": True, "expander_num_enc_layers": 1}, "has no encoder"),
+        (
+            {
+                "compressor_level_configs": [{"quantizer": "none"}],
+                "base": "b",
+                "tokenizer": None,
+                "top_transformer_config": {**TOP, "continuous": True},
+            },
+            "quantizer none has no codes for a second stage to read",
+        ),
+        (
+            {"compressor_level_configs": [{"target_compression_ratio": 0.2, "max_segment_len": 4}]},
+            "target_compression_ratio 0.2 .* max_segment_len 4",
+        ),
     ],
 )
 def test_contradictions_are_refused(changes: dict[str, Any], words: str) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention.flex_attention import flex_attention
 
 from terse.models.hierarchical.attention import (
@@ -64,6 +65,21 @@ def test_flex_attention_reads_the_same_window() -> None:
     q, k, v = (draw(1, 2, 9, 8, seed=i) for i in range(3))
     found = flexible(q, k, v, 3, flex_attention)  # not compiled, the same mask
     torch.testing.assert_close(found, naive_window(q, k, v, 3))
+
+
+@pytest.mark.parametrize(("width", "way"), [(8, "blocked"), (16, "flexible")])
+def test_heads_too_narrow_for_the_compiled_kernel_go_without(
+    width: int, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[str] = []
+    module = "terse.models.hierarchical.attention"
+    monkeypatch.setattr(f"{module}.compiled_flex", lambda: None)
+    for name in ("blocked", "flexible"):
+        monkeypatch.setattr(f"{module}.{name}", lambda *_, name=name: used.append(name))
+    with FakeTensorMode():
+        q = torch.empty(1, 2, 40, width, device="cuda")
+        windowed(q, q, q, 4)
+    assert used == [way]
 
 
 def test_padding_longer_than_the_window_gives_no_nan() -> None:

@@ -105,6 +105,15 @@ def test_metrics_are_sent_after_so_many_steps_and_when_a_state_is_saved(tmp_path
     assert known() == [1, 2, 3, 4]
 
 
+def test_a_long_setting_is_kept_whole(tmp_path: Path) -> None:
+    levels = [{"dim": i, "window": 64, "codebook_size": 512} for i in range(60)]
+    MLflowRun("x", {"levels": levels, "endless": "x" * 9000}, results=tmp_path, state=tmp_path,
+              interval=1).close("FINISHED")  # fmt: skip
+    _, runs = runs_in(tmp_path)
+    assert runs[0].data.params["levels"] == str(levels)
+    assert len(runs[0].data.params["endless"]) == 6000
+
+
 def test_the_interval_is_conduct() -> None:
     params = tiny_method(mlflow_batch_interval=7).settings.params()
     assert "mlflow_batch_interval" not in params

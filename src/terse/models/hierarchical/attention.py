@@ -12,6 +12,7 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 LEAST_LENGTH = 128  # of what FlexAttention is compiled for
+LEAST_WIDTH = 16  # of the heads that it can be compiled for
 
 
 class SlidingWindowAttention(nn.Module):
@@ -95,7 +96,7 @@ def windowed(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
     T = q.shape[2]
     if window is None or window >= T:
         return scaled_dot_product_attention(q, k, v, is_causal=True)
-    if q.is_cuda:
+    if q.is_cuda and q.shape[-1] >= LEAST_WIDTH:
         return flexible(q, k, v, window, compiled_flex())
     if 2 * window >= T:
         return scaled_dot_product_attention(q, k, v, attn_mask=band(T, window, q.device))

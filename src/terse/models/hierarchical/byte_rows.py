@@ -43,15 +43,19 @@ class ByteRows(Dataset[dict[str, Tensor]]):
         return {"ids": padded(stream, self.sequence_length)}
 
     def read(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Return the places [start, stop) of the stream."""
-        first = int(np.searchsorted(self.starts, start, side="right")) - 1
-        parts, document = [], max(0, first)
+        """Return the places [start, stop) of the stream; only their bytes are read."""
+        tokens, found = self.store.tokens, np.full(stop - start, EOS, dtype=np.int64)
+        document = max(0, int(np.searchsorted(self.starts, start, side="right")) - 1)
         while document < len(self.store) and self.starts[document] < stop:
-            parts.append([BOS, *self.store.document(document).tolist(), EOS])
+            begin, end = self.starts[document] + 1, self.starts[document + 1] - 1  # of its bytes
+            if begin > start:
+                found[begin - 1 - start] = BOS
+            first, last = max(begin, start), min(end, stop)
+            if first < last:
+                ahead = self.store.offsets[document] - begin
+                found[first - start : last - start] = tokens[first + ahead : last + ahead]
             document += 1
-        joined = np.array([symbol for part in parts for symbol in part], dtype=np.int64)
-        offset = int(self.starts[max(0, first)])
-        return joined[start - offset : stop - offset]
+        return found
 
 
 class ScoringRows(Dataset[dict[str, Any]]):

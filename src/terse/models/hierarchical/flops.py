@@ -45,6 +45,8 @@ def hierarchical_flops(s: HierarchicalSettings, segments: Sequence[float]) -> fl
     for level, segments_per_byte in zip(s.compressor_level_configs, segments, strict=True):
         total += rate * _reading(level, below, K, G) + segments_per_byte * _coding(level)
         total += rate * _writing(s, level, K, G) + segments_per_byte * _rows(s, level)
+        if s.top_transformer_config is not None:
+            total += segments_per_byte * _expecting(level)
         K, G, below = level.codebook_size, level.n_digits, level.num_queries * level.dim
         rate = segments_per_byte
     top = s.top_transformer_config
@@ -69,9 +71,15 @@ def _reading(level: LevelSettings, below: int | None, K: int, G: int) -> float:
 
 
 def _coding(level: LevelSettings) -> float:
-    """Return the operations of quantising one segment."""
-    search = 2 * level.dim * level.codebook_size * level.digits_per_vector
+    """Return the operations of quantising one segment; on FSQ's grid nothing is searched."""
+    searched = 0 if level.quantizer == "fsq" else level.digits_per_vector
+    search = 2 * level.dim * level.codebook_size * searched
     return level.num_queries * (2 * level.dim**2 + search)
+
+
+def _expecting(level: LevelSettings) -> float:
+    """Return the operations of the mean code vectors that one segment is expected to have."""
+    return 2 * level.num_queries * level.digits_per_vector * level.codebook_size * level.dim
 
 
 def _writing(s: HierarchicalSettings, level: LevelSettings, K: int, G: int) -> float:

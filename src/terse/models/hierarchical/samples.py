@@ -155,4 +155,6 @@ def clouds(model: HierarchicalAutoencoder, rows: ScoringRows) -> dict[tuple[int,
             for cloud, vectors in (("pooled", level.made.pooled), ("quantised", level.rows)):
                 points = vectors[level.real].flatten(0, 1).float().cpu()
                 parts.setdefault((number, cloud), []).append(points)
+        if min(sum(map(len, points)) for points in parts.values()) >= MOST_SEGMENTS:
+            break
     return {key: torch.cat(points)[:MOST_SEGMENTS] for key, points in parts.items()}

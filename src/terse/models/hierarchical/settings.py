@@ -82,6 +82,12 @@ class LevelSettings(Strict):
             raise ValueError(f"dim {self.dim} is no multiple of 2 x heads {self.heads}")
         if self.entropy_delta is None and self.entropy_abs_threshold is None:
             raise ValueError("entropy_delta or entropy_abs_threshold is needed to open segments")
+        ratio, longest = self.target_compression_ratio, self.max_segment_len
+        if ratio is not None and longest is not None and ratio * longest < 1:
+            raise ValueError(
+                f"target_compression_ratio {ratio} is out of reach: max_segment_len {longest} "
+                f"opens {1 / longest:.3g} segments per symbol or more"
+            )
         if (self.fsq_levels is not None) != (self.quantizer == "fsq"):
             raise ValueError("fsq_levels and quantizer: fsq go together")
         if self.fsq_levels is not None:
@@ -280,6 +286,11 @@ class HierarchicalSettings(Run):
         top = self.top_transformer_config
         if levels[-1].quantizer == "none" and top is not None and not top.continuous:
             raise ValueError("quantizer none has no codes to predict: set continuous: true")
+        if levels[-1].quantizer == "none" and self.is_second_stage:
+            raise ValueError(
+                "quantizer none has no codes for a second stage to read: leave base out, so that "
+                "everything is trained at once"
+            )
 
     def _check_expanders(self) -> None:
         for level in self.compressor_level_configs:

@@ -19,7 +19,7 @@ CONFIG, WEIGHTS = "hierarchical.json", "model.safetensors"
 SHARED = (
     "compressor_level_configs", "sequence_length", "expander_dim_scale", "expander_heads_scale",
     "expander_num_enc_layers", "expander_num_dec_layers", "expander_lookback",
-    "use_decoder_only_expander",
+    "use_decoder_only_expander", "expander_memory",
 )  # fmt: skip
 
 
@@ -83,7 +83,8 @@ def take_base(model: HierarchicalAutoencoder, folder: Path) -> None:
 def take_entropy(model: HierarchicalAutoencoder, folder: Path, *, freeze: bool) -> None:
     """Give each level the base's next-symbol LM, which decides where segments begin.
 
-    Raises TerseError where its shapes differ.
+    And how far the base's thresholds have moved, where they started from are ours. Raises
+    TerseError where its shapes differ.
     """
     theirs = load_hierarchical(folder)
     if len(theirs.levels) < len(model.levels):
@@ -92,6 +93,8 @@ def take_entropy(model: HierarchicalAutoencoder, folder: Path, *, freeze: bool) 
         for part, source in zip(ours.entropy_parts(), base.entropy_parts(), strict=True):
             _load(part, source.state_dict(), folder)
             part.requires_grad_(not freeze)
+        if ours.rule == base.rule:
+            ours.shift.copy_(base.shift)
 
 
 def _load(part: nn.Module, tensors: dict[str, torch.Tensor], folder: Path) -> None:
