@@ -14,10 +14,12 @@ run: setup  ## run the workflow of config/config.yaml and write results/report.h
 test: setup lint  ## the fast tests
 	@$(PYTEST) -m "not slow" tests
 
-# The cluster's tests mostly wait, so they run beside the others; what they say comes last.
+# The cluster's tests mostly wait, so they run beside the others, a file per process; what they say
+# comes last.
 test-slow: setup slurm  ## end to end: kills, resumes, trained known answers, browser, SLURM
 	@log=$$(mktemp); $(BIN)/pytest -m slow tests/slurm >$$log 2>&1 & slurm=$$!; \
-	status=0; $(BIN)/pytest -m slow --ignore=tests/slurm --durations 12 tests || status=$$?; \
+	status=0; OMP_NUM_THREADS=1 $(BIN)/pytest -m slow --numprocesses 2 --dist loadfile \
+	--ignore=tests/slurm --durations 12 tests || status=$$?; \
 	wait $$slurm || status=$$?; cat $$log; exit $$status
 
 test-slurm: setup slurm  ## the workflow on a real SLURM cluster, started here for the tests
