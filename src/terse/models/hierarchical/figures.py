@@ -50,9 +50,7 @@ def scores(runs: Sequence[FinishedRun]) -> Figure:
     return figure
 
 
-def _points(
-    ax: Axes, rows: pd.DataFrame, places: NDArray[np.float64], colour: Any, label: str
-) -> None:
+def _points(ax: Axes, rows: pd.DataFrame, places: NDArray[Any], colour: Any, label: str) -> None:
     errors = np.abs([rows["value"] - rows["interval_low"], rows["interval_high"] - rows["value"]])
     ax.errorbar(
         rows["value"], places, xerr=errors, fmt="o", color=colour, elinewidth=0.8, label=label
@@ -64,7 +62,8 @@ def _label(run: FinishedRun) -> str:
     if isinstance(run.settings, CausalLMSettings):
         flops = byte_transformer_flops(run.settings)
     else:
-        flops = float(run.evaluation.set_index("measure")["value"].get("flops_per_byte", np.nan))
+        known = run.evaluation.set_index("measure")["value"]
+        flops = known.at["flops_per_byte"] if "flops_per_byte" in known.index else np.nan
     return run.name if np.isnan(flops) else f"{run.name} ({flops / 1e6:.2f} M)"
 
 
