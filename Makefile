@@ -5,6 +5,7 @@ BIN := .venv/bin
 ARGS ?=
 # A process of tests per core, each with one thread.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist worksteal
+SLOW := $(BIN)/pytest -m slow --durations 12
 
 .PHONY: run test test-slow test-slurm slurm lint format schema dag lock setup clean
 
@@ -14,13 +15,13 @@ run: setup  ## run the workflow of config/config.yaml and write results/report.h
 test: setup lint  ## the fast tests
 	@$(PYTEST) -m "not slow" tests
 
-# The cluster's tests mostly wait, so they run beside the others, a file per process; what they say
-# comes last.
+# The cluster's tests mostly wait, so the workflow's run beside them; what they say, and the slow unit
+# tests behind them, comes last.
 test-slow: setup slurm  ## end to end: kills, resumes, trained known answers, browser, SLURM
-	@log=$$(mktemp); $(BIN)/pytest -m slow tests/slurm >$$log 2>&1 & slurm=$$!; \
-	status=0; OMP_NUM_THREADS=1 $(BIN)/pytest -m slow --numprocesses 2 --dist loadfile \
-	--ignore=tests/slurm --durations 12 tests || status=$$?; \
-	wait $$slurm || status=$$?; cat $$log; exit $$status
+	@log=$$(mktemp); \
+	{ $(SLOW) tests/slurm; first=$$?; $(SLOW) tests/unit && exit $$first; } >$$log 2>&1 & beside=$$!; \
+	status=0; $(SLOW) --ignore=tests/slurm --ignore=tests/unit tests || status=$$?; \
+	wait $$beside || status=$$?; cat $$log; exit $$status
 
 test-slurm: setup slurm  ## the workflow on a real SLURM cluster, started here for the tests
 	@$(BIN)/pytest -m slow tests/slurm
