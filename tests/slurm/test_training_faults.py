@@ -18,8 +18,8 @@ SETTINGS = {
     "max_steps": 120, "max_val_loops": 2, "log_interval": 20, "eval_interval": 60,
     "save_interval": 20, "checkpoint_steps": [0],
 }  # fmt: skip
-# The limit's warning comes between 89 s and 119 s from the start, when a training is in its middle on
-# a busy machine too; then SIGTERM at 120 s or later.
+# The limit's warning comes between 89 s and 119 s from the start, when a training is in its middle
+# on a busy machine too; then SIGTERM at 120 s or later.
 RESOURCES = {
     "runtime": "2 if wildcards.run == 'limit' and attempt == 1 else 60",
     "mem_mb": "1500 * attempt",
