@@ -298,6 +298,8 @@ def test_plot_study(tmp_path: Path) -> None:
         runs={"r1": run, "r2": run},
         evaluation_paths=[folder.parent / "evaluation.csv" for folder in folders],
         table_folders=folders,
+        compared={},
+        compared_paths=[],
         study_folder=tmp_path / "study",
     )
     found = {path.name for path in (tmp_path / "study").iterdir()}
