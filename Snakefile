@@ -21,6 +21,7 @@ include: "rules/corpora.smk"
 include: "rules/training.smk"
 include: "rules/activations.smk"
 include: "rules/dimensions.smk"
+include: "rules/harness.smk"
 include: "rules/evaluation.smk"
 include: "rules/report.smk"
 
