@@ -21,8 +21,8 @@ include: "rules/corpora.smk"
 include: "rules/training.smk"
 include: "rules/activations.smk"
 include: "rules/dimensions.smk"
-include: "rules/harness.smk"
 include: "rules/evaluation.smk"
+include: "rules/lm_eval.smk"
 include: "rules/report.smk"
 
 
@@ -43,7 +43,7 @@ rule all:
     input:
         runs=run_targets(),
         ids=dimension_targets(),
-        harness=harness_targets(),
+        harness=lm_eval_targets(),
         tables=["results/tables/runs.html", "results/tables/dimensions.html"],
 
 

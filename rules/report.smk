@@ -5,7 +5,6 @@ localrules:
     plot_run,
     plot_study,
     tabulate_results,
-    tabulate_harness,
 
 
 rule plot_run:
@@ -99,27 +98,3 @@ rule tabulate_results:
         stage=stage("tabulate_results"),
     script:
         "../workflow/scripts/tabulate_results.py"
-
-
-rule tabulate_harness:
-    """Join the harness' tables of all selected models."""
-    input:
-        tables=[f"results/harness/{m}.csv" for m in settings.select.harness],
-    output:
-        csv="results/tables/harness.csv",
-        html=report(
-            "results/tables/harness.html",
-            caption="../workflow/report/harness.rst",
-            category="Tables",
-            labels={"table": "tasks of lm-eval"},
-        ),
-    log:
-        "logs/tabulate_harness.log",
-    benchmark:
-        "logs/tabulate_harness.benchmark.tsv"
-    threads: 1
-    params:
-        models=settings.select.harness,
-        stage=stage("tabulate_harness"),
-    script:
-        "../workflow/scripts/tabulate_harness.py"

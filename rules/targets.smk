@@ -12,7 +12,7 @@ def run_targets():
     return of_runs + [f"results/studies/{method}" for method in drawn]
 
 
-def harness_targets():
+def lm_eval_targets():
     """Return what `all` makes of the models that lm-eval asks."""
     return ["results/tables/harness.html"] if settings.select.harness else []
 

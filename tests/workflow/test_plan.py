@@ -53,7 +53,7 @@ def test_one_target(default: Workflow) -> None:
 def test_lm_eval_asks_models_and_runs_of_any_method(default: Workflow) -> None:
     names = ("base-step25", "compress", "forget", "codes-lm")
     plan = default.plan(*(f"results/harness/{name}.csv" for name in names))
-    assert (plan["harness"], plan["make_corpus_tasks"], plan["train_model"]) == (4, 1, 5)
+    assert (plan["run_lm_eval"], plan["make_corpus_tasks"], plan["train_model"]) == (4, 1, 5)
     text = default("-n", "results/harness/codes.csv", check=False)
     assert "codes of method hierarchical has no likelihood" in text
 

@@ -10,7 +10,7 @@ from terse.config.harness import Harness
 from terse.provenance import digest_file, record
 
 
-def harness(
+def run_lm_eval(
     *,
     tasks: dict[str, Any],
     model_folder: Path,
@@ -24,7 +24,8 @@ def harness(
 ) -> None:
     """Write the tasks' metrics, one row each, and a record.
 
-    base_folder: of the base that the model is part of, if it is.
+    adapter: "module:function" that gives lm-eval the model. base_folder: of the base that the model
+    is part of, if it is.
     """
     from terse.evaluation.harness import run_tasks
 
@@ -44,10 +45,10 @@ def harness(
 
 if __name__ == "__main__":
     with job.logged(snakemake, network=snakemake.params.network):
-        harness(
+        run_lm_eval(
             tasks=snakemake.params.tasks,
             model_folder=job.weights_of(snakemake.input.model, snakemake.params.step),
-            adapter=snakemake.params.adapter,
+            adapter=job.settings(snakemake).harness_adapter(snakemake.wildcards.scored),
             loading=snakemake.params.loading,
             base_folder=job.base_beside(snakemake, snakemake.params.base_step),
             corpus_tasks=job.optional_path(snakemake.input.corpus_tasks),

@@ -1,4 +1,4 @@
-"""Join the harness' tables of all selected models, as CSV and as a page for the report."""
+"""Join the lm-eval tables of all selected models, as CSV and as a page for the report."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from terse.artifacts import atomic_file
 from terse.figures.tables import page
 
 
-def tabulate_harness(*, models: list[str], paths: list[Path], csv: Path, html: Path) -> None:
+def tabulate_lm_eval(*, models: list[str], paths: list[Path], csv: Path, html: Path) -> None:
     """Write the joined table, a column `model` before the others."""
     tables = [pd.read_csv(path) for path in paths]
     for table, model in zip(tables, models, strict=True):
@@ -23,7 +23,7 @@ def tabulate_harness(*, models: list[str], paths: list[Path], csv: Path, html: P
 
 if __name__ == "__main__":
     with job.logged(snakemake):
-        tabulate_harness(
+        tabulate_lm_eval(
             models=snakemake.params.models,
             paths=[Path(path) for path in snakemake.input.tables],
             csv=Path(snakemake.output.csv),
