@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from terse.config import end_with, load
-from terse.config.activations import Chunking, Estimation
+from terse.settings.activations import Chunking, Estimation
 from terse.config.methods import METHODS
 from terse.config.resources import (
     allocation,

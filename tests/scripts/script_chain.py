@@ -7,9 +7,9 @@ from types import ModuleType
 from typing import Any
 
 from terse.config import load
-from terse.config.activations import Chunking, Estimation
 from terse.config.workflow import Workflow
 from terse.job import StopSignal, weights_of
+from terse.settings.activations import Chunking, Estimation
 from terse.training.method import Inputs
 from terse.training.train import Conduct, Outputs
 

@@ -17,7 +17,6 @@ from transformers import AutoTokenizer
 
 from terse.activations import cache
 from terse.config import load
-from terse.config.activations import Estimation
 from terse.config.methods import settings_of
 from terse.corpora.documents import fingerprint, read_documents
 from terse.corpora.stdlib import read_python_docs
@@ -28,6 +27,7 @@ from terse.figures.dimensions import id_by_layer, labelled
 from terse.job import Stopped, StopSignal, weights_of
 from terse.models.loading import load_model
 from terse.provenance import digest_file
+from terse.settings.activations import Estimation
 from terse.training.method import Inputs
 from terse.training.train import Conduct, Outputs
 
@@ -117,7 +117,7 @@ def test_chunk_corpus(chain: Chain) -> None:
 
 
 def test_chunk_corpus_takes_every_key_of_its_block(chain: Chain) -> None:
-    from terse.config.activations import Chunking
+    from terse.settings.activations import Chunking
 
     changes = {"documents": "validation", "shuffle": "blocks", "chunk_seed": 3, "ctx_len": 40}
     asked = load({**CONFIG, "activations": CONFIG["activations"] | changes}).measure("base")

@@ -5,11 +5,11 @@ from typing import Any
 
 from terse import job
 from terse.activations.shard import cache_shard
-from terse.config.activations import Activations
 from terse.config.methods import settings_of
 from terse.models.download import weights_identity
 from terse.models.loading import load_model
 from terse.owner import Owner
+from terse.settings.activations import Activations
 from terse.training.method import Inputs, method_of
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from terse import job
 from terse.artifacts import write_json
-from terse.config.corpora import Corpus
 from terse.corpora.documents import write_documents
 from terse.provenance import record
+from terse.settings.corpora import Corpus
 
 
 def collect_corpus(

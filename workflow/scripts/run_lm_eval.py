@@ -6,8 +6,8 @@ from typing import Any
 
 from terse import job
 from terse.artifacts import atomic_file, write_json
-from terse.config.harness import Harness
 from terse.provenance import digest_file, record
+from terse.settings.harness import Harness
 
 
 def run_lm_eval(

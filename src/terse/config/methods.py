@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from terse.config.runs import Run
 from terse.models.blotching.settings import BlotchingSettings
 from terse.models.causal_lm.settings import CausalLMSettings
 from terse.models.compression.settings import CompressionSettings
 from terse.models.forgetting.settings import ForgettingSettings
 from terse.models.hierarchical.settings import HierarchicalSettings
+from terse.settings.run import Run
 
 METHODS: dict[str, type[Run]] = {
     "blotching": BlotchingSettings,
@@ -20,5 +20,4 @@ METHODS: dict[str, type[Run]] = {
 
 def settings_of(params: dict[str, Any]) -> Run:
     """Return the typed settings of a run from the params of its rule (see `Run.params`)."""
-    block = {key: value for key, value in params.items() if key != "stage_version"}
-    return METHODS[block["method"]].model_validate(block)
+    return METHODS[params["method"]].from_params(params)

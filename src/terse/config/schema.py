@@ -6,15 +6,16 @@ from typing import Any
 
 from pydantic_core import PydanticUndefined
 
-from terse.config.activations import Activations, Capture, Chunking, Estimation
-from terse.config.blocks import Roots, Select
-from terse.config.corpora import Corpus, Tokenizer
-from terse.config.harness import Harness
 from terse.config.methods import METHODS
-from terse.config.models import Model
-from terse.config.runs import Run
-from terse.config.strict import Strict
 from terse.config.workflow import Workflow
+from terse.settings.activations import Activations, Capture, Chunking, Estimation
+from terse.settings.corpora import Corpus, Tokenizer
+from terse.settings.harness import Harness
+from terse.settings.models import Model
+from terse.settings.roots import Roots
+from terse.settings.run import Run
+from terse.settings.select import Select
+from terse.settings.strict import Strict
 
 MARKER = "<!-- below this line: made by `make schema` from the code -->\n"
 

@@ -15,16 +15,17 @@ from pydantic import (
     model_validator,
 )
 
-from terse.config.activations import Activations
-from terse.config.blocks import Roots, Select
-from terse.config.corpora import Corpus, Tokenizer
-from terse.config.harness import LANGUAGE_MODEL, Harness, adapter_of
 from terse.config.messages import lines
 from terse.config.methods import METHODS
-from terse.config.models import Model
-from terse.config.runs import Run
-from terse.config.strict import Name, Strict
 from terse.errors import TerseError, unknown_name
+from terse.settings.activations import Activations
+from terse.settings.corpora import Corpus, Tokenizer
+from terse.settings.harness import LANGUAGE_MODEL, Harness, adapter_of
+from terse.settings.models import Model
+from terse.settings.roots import Roots
+from terse.settings.run import Run
+from terse.settings.select import Select
+from terse.settings.strict import Name, Strict
 
 
 def _by_method(raw: Any) -> Any:

@@ -10,10 +10,10 @@ from lm_eval.api.model import LM
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from terse.config.harness import CORPUS_TASKS, Harness
 from terse.corpora.tokenizers import load_tokenizer
 from terse.errors import TerseError, unknown_name
 from terse.models.loading import load_model, max_context
+from terse.settings.harness import CORPUS_TASKS, Harness
 
 
 def language_model(folder: Path, *, device: str, batch_size: int, **loading: Any) -> LM:

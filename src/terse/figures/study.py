@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.figure import Figure
 
-from terse.config.runs import Run
 from terse.errors import TerseError
+from terse.settings.run import Run
 
 
 @dataclass(frozen=True)

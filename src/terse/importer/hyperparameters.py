@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from terse.config.methods import METHODS
-from terse.config.runs import Run
 from terse.corpora.named import NAMED
 from terse.errors import TerseError, unknown_name
 from terse.importer.blotching import leave_out_unread
 from terse.importer.overlay import Overlay, name_of
+from terse.settings.run import Run
 
 SUFFIXES = {".json"}
 # Datasets under the names that they had; others keep theirs if it is a named corpus.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 from transformers import PreTrainedModel, TrainerCallback
 
-from terse.config.runs import Run
+from terse.settings.run import Run
 
 S = TypeVar("S", bound=Run)
 Batch = dict[str, Tensor]

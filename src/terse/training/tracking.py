@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from transformers import TrainerCallback
 
-from terse.config.runs import Run
 from terse.errors import TerseError
 from terse.job import Stopped
+from terse.settings.run import Run
 
 if TYPE_CHECKING:  # it takes seconds to import
     from terse.training.mlflow_run import MLflowRun

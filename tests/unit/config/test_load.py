@@ -6,15 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from terse.settings.blocks import Roots, Select
 
 from terse.config import Workflow, load, read_yaml
-from terse.config.activations import Activations
-from terse.config.blocks import Roots, Select
-from terse.config.corpora import Corpus, Tokenizer
 from terse.config.methods import METHODS, settings_of
-from terse.config.models import Model
 from terse.config.schema import readme_text, schema_text
 from terse.errors import TerseError
+from terse.settings.activations import Activations
+from terse.settings.corpora import Corpus, Tokenizer
+from terse.settings.models import Model
 
 ROOT = Path(__file__).parents[3]
 

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from terse.config.corpora import Corpus
 from terse.corpora.named import NAMED
+from terse.settings.corpora import Corpus
 
 
 @pytest.mark.parametrize("name", NAMED)

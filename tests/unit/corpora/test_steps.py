@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from terse.config.corpora import Corpus
 from terse.corpora.documents import read_documents, write_documents
 from terse.corpora.steps import piece_ends
+from terse.settings.corpora import Corpus
 
 
 @given(st.text(alphabet="ab.\né🙂"), st.sampled_from(["\n", r"\.+", r"[.\n]\s*"]))

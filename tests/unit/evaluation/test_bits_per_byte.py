@@ -11,7 +11,6 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from terse.config.corpora import Corpus
 from terse.corpora.documents import read_documents, write_documents
 from terse.corpora.token_store import TokenStore
 from terse.corpora.tokenizers import train_bpe
@@ -23,6 +22,7 @@ from terse.evaluation.bits_per_byte import (
     coder_baselines,
     score_documents,
 )
+from terse.settings.corpora import Corpus
 
 WORDS = ["how", "few", "tokens", "naïve", "東京", "🙂", "and", "dimensions", "über", "codes"]
 

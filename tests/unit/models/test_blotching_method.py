@@ -11,7 +11,6 @@ import torch
 from tiny_blotching import SETTINGS, blotching, built, settings
 from tiny_run import AtStep, train_into
 
-from terse.config.corpora import Corpus
 from terse.corpora.arithmetic.characters import EOS, NULL, PAD, decode, encode
 from terse.corpora.arithmetic.expressions import read
 from terse.corpora.documents import write_documents
@@ -33,6 +32,7 @@ from terse.models.blotching.figures import (
     series_names,
 )
 from terse.models.blotching.losses import chain_losses
+from terse.settings.corpora import Corpus
 from terse.training.method import Inputs, mean_loss
 
 # Everything random at once: dropout, drawn positions, blotches, a curriculum.

@@ -254,9 +254,9 @@ def test_vectors_are_captured_as_other_models_states(
     from terse.activations import cache
     from terse.activations.shard import cache_shard
     from terse.activations.table import dimension_table
-    from terse.config.activations import Activations
     from terse.corpora.chunks import chunk_documents
     from terse.dimension import estimate
+    from terse.settings.activations import Activations
 
     folder = trained / "model"
     method = compression(inputs, n_spans=n_spans, seq_len=6 + 8 * n_spans)

@@ -150,10 +150,10 @@ def test_documents_that_are_all_too_short_are_refused(path: Path) -> None:
 
 
 def test_a_corpus_of_pairs_from_its_records_to_its_windows(tmp_path: Path) -> None:
-    from terse.config.corpora import Corpus
     from terse.corpora.documents import write_documents
     from terse.corpora.tokenizers import train_bpe
     from terse.corpora.tokens import tokenize_documents
+    from terse.settings.corpora import Corpus
 
     rows = [
         {"sentence1": f"The {w} sat – on the mat {i}.", "sentence2": f"A {w} was there {i}."}

@@ -9,14 +9,14 @@ import torch
 from tiny_asking import ask
 from tiny_hierarchical import model
 
-from terse.config.corpora import Corpus
-from terse.config.harness import Harness
 from terse.corpora.documents import write_documents
 from terse.errors import TerseError
 from terse.evaluation.corpus_tasks import make_corpus_tasks
 from terse.evaluation.harness import run_tasks
 from terse.models.hierarchical.harness import HierarchicalAELM
 from terse.models.hierarchical.storage import save_model
+from terse.settings.corpora import Corpus
+from terse.settings.harness import Harness
 
 TEXT = "Once there was a text that is longer than one row of thirty-two bytes; it goes on, über."
 

@@ -465,12 +465,12 @@ def test_contradictions_are_refused(changes: dict[str, Any], words: str) -> None
 
 
 def test_every_key_is_read() -> None:
-    from terse.config.runs import Run
     from terse.models.hierarchical.settings import (
         HierarchicalSettings,
         LevelSettings,
         TopSettings,
     )
+    from terse.settings.run import Run
 
     package = Path(__file__).parents[3] / "src/terse/models/hierarchical"
     code = "".join(path.read_text() for path in sorted(package.glob("*.py")))

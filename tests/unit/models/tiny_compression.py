@@ -6,13 +6,13 @@ from typing import Any
 from tiny_lms import BUILD
 from transformers import LlamaConfig, LlamaForCausalLM, set_seed
 
-from terse.config.corpora import Corpus
 from terse.config.methods import settings_of
 from terse.corpora.documents import write_documents
 from terse.corpora.tokenizers import train_bpe
 from terse.corpora.tokens import tokenize_documents
 from terse.models.compression.method import Compression
 from terse.models.compression.settings import CompressionSettings
+from terse.settings.corpora import Corpus
 from terse.training.method import Inputs
 
 SETTINGS = {

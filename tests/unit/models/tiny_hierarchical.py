@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from terse.config.corpora import Corpus
 from terse.config.methods import settings_of
 from terse.corpora.documents import write_documents
 from terse.corpora.tokenizers import make_byte_tokenizer
 from terse.corpora.tokens import tokenize_documents
 from terse.models.hierarchical.model import HierarchicalAutoencoder
 from terse.models.hierarchical.settings import BOS, EOS, PAD, HierarchicalSettings
+from terse.settings.corpora import Corpus
 from terse.training.method import Inputs
 
 LEVEL: dict[str, Any] = {

@@ -4,9 +4,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from terse.config.epochs import steps_of_epochs
-from terse.config.runs import Run
 from terse.models.blotching.captions import CAPTIONS
+from terse.settings.epochs import steps_of_epochs
+from terse.settings.run import Run
 
 Arm = Literal["vanilla", "direct", "blind", "intensity"]
 ARCHITECTURE = {

@@ -4,7 +4,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from terse.config.runs import Run
+from terse.settings.run import Run
 
 _ARCHITECTURE = {"d_model", "n_layers", "n_heads", "n_kv_heads", "h_mult", "tie_embeddings"}
 

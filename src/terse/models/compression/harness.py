@@ -5,7 +5,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from terse.config.methods import settings_of
 from terse.corpora.tokenizers import load_tokenizer
 from terse.errors import TerseError
 from terse.evaluation.block_text import BlockText
@@ -26,8 +25,8 @@ class CompressedLM(BlockText):
     def __init__(
         self, folder: Path, *, base: Path, device: str = "cpu", batch_size: int | str = 8
     ) -> None:
-        settings = settings_of(compressor_config(folder)["settings"])
-        if not isinstance(settings, CompressionSettings) or settings.rmb_only:
+        settings = CompressionSettings.from_params(compressor_config(folder)["settings"])
+        if settings.rmb_only:
             raise TerseError("a compressor that only reproduces (rmb_only) has no likelihood")
         method = Compression(settings, Inputs(base=base))
         model, lengths = method.placed(method.load(folder), device), method.lengths

@@ -4,8 +4,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from terse.config.epochs import steps_of_epochs
-from terse.config.runs import Run
+from terse.settings.epochs import steps_of_epochs
+from terse.settings.run import Run
 
 CAPTIONS = {
     "arms": "Loss on the same targets for each way of giving the model its context, in nats per "

@@ -9,7 +9,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from terse.config.methods import settings_of
 from terse.errors import TerseError
 from terse.models.compression.model import Compressor
 from terse.models.compression.settings import CompressionSettings
@@ -38,10 +37,7 @@ def load_compressor(folder: Path, lm: PreTrainedModel, digest: str) -> Compresso
             f"the compressor in {folder} was trained on {trained_on['name']!r} with other weights "
             f"(digest {trained_on['digest'][:12]}, given {digest[:12]}); train it again"
         )
-    settings = settings_of(content["settings"])
-    if not isinstance(settings, CompressionSettings):
-        raise TerseError(f"{folder / CONFIG} is not of the method compression")
-    model = Compressor(lm, settings)
+    model = Compressor(lm, CompressionSettings.from_params(content["settings"]))
     model.load_state_dict(_tensors(folder / WEIGHTS)[0])
     return model.eval()
 

@@ -3,8 +3,6 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-import terse.config  # noqa: F401 - first: its registry of methods imports our settings
-
 if TYPE_CHECKING:
     from terse.models.forgetting.decisions import create_random_forgetting_mask
     from terse.models.forgetting.packing import Packed, apply_mask, pack

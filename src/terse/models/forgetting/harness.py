@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from terse.config.methods import settings_of
 from terse.errors import TerseError
 from terse.evaluation.block_text import BlockText
 from terse.models.forgetting.generation import BlockWriter
@@ -26,8 +25,8 @@ class ForgetfulLM(BlockText):
     """
 
     def __init__(self, folder: Path, *, device: str = "cpu", batch_size: int | str = 8) -> None:
-        settings = settings_of(forgetter_config(folder)["settings"])
-        if not isinstance(settings, ForgettingSettings) or settings.harness() is None:
+        settings = ForgettingSettings.from_params(forgetter_config(folder)["settings"])
+        if settings.harness() is None:
             raise TerseError("a model of made-up text (task) has no likelihood of any other")
         method = Forgetting(settings, Inputs(base=folder))  # its tokenizer is published with it
         model = method.load(folder).to(device)

@@ -5,8 +5,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, StrictBool, model_validator
 
-from terse.config.runs import Run
 from terse.errors import TerseError
+from terse.settings.run import Run
 
 LEARNED = ("mlp", "cnn_mlp", "rnn")
 TASKS = ("filler", "context_filler", "copy", "recall")

@@ -5,9 +5,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from terse.config.runs import Run
-from terse.config.strict import Strict
 from terse.models.hierarchical.captions import CAPTIONS
+from terse.settings.run import Run
+from terse.settings.strict import Strict
 
 BYTES, BOS, EOS, PAD = 256, 256, 257, 258
 Quantizer = Literal["vq", "residual", "fsq", "none"]

@@ -9,7 +9,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from terse.config.methods import settings_of
 from terse.errors import TerseError
 from terse.models.hierarchical.model import HierarchicalAutoencoder
 from terse.models.hierarchical.settings import HierarchicalSettings
@@ -34,14 +33,12 @@ def save_model(model: HierarchicalAutoencoder, folder: Path) -> None:
 def settings_in(folder: Path) -> HierarchicalSettings:
     """Return the settings of the model in a folder; TerseError where there is none."""
     try:
-        found = settings_of(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        return HierarchicalSettings.from_params(content)
     except (OSError, ValueError, KeyError) as error:
         raise TerseError(
             f"no hierarchical model in {folder}: {CONFIG} is missing or broken"
         ) from error
-    if not isinstance(found, HierarchicalSettings):
-        raise TerseError(f"{folder / CONFIG} is not of the method hierarchical")
-    return found
 
 
 def load_hierarchical(folder: Path) -> HierarchicalAutoencoder:

@@ -1,12 +1,12 @@
 """What every trained run has, whatever its method."""
 
 import math
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from terse.config.strict import Name, Strict
 from terse.errors import TerseError
+from terse.settings.strict import Name, Strict
 
 
 class Run(Strict):
@@ -158,6 +158,11 @@ class Run(Strict):
     def tokens_per_row(self) -> int | None:
         """Return how many tokens a training row costs, None where the settings do not tell."""
         return None
+
+    @classmethod
+    def from_params(cls, params: dict[str, Any]) -> Self:
+        """Return the settings that `params` or `training_params` gave."""
+        return cls.model_validate({k: v for k, v in params.items() if k != "stage_version"})
 
     def params(self) -> dict[str, Any]:
         """Return the settings that determine the result, as plain JSON."""

@@ -5,9 +5,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from terse.config.strict import Name, Strict
 from terse.dimension.names import check_estimator
 from terse.errors import TerseError, unknown_name
+from terse.settings.strict import Name, Strict
 
 
 def _known_estimator(name: str) -> str:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from terse.config.strict import Name, Strict
+from terse.settings.strict import Name, Strict
 
 # Which keys each source reads; a key that a source would ignore is refused.
 _COMMON = {

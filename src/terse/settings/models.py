@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from terse.config.strict import Name, Strict
+from terse.settings.strict import Name, Strict
 
 
 class Model(Strict):

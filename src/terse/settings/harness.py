@@ -2,9 +2,9 @@
 
 from pydantic import Field, model_validator
 
-from terse.config.runs import Run
-from terse.config.strict import Name, Strict
 from terse.errors import TerseError
+from terse.settings.run import Run
+from terse.settings.strict import Name, Strict
 
 # Tasks that are made from the validation documents of a corpus, without a network.
 CORPUS_TASKS = ("corpus_cloze", "corpus_bytes")

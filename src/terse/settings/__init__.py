@@ -1,0 +1,1 @@
+"""Blocks of configuration keys, one file each: names, ranges, defaults. No torch, no methods."""
