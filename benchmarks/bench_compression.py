@@ -28,11 +28,11 @@ from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback, set_seed
 
 from terse.evaluation.cost import interleaved
-from terse.models.compression.cost import cache_bytes
-from terse.models.compression.method import Compression
-from terse.models.compression.model import Compressor
-from terse.models.compression.passes import embed
-from terse.models.compression.settings import CompressionSettings
+from terse.methods.compression.cost import cache_bytes
+from terse.methods.compression.method import Compression
+from terse.methods.compression.model import Compressor
+from terse.methods.compression.passes import embed
+from terse.methods.compression.settings import CompressionSettings
 from terse.training.method import Inputs, Measure
 
 THREADS, STEPS, ROUNDS = 2, 8, 5

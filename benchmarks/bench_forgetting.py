@@ -25,14 +25,14 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback, set_seed
 
-from terse.models.forgetting.cost import work
-from terse.models.forgetting.decisions import Calibration, decide, droppable
-from terse.models.forgetting.masks import MLPForgetMask
-from terse.models.forgetting.method import Forgetting
-from terse.models.forgetting.model import Forgetter
-from terse.models.forgetting.modes import packed_logits
-from terse.models.forgetting.packing import Packed, pack
-from terse.models.forgetting.settings import ForgettingSettings
+from terse.methods.forgetting.cost import work
+from terse.methods.forgetting.decisions import Calibration, decide, droppable
+from terse.methods.forgetting.masks import MLPForgetMask
+from terse.methods.forgetting.method import Forgetting
+from terse.methods.forgetting.model import Forgetter
+from terse.methods.forgetting.modes import packed_logits
+from terse.methods.forgetting.packing import Packed, pack
+from terse.methods.forgetting.settings import ForgettingSettings
 from terse.training.method import Inputs, Measure
 
 THREADS, STEPS, ROUNDS = 2, 8, 5

@@ -29,12 +29,12 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from terse.evaluation.cost import interleaved
-from terse.models.hierarchical.flops import byte_transformer_flops, hierarchical_flops
-from terse.models.hierarchical.generation import Reader, greedy
-from terse.models.hierarchical.method import Hierarchical
-from terse.models.hierarchical.model import HierarchicalAutoencoder
-from terse.models.hierarchical.segmentation import opened, segment_ids
-from terse.models.hierarchical.settings import BOS, HierarchicalSettings
+from terse.methods.hierarchical.flops import byte_transformer_flops, hierarchical_flops
+from terse.methods.hierarchical.generation import Reader, greedy
+from terse.methods.hierarchical.method import Hierarchical
+from terse.methods.hierarchical.model import HierarchicalAutoencoder
+from terse.methods.hierarchical.segmentation import opened, segment_ids
+from terse.methods.hierarchical.settings import BOS, HierarchicalSettings
 from terse.training.method import Inputs
 
 THREADS, ROUNDS = 2, 7

@@ -19,7 +19,7 @@ from steps import Timed, differences, trained_steps
 from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, TrainerCallback, set_seed
 
-from terse.models.causal_lm.settings import CausalLMSettings
+from terse.methods.causal_lm.settings import CausalLMSettings
 from terse.training.method import Inputs, Measure, Method
 
 STEPS, ROUNDS, THREADS = 12, 7, 2

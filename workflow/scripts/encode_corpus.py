@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from terse import job
-from terse.models.hierarchical.codes import encode_corpus
-from terse.models.hierarchical.storage import load_hierarchical
+from terse.methods.hierarchical.codes import encode_corpus
+from terse.methods.hierarchical.storage import load_hierarchical
 
 if __name__ == "__main__":
     with job.logged(snakemake):

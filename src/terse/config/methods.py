@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from terse.models.blotching.settings import BlotchingSettings
-from terse.models.causal_lm.settings import CausalLMSettings
-from terse.models.compression.settings import CompressionSettings
-from terse.models.forgetting.settings import ForgettingSettings
-from terse.models.hierarchical.settings import HierarchicalSettings
+from terse.methods.blotching.settings import BlotchingSettings
+from terse.methods.causal_lm.settings import CausalLMSettings
+from terse.methods.compression.settings import CompressionSettings
+from terse.methods.forgetting.settings import ForgettingSettings
+from terse.methods.hierarchical.settings import HierarchicalSettings
 from terse.settings.run import Run
 
 METHODS: dict[str, type[Run]] = {

@@ -5,7 +5,7 @@ from typing import Any
 
 from terse.corpora.named import NAMED
 from terse.importer.overlay import Overlay
-from terse.models.blotching.settings import ARCHITECTURE, ENVIRONMENT, OF_INTENSITY, OF_TABLES
+from terse.methods.blotching.settings import ARCHITECTURE, ENVIRONMENT, OF_INTENSITY, OF_TABLES
 
 Block = dict[str, Any]
 

@@ -11,7 +11,7 @@ from typing import Any
 from terse.corpora.named import NAMED
 from terse.errors import TerseError, unknown_name
 from terse.importer.overlay import Overlay, name_of
-from terse.models.hierarchical.settings import HierarchicalSettings, LevelSettings, TopSettings
+from terse.methods.hierarchical.settings import HierarchicalSettings, LevelSettings, TopSettings
 
 SUFFIXES = {".py"}
 STEPS = 10_000  # where a file gives epochs alone

@@ -1,1 +1,1 @@
-"""Loading any model, and one file or folder per method: tensors, no paths, no config files."""
+"""Loading any causal language model of transformers, and finding its modules."""

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from terse.settings.blocks import Roots, Select
 
 from terse.config import Workflow, load, read_yaml
 from terse.config.methods import METHODS, settings_of
@@ -15,6 +14,8 @@ from terse.errors import TerseError
 from terse.settings.activations import Activations
 from terse.settings.corpora import Corpus, Tokenizer
 from terse.settings.models import Model
+from terse.settings.roots import Roots
+from terse.settings.select import Select
 
 ROOT = Path(__file__).parents[3]
 

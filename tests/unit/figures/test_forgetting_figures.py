@@ -10,7 +10,7 @@ import pytest
 from terse.config.methods import settings_of
 from terse.figures.study import FinishedRun, figures_of, joined_tables
 from terse.figures.style import save
-from terse.models.forgetting.figures import LINE_WIDTH, bits_per_byte, curves, passage
+from terse.methods.forgetting.figures import LINE_WIDTH, bits_per_byte, curves, passage
 
 RATES = (0.1, 0.5, 0.9)
 

@@ -11,7 +11,7 @@ from terse.config.methods import METHODS, settings_of
 from terse.errors import TerseError
 from terse.figures.study import FinishedRun, figures_of, joined_tables
 from terse.figures.style import save
-from terse.models.compression.figures import ARMS, arms, recovery
+from terse.methods.compression.figures import ARMS, arms, recovery
 
 
 def finished(name: str, shift: float = 0.0, **changes: Any) -> FinishedRun:

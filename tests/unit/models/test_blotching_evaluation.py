@@ -10,13 +10,13 @@ import torch
 from tiny_blotching import blotching, built
 
 from terse.corpora.arithmetic.expressions import value
-from terse.models.blotching import answers as answering
-from terse.models.blotching.answers import Request, answers
-from terse.models.blotching.evaluation import Evaluation, chance, score
-from terse.models.blotching.losses import chain_losses
-from terse.models.blotching.method import Blotching
-from terse.models.blotching.rows import IGNORED, RequestedRows
-from terse.models.blotching.tables import answers_table, length_table
+from terse.methods.blotching import answers as answering
+from terse.methods.blotching.answers import Request, answers
+from terse.methods.blotching.evaluation import Evaluation, chance, score
+from terse.methods.blotching.losses import chain_losses
+from terse.methods.blotching.method import Blotching
+from terse.methods.blotching.rows import IGNORED, RequestedRows
+from terse.methods.blotching.tables import answers_table, length_table
 
 SMALL = {"max_num": 15, "max_ents": 2, "n_val_problems": 6, "n_layers": 1, "val_batch_size": 4}
 

@@ -22,16 +22,16 @@ from terse.evaluation.proportions import wilson
 from terse.figures.study import FinishedRun, figures_of, joined_tables
 from terse.importer import import_file
 from terse.job import Stopped, StopSignal
-from terse.models.blotching.answers import judge, vote
-from terse.models.blotching.chains import chain_of, text_chains
-from terse.models.blotching.figures import (
+from terse.methods.blotching.answers import judge, vote
+from terse.methods.blotching.chains import chain_of, text_chains
+from terse.methods.blotching.figures import (
     by_length,
     by_temperature,
     joined,
     over_seeds,
     series_names,
 )
-from terse.models.blotching.losses import chain_losses
+from terse.methods.blotching.losses import chain_losses
 from terse.settings.corpora import Corpus
 from terse.training.method import Inputs, mean_loss
 

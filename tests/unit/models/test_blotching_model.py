@@ -12,11 +12,11 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from terse.corpora.arithmetic.characters import EOS, PAD, VOCAB_SIZE
 from terse.errors import TerseError
-from terse.models.blotching.generation import Ending, generate, sample
-from terse.models.blotching.losses import token_nats
-from terse.models.blotching.model import Blotcher, check_positions
-from terse.models.blotching.rows import IGNORED
-from terse.models.blotching.steptime import cost_table, multiplications
+from terse.methods.blotching.generation import Ending, generate, sample
+from terse.methods.blotching.losses import token_nats
+from terse.methods.blotching.model import Blotcher, check_positions
+from terse.methods.blotching.rows import IGNORED
+from terse.methods.blotching.steptime import cost_table, multiplications
 
 EVERY = {
     posenc: {"posenc_type": posenc} | ({} if posenc.startswith("Rotary") else {"max_posencs": 200})

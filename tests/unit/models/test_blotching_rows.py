@@ -13,8 +13,8 @@ from tiny_blotching import blotching, long_chain, rng, settings
 from terse.corpora.arithmetic.characters import EOS, SEPARATOR, VOCAB_SIZE, decode
 from terse.corpora.arithmetic.expressions import read, value
 from terse.errors import TerseError
-from terse.models.blotching.blotches import bin_of, dropped_steps, evenly, kept_tokens
-from terse.models.blotching.rows import IGNORED, BlotchedRows, Layout, collate
+from terse.methods.blotching.blotches import bin_of, dropped_steps, evenly, kept_tokens
+from terse.methods.blotching.rows import IGNORED, BlotchedRows, Layout, collate
 
 CHAIN = long_chain()  # 3*2+18=2*3+18=3+3+18=8+3+3+10=3+11+10=1+3+10+10=4+10+10=14+10=24
 

@@ -14,8 +14,8 @@ from terse.corpora.documents import write_documents
 from terse.corpora.tokenizers import load_tokenizer, train_bpe
 from terse.corpora.tokens import tokenize_documents
 from terse.errors import TerseError
-from terse.models.causal_lm.method import CausalLM
-from terse.models.causal_lm.settings import CausalLMSettings
+from terse.methods.causal_lm.method import CausalLM
+from terse.methods.causal_lm.settings import CausalLMSettings
 from terse.settings.corpora import Corpus
 from terse.training.method import Inputs
 

@@ -12,11 +12,11 @@ from tiny_compression import compression
 from tiny_run import train_into
 
 from terse.errors import TerseError
-from terse.models.compression.arms import ARMS, Setting, arms_of, part_means
-from terse.models.compression.cost import cache_bytes
-from terse.models.compression.evaluation import paired_rows, recovery, score_arms
-from terse.models.compression.model import Batch, Compressor
-from terse.models.compression.passes import embed
+from terse.methods.compression.arms import ARMS, Setting, arms_of, part_means
+from terse.methods.compression.cost import cache_bytes
+from terse.methods.compression.evaluation import paired_rows, recovery, score_arms
+from terse.methods.compression.model import Batch, Compressor
+from terse.methods.compression.passes import embed
 from terse.training.method import Inputs
 
 
@@ -225,7 +225,7 @@ def test_dimensions_are_those_of_the_vectors_over_contexts(
     model: Compressor, inputs: Inputs
 ) -> None:
     from terse.dimension import estimate
-    from terse.models.compression.probe import clouds, dimensions_table
+    from terse.methods.compression.probe import clouds, dimensions_table
 
     windows = compression(inputs)._evaluated
     found = clouds(model, windows)
@@ -295,7 +295,7 @@ def test_vectors_are_captured_as_other_models_states(
 
 def test_vectors_that_know_no_context_are_one_point(inputs: Inputs) -> None:
     model = compression(inputs, cmp_layer=0).build().eval()
-    from terse.models.compression.probe import dimensions_table
+    from terse.methods.compression.probe import dimensions_table
 
     table = dimensions_table(model, compression(inputs)._evaluated)
     rows = table[table["cloud"] == "vector-0"]
@@ -304,7 +304,7 @@ def test_vectors_that_know_no_context_are_one_point(inputs: Inputs) -> None:
 
 
 def test_gains_are_paired() -> None:
-    from terse.models.compression.evaluation import gains
+    from terse.methods.compression.evaluation import gains
 
     rng = np.random.default_rng(0)
     n_targets = rng.integers(50, 100, 60).astype(float)

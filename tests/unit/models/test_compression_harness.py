@@ -15,10 +15,10 @@ from tiny_asking import (
 from tiny_compression import compression, make_inputs
 
 from terse.errors import TerseError
-from terse.models.compression.arms import Setting, compressed
-from terse.models.compression.harness import CompressedLM
-from terse.models.compression.method import Compression
-from terse.models.compression.model import Batch
+from terse.methods.compression.arms import Setting, compressed
+from terse.methods.compression.harness import CompressedLM
+from terse.methods.compression.method import Compression
+from terse.methods.compression.model import Batch
 
 
 @pytest.fixture(scope="module", params=[{}, {"seq_overlap": 3}], ids=["plain", "overlap"])

@@ -8,8 +8,8 @@ from tiny_lms import BLOCKS, BUILD, VOCAB, WIDTH, random_tokens, tiny_lm
 from torch import nn
 
 from terse.errors import TerseError
-from terse.models.compression.model import Batch, Compressor, rows_like
-from terse.models.compression.passes import (
+from terse.methods.compression.model import Batch, Compressor, rows_like
+from terse.methods.compression.passes import (
     blocks_of,
     embed,
     hidden_state,
@@ -17,8 +17,8 @@ from terse.models.compression.passes import (
     logits_of,
     written_after,
 )
-from terse.models.compression.samples import generate
-from terse.models.compression.settings import CompressionSettings
+from terse.methods.compression.samples import generate
+from terse.methods.compression.settings import CompressionSettings
 
 SETTINGS = {
     "method": "compression", "corpus": "c", "base": "b", "max_steps": 3, "cmp_len": 6, "n_cmps": 2,
@@ -243,7 +243,7 @@ def test_losses_are_those_of_a_naive_loop() -> None:
 
 @torch.no_grad()
 def test_divergence_is_zero_where_nothing_is_lost() -> None:
-    from terse.models.compression.losses import divergence
+    from terse.methods.compression.losses import divergence
 
     logits = torch.randn(2, 4, 9)
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from terse.corpora.token_store import TokenStore
 from terse.errors import TerseError
-from terse.models.compression.windows import (
+from terse.methods.compression.windows import (
     AllWindows,
     Lengths,
     RandomWindows,

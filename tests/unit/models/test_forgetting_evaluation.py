@@ -17,14 +17,14 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from terse.config.methods import settings_of
 from terse.corpora.token_store import TokenStore
 from terse.errors import TerseError
-from terse.models.forgetting.decisions import Calibration
-from terse.models.forgetting.evaluation import COLUMNS, binary_entropy, rows_of, score_arms
-from terse.models.forgetting.generation import Writer
-from terse.models.forgetting.masks import MLPForgetMask
-from terse.models.forgetting.model import Forgetter, all_targets
-from terse.models.forgetting.modes import score
-from terse.models.forgetting.packing import Rows, pack
-from terse.models.forgetting.windows import AllBlocks, Lengths
+from terse.methods.forgetting.decisions import Calibration
+from terse.methods.forgetting.evaluation import COLUMNS, binary_entropy, rows_of, score_arms
+from terse.methods.forgetting.generation import Writer
+from terse.methods.forgetting.masks import MLPForgetMask
+from terse.methods.forgetting.model import Forgetter, all_targets
+from terse.methods.forgetting.modes import score
+from terse.methods.forgetting.packing import Rows, pack
+from terse.methods.forgetting.windows import AllBlocks, Lengths
 from terse.training.method import Inputs
 
 

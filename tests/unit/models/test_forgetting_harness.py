@@ -19,10 +19,10 @@ from tiny_forgetting import forgetting
 
 from terse.corpora.token_store import TokenStore
 from terse.errors import TerseError
-from terse.models.forgetting.evaluation import Evaluated, arms_of, rows_of
-from terse.models.forgetting.harness import ForgetfulLM
-from terse.models.forgetting.method import Forgetting
-from terse.models.forgetting.windows import AllBlocks
+from terse.methods.forgetting.evaluation import Evaluated, arms_of, rows_of
+from terse.methods.forgetting.harness import ForgetfulLM
+from terse.methods.forgetting.method import Forgetting
+from terse.methods.forgetting.windows import AllBlocks
 from terse.training.method import Inputs
 
 MASKS: dict[str, dict[str, Any]] = {

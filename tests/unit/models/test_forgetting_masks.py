@@ -9,15 +9,15 @@ from tiny_forgetting import language_model, text_rows
 from tiny_lms import VOCAB, random_tokens
 
 from terse.errors import TerseError
-from terse.models.forgetting.baselines import (
+from terse.methods.forgetting.baselines import (
     RecencyMask,
     SaliencyMask,
     SinkRecencyMask,
     SurprisalMask,
 )
-from terse.models.forgetting.decisions import Calibration, decide, dithered, droppable
-from terse.models.forgetting.gates import gated_nats
-from terse.models.forgetting.masks import (
+from terse.methods.forgetting.decisions import Calibration, decide, dithered, droppable
+from terse.methods.forgetting.gates import gated_nats
+from terse.methods.forgetting.masks import (
     CNNMLPForgetMask,
     IdentityMask,
     Mask,
@@ -26,7 +26,7 @@ from terse.models.forgetting.masks import (
     RandomForgetMask,
     RNNForgetMask,
 )
-from terse.models.forgetting.modes import check_sight
+from terse.methods.forgetting.modes import check_sight
 
 LM = language_model("llama")
 CAUSAL = {

@@ -22,11 +22,11 @@ from transformers import set_seed
 from terse.config.methods import settings_of
 from terse.errors import TerseError
 from terse.job import Stopped, StopSignal
-from terse.models.forgetting.base import at_rest
-from terse.models.forgetting.evaluation import rows_of
-from terse.models.forgetting.masks import MLPForgetMask
-from terse.models.forgetting.model import Forgetter
-from terse.models.forgetting.schedule import phase_at
+from terse.methods.forgetting.base import at_rest
+from terse.methods.forgetting.evaluation import rows_of
+from terse.methods.forgetting.masks import MLPForgetMask
+from terse.methods.forgetting.model import Forgetter
+from terse.methods.forgetting.schedule import phase_at
 from terse.models.loading import load_model
 from terse.training.method import Inputs
 

@@ -8,11 +8,11 @@ from tiny_forgetting import ARCHITECTURES, language_model, random_keep, text_row
 from tiny_lms import random_tokens, tiny_lm
 
 from terse.errors import TerseError
-from terse.models.forgetting import apply_mask, create_random_forgetting_mask, pack
-from terse.models.forgetting.gates import gated_nats
-from terse.models.forgetting.model import all_targets
-from terse.models.forgetting.modes import hidden_logits, packed_logits, score
-from terse.models.forgetting.packing import Rows
+from terse.methods.forgetting import apply_mask, create_random_forgetting_mask, pack
+from terse.methods.forgetting.gates import gated_nats
+from terse.methods.forgetting.model import all_targets
+from terse.methods.forgetting.modes import hidden_logits, packed_logits, score
+from terse.methods.forgetting.packing import Rows
 
 
 def naive_nats(lm, ids: list[int], positions: list[int], target: int) -> float:

@@ -10,11 +10,11 @@ from tiny_forgetting import SETTINGS, language_model
 from tiny_lms import random_tokens
 
 from terse.config.methods import settings_of
-from terse.models.forgetting.estimators import Step, reinforce, standardised
-from terse.models.forgetting.masks import MLPForgetMask
-from terse.models.forgetting.model import Forgetter
-from terse.models.forgetting.packing import Rows
-from terse.models.forgetting.policy import (
+from terse.methods.forgetting.estimators import Step, reinforce, standardised
+from terse.methods.forgetting.masks import MLPForgetMask
+from terse.methods.forgetting.model import Forgetter
+from terse.methods.forgetting.packing import Rows
+from terse.methods.forgetting.policy import (
     behaviour,
     credits,
     draw,
@@ -24,7 +24,7 @@ from terse.models.forgetting.policy import (
     policy_loss,
     straight_through,
 )
-from terse.models.forgetting.schedule import Phase
+from terse.methods.forgetting.schedule import Phase
 
 N_FREE, T = 5, 11
 

@@ -11,9 +11,9 @@ import yaml
 from tiny_run import train_into
 
 from terse.config.methods import settings_of
-from terse.models.forgetting.method import Forgetting
-from terse.models.forgetting.tasks import FILLER, QUERIES, SYMBOLS, TASKS, TaskRows
-from terse.models.forgetting.windows import Lengths
+from terse.methods.forgetting.method import Forgetting
+from terse.methods.forgetting.tasks import FILLER, QUERIES, SYMBOLS, TASKS, TaskRows
+from terse.methods.forgetting.windows import Lengths
 from terse.training.method import Inputs
 
 ROOT = Path(__file__).parents[3]

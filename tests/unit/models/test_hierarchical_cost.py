@@ -14,13 +14,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from terse.config import load, read_yaml
-from terse.models.hierarchical.flops import (
+from terse.methods.hierarchical.flops import (
     byte_transformer_flops,
     hierarchical_flops,
     parameters,
 )
-from terse.models.hierarchical.model import HierarchicalAutoencoder
-from terse.models.hierarchical.scores import causal_nats
+from terse.methods.hierarchical.model import HierarchicalAutoencoder
+from terse.methods.hierarchical.scores import causal_nats
 
 # The counter knows the plain kernel, which multiplies every key, but not the fused one.
 EACH_KEY = partial(sdpa_kernel, SDPBackend.MATH)

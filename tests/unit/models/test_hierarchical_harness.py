@@ -13,8 +13,8 @@ from terse.corpora.documents import write_documents
 from terse.errors import TerseError
 from terse.evaluation.corpus_tasks import make_corpus_tasks
 from terse.evaluation.harness import run_tasks
-from terse.models.hierarchical.harness import HierarchicalAELM
-from terse.models.hierarchical.storage import save_model
+from terse.methods.hierarchical.harness import HierarchicalAELM
+from terse.methods.hierarchical.storage import save_model
 from terse.settings.corpora import Corpus
 from terse.settings.harness import Harness
 

@@ -20,16 +20,16 @@ from terse.corpora.token_store import TokenStore
 from terse.errors import TerseError
 from terse.figures.study import FinishedRun, figures_of, joined_tables
 from terse.job import Stopped, StopSignal
-from terse.models.causal_lm.settings import CausalLMSettings
-from terse.models.hierarchical import evaluation, samples
-from terse.models.hierarchical.byte_rows import ByteRows, ScoringRows, byte_store
-from terse.models.hierarchical.codes import CodedRows, collated, encode_corpus
-from terse.models.hierarchical.evaluation import batches
-from terse.models.hierarchical.generation import byte_rows, compress, decompress
-from terse.models.hierarchical.method import Hierarchical
-from terse.models.hierarchical.model import HierarchicalAutoencoder
-from terse.models.hierarchical.settings import BOS, EOS, PAD
-from terse.models.hierarchical.storage import load_hierarchical, save_model
+from terse.methods.causal_lm.settings import CausalLMSettings
+from terse.methods.hierarchical import evaluation, samples
+from terse.methods.hierarchical.byte_rows import ByteRows, ScoringRows, byte_store
+from terse.methods.hierarchical.codes import CodedRows, collated, encode_corpus
+from terse.methods.hierarchical.evaluation import batches
+from terse.methods.hierarchical.generation import byte_rows, compress, decompress
+from terse.methods.hierarchical.method import Hierarchical
+from terse.methods.hierarchical.model import HierarchicalAutoencoder
+from terse.methods.hierarchical.settings import BOS, EOS, PAD
+from terse.methods.hierarchical.storage import load_hierarchical, save_model
 from terse.training.method import Inputs
 
 LEVELS: tuple[dict[str, Any], ...] = (
@@ -465,7 +465,7 @@ def test_contradictions_are_refused(changes: dict[str, Any], words: str) -> None
 
 
 def test_every_key_is_read() -> None:
-    from terse.models.hierarchical.settings import (
+    from terse.methods.hierarchical.settings import (
         HierarchicalSettings,
         LevelSettings,
         TopSettings,

@@ -7,8 +7,8 @@ import torch
 from tiny_hierarchical import TOP, model, rows
 from torch import Tensor
 
-from terse.models.hierarchical.compressor import Sequence
-from terse.models.hierarchical.generation import (
+from terse.methods.hierarchical.compressor import Sequence
+from terse.methods.hierarchical.generation import (
     Reader,
     byte_rows,
     compress,
@@ -16,10 +16,10 @@ from terse.models.hierarchical.generation import (
     generate_bytes,
     text_of,
 )
-from terse.models.hierarchical.model import HierarchicalAutoencoder
-from terse.models.hierarchical.scores import causal_nats, two_part
-from terse.models.hierarchical.segmentation import offsets, opened, segment_ids
-from terse.models.hierarchical.settings import BOS, PAD
+from terse.methods.hierarchical.model import HierarchicalAutoencoder
+from terse.methods.hierarchical.scores import causal_nats, two_part
+from terse.methods.hierarchical.segmentation import offsets, opened, segment_ids
+from terse.methods.hierarchical.settings import BOS, PAD
 
 UPPER = {"codebook_size": 7, "max_segment_len": 3, "dim": 24}
 KINDS: dict[str, dict[str, Any]] = {

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_hierarchical import byte_inputs, settings
 
-from terse.models.hierarchical.model import HierarchicalAutoencoder
+from terse.methods.hierarchical.model import HierarchicalAutoencoder
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from tiny_hierarchical import settings
 from torch.utils.data import Subset
 from transformers import set_seed
-from terse.models.hierarchical.method import Hierarchical
+from terse.methods.hierarchical.method import Hierarchical
 from terse.training.method import Inputs
 from terse.training.state import TrainingState
 from terse.training.train import Conduct, _arguments

@@ -9,30 +9,30 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention.flex_attention import flex_attention
 
-from terse.models.hierarchical.attention import (
+from terse.methods.hierarchical.attention import (
     SlidingWindowAttention,
     blocked,
     flexible,
     windowed,
 )
-from terse.models.hierarchical.blocks import Stack
-from terse.models.hierarchical.pooling import LearnedQueryAttention, StreamingPool
-from terse.models.hierarchical.quantizers import (
+from terse.methods.hierarchical.blocks import Stack
+from terse.methods.hierarchical.pooling import LearnedQueryAttention, StreamingPool
+from terse.methods.hierarchical.quantizers import (
     FiniteScalarQuantizer,
     NoQuantizer,
     ResidualQuantizer,
     VectorQuantizer,
     perplexity,
 )
-from terse.models.hierarchical.running_norm import RunningNorm
-from terse.models.hierarchical.segmentation import (
+from terse.methods.hierarchical.running_norm import RunningNorm
+from terse.methods.hierarchical.segmentation import (
     Rule,
     StreamingSegmenter,
     offsets,
     opened,
     segment_ids,
 )
-from terse.models.hierarchical.symbols import NO_DIGIT, SymbolHead, framed
+from terse.methods.hierarchical.symbols import NO_DIGIT, SymbolHead, framed
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -72,7 +72,7 @@ def test_heads_too_narrow_for_the_compiled_kernel_go_without(
     width: int, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used: list[str] = []
-    module = "terse.models.hierarchical.attention"
+    module = "terse.methods.hierarchical.attention"
     monkeypatch.setattr(f"{module}.compiled_flex", lambda: None)
     for name in ("blocked", "flexible"):
         monkeypatch.setattr(f"{module}.{name}", lambda *_, name=name: used.append(name))

@@ -8,11 +8,11 @@ from transformers import set_seed
 
 from terse.config.methods import settings_of
 from terse.corpora.arithmetic.expressions import read
-from terse.models.blotching.blotches import Chain
-from terse.models.blotching.chains import chain_of
-from terse.models.blotching.method import Blotching
-from terse.models.blotching.model import Blotcher
-from terse.models.blotching.settings import BlotchingSettings
+from terse.methods.blotching.blotches import Chain
+from terse.methods.blotching.chains import chain_of
+from terse.methods.blotching.method import Blotching
+from terse.methods.blotching.model import Blotcher
+from terse.methods.blotching.settings import BlotchingSettings
 from terse.training.method import Inputs
 
 SETTINGS = {

@@ -10,8 +10,8 @@ from terse.config.methods import settings_of
 from terse.corpora.documents import write_documents
 from terse.corpora.tokenizers import train_bpe
 from terse.corpora.tokens import tokenize_documents
-from terse.models.compression.method import Compression
-from terse.models.compression.settings import CompressionSettings
+from terse.methods.compression.method import Compression
+from terse.methods.compression.settings import CompressionSettings
 from terse.settings.corpora import Corpus
 from terse.training.method import Inputs
 

@@ -7,8 +7,8 @@ from tiny_lms import BLOCKS, VOCAB, WIDTH, random_tokens, tiny_lm
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from terse.config.methods import settings_of
-from terse.models.forgetting.method import Forgetting
-from terse.models.forgetting.packing import Rows
+from terse.methods.forgetting.method import Forgetting
+from terse.methods.forgetting.packing import Rows
 from terse.training.method import Inputs
 
 ARCHITECTURES = ("gpt2", "llama", "gpt_neox", "qwen2")

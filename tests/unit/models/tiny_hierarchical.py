@@ -10,8 +10,8 @@ from terse.config.methods import settings_of
 from terse.corpora.documents import write_documents
 from terse.corpora.tokenizers import make_byte_tokenizer
 from terse.corpora.tokens import tokenize_documents
-from terse.models.hierarchical.model import HierarchicalAutoencoder
-from terse.models.hierarchical.settings import BOS, EOS, PAD, HierarchicalSettings
+from terse.methods.hierarchical.model import HierarchicalAutoencoder
+from terse.methods.hierarchical.settings import BOS, EOS, PAD, HierarchicalSettings
 from terse.settings.corpora import Corpus
 from terse.training.method import Inputs
 

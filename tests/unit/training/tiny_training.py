@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, TrainerCallback
 
 from terse.job import StopSignal
-from terse.models.causal_lm.settings import CausalLMSettings
+from terse.methods.causal_lm.settings import CausalLMSettings
 from terse.training.method import Inputs, Measure, Method
 from terse.training.train import Conduct, Outputs, train
 

@@ -1,0 +1,1 @@
+"""Methods, one folder each: what is trained, how it is scored, what it costs."""

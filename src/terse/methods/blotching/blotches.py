@@ -1,0 +1,72 @@
+"""Which steps of a chain, and which tokens, are left out."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from terse.errors import TerseError
+from terse.methods.blotching.settings import BlotchingSettings
+
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A problem, steps, and an answer, as tokens (T,) and the step (T,) that each belongs to.
+
+    Step 0 is the problem with its separator and never left out, nor is the last, the answer with
+    EOS; those between can be.
+    """
+
+    tokens: NDArray[np.int64]
+    steps: NDArray[np.int64]
+
+    @property
+    def n_droppable(self) -> int:
+        return int(self.steps[-1]) - 1
+
+
+def bin_of(p: float, settings: BlotchingSettings) -> int:
+    """Return the intensity token, 0 .. n_btokens - 1, nearest to a share p of steps left out.
+
+    Raises TerseError for a share outside of blotch_p_min .. blotch_p_max.
+    """
+    low, high = settings.blotch_p_min, settings.blotch_p_max
+    if not low <= p <= high:
+        raise TerseError(f"an intensity of {p} was not trained; allowed: {low} to {high}")
+    return round((p - low) / (high - low) * (settings.n_btokens - 1))
+
+
+def dropped_steps(n: int, p: float, settings: BlotchingSettings, rng: np.random.Generator) -> Bools:
+    """Return which of n droppable steps are left out, (n,)."""
+    draws = rng.random(n + 1)
+    if settings.blotch_spacing == "equal":
+        shift = 0.5 if settings.equal_rounding == "half" else draws[n]
+        return evenly(n, min(n, math.floor(p * n + shift)))
+    dropped = draws[:n] < p
+    if not settings.contig_blotches:
+        for i in range(1, n):
+            dropped[i] &= not dropped[i - 1]
+    return dropped
+
+
+def evenly(n: int, count: int) -> Bools:
+    """Return `count` of n places at even distances, (n,)."""
+    dropped = np.zeros(n, dtype=bool)
+    # (i + 0.5) n / count, in whole numbers
+    dropped[[(2 * i + 1) * n // (2 * count) for i in range(count)]] = True
+    return dropped
+
+
+def kept_tokens(
+    chain: Chain, p: float, settings: BlotchingSettings, rng: np.random.Generator
+) -> Bools:
+    """Return which tokens of a chain stay, (T,)."""
+    dropped = dropped_steps(chain.n_droppable, p, settings, rng)
+    kept = ~np.concatenate([[False], dropped, [False]])[chain.steps]
+    if settings.tok_drop_p:
+        inside = (chain.steps > 0) & (chain.steps < chain.steps[-1])
+        kept &= ~(inside & (rng.random(len(kept)) < settings.tok_drop_p))
+    return kept

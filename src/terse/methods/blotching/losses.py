@@ -1,0 +1,75 @@
+"""Losses of held-out chains, by teacher forcing, at a share of steps left out."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from terse.methods.blotching.blotches import Chain
+from terse.methods.blotching.model import Blotcher
+from terse.methods.blotching.rows import IGNORED, Layout, RequestedRows, collate
+
+
+@torch.inference_mode()
+def chain_losses(
+    model: Blotcher, layout: Layout, chains: Sequence[Chain], p: float
+) -> pd.DataFrame:
+    """Return a row for each chain.
+
+    Columns: nats (of all targets), n_targets, answer_nats and n_answer (of the answer's tokens,
+    after what is left of the steps), n_original (tokens of the whole chain that are targets without
+    blotches), n_kept (tokens read).
+    """
+    s = layout.settings
+    rows = RequestedRows(chains, layout, p)
+    size = s.val_batch_size or s.batch_size
+    device = next(model.parameters()).device
+    found = []
+    for first in range(0, len(rows), size):
+        chosen = range(first, min(first + size, len(rows)))
+        batch = collate([rows[i] for i in chosen], 0)
+        placed = {key: value.to(device) for key, value in batch.items()}
+        nats = token_nats(model, placed, s.n_groups).cpu()
+        for line, labels, mask, i in zip(
+            nats.double().numpy(), batch["labels"].numpy(), batch["attention_mask"], chosen,
+            strict=True,
+        ):  # fmt: skip
+            targets = np.flatnonzero(labels != IGNORED)
+            n_answer = int((chains[i].steps == chains[i].steps[-1]).sum())
+            found.append(
+                {
+                    "nats": line.sum(),
+                    "n_targets": len(targets),
+                    "answer_nats": line[targets[-n_answer:]].sum(),
+                    "n_answer": n_answer,
+                    "n_original": _n_original(chains[i], s.incl_intl_prob, s.arm == "intensity"),
+                    "n_kept": int(mask.sum()),
+                }
+            )
+    return pd.DataFrame(found)
+
+
+def token_nats(
+    model: nn.Module, batch: dict[str, Tensor], n_groups: int, smoothing: float = 0.0
+) -> Tensor:
+    """Return the loss (B, T) of each place's label, 0 where there is none.
+
+    n_groups: see `Blotcher.forward`. smoothing: of the labels.
+    """
+    logits = model(
+        batch["input_ids"], batch["attention_mask"], batch["position_ids"], n_groups=n_groups
+    )  # (B, T, V)
+    losses = nn.functional.cross_entropy(
+        logits.flatten(0, 1).float(), batch["labels"].flatten(), reduction="none",
+        ignore_index=IGNORED, label_smoothing=smoothing,
+    )  # fmt: skip
+    return losses.view(batch["labels"].shape)
+
+
+def _n_original(chain: Chain, incl_intl_prob: bool, has_prefix: bool) -> int:
+    n_after = int((chain.steps > 0).sum())
+    if not incl_intl_prob:
+        return n_after
+    return len(chain.tokens) - (0 if has_prefix else 1)

@@ -1,0 +1,201 @@
+"""The method `blotching` on the common training path."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import pandas as pd
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import LlamaForCausalLM, PreTrainedModel
+
+from terse.corpora.arithmetic.characters import PAD, VOCAB_SIZE
+from terse.corpora.tokenizers import load_tokenizer
+from terse.errors import TerseError
+from terse.methods.blotching.blotches import Chain
+from terse.methods.blotching.chains import Arithmetic, text_chains
+from terse.methods.blotching.evaluation import Evaluation
+from terse.methods.blotching.losses import token_nats
+from terse.methods.blotching.model import Blotcher, check_positions, drop_out, fresh_lm
+from terse.methods.blotching.positions import RANDOM, position_table
+from terse.methods.blotching.rows import BlotchedRows, HeldOutRows, Layout, collate
+from terse.methods.blotching.settings import BlotchingSettings
+from terse.methods.blotching.tables import all_tables
+from terse.models.loading import load_model, max_context
+from terse.training.method import Batch, Measure, Method
+
+WEIGHTS = "blotching.safetensors"  # what a run has beside its language model
+
+
+class Blotching(Method[BlotchingSettings]):
+    """A transformer learns chains with whole steps left out; an intensity may tell how many."""
+
+    _scored: Evaluation | None = None
+
+    @cached_property
+    def arithmetic(self) -> Arithmetic | None:
+        return Arithmetic(self.settings) if self.settings.corpus is None else None
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        folder = self.tokenizer_folder()
+        if folder is None:
+            raise TerseError("blotching of a corpus needs a tokenizer or a base")
+        return load_tokenizer(folder, self.settings.trust_remote_code)
+
+    def _chains(self, split: str) -> list[Chain]:
+        if self.arithmetic is not None:
+            self.arithmetic.longest  # noqa: B018 - over-long chains are an error
+            return getattr(self.arithmetic, split)
+        eos = self._tokenizer.eos_token_id
+        if not isinstance(eos, int):
+            raise TerseError("the tokenizer has no EOS to end a chain with")
+        if self.inputs.tokens is None:
+            raise TerseError("blotching of a corpus needs its tokens file")
+        return text_chains(self.inputs.tokens, split, int(self.settings.seq_len or 0), eos)
+
+    @cached_property
+    def validation_chains(self) -> list[Chain]:
+        return self._chains("validation")
+
+    @cached_property
+    def layout(self) -> Layout:
+        """How a chain becomes a row."""
+        s = self.settings
+        longest = self.arithmetic.longest if self.arithmetic is not None else int(s.seq_len or 0)
+        longest += s.arm == "intensity"
+        pool = self._table_rows(longest) if s.posenc_type in RANDOM and s.base is None else None
+        return Layout(s, self._vocab_size, longest, pool)
+
+    def _table_rows(self, longest: int) -> int:
+        """Return the rows of the table of positions; raises TerseError if they are too few."""
+        s = self.settings
+        rows = s.max_posencs or longest * (2 if s.posenc_type in RANDOM else 1)
+        if rows < longest:
+            raise TerseError(f"max_posencs is {rows}, and {longest} tokens have to fit: raise it")
+        return rows
+
+    @cached_property
+    def _vocab_size(self) -> int:
+        if self.arithmetic is not None:
+            return VOCAB_SIZE
+        if self.inputs.base is None:
+            return len(self._tokenizer)
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(
+            self.inputs.base, trust_remote_code=self.settings.trust_remote_code
+        )
+        return int(config.get_text_config().vocab_size)
+
+    def build(self) -> Blotcher:
+        """Return a model with fresh weights, or the base's with fresh intensity tokens."""
+        s, longest = self.settings, self.layout.longest
+        if self.inputs.base is None:
+            lm: PreTrainedModel = fresh_lm(s, self._vocab_size, longest)
+        else:
+            lm = self._lm(self.inputs.base)
+            lm.requires_grad_(True).train()
+        return self._around(lm)
+
+    def _lm(self, folder: Path) -> PreTrainedModel:
+        lm = load_model(
+            folder,
+            device_map="auto" if self.settings.model_parallel else None,
+            trust_remote_code=self.settings.trust_remote_code,
+        )
+        limit = max_context(lm)
+        if limit is not None and self.layout.longest > limit:
+            raise TerseError(
+                f"chains of {self.layout.longest} tokens are longer than the {limit} positions of "
+                "the base: lower seq_len"
+            )
+        return lm
+
+    def _around(self, lm: PreTrainedModel) -> Blotcher:
+        """Return a language model with intensity tokens and positions beside it."""
+        s = self.settings
+        positions = None
+        if s.base is None:
+            positions = position_table(s, self._table_rows(self.layout.longest))
+            if s.drop_p:
+                drop_out(cast(LlamaForCausalLM, lm), s.drop_p)
+        model = Blotcher(lm, s.n_btokens if s.arm == "intensity" else 0, positions)
+        check_positions(model, s)
+        return model
+
+    def training_rows(self) -> BlotchedRows:
+        s = self.settings
+        rows_per_step = s.batch_size * s.n_grad_loops
+        return BlotchedRows(
+            self._chains("train"), self.layout,
+            n_rows=s.max_steps * rows_per_step, rows_per_step=rows_per_step,
+        )  # fmt: skip
+
+    def validation_rows(self) -> HeldOutRows:
+        return HeldOutRows(self.validation_chains, self.layout)
+
+    @cached_property
+    def pad_id(self) -> int:
+        return PAD if self.arithmetic is not None else int(self._tokenizer.eos_token_id)
+
+    def collate(self, rows: list[Any]) -> Batch:
+        return collate(rows, self.pad_id)
+
+    def count(self, batch: Batch) -> Tensor:
+        return batch["labels"].ne(-100).sum()
+
+    def n_tokens(self, batch: Batch) -> int:
+        return int(batch["attention_mask"].sum())
+
+    def loss(
+        self, model: nn.Module, batch: Batch, n_targets: Tensor | int
+    ) -> tuple[Tensor, dict[str, float]]:
+        return self._nats(model, batch, self.settings.label_smoothing) / n_targets, {}
+
+    def score(self, model: nn.Module, batch: Batch) -> tuple[float, int]:
+        """Return the nats of a validation batch without smoothing, and its targets."""
+        return self._nats(model, batch, 0.0).item(), int(self.count(batch))
+
+    def _nats(self, model: nn.Module, batch: Batch, smoothing: float) -> Tensor:
+        return token_nats(model, batch, self.settings.n_groups, smoothing).sum()
+
+    def lr_factor(self, step: int) -> float | None:
+        return self.settings.lr_factor(step)
+
+    def evaluate(self, model: nn.Module, device: str) -> list[Measure]:
+        """Return accuracy, length, validity and votes of the answers, and losses."""
+        return self._evaluation(model, device).measures()
+
+    def tables(self, model: nn.Module, device: str) -> dict[str, pd.DataFrame]:
+        """Return answers, losses, costs and samples, by name."""
+        return all_tables(self._evaluation(model, device))
+
+    def _evaluation(self, model: nn.Module, device: str) -> Evaluation:
+        """Return the evaluation of a model; the same for the same model, with what it knows."""
+        if self._scored is None or self._scored.model is not model:
+            placed = model.eval() if self.settings.model_parallel else model.eval().to(device)
+            self._scored = Evaluation(
+                cast(Blotcher, placed), self.layout, self._scored_chains(), self.arithmetic
+            )
+        return self._scored
+
+    def _scored_chains(self) -> list[Chain]:
+        chains, most = self.validation_chains, self.settings.n_val_problems
+        n = min(len(chains), most)
+        return [chains[i * len(chains) // n] for i in range(n)]
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Write the language model as transformers does, and beside it what is ours."""
+        cast(Blotcher, model).lm.save_pretrained(folder)
+        own = {k: v.contiguous() for k, v in model.state_dict().items() if not k.startswith("lm.")}
+        save_file({k: v.cpu() for k, v in own.items()}, folder / WEIGHTS, metadata={"format": "pt"})
+
+    def load(self, folder: Path) -> nn.Module:
+        model = self._around(self._lm(folder))
+        own = load_file(folder / WEIGHTS)
+        expected = {k: v for k, v in model.state_dict().items() if not k.startswith("lm.")}
+        if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in expected.items()}:
+            raise TerseError(f"{folder / WEIGHTS} is of another run: train this one again")
+        model.load_state_dict(own, strict=False)
+        return model.eval()

@@ -1,0 +1,78 @@
+"""The method `causal-lm` on the common training path."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.utils.data import Dataset
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from terse.corpora.documents import split_texts
+from terse.corpora.tokenizers import load_tokenizer
+from terse.corpora.windows import packed_rows, scoring_windows
+from terse.errors import TerseError
+from terse.evaluation.bits_per_byte import bits_per_byte, coder_baselines, score_documents
+from terse.methods.causal_lm.settings import CausalLMSettings
+from terse.models.loading import load_model
+from terse.training.method import Measure, Method
+
+
+class CausalLM(Method[CausalLMSettings]):
+    """Next-token prediction on packed documents, every token of the corpus a target."""
+
+    @cached_property
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        return load_tokenizer(_required(self.tokenizer_folder(), "tokenizer"))
+
+    @cached_property
+    def _tokens(self) -> Path:
+        return _required(self.inputs.tokens, "tokens file")
+
+    @property
+    def _bos(self) -> int:
+        bos = self._tokenizer.bos_token_id
+        return bos if isinstance(bos, int) else -1
+
+    def build(self) -> PreTrainedModel:
+        """Return the base's weights, or a Llama-architecture model with fresh ones."""
+        if self.inputs.base is not None:
+            return load_model(self.inputs.base).requires_grad_(True).train()
+        s, tokenizer = self.settings, self._tokenizer
+        config = LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=s.d_model,
+            intermediate_size=round(s.h_mult * s.d_model),
+            num_hidden_layers=s.n_layers,
+            num_attention_heads=s.n_heads,
+            num_key_value_heads=s.n_kv_heads or s.n_heads,
+            max_position_embeddings=s.ctx_len,
+            tie_word_embeddings=s.tie_embeddings,
+        )
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            setattr(config, name, getattr(tokenizer, name))
+        return LlamaForCausalLM(config)
+
+    def training_rows(self) -> Dataset[Any]:
+        return packed_rows(self._tokens, "train", self.settings.ctx_len, self._bos)
+
+    def validation_rows(self) -> Dataset[Any]:
+        return packed_rows(self._tokens, "validation", self.settings.ctx_len, self._bos)
+
+    def evaluate(self, model: nn.Module, device: str) -> list[Measure]:
+        """Return bits per byte of the validation documents, beside coders without a model."""
+        # A tokenizer without BOS scores behind its EOS, as after the end of another document.
+        start = self._bos if self._bos >= 0 else self._tokenizer.eos_token_id
+        if not isinstance(start, int):
+            raise TerseError("the tokenizer has neither BOS nor EOS to score a document behind")
+        windows = scoring_windows(self._tokens, "validation", self.settings.ctx_len, start)
+        scores = score_documents(model, windows, device=device)
+        documents = _required(self.inputs.documents, "documents file")
+        train, validation = (split_texts(documents, split) for split in ("train", "validation"))
+        return bits_per_byte("model", scores) + coder_baselines(train, validation)
+
+
+def _required(path: Path | None, what: str) -> Path:
+    if path is None:
+        raise TerseError(f"causal-lm needs a {what}")
+    return path

@@ -1,0 +1,100 @@
+"""The ways of giving a model its context, each scored on the same targets."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from terse.methods.compression.model import Batch, Compressor
+from terse.methods.compression.passes import embed, hidden_state, logits_of
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A batch, the contexts of other documents beside it, and the token before an empty context."""
+
+    batch: Batch
+    others: Batch
+    start: int
+
+
+def low(model: Compressor, at: Setting) -> Tensor:
+    """No context: the text begins with the overlap, if there is one, or with the targets."""
+    start = torch.full_like(at.batch.target[:, :1], at.start)
+    return model.read(embed(model.lm, start), at.batch.target, at.batch.target_mask)
+
+
+def high(model: Compressor, at: Setting) -> Tensor:
+    """All tokens of the context."""
+    return model.read_context(at.batch)
+
+
+def compressed(model: Compressor, at: Setting) -> Tensor:
+    """The context's vectors."""
+    return _read(model, at, model.compress(at.batch.context, at.batch.context_mask))
+
+
+def static(model: Compressor, at: Setting) -> Tensor:
+    """A soft prompt that was trained on the same batches and knows no context."""
+    prefix = model.static_prefix(len(at.batch.target))
+    return model.read(prefix, at.batch.target, at.batch.target_mask)
+
+
+def shuffled(model: Compressor, at: Setting) -> Tensor:
+    """The vectors of a context from another document."""
+    return _read(model, at, model.compress(at.others.context, at.others.context_mask))
+
+
+def tail(model: Compressor, at: Setting) -> Tensor:
+    """As many raw tokens as there are vectors and cue: the last ones of the context."""
+    batch, o = at.batch, model.settings.seq_overlap
+    stop = batch.context.shape[1] - o  # the overlap itself follows anyway
+    kept = slice(max(0, stop - model.n_vectors - 1), stop)
+    tokens = torch.cat([batch.context[:, kept], batch.target[:, :-1]], 1)
+    mask = torch.cat([batch.context_mask[:, kept], batch.target_mask[:, :-1]], 1)
+    return logits_of(model.lm, embed(model.lm, tokens), mask, batch.target.shape[1])
+
+
+def mean_pool(model: Compressor, at: Setting) -> Tensor:
+    """Means of the context's hidden states at `cmp_layer` over c equal parts, as the vectors.
+
+    Of fewer than c tokens, neighbouring parts share them.
+    """
+    s, batch = model.settings, at.batch
+    tokens = batch.context.reshape(len(batch.context) * s.n_spans, -1)  # (B S, k)
+    mask = batch.context_mask.reshape(len(tokens), -1)
+    embeds = embed(model.lm, tokens)
+    states = embeds if model.layer is None else hidden_state(model.lm, embeds, mask, model.layer)
+    pooled = model.project(part_means(states.float(), mask, s.n_cmps))
+    return _read(model, at, pooled.reshape(len(batch.context), model.n_vectors, -1))
+
+
+def part_means(states: Tensor, mask: Tensor, n_parts: int) -> Tensor:
+    """Return the means (B, c, H) of c equal parts of the real ones among states (B, k, H)."""
+    rank = (mask.cumsum(1) - 1)[:, None]  # (B, 1, k)
+    n, part = mask.sum(1)[:, None], torch.arange(n_parts, device=mask.device)
+    first = part * n // n_parts  # (B, c)
+    stop = torch.maximum(first + 1, (part + 1) * n // n_parts)
+    inside = (rank >= first[..., None]) & (rank < stop[..., None]) & mask[:, None].bool()
+    return inside.float() @ states / inside.sum(-1, keepdim=True).clamp(min=1)  # (B, c, H)
+
+
+def _read(model: Compressor, at: Setting, Z: Tensor) -> Tensor:
+    return model.read(model.prefix(Z, model.cue), at.batch.target, at.batch.target_mask)
+
+
+ARMS: dict[str, Callable[[Compressor, Setting], Tensor]] = {
+    "low": low,
+    "high": high,
+    "compressed": compressed,
+    "static": static,
+    "shuffled": shuffled,
+    "tail": tail,
+    "mean_pool": mean_pool,
+}
+
+
+def arms_of(model: Compressor) -> list[str]:
+    """Return the names of the arms that a compressor can be scored in."""
+    return [arm for arm in ARMS if arm != "static" or model.static is not None]

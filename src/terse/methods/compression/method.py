@@ -1,0 +1,190 @@
+"""The method `compression` on the common training path."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.utils.data import default_collate
+from transformers import PreTrainedModel
+
+from terse.corpora.tokenizers import load_tokenizer
+from terse.errors import TerseError
+from terse.methods.compression.cost import cost_table
+from terse.methods.compression.evaluation import FIELDS, evaluate_arms
+from terse.methods.compression.model import Compressor
+from terse.methods.compression.probe import VectorsOfContexts, dimensions_table
+from terse.methods.compression.samples import samples_table
+from terse.methods.compression.settings import CompressionSettings
+from terse.methods.compression.storage import load_compressor, save_compressor
+from terse.methods.compression.windows import (
+    Lengths,
+    ListedWindows,
+    Windows,
+    training_windows,
+    validation_windows,
+)
+from terse.models.loading import load_model, max_context
+from terse.provenance import digest_file
+from terse.training.method import Batch, Measure, Method
+
+LOSSES = ("ce", "kl", "rmb", "static", "csl")
+
+
+class Compression(Method[CompressionSettings]):
+    """A frozen language model learns to read vectors in the place of tokens."""
+
+    @cached_property
+    def _base_digest(self) -> str:
+        return digest_file(self._base)
+
+    @property
+    def _base(self) -> Path:
+        return _required(self.inputs.base, "base")
+
+    @property
+    def _tokens(self) -> Path:
+        return _required(self.inputs.tokens, "tokens file")
+
+    @property
+    def lengths(self) -> Lengths:
+        """Return how many tokens a window has, and which."""
+        s = self.settings
+        return Lengths(s.n_context, s.n_forward, s.seq_overlap)
+
+    def _language_model(self) -> PreTrainedModel:
+        s = self.settings
+        device_map = "auto" if s.model_parallel else None
+        lm = load_model(
+            self._base, dtype=s.torch_dtype, device_map=device_map,
+            trust_remote_code=s.trust_remote_code,
+        )  # fmt: skip
+        longest = 2 * s.n_context if s.rmb_only else s.n_context + s.n_forward
+        limit = max_context(lm)
+        if limit is not None and longest > limit:
+            raise TerseError(
+                f"windows of {longest} tokens are longer than the {limit} positions of the base; "
+                "lower seq_len or cmp_len"
+            )
+        return lm
+
+    def build(self) -> Compressor:
+        """Return the frozen base with fresh rows beside it."""
+        return Compressor(self._language_model(), self.settings)
+
+    def training_rows(self) -> Windows:
+        s = self.settings
+        n_rows = s.max_steps * s.batch_size * s.n_grad_loops
+        return training_windows(self._tokens, self.lengths, seed=s.seed, n_rows=n_rows)
+
+    def validation_rows(self) -> ListedWindows:
+        return validation_windows(self._tokens, self.lengths)
+
+    def collate(self, rows: list[Any]) -> Batch:
+        """Return the fields of `compression.model.Batch`, each (B, width)."""
+        return default_collate([{name: row[name] for name in FIELDS} for row in rows])
+
+    def count(self, batch: Batch) -> Tensor:
+        """Return the targets (5,) of each of `LOSSES`."""
+        targets, new = batch["target_mask"].sum(), batch["is_new"].sum()
+        context = batch["context_mask"].sum()
+        if self.settings.soft_targets:
+            targets = new
+        plain = context + new - len(batch["context"])
+        return torch.stack([targets, new, context, targets, plain])
+
+    def n_tokens(self, batch: Batch) -> int:
+        return int(batch["context_mask"].sum() + batch["target_mask"].sum())
+
+    def loss(
+        self, model: nn.Module, batch: Batch, n_targets: Tensor | int
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Return the weighted sum of the losses per target, and each in nats per target."""
+        s, sums = self.settings, model(**batch)
+        counts = dict(zip(LOSSES, n_targets, strict=True))  # type: ignore[arg-type]
+        means = {name: value / counts[name] for name, value in sums.items()}
+        terms = {f"{name}_nats": mean.item() for name, mean in means.items()}
+        weights = {"kl": s.kl_scale, "csl": s.csl_scale}
+        loss = torch.stack([weights.get(name, 1.0) * mean for name, mean in means.items()]).sum()
+        return loss, terms
+
+    def clipped_parts(self, model: nn.Module) -> list[list[nn.Parameter]]:
+        """Return the compressor and its control: neither is to slow the other down."""
+        parts: dict[bool, list[nn.Parameter]] = {}
+        for name, parameter in self._compressor(model).trained():
+            parts.setdefault(name == "static", []).append(parameter)
+        return list(parts.values())
+
+    def score(self, model: nn.Module, batch: Batch) -> tuple[float, int]:
+        """Return the main loss of a validation batch alone, and its targets."""
+        main = self.settings.main_loss
+        return model(**batch)[main].item(), int(self.count(batch)[LOSSES.index(main)])
+
+    def evaluate(self, model: nn.Module, device: str) -> list[Measure]:
+        """Return every arm's scores on the same targets, and how much is recovered."""
+        return evaluate_arms(self.placed(model, device), self._evaluated, self.start)
+
+    def tables(self, model: nn.Module, device: str) -> dict[str, pd.DataFrame]:
+        """Return what a context costs here, the vectors' dimensions, and generated text."""
+        placed, n = self.placed(model, device), self.settings.n_samples
+        windows = self._evaluated
+        tables = {
+            "cost": cost_table(placed, windows),
+            "dimensions": dimensions_table(placed, windows),
+        }
+        if n:
+            tokenizer = load_tokenizer(self._base)
+            tables["samples"] = samples_table(placed, windows, tokenizer, self.start, n)
+        return tables
+
+    @cached_property
+    def _evaluated(self) -> ListedWindows:
+        return validation_windows(self._tokens, self.lengths, self.settings.eval_windows)
+
+    @cached_property
+    def start(self) -> int:
+        """The token before a text without context: BOS, or EOS where there is none."""
+        tokenizer = load_tokenizer(self._base)
+        for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+            if isinstance(token, int):
+                return token
+        raise TerseError("the tokenizer has neither BOS nor EOS to begin a text with")
+
+    def placed(self, model: nn.Module, device: str) -> Compressor:
+        """Return a compressor on a device, or where it is spread over several."""
+        found = self._compressor(model)
+        return found if self.settings.model_parallel else found.to(device)
+
+    @staticmethod
+    def _compressor(model: nn.Module) -> Compressor:
+        if not isinstance(model, Compressor):
+            raise TerseError(f"this method's models are Compressors, not {type(model).__name__}")
+        return model
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Write the trained tensors, and which base they belong to."""
+        base = {"name": self.settings.base, "digest": self._base_digest}
+        save_compressor(self._compressor(model), folder, base)
+
+    def load(self, folder: Path) -> Compressor:
+        """Return a trained compressor on its base, in eval mode.
+
+        Raises TerseError where the base is not the one that it was trained on.
+        """
+        return load_compressor(folder, self._language_model(), self._base_digest)
+
+    def measured(self, folder: Path, device: str) -> VectorsOfContexts:
+        """Return a trained compressor as a model that puts out vectors."""
+        return VectorsOfContexts(self.placed(self.load(folder), device)).eval()
+
+    def tokenizer_folder(self) -> Path | None:
+        """Nothing: the tokenizer is the base's."""
+        return None
+
+
+def _required(path: Path | None, what: str) -> Path:
+    if path is None:
+        raise TerseError(f"compression needs a {what}")
+    return path

@@ -1,0 +1,267 @@
+"""A frozen causal language model that reads k tokens from c vectors.
+
+Related: AutoCompressors (https://arxiv.org/abs/2305.14788), ICAE (https://arxiv.org/abs/2307.06945),
+gist tokens (https://arxiv.org/abs/2304.08467).
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from terse.errors import TerseError
+from terse.methods.compression.lora import add_lora, lora_enabled
+from terse.methods.compression.losses import Sums, cross_entropy, divergence, soft_cross_entropy
+from terse.methods.compression.passes import (
+    blocks_of,
+    embed,
+    expected_embedding,
+    hidden_state,
+    layer_index,
+    logits_of,
+    written_after,
+)
+from terse.methods.compression.settings import CompressionSettings
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows as tensors: k context tokens, then the forward part (overlap, new tokens).
+
+    context, context_mask: (B, k), real tokens at the end. target, target_mask: (B, n), real tokens
+    at the start. is_new: (B, n), false on the overlap and on padding.
+    """
+
+    context: Tensor
+    context_mask: Tensor
+    target: Tensor
+    target_mask: Tensor
+    is_new: Tensor
+
+
+class Compressor(nn.Module):
+    """The trained rows beside a frozen model.
+
+    vectors: (c + 2 + sep, E), rows CMP_0..CMP_{c-1}, FWD, RMB, SEP. static: the control's prompt,
+    (spans x c + 1, E). E is the width of the model's embeddings, H that of its hidden states.
+    Only what is trained is in the state dict.
+    """
+
+    def __init__(self, lm: PreTrainedModel, settings: CompressionSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.lm = lm.requires_grad_(False).eval()
+        s, table = settings, _embeddings(lm)
+        n_blocks = len(blocks_of(lm))
+        self.layer = None if s.cmp_layer == "output" else layer_index(s.cmp_layer, n_blocks)
+        device = table.device
+        self.vectors = nn.Parameter(rows_like(table, s.n_cmps + 2 + s.sep_cmpr).to(device))
+        self.projection = self._projection(table)
+        if s.lora_rank:
+            add_lora(lm, s.lora_rank)
+        prompt = rows_like(table, self.n_vectors + 1).to(device)  # drawn last: it moves no other
+        self.static = nn.Parameter(prompt) if s.static_control else None
+        if s.train_embs:
+            table.requires_grad_(True)
+        if s.train_lmhead:
+            _head(lm).requires_grad_(True)
+
+    def _projection(self, table: Tensor) -> nn.Module | None:
+        s, width = self.settings, self.lm.config.get_text_config().hidden_size
+        into = table.shape[1]
+        if not s.proj_cmpr:
+            if self.layer is not None and width != into:
+                raise TerseError(
+                    f"hidden states are {width} wide, embeddings {into}: set proj_cmpr: true"
+                )
+            return None
+        width = into if self.layer is None else width
+        if s.proj_hid_mult is None:
+            projection = nn.Linear(width, into)
+            if width == into:
+                nn.init.eye_(projection.weight)  # starts as no projection at all
+            return projection.to(table.device)
+        hidden = round(s.proj_hid_mult * width)
+        layers = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, into))
+        return layers.to(table.device)
+
+    @property
+    def n_vectors(self) -> int:
+        """Vectors that stand for one context, over all spans."""
+        return self.settings.n_spans * self.settings.n_cmps
+
+    @property
+    def hf_device_map(self) -> Any:
+        """Where a model that is spread over devices lies; AttributeError if it is not."""
+        return self.lm.hf_device_map
+
+    @property
+    def cue(self) -> str:
+        """The row that stands between the vectors and the main task's targets."""
+        return "remember" if self.settings.rmb_only else "forward"
+
+    def cue_row(self, cue: str) -> Tensor:
+        """Return the row (E,) that asks to go on (`forward`) or to reproduce (`remember`)."""
+        return self.vectors[self.settings.n_cmps + ("forward", "remember").index(cue)]
+
+    def compress(self, context: Tensor, mask: Tensor) -> Tensor:
+        """Return Z (B, spans x c, E) of contexts (B, spans x k) with masks of the same shape."""
+        s, B = self.settings, len(context)
+        spans = context.reshape(B * s.n_spans, -1)  # (B S, k)
+        real = mask.reshape(B * s.n_spans, -1)
+        rows = self.vectors[: s.n_cmps]
+        if s.sep_cmpr:
+            rows = torch.cat([self.vectors[-1:], rows])  # (1 + c, E)
+        embeds = with_rows(embed(self.lm, spans), rows)  # (B S, k + sep + c, E)
+        real = torch.cat([real, real.new_ones(len(real), len(rows))], 1)
+        with lora_enabled(self.lm, s.lora_rank > 0):
+            if self.layer is None:
+                states = expected_embedding(self.lm, logits_of(self.lm, embeds, real, s.n_cmps))
+            else:
+                states = hidden_state(self.lm, embeds, real, self.layer)[:, -s.n_cmps :]
+        return self.project(states).reshape(B, self.n_vectors, -1)
+
+    def project(self, states: Tensor) -> Tensor:
+        """Return hidden states (B, c, H) as vectors that the model reads, (B, c, E) float32."""
+        states = states.float().to(self.vectors.device)
+        return states if self.projection is None else self.projection(states)
+
+    def prefix(self, Z: Tensor, cue: str) -> Tensor:
+        """Return [Z; cue] (B, c + 1, E)."""
+        return with_rows(Z, self.cue_row(cue)[None])
+
+    def read(self, prefix: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+        """Return the logits (B, n, V) of each target after a prefix of vectors (B, p, E).
+
+        The prefix' last place predicts the first target. target, mask: (B, n).
+        """
+        embeds = torch.cat([prefix, embed(self.lm, target[:, :-1]).to(prefix.dtype)], 1)
+        real = torch.cat([mask.new_ones(prefix.shape[:2]), mask[:, :-1]], 1)
+        return logits_of(self.lm, embeds, real, target.shape[1])
+
+    def read_context(self, batch: Batch) -> Tensor:
+        """Return the logits (B, n, V) of the new tokens after the whole context, by the LM alone.
+
+        In the place of an overlap, which the context holds already, the logits are meaningless.
+        """
+        o = self.settings.seq_overlap
+        tokens = torch.cat([batch.context, batch.target[:, o:-1]], 1)
+        mask = torch.cat([batch.context_mask, batch.target_mask[:, o:-1]], 1)
+        logits = logits_of(self.lm, embed(self.lm, tokens), mask, batch.target.shape[1] - o)
+        return nn.functional.pad(logits, (0, 0, o, 0))
+
+    def forward(self, **tensors: Tensor) -> Sums:
+        """Return the summed losses of a batch (the fields of `Batch`), each by itself, in nats."""
+        s, batch = self.settings, Batch(**tensors)
+        if s.gen_targs:
+            batch = self.rewritten(batch)
+        with torch.no_grad():
+            full = self.read_context(batch) if s.kl_scale or s.soft_targets else None
+        Z = self.compress(batch.context, batch.context_mask)
+        logits = self.read(self.prefix(Z, self.cue), batch.target, batch.target_mask)
+        sums: Sums = {s.main_loss: self._target_loss(logits, batch, full)}
+        if full is not None and s.kl_scale:
+            sums["kl"] = divergence(full, logits, batch.is_new)
+        if s.rmb_task and not s.rmb_only:
+            logits = self.read(self.prefix(Z, "remember"), *_left(batch))
+            sums["rmb"] = cross_entropy(logits, *_left(batch))
+        if self.static is not None:
+            with held(self.lm):
+                logits = self.read(self.static_prefix(len(Z)), batch.target, batch.target_mask)
+            sums["static"] = self._target_loss(logits, batch, full)
+        if s.csl_task:
+            sums["csl"] = self._plain_loss(batch)
+        return sums
+
+    def rewritten(self, batch: Batch) -> Batch:
+        """Return the batch with new tokens that the LM itself writes after the whole context."""
+        o, n = self.settings.seq_overlap, batch.target.shape[1] - self.settings.seq_overlap
+        written = written_after(
+            self.lm, embed(self.lm, batch.context), n, mask=batch.context_mask, min_new_tokens=n
+        )
+        return replace(batch, target=torch.cat([batch.target[:, :o], written], 1))
+
+    def _target_loss(self, logits: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
+        if self.settings.soft_targets and full is not None:
+            return soft_cross_entropy(logits, full, batch.is_new)
+        return cross_entropy(logits, batch.target, batch.target_mask)
+
+    def _plain_loss(self, batch: Batch) -> Tensor:
+        o = self.settings.seq_overlap
+        tokens = torch.cat([batch.context, batch.target[:, o:]], 1)
+        mask = torch.cat([batch.context_mask, batch.target_mask[:, o:]], 1)
+        n = tokens.shape[1] - 1
+        logits = logits_of(self.lm, embed(self.lm, tokens[:, :-1]), mask[:, :-1], n)
+        return cross_entropy(logits, tokens[:, 1:], mask[:, 1:] * mask[:, :-1])
+
+    def static_prefix(self, B: int) -> Tensor:
+        """Return the control's prompt for B contexts, (B, spans x c + 1, E)."""
+        if self.static is None:
+            raise TerseError("this compressor has no static prompt: set static_control: true")
+        return self.static.expand(B, -1, -1)
+
+    def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield what is trained, by name."""
+        return ((name, p) for name, p in self.named_parameters() if p.requires_grad)
+
+    def train(self, mode: bool = True) -> "Compressor":
+        """Switch what is trained to training mode; the frozen model stays in eval mode."""
+        super().train(mode)
+        self.lm.eval()
+        return self
+
+    def state_dict(self, *args: Any, prefix: str = "", **options: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Return the trained tensors by name; the frozen ones are the base's."""
+        whole = super().state_dict(*args, prefix=prefix, **options)
+        return {prefix + name: whole[prefix + name] for name, _ in self.trained()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *_: Any, **__: Any) -> Any:
+        """Load the trained tensors; raises TerseError where others than these are given."""
+        wanted = {name for name, _ in self.trained()}
+        if wrong := wanted ^ set(state_dict):
+            raise TerseError(f"these weights are of another compressor: {sorted(wrong)[0]}")
+        result = super().load_state_dict(state_dict, strict=False)
+        result.missing_keys.clear()  # the frozen ones, which the base has brought
+        return result
+
+
+def _left(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return the contexts and masks (B, k) with the real tokens at the start, to be reproduced."""
+    order = batch.context_mask.argsort(dim=1, descending=True, stable=True)
+    return batch.context.gather(1, order), batch.context_mask.gather(1, order)
+
+
+@contextmanager
+def held(lm: nn.Module) -> Iterator[None]:
+    """Let no gradient into a model for a while: a control must not train what it is beside."""
+    trained = [parameter for parameter in lm.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+def with_rows(embeds: Tensor, rows: Tensor) -> Tensor:
+    """Return embeddings (B, T, E) followed by the same rows (r, E), in the rows' dtype."""
+    return torch.cat([embeds.to(rows.dtype), rows.expand(len(embeds), -1, -1)], 1)
+
+
+def rows_like(table: Tensor, n: int) -> Tensor:
+    """Return n random rows (n, E) with the mean and spread of a table (V, E), float32, on CPU."""
+    table = table.detach().float().cpu()
+    return table.mean(0) + table.std(0) * torch.randn(n, table.shape[1])
+
+
+def _embeddings(lm: PreTrainedModel) -> Tensor:
+    return cast(nn.Embedding, lm.get_input_embeddings()).weight
+
+
+def _head(lm: PreTrainedModel) -> Tensor:
+    return cast(nn.Linear, lm.get_output_embeddings()).weight

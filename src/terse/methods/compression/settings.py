@@ -1,0 +1,180 @@
+"""Settings of the method `compression`."""
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from terse.settings.epochs import steps_of_epochs
+from terse.settings.run import Run
+
+CAPTIONS = {
+    "arms": "Loss on the same targets for each way of giving the model its context, in nats per "
+    "token: ``low`` has no context, ``high`` all k tokens of it, ``compressed`` c vectors made of "
+    "them. The controls take the place of the c vectors and the cue that follows: ``static`` a "
+    "trained soft prompt that knows no context, ``shuffled`` the vectors of another document, "
+    "``tail`` the last c + 1 raw tokens, ``mean_pool`` c means of hidden states. Bars: 95 % "
+    "intervals from resampled documents.",
+    "recovery": "Recovery R = (low - compressed) / (low - high) of the selected runs: the share of "
+    "what the context is worth that passes through the vectors, against their number c, the tokens "
+    "k that they stand for, and the hidden state that they are read from (-1: after the final "
+    "norm; 0: embeddings, which have seen no context). The trained static prompt, which has seen "
+    "none either, is the line to be above. Points are runs (seeds side by side), lines their "
+    "means, bars 95 % intervals from resampled documents.",
+    "samples": "What the model writes after the same contexts, greedily: with all tokens of the "
+    "context in front of it, with the compressed ones, with none. Examples to look at, no metric.",
+    "dimensions": "Intrinsic dimension of clouds in which each point is one context: of each "
+    "vector by itself, of the vectors' mean, and, at the same hidden state of the plain model, of "
+    "the last token and of the mean over the tokens. ``n_eff`` contexts; windows of one document "
+    "are not independent, and at ``cmp_layer`` 0 the vectors of all contexts are one point.",
+    "cost": "What is kept for each context, and the time to the first token after it: all k "
+    "tokens, the vectors when they are there, and the vectors with the pass that makes them. "
+    "``key_value_bytes`` are those of the cache when the first token is there. Median of the "
+    "timings on this machine, batch 1.",
+}
+
+
+class CompressionSettings(Run):
+    """A frozen causal language model and a few trained embeddings."""
+
+    stage_version: ClassVar[int] = 2
+    implementation: ClassVar[str] = "terse.methods.compression.method:Compression"
+    is_language_model: ClassVar[bool] = False
+    figures: ClassVar[str | None] = "terse.methods.compression.figures:draw"
+    captions: ClassVar[dict[str, str]] = CAPTIONS
+    evaluation_only: ClassVar[frozenset[str]] = frozenset({"eval_windows", "n_samples"})
+    aliases: ClassVar[dict[str, str]] = {
+        **Run.aliases,
+        "model_string": "base",
+        "dataset": "corpus",
+        "checkpt_mod": "save_interval",
+        "rmb_rask": "rmb_task",
+    }
+
+    method: Literal["compression"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        "compression", description="this method"
+    )
+    n_epochs: int | None = Field(
+        None, gt=0, description="with n_train_loops: max_steps is their product"
+    )
+    n_train_loops: int | None = Field(None, gt=0, description="optimiser steps per epoch")
+    l2: float = Field(0.0, ge=0, description="decoupled weight decay of what is trained")
+
+    cmp_len: int = Field(10, gt=0, description="k, context tokens that are compressed at a time")
+    n_cmps: int = Field(1, gt=0, description="c, vectors that stand for them")
+    n_spans: int = Field(1, gt=0, description="spans of k tokens, each made into c vectors")
+    seq_len: int = Field(30, gt=0, description="tokens of a window; seq_len_counts says which")
+    seq_len_counts: Literal["total", "after"] = Field(
+        "total", description="seq_len is the whole window, or what comes after the compressed part"
+    )
+    seq_overlap: int = Field(
+        0, ge=0, description="last context tokens that are repeated before what follows"
+    )
+    cmp_layer: int | Literal["half", "output"] = Field(
+        -2,
+        description="hidden state that becomes the vectors: 0 embeddings, -1 after the final norm; "
+        "output: the expected embedding of the next token",
+    )
+    sep_cmpr: bool = Field(False, description="a trained separator between context and CMP rows")
+    proj_cmpr: bool = Field(False, description="a trained projection of the vectors")
+    proj_hid_mult: float | None = Field(
+        None, gt=0, description="a hidden layer in it, in widths of the model; null: linear"
+    )
+    lora_rank: int = Field(0, ge=0, description="rank of a LoRA for the compressing pass; 0: none")
+    rmb_task: bool = Field(False, description="also reproduce the context from its vectors")
+    rmb_only: bool = Field(
+        False, description="only reproduce; seq_len tokens are compressed, cmp_len is ignored"
+    )
+    csl_task: bool = Field(False, description="also plain language modelling, of what is unfrozen")
+    csl_scale: float = Field(1.0, gt=0, description="weight of csl_task")
+    kl_scale: float = Field(
+        0.0, ge=0, description="weight of the divergence from the model with the whole context"
+    )
+    gen_targs: bool = Field(False, description="train on what the model itself writes (greedily)")
+    gen_ids: bool = Field(True, description="gen_targs: its tokens; false: its probabilities")
+    train_embs: bool = Field(False, description="also train the model's input embeddings")
+    train_lmhead: bool = Field(False, description="also train the model's output embeddings")
+    static_control: bool = Field(
+        True, description="train a soft prompt without context on the same batches, as a control"
+    )
+    torch_dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "float32", description="of the frozen model; what is trained is float32"
+    )
+    model_parallel: bool = Field(False, description="spread the frozen model over the job's GPUs")
+    trust_remote_code: bool = Field(False, description="run code that the base ships")
+    eval_windows: int | None = Field(
+        None, gt=0, description="windows that the arms are scored on, evenly spread; null: all"
+    )
+    n_samples: int = Field(4, ge=0, description="samples of generated text in the report")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _steps_of_epochs(cls, raw: Any) -> Any:
+        return steps_of_epochs(raw)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "CompressionSettings":
+        if self.base is None:
+            raise ValueError("compression needs a base: the run or model that is to read vectors")
+        if self.corpus is None:
+            raise ValueError("compression needs a corpus")
+        if self.tokenizer is not None:
+            raise ValueError("tokenizer is the base's: leave it out")
+        if not self.rmb_only and self.n_forward < 1:
+            raise ValueError(
+                f"seq_len {self.seq_len} leaves nothing to predict after {self.n_context} "
+                "compressed tokens: raise it, or set seq_len_counts: after"
+            )
+        self._check_overlap_and_tasks()
+        if self.model_parallel and self.nodes > 1:
+            raise ValueError("model_parallel spreads the model over one node: leave nodes out")
+        if self.csl_task and not (self.train_embs or self.train_lmhead):
+            raise ValueError("csl_task trains nothing without train_embs or train_lmhead")
+        return self
+
+    def one_process(self) -> bool:
+        return self.model_parallel
+
+    def harness(self) -> str | None:
+        """A compressor that only reproduces has no likelihood."""
+        return None if self.rmb_only else "terse.methods.compression.harness:CompressedLM"
+
+    def measurement(self) -> dict[str, Any]:
+        """Each context, after its BOS, is one point: the last of its vectors, or their mean."""
+        return {
+            "ctx_len": self.n_context + 1, "cloud": "means", "skip_first": 0,
+            "module_inblock_keys": [], "module_outblock_keys": ["vectors"],
+            "module_name_mapping": {"vectors": "vectors"}, "save_cache_tensors": False,
+            "save_mean_tensors": True, "save_loss": False, "save_entropy": False,
+        }  # fmt: skip
+
+    def _check_overlap_and_tasks(self) -> None:
+        most = 0 if self.rmb_only else self.cmp_len
+        if self.seq_overlap > most:
+            raise ValueError(f"seq_overlap {self.seq_overlap}: allowed is 0 to {most}")
+        for key in ("csl_task", "gen_targs", "kl_scale"):
+            if self.rmb_only and getattr(self, key):
+                raise ValueError(f"rmb_only trains nothing else: leave {key} out")
+        if self.rmb_only and self.n_spans > 1:
+            raise ValueError("rmb_only compresses one span: leave n_spans out")
+
+    @property
+    def soft_targets(self) -> bool:
+        """Whether the targets are the distributions of the base with the whole context."""
+        return self.gen_targs and not self.gen_ids
+
+    @property
+    def main_loss(self) -> str:
+        """The loss that validations are scored by: `ce` of what follows, `rmb` of the context."""
+        return "rmb" if self.rmb_only else "ce"
+
+    @property
+    def n_context(self) -> int:
+        """Tokens of a window that are compressed."""
+        return self.seq_len if self.rmb_only else self.n_spans * self.cmp_len
+
+    @property
+    def n_forward(self) -> int:
+        """New tokens of a window that follow the compressed ones."""
+        if self.rmb_only:
+            return 0
+        return self.seq_len - (self.n_context if self.seq_len_counts == "total" else 0)

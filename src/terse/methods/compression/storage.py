@@ -1,0 +1,83 @@
+"""Compressors and compressed contexts on disk: trained tensors only, and whose they are."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from terse.errors import TerseError
+from terse.methods.compression.model import Compressor
+from terse.methods.compression.settings import CompressionSettings
+from terse.provenance import digest_file, digest_json
+
+CONFIG, WEIGHTS = "compressor.json", "model.safetensors"
+
+
+def save_compressor(model: Compressor, folder: Path, base: dict[str, Any]) -> None:
+    """Write what was trained into a folder; `base` holds the base's `name` and `digest`."""
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    content = {"base": base, "settings": model.settings.params()}
+    (folder / CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def load_compressor(folder: Path, lm: PreTrainedModel, digest: str) -> Compressor:
+    """Return the compressor of a folder on its base `lm`, in eval mode.
+
+    digest: of the base at hand. Raises TerseError where it is not the one trained on.
+    """
+    content = compressor_config(folder)
+    trained_on = content["base"]
+    if trained_on["digest"] != digest:
+        raise TerseError(
+            f"the compressor in {folder} was trained on {trained_on['name']!r} with other weights "
+            f"(digest {trained_on['digest'][:12]}, given {digest[:12]}); train it again"
+        )
+    model = Compressor(lm, CompressionSettings.from_params(content["settings"]))
+    model.load_state_dict(_tensors(folder / WEIGHTS)[0])
+    return model.eval()
+
+
+def compressor_config(folder: Path) -> dict[str, Any]:
+    """Return the base and the settings of the compressor in a folder."""
+    try:
+        return json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TerseError(f"no compressor in {folder}: {CONFIG} is missing or broken") from error
+
+
+def identity_of(folder: Path) -> str:
+    """Return the digest of a compressor's weights and base; vectors mean nothing to another."""
+    content = compressor_config(folder)
+    weights = digest_file(folder / WEIGHTS)
+    return digest_json([content["base"]["digest"], content["settings"], weights])
+
+
+def save_vectors(path: Path, Z: Tensor, compressor: str) -> None:
+    """Write compressed contexts Z (B, spans x c, E); `compressor` is its `identity_of`."""
+    metadata = {"format": "pt", "compressor": compressor}
+    save_file({"vectors": Z.detach().contiguous().cpu()}, path, metadata=metadata)
+
+
+def load_vectors(path: Path, compressor: str) -> Tensor:
+    """Return compressed contexts (B, spans x c, E).
+
+    Raises TerseError where they were made by another compressor.
+    """
+    tensors, metadata = _tensors(path)
+    if metadata.get("compressor") != compressor or "vectors" not in tensors:
+        raise TerseError(f"the vectors in {path} were made by another compressor")
+    return tensors["vectors"]
+
+
+def _tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise TerseError(f"cannot read {path}: {error}") from error

@@ -1,0 +1,18 @@
+"""Method `forgetting`: a mask learns which tokens a language model can do without."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from terse.methods.forgetting.decisions import create_random_forgetting_mask
+    from terse.methods.forgetting.packing import Packed, apply_mask, pack
+
+__all__ = ["Packed", "apply_mask", "create_random_forgetting_mask", "pack"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is public once it is asked for: the configuration imports no torch."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = "decisions" if name == "create_random_forgetting_mask" else "packing"
+    return getattr(importlib.import_module(f"{__name__}.{home}"), name)

@@ -1,0 +1,63 @@
+"""What is done to the base: freezing, a LoRA beside it, and a pass that leaves it as it is."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from terse.methods.forgetting.settings import ForgettingSettings
+
+
+def prepare_base(lm: PreTrainedModel, settings: ForgettingSettings) -> None:
+    """Freeze a base, or what a LoRA beside it does not train."""
+    if settings.train_base == "lora":
+        from peft import LoraConfig, inject_adapter_in_model
+
+        rank = settings.lora_rank
+        config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+        inject_adapter_in_model(config, lm)
+        for name, parameter in lm.named_parameters():
+            parameter.requires_grad_("lora_" in name)
+    else:
+        lm.requires_grad_(settings.train_base == "full")
+
+
+def merged(lm: PreTrainedModel) -> PreTrainedModel:
+    """Return a copy of a model with its LoRA added to its weights, as a plain model."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    plain = copy.deepcopy(lm)
+    layers = [(n, m) for n, m in plain.named_modules() if isinstance(m, BaseTunerLayer)]
+    for name, layer in layers:
+        layer.merge()
+        parent, _, child = name.rpartition(".")
+        setattr(plain.get_submodule(parent), child, layer.get_base_layer())
+    return plain
+
+
+@contextmanager
+def at_rest(lm: nn.Module) -> Iterator[None]:
+    """Keep a model's dropout off and its weights out of the graph for a while.
+
+    Gradients of what flows through it stay in.
+    """
+    was = lm.training
+    learning = [p for p in lm.parameters() if p.requires_grad]
+    lm.eval()
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
+        lm.train(was)
+
+
+def divergence(teacher: Tensor, logits: Tensor) -> Tensor:
+    """Return the summed KL(teacher || model) in nats, from logits (n, V) both."""
+    log_p, log_q = (torch.log_softmax(x.float(), -1) for x in (teacher, logits))
+    return nn.functional.kl_div(log_q, log_p, log_target=True, reduction="sum")

@@ -1,0 +1,233 @@
+"""Writing on with a mask: decisions are never revised, the cache holds kept tokens only."""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from terse.errors import TerseError
+from terse.evaluation.overlap import bleu, rouge_l
+from terse.methods.forgetting.decisions import decide, droppable
+from terse.methods.forgetting.evaluation import Evaluated
+from terse.methods.forgetting.model import Forgetter
+from terse.methods.forgetting.modes import hiding_mask
+from terse.methods.forgetting.packing import pack
+
+
+class Writer:
+    """Writes on after prompts with a causal mask.
+
+    The last token is always seen by the next prediction; once another follows, it is forgotten or
+    kept for good. So `pack`, where a dropped token never enters the model together with later ones,
+    and `kv`, where it is processed and then hidden, give the same text; they differ in what the
+    prompt costs (and `kv` always has original positions). forget_p 0 keeps all.
+    """
+
+    def __init__(self, model: Forgetter, forget_p: float, mode: str = "pack") -> None:
+        s = model.settings
+        if forget_p > 0 and not s.decides_at_once:
+            raise TerseError(
+                f"mask {s.mask} with decide {s.decide} would revise its decisions while it writes: "
+                "take a causal learned mask and calibrated or threshold"
+            )
+        self.model, self.forget_p, self.mode = model, forget_p, mode
+
+    def keeps(self, ids: Tensor, real: Tensor) -> Tensor:
+        """Return the final decisions (B, T), each by the tokens up to it; padding is dropped."""
+        if self.forget_p == 0:
+            return real
+        s = self.model.settings
+        free = droppable(ids, real, self.model.special_ids, s.protect_first, 0)
+        logits = self.model.mask(ids, real).float()
+        threshold = torch.logit(torch.tensor(s.threshold)).item()
+        if s.decide == "calibrated" and self.model.calibration is not None:
+            threshold = self.model.calibration.threshold(self.forget_p)
+        return real & decide(logits, s.decide, droppable=free, threshold=threshold)
+
+    def write(self, ids: Tensor, real: Tensor, n: int) -> tuple[Tensor, Any]:
+        """Return n tokens (B, n), at least one, after prompts (B, T), greedily, and the cache.
+
+        real (B, T) bool: prompts are padded on the right.
+        """
+        written = list(islice(self.steps(ids, real), n))
+        return torch.stack([tokens for tokens, _ in written], 1), written[-1][1]
+
+    @torch.no_grad()
+    def steps(self, ids: Tensor, real: Tensor) -> Iterator[tuple[Tensor, "Cache"]]:
+        """Yield the next tokens (B,) after prompts (B, T), and the cache, without an end."""
+        text = Text(ids, real)
+        logits, cache = self._prefill(text)
+        while True:
+            tokens = logits.argmax(-1)
+            text.append(tokens)
+            yield tokens, cache
+            logits = self._step(text, cache)
+
+    def _prefill(self, text: "Text") -> tuple[Tensor, "Cache"]:
+        """Return the logits (B, V) after the prompts, and a cache of what is kept of them."""
+        keep = self.keeps(text.ids, text.real)
+        seen = keep | text.is_last()
+        if self.mode == "kv":
+            return self._prefill_hidden(text, keep)
+        packed = pack(
+            text.ids, seen, text.real, pad_id=self.model.pad_id, positions=self._positions
+        )
+        found = self.model.lm(
+            input_ids=packed.input_ids,
+            attention_mask=packed.attention_mask.long(),
+            position_ids=packed.position_ids,
+            past_key_values=DynamicCache(),
+            use_cache=True,
+        )
+        cache = Cache(found.past_key_values, packed.attention_mask)
+        cache.retain(keep.gather(1, packed.src_index) & packed.attention_mask)
+        rows = torch.arange(len(text.ids), device=text.ids.device)
+        return found.logits[rows, packed.lengths - 1], cache
+
+    def _prefill_hidden(self, text: "Text", keep: Tensor) -> tuple[Tensor, "Cache"]:
+        found = self.model.lm(
+            input_ids=text.ids,
+            attention_mask=hiding_mask(keep, self.model.lm.dtype),
+            past_key_values=DynamicCache(),
+            use_cache=True,
+        )
+        cache = Cache(found.past_key_values, text.real)
+        cache.retain(keep)
+        rows = torch.arange(len(text.ids), device=text.ids.device)
+        return found.logits[rows, text.lengths - 1], cache
+
+    @property
+    def _positions(self) -> str:
+        return "original" if self.mode == "kv" else self.model.settings.positions
+
+    def _step(self, text: "Text", cache: "Cache") -> Tensor:
+        """Feed the last token of each row; keep its keys and values if it is kept."""
+        last = text.lengths[:, None] - 1
+        places = last if self._positions == "original" else cache.lengths[:, None]
+        mask = torch.cat([cache.visible, torch.ones_like(last, dtype=torch.bool)], 1)
+        found = self.model.lm(
+            input_ids=text.ids.gather(1, last),
+            attention_mask=mask.long(),
+            position_ids=places,
+            past_key_values=cache.states,
+            use_cache=True,
+        )
+        cache.visible = mask
+        kept = mask.clone()
+        kept[:, -1:] = self.keeps(text.ids, text.real).gather(1, last)
+        cache.retain(kept)
+        return found.logits[:, -1]
+
+
+class BlockWriter(Writer):
+    """Writes behind prompts that were decided on; what it writes is kept, as a block is.
+
+    decisions (B, T): what is kept of the prompts, their last tokens among it.
+    """
+
+    def __init__(self, model: Forgetter, decisions: Tensor) -> None:
+        super().__init__(model, 0.0)
+        self.decisions = decisions
+
+    def keeps(self, ids: Tensor, real: Tensor) -> Tensor:
+        n_written = ids.shape[1] - self.decisions.shape[1]
+        return real & torch.nn.functional.pad(self.decisions, (0, n_written), value=True)
+
+
+class Text:
+    """Rows that grow: ids, real (B, T), right-padded; lengths (B,)."""
+
+    def __init__(self, ids: Tensor, real: Tensor) -> None:
+        self.ids, self.real = ids, real.bool()
+
+    @property
+    def lengths(self) -> Tensor:
+        return self.real.sum(1)
+
+    def is_last(self) -> Tensor:
+        """Return the last real token of each row, (B, T)."""
+        place = torch.arange(self.ids.shape[1], device=self.ids.device)
+        return place == self.lengths[:, None] - 1
+
+    def append(self, tokens: Tensor) -> None:
+        """Put a token (B,) behind each row."""
+        lengths = self.lengths[:, None]
+        self.ids, self.real = (_with_a_place(x) for x in (self.ids, self.real))
+        self.ids = self.ids.scatter(1, lengths, tokens[:, None])
+        self.real = self.real.scatter(1, lengths, torch.ones_like(lengths, dtype=torch.bool))
+
+
+def _with_a_place(x: Tensor) -> Tensor:
+    """Return rows (B, T) with an empty place behind each."""
+    return torch.nn.functional.pad(x, (0, 1))
+
+
+class Cache:
+    """Keys and values; visible (B, n): which places hold a token of the row, in front."""
+
+    def __init__(self, states: DynamicCache, visible: Tensor) -> None:
+        self.states, self.visible = states, visible
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens (B,) that each row's cache holds."""
+        return self.visible.sum(1)
+
+    def retain(self, kept: Tensor) -> None:
+        """Throw away all places but these (B, n); what is left moves to the front."""
+        order = torch.argsort((~kept).byte(), dim=1, stable=True)[:, : int(kept.sum(1).max())]
+        layers: Any = self.states.layers
+        for layer in layers:
+            layer.keys, layer.values = (_chosen(x, order) for x in (layer.keys, layer.values))
+        self.visible = kept.gather(1, order)
+
+
+def _chosen(states: Any, order: Tensor) -> Tensor:
+    """Return the places (B, m) of states (B, H, n, D)."""
+    _, H, _, D = states.shape
+    return states.gather(2, order[:, None, :, None].expand(-1, H, -1, D))
+
+
+def continuations_table(given: Evaluated, n: int | None = None) -> pd.DataFrame:
+    """Return how near continuations come to the real ones, a row per forget rate, 0 first.
+
+    The context of n windows of as many documents is written on for a block.
+    """
+    model, s = given.model, given.model.settings
+    rates = [0.0, *s.eval_rates] if s.decides_at_once else [0.0]
+    ids, real, references = _prompts(given, n or s.n_samples)
+    found = []
+    for rate in rates:
+        written, cache = Writer(model, rate).write(ids, real, references.shape[1])
+        pairs = list(zip(written.tolist(), references.tolist(), strict=True))
+        found.append(
+            {
+                "forget_rate": rate,
+                "bleu4": sum(bleu(a, b) for a, b in pairs) / len(pairs),
+                "rouge_l": sum(rouge_l(a, b) for a, b in pairs) / len(pairs),
+                "same_tokens": sum(a == b for x, y in pairs for a, b in zip(x, y, strict=True))
+                / references.numel(),
+                "cached_positions": float(cache.lengths.float().mean()),
+                "n": len(pairs),
+            }
+        )
+    return pd.DataFrame(found)
+
+
+def _prompts(given: Evaluated, n: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return n contexts (n, C), which of their tokens are real, and the blocks behind, (n, S)."""
+    lengths = given.model.settings
+    whole = lengths.context_len + lengths.block_len
+    items = [item for item in map(given.rows.__getitem__, range(len(given.rows)))  # type: ignore[arg-type]
+             if int(item["attention_mask"].sum()) == whole]  # fmt: skip
+    items = items or [given.rows[0]]
+    chosen = [items[i * len(items) // min(n, len(items))] for i in range(min(n, len(items)))]
+    ids = torch.stack([item["input_ids"] for item in chosen]).to(given.device)
+    n_context = int((chosen[0]["attention_mask"] & ~chosen[0]["is_target"]).sum())
+    n_real = min(int(item["attention_mask"].sum()) for item in chosen)
+    context, block = ids[:, :n_context], ids[:, n_context:n_real]
+    return context, torch.ones_like(context, dtype=torch.bool), block

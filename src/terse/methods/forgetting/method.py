@@ -1,0 +1,285 @@
+"""The method `forgetting` on the common training path."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, default_collate
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+
+from terse.corpora.token_store import TokenStore
+from terse.corpora.tokenizers import load_tokenizer
+from terse.errors import TerseError
+from terse.methods.forgetting import tasks
+from terse.methods.forgetting.cost import cost_table
+from terse.methods.forgetting.decisions import Calibration, decide
+from terse.methods.forgetting.evaluation import Evaluated, evaluate_arms
+from terse.methods.forgetting.generation import continuations_table
+from terse.methods.forgetting.library import baseline_arms, mask_of
+from terse.methods.forgetting.model import Forgetter
+from terse.methods.forgetting.modes import decided
+from terse.methods.forgetting.packing import Rows
+from terse.methods.forgetting.passage import passage_table
+from terse.methods.forgetting.schedule import BASE, FollowSchedule
+from terse.methods.forgetting.settings import ForgettingSettings
+from terse.methods.forgetting.storage import load_mask, published_counts, save_forgetter
+from terse.methods.forgetting.windows import AllBlocks, Lengths, RandomBlocks, token_counts
+from terse.models.loading import load_model, max_context
+from terse.training.method import Batch, Measure, Method
+
+FIELDS = ("input_ids", "attention_mask", "is_target")
+VALIDATION_SEED = 1 << 20  # no run's own rows
+TASK_WINDOWS = 256
+CALIBRATION_ROWS = 128
+
+
+class Forgetting(Method[ForgettingSettings]):
+    """A mask learns which tokens of its context a language model can do without."""
+
+    @property
+    def lengths(self) -> Lengths:
+        """Return how many tokens a window has."""
+        return Lengths(self.settings.context_len, self.settings.block_len)
+
+    @property
+    def _tokens(self) -> Path:
+        return _required(self.inputs.tokens, "tokens file")
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The base's tokenizer."""
+        return load_tokenizer(_required(self.inputs.base, "base"))
+
+    @cached_property
+    def special_ids(self) -> tuple[int, ...]:
+        """Tokens that are never dropped."""
+        if self.settings.task:
+            return tasks.SPECIAL
+        return tuple(sorted(int(i) for i in self.tokenizer.all_special_ids))
+
+    @cached_property
+    def start(self) -> int:
+        """The first token of each window: BOS, or EOS where there is none."""
+        for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
+            if isinstance(token, int):
+                return token
+        raise TerseError("the tokenizer has neither BOS nor EOS to begin a text with")
+
+    def _base_model(self, device: str = "cpu") -> PreTrainedModel:
+        if self.settings.task:
+            return tasks.task_model(self.lengths)
+        lm = load_model(_required(self.inputs.base, "base"), device=device)
+        limit = max_context(lm)
+        if limit is not None and self.lengths.total > limit:
+            raise TerseError(
+                f"windows of {self.lengths.total} tokens are longer than the {limit} positions of "
+                "the base; lower context_len or block_len"
+            )
+        return lm
+
+    def build(self) -> Forgetter:
+        """Return the base with a fresh mask beside it."""
+        lm = self._base_model()
+        mask = mask_of(self.settings, lm, self.counts)
+        return Forgetter(lm, mask, self.settings, self.special_ids).train()
+
+    def counts(self) -> Tensor:
+        """Return how often each token occurs in the training text, (V,)."""
+        if not self.settings.task:
+            size = TokenStore(self._tokens, "train").vocab_size
+            return token_counts(self._tokens, max(size, len(self.tokenizer)))
+        rows = self._task_rows(self.settings.seed, CALIBRATION_ROWS)
+        ids = torch.stack([rows[i]["input_ids"] for i in range(len(rows))])
+        return torch.bincount(ids.flatten(), minlength=tasks.VOCAB)
+
+    def _task_rows(self, seed: int, n_rows: int) -> tasks.TaskRows:
+        return tasks.TaskRows(str(self.settings.task), self.lengths, seed=seed, n_rows=n_rows)
+
+    def training_rows(self) -> Dataset[Any]:
+        s = self.settings
+        n_rows = s.max_steps * s.batch_size * s.n_grad_loops
+        if s.task:
+            return self._task_rows(s.seed, n_rows)
+        store = TokenStore(self._tokens, "train")
+        return RandomBlocks(store, self.lengths, self.start, self.start, seed=s.seed, n_rows=n_rows)
+
+    def validation_rows(self) -> Dataset[Any]:
+        return self._held_out(TASK_WINDOWS) if self.settings.task else self._blocks(None)
+
+    def _held_out(self, n_rows: int) -> tasks.TaskRows:
+        return self._task_rows(VALIDATION_SEED + self.settings.seed, n_rows)
+
+    def _blocks(self, limit: int | None) -> AllBlocks:
+        store = TokenStore(self._tokens, "validation")
+        return AllBlocks(store, self.lengths, self.start, self.start, limit=limit)
+
+    def evaluated_rows(self) -> Dataset[Any]:
+        """Return the windows that every arm is scored on."""
+        limit = self.settings.eval_windows
+        return self._held_out(limit or TASK_WINDOWS) if self.settings.task else self._blocks(limit)
+
+    def collate(self, rows: list[Any]) -> Batch:
+        """Return the fields of `Rows`, each (B, C + S)."""
+        return default_collate([{name: row[name] for name in FIELDS} for row in rows])
+
+    def count(self, batch: Batch) -> Tensor:
+        """Return the divisors (3,): targets of the base's loss, rows, tokens of their contexts."""
+        rows = Rows(**batch)
+        n_rows = len(rows.input_ids)
+        all_targets = rows.attention_mask.sum() - n_rows
+        n_targets = rows.is_target.sum() if self.settings.mode == "prefix" else all_targets
+        n_decided = decided(rows, self.settings.mode).sum()
+        return torch.stack([n_targets, torch.tensor(n_rows, device=n_targets.device), n_decided])
+
+    def n_tokens(self, batch: Batch) -> int:
+        return int(batch["attention_mask"].sum())
+
+    def loss(
+        self, model: nn.Module, batch: Batch, n_targets: Tensor | int
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Return the losses of base and mask, and what is worth watching."""
+        sums: dict[str, Tensor] = model(**batch)
+        targets, rows, tokens = n_targets  # type: ignore[misc]
+        divisors = {"base": targets, "kl": targets, "policy": rows, "bonus": rows, "price": tokens}
+        parts = [sums[name] / divisor for name, divisor in divisors.items() if name in sums]
+        loss = torch.stack(parts).sum()
+        plain = {name: value.detach() for name, value in sums.items()}
+        share = len(batch["input_ids"]) / float(rows)
+        return loss, self._terms(plain, model, share, float(targets), float(tokens))
+
+    def _terms(
+        self, sums: dict[str, Tensor], model: nn.Module, share: float, targets: float, tokens: float
+    ) -> dict[str, float]:
+        """Return what is logged; share: the batch's of the accumulated rows, so that all add up."""
+        forgetter = _forgetter(model)
+        terms = {
+            "forgotten_nats": share * _ratio(sums, "forgotten", "forgotten_targets"),
+            "forget_rate": float(sums["dropped"]) / tokens,
+            "multiplier": share * float(forgetter.multiplier),
+            "advantage_spread": share * forgetter.spread,
+        }
+        if "identity" in sums:
+            terms["identity_nats"] = share * _ratio(sums, "identity", "targets")
+            terms["policy_entropy_nats"] = float(sums["entropy"]) / tokens
+        if "covered" in sums:
+            terms["coverage"] = float(sums["covered"]) / targets
+        return terms
+
+    def score(self, model: nn.Module, batch: Batch) -> tuple[float, int]:
+        """Return the nats of a validation batch's blocks at the budget, in `prefix` mode."""
+        forgetter, rows = _forgetter(model), Rows(**batch)
+        free = forgetter.free_tokens(rows, "prefix")
+        logits = forgetter.mask.logits(rows, decided(rows, "prefix"))
+        rule = "identity" if self.settings.mask == "identity" else "topk"
+        keep = decide(logits, rule, droppable=free, forget_p=self.settings.forget_p)
+        scores = forgetter.score(rows, keep, "prefix")
+        return float(scores.nats.sum()), int(scores.scored.sum())
+
+    def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        """Return the base's groups at `lr` and the mask's at `head_lr`."""
+        forgetter = _forgetter(model)
+        parts = ((forgetter.lm, {"part": BASE}), (forgetter.mask, {"lr": self.settings.head_lr}))
+        return [
+            {**group, **options}
+            for part, options in parts
+            for group in super(Forgetting, self).parameter_groups(part)
+            if group["params"]
+        ]
+
+    def clipped_parts(self, model: nn.Module) -> list[list[nn.Parameter]]:
+        """Return what is trained of the base and of the mask: neither is to slow the other."""
+        forgetter = _forgetter(model)
+        parts = (
+            [p for p in part.parameters() if p.requires_grad]
+            for part in (forgetter.lm, forgetter.mask)
+        )
+        return [part for part in parts if part]
+
+    def callbacks(self) -> list[TrainerCallback]:
+        return [FollowSchedule(self.settings)]
+
+    def evaluate(self, model: nn.Module, device: str) -> list[Measure]:
+        """Return every arm's scores on the same targets, at each forget rate."""
+        return evaluate_arms(self._evaluated(model, device))
+
+    def tables(self, model: nn.Module, device: str) -> dict[str, pd.DataFrame]:
+        """Return a passage with its keep probabilities, costs and continuations."""
+        given = self._evaluated(model, device)
+        tables = {"tokens": passage_table(given, self.piece), "cost": cost_table(given)}
+        if self.settings.n_samples:
+            tables["continuations"] = continuations_table(given)
+        return tables
+
+    def piece(self, token: int) -> str:
+        """Return a token as a reader sees it."""
+        if self.settings.task:
+            return tasks.piece(token)
+        return str(self.tokenizer.decode([token]))
+
+    def _evaluated(self, model: nn.Module, device: str) -> Evaluated:
+        forgetter = _forgetter(model).eval().to(device)
+        if forgetter.calibration is None:
+            forgetter.calibration = self.calibrate(forgetter)
+        arms = baseline_arms(forgetter.lm, self.counts(), self.settings.seed)
+        return Evaluated(
+            model=forgetter,
+            arms={name: mask.to(device) for name, mask in arms.items()},
+            rows=self.evaluated_rows(),
+            before=None if self.settings.task else self._base_model(device),
+            device=device,
+        )
+
+    def calibrate(self, model: Forgetter) -> Calibration | None:
+        """Return the thresholds of a learned mask, from training rows; None for another mask."""
+        if not model.mask.learned:
+            return None
+        found = self.training_rows()
+        n = min(CALIBRATION_ROWS, len(found))  # type: ignore[arg-type]
+        batch = self.collate([found[i] for i in range(n)])
+        rows = Rows(**{name: t.to(model.lm.device) for name, t in batch.items()})
+        mode = self.settings.mode
+        with torch.no_grad():
+            logits = model.mask.logits(rows, decided(rows, mode))
+        return Calibration.of(logits, model.free_tokens(rows, mode))
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Write the language model, the mask and its thresholds."""
+        forgetter = _forgetter(model)
+        save_forgetter(forgetter, folder, self.calibrate(forgetter))
+
+    def load(self, folder: Path) -> Forgetter:
+        """Return a trained model with its mask, in eval mode."""
+        plain = self.settings.model_copy(update={"train_base": "frozen"})  # a LoRA is merged
+        lm = load_model(folder)
+
+        def counts() -> Tensor:  # published ones need no text
+            found = published_counts(folder)
+            return self.counts() if found is None else found
+
+        model = Forgetter(lm, mask_of(self.settings, lm, counts), plain, self.special_ids)
+        model.calibration = load_mask(model, folder)
+        return model.requires_grad_(False).eval()
+
+    def tokenizer_folder(self) -> Path | None:
+        """The base's; a task has none."""
+        return self.inputs.base
+
+
+def _forgetter(model: nn.Module) -> Forgetter:
+    found = getattr(model, "module", model)  # inside what several processes share
+    if not isinstance(found, Forgetter):
+        raise TerseError(f"this method's models are Forgetters, not {type(found).__name__}")
+    return found
+
+
+def _ratio(sums: dict[str, Tensor], top: str, bottom: str) -> float:
+    return float(sums[top]) / max(float(sums[bottom]), 1.0)
+
+
+def _required(path: Path | None, what: str) -> Path:
+    if path is None:
+        raise TerseError(f"forgetting needs a {what}")
+    return path

@@ -1,0 +1,68 @@
+"""Which epoch explores how much, who learns in it, and how fast."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from transformers import TrainerCallback
+
+from terse.methods.forgetting.settings import ForgettingSettings
+
+BASE = "base"  # marks the optimiser's groups of the base
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A training step's share of exploration, and what follows from it.
+
+    epsilon: 0..1. base_rate: the base's share of its learning rate. entropy_beta: in loss per nat.
+    """
+
+    epsilon: float
+    trains_mask: bool
+    base_rate: float
+    entropy_beta: float
+
+
+def phase_at(settings: ForgettingSettings, step: int) -> Phase:
+    """Return the phase of a step, 0 .. max_steps - 1; beyond, the last one."""
+    epochs = settings.exploration_epochs
+    step = min(step, settings.max_steps - 1)
+    epsilon = float(epochs[step * len(epochs) // settings.max_steps])
+    two_step = settings.schedule == "two_step"
+    return Phase(
+        epsilon=epsilon,
+        trains_mask=epsilon < 1,
+        base_rate=settings.exploit_base_rate if two_step and epsilon == 0 else 1.0,
+        entropy_beta=settings.entropy_beta * (1 - step / settings.max_steps),
+    )
+
+
+class FollowSchedule(TrainerCallback):
+    """Tells the model its step, slows the base where the phase says so, and sets the price."""
+
+    def __init__(self, settings: ForgettingSettings) -> None:
+        self.settings = settings
+        self._rates: list[float] = []
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        _forgetter(given["model"]).step = state.global_step
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        rate = phase_at(self.settings, state.global_step).base_rate
+        groups = given["optimizer"].param_groups
+        self._rates = [group["lr"] for group in groups]
+        for group in groups:
+            if group.get("part") == BASE:
+                group["lr"] = group["lr"] * rate
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        for group, rate in zip(given["optimizer"].param_groups, self._rates, strict=True):
+            group["lr"] = rate
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        _forgetter(given["model"]).update_duals()
+
+
+def _forgetter(model: nn.Module) -> Any:
+    return getattr(model, "module", model)

@@ -1,0 +1,73 @@
+"""A trained mask beside its model on disk."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from terse.errors import TerseError
+from terse.methods.forgetting.base import merged
+from terse.methods.forgetting.baselines import SurprisalMask
+from terse.methods.forgetting.decisions import Calibration
+from terse.methods.forgetting.model import Forgetter
+
+CONFIG, WEIGHTS = "forgetter.json", "mask.safetensors"
+
+
+def save_forgetter(model: Forgetter, folder: Path, calibration: Calibration | None) -> None:
+    """Write the language model in the Hugging Face format, the mask and its thresholds beside."""
+    lm = merged(model.lm) if model.settings.train_base == "lora" else model.lm
+    lm.save_pretrained(folder)
+    tensors = {name: t.detach().contiguous().cpu() for name, t in _own(model).items()}
+    if calibration is not None:
+        tensors["quantiles"] = calibration.quantiles
+    if isinstance(model.mask, SurprisalMask):
+        tensors["counts"] = model.mask.get_buffer("counts").cpu()
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    content = {"settings": model.settings.training_params(), "multiplier": float(model.multiplier)}
+    (folder / CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def load_mask(model: Forgetter, folder: Path) -> Calibration | None:
+    """Give a model the mask of a folder, and return its calibration.
+
+    Raises TerseError where there is none, or one of other settings.
+    """
+    tensors = _tensors(folder)
+    quantiles = tensors.pop("quantiles", None)
+    tensors.pop("counts", None)  # the mask is made of them
+    own = _own(model)
+    if wrong := set(own) ^ set(tensors):
+        raise TerseError(f"the mask in {folder} is of other settings: {sorted(wrong)[0]}")
+    for name, tensor in own.items():
+        tensor.copy_(tensors[name])
+    return None if quantiles is None else Calibration(quantiles)
+
+
+def published_counts(folder: Path) -> Tensor | None:
+    """Return the counts (V,) that the mask of a folder was made of, None if it holds none."""
+    return _tensors(folder).get("counts")
+
+
+def forgetter_config(folder: Path) -> dict[str, Any]:
+    """Return what is told of the mask in a folder: such as the run's `settings`."""
+    try:
+        return json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TerseError(f"no mask in {folder}: {CONFIG} is missing or broken") from error
+
+
+def _own(model: Forgetter) -> dict[str, Any]:
+    return {f"mask.{name}": tensor.data for name, tensor in model.mask.named_parameters()}
+
+
+def _tensors(folder: Path) -> dict[str, Any]:
+    path = folder / WEIGHTS
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise TerseError(f"no mask in {folder}: {WEIGHTS} is missing or broken") from error

@@ -1,0 +1,204 @@
+"""The method `hierarchical` on the common training path."""
+
+import logging
+from pathlib import Path
+from typing import Any, cast
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from terse.corpora.document import SPLITS
+from terse.corpora.documents import split_texts
+from terse.errors import TerseError
+from terse.evaluation.bits_per_byte import coder_baselines
+from terse.methods.hierarchical.byte_rows import ByteRows, byte_store
+from terse.methods.hierarchical.codes import CodedRows, collated
+from terse.methods.hierarchical.evaluation import evaluate_model
+from terse.methods.hierarchical.model import HierarchicalAutoencoder
+from terse.methods.hierarchical.samples import report_tables, sample
+from terse.methods.hierarchical.settings import PAD, HierarchicalSettings
+from terse.methods.hierarchical.storage import (
+    load_hierarchical,
+    save_model,
+    take_base,
+    take_entropy,
+)
+from terse.training.method import Batch, Measure, Method
+from terse.training.tracking import track_text
+
+logger = logging.getLogger(__name__)
+
+
+class Hierarchical(Method[HierarchicalSettings]):
+    """Compressors, expanders and the language model on the codes, in one or two stages."""
+
+    def build(self) -> HierarchicalAutoencoder:
+        """Return a model with fresh weights, or with what it takes of the base."""
+        s, model = self.settings, HierarchicalAutoencoder(self.settings)
+        if s.n_frozen:
+            take_base(model, _required(self.inputs.base, "base"))
+        elif s.base is not None:
+            base = _required(self.inputs.base, "base")
+            take_entropy(model, base, freeze=s.freeze_entropy)
+        return model.train()
+
+    def training_rows(self) -> Dataset[Any]:
+        return self._rows("train")
+
+    def validation_rows(self) -> Dataset[Any]:
+        return self._rows("validation")
+
+    def _rows(self, split: str) -> Dataset[Any]:
+        s = self.settings
+        store = byte_store(_required(self.inputs.tokens, "tokens file"), split)
+        rows = ByteRows(store, s.sequence_length, s.train_rows if split == "train" else None)
+        if not s.needs_codes():
+            return rows
+        codes = _required(self.inputs.codes, "file of codes")
+        return CodedRows(rows, codes, [level.n_digits for level in s.compressor_level_configs])
+
+    def collate(self, rows: list[Any]) -> Batch:
+        """Return `ids` (B, S) and, in a second stage, boundaries and codes of each level."""
+        return collated(rows)
+
+    def count(self, batch: Batch) -> Tensor:
+        """Return the bytes of a batch, EOS and inner BOS among them: what all losses are per."""
+        return (batch["ids"][:, 1:] != PAD).sum()
+
+    def n_tokens(self, batch: Batch) -> int:
+        return int(self.count(batch))
+
+    def loss(
+        self, model: nn.Module, batch: Batch, n_targets: Tensor | int
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Return the weighted sum of the losses per byte, and each by itself.
+
+        The perplexities are means over the step's passes, by their bytes.
+        """
+        sums, weights = model(**batch), self._weights()
+        share = self.count(batch) / n_targets
+        parts, terms = [], {}
+        for name, value in sums.items():
+            if (weight := weights.get(name.rstrip("0123456789"))) is None:
+                terms[name] = value * share
+            else:
+                terms[f"{name}_per_byte"] = mean = value / n_targets
+                parts.append(weight * mean)
+        numbers = torch.stack([term.detach().double() for term in terms.values()]).tolist()
+        return torch.stack(parts).sum(), dict(zip(terms, numbers, strict=True))
+
+    def _weights(self) -> dict[str, float]:
+        s = self.settings
+        n = max(1, s.num_levels - s.n_frozen)  # levels that are trained
+        weights = {
+            "reconstruction": 1 / n,
+            "vq": 1.0,
+            "lm": s.aux_lm_loss_weight / n,
+            "predicted": s.predicted_loss_weight,
+            "segments": 0.0,
+        }
+        if (top := s.top_transformer_config) is not None:
+            weights["top_ce"] = s.top_lm_loss_weight * top.ce_weight
+            weights["top_mse"] = s.top_lm_loss_weight * top.mse_weight
+        return weights
+
+    def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        """Return the optimiser's groups: matrices decay, embeddings and vectors do not."""
+        tables = {
+            id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)
+        }
+        trained = [p for p in model.parameters() if p.requires_grad]
+        decays = [p.ndim >= 2 and id(p) not in tables for p in trained]
+        groups = {
+            True: [p for p, d in zip(trained, decays, strict=True) if d],
+            False: [p for p, d in zip(trained, decays, strict=True) if not d],
+        }
+        return [
+            {"params": groups[True], "weight_decay": self.settings.l2},
+            {"params": groups[False], "weight_decay": 0.0},
+        ]
+
+    def callbacks(self) -> list[TrainerCallback]:
+        return [_AfterStep(), _Samples(self.settings)]
+
+    def evaluate(self, model: nn.Module, device: str) -> list[Measure]:
+        """Return reconstruction, round trip, code statistics and likelihoods, beside coders."""
+        measures = evaluate_model(_own(model).to(device), self._store("validation"))
+        documents = _required(self.inputs.documents, "documents file")
+        return measures + coder_baselines(*(split_texts(documents, s) for s in SPLITS))
+
+    def tables(self, model: nn.Module, device: str) -> dict[str, pd.DataFrame]:
+        """Return samples, a segmented passage, and the dimensions of the segments' vectors."""
+        return report_tables(_own(model).to(device), self._store("validation"))
+
+    def _store(self, split: str) -> Any:
+        return byte_store(_required(self.inputs.tokens, "tokens file"), split)
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Write weights, codebooks and settings."""
+        save_model(_own(model), folder)
+
+    def load(self, folder: Path) -> HierarchicalAutoencoder:
+        """Return a trained model, in eval mode; what only the evaluation reads is of today."""
+        model = load_hierarchical(folder)
+        model.settings = self.settings
+        return model
+
+    def tokenizer_folder(self) -> Path | None:
+        """Nothing: bytes are no one's."""
+        return None
+
+
+class _AfterStep(TrainerCallback):
+    """Moves codebooks and thresholds once per optimiser step."""
+
+    def on_optimizer_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        **_: Any,
+    ) -> None:
+        _own(model).after_step()
+
+
+class _Samples(TrainerCallback):
+    """Writes a sample of what the model can do into the log every so many steps."""
+
+    def __init__(self, settings: HierarchicalSettings) -> None:
+        self._every = settings.generation_interval
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        **_: Any,
+    ) -> None:
+        due = self._every is not None and state.global_step % self._every == 0
+        if not due or not state.is_world_process_zero:
+            return
+        found = _own(model)
+        was_training = found.training
+        for name, text in sample(found.eval()).items():
+            logger.info("step %d, %s: %r", state.global_step, name, text)
+            track_text(state.global_step, name.replace(" ", "-"), text)
+        found.train(was_training)
+
+
+def _own(model: nn.Module) -> HierarchicalAutoencoder:
+    found = cast(nn.Module, getattr(model, "module", model))
+    if not isinstance(found, HierarchicalAutoencoder):
+        raise TerseError(f"this method's models are HierarchicalAutoencoder, not {type(found)}")
+    return found
+
+
+def _required(path: Path | None, what: str) -> Path:
+    if path is None:
+        raise TerseError(f"hierarchical needs a {what}")
+    return path

@@ -1,0 +1,119 @@
+"""Hierarchical autoencoders on disk, and what a second stage takes from a first."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from terse.errors import TerseError
+from terse.methods.hierarchical.model import HierarchicalAutoencoder
+from terse.methods.hierarchical.settings import HierarchicalSettings
+
+CONFIG, WEIGHTS = "hierarchical.json", "model.safetensors"
+# What a run has to have in common with the base whose levels it takes.
+SHARED = (
+    "compressor_level_configs", "sequence_length", "expander_dim_scale", "expander_heads_scale",
+    "expander_num_enc_layers", "expander_num_dec_layers", "expander_lookback",
+    "use_decoder_only_expander", "expander_memory",
+)  # fmt: skip
+
+
+def save_model(model: HierarchicalAutoencoder, folder: Path) -> None:
+    """Write weights, codebooks and settings into a folder."""
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    content = model.settings.training_params()
+    (folder / CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def settings_in(folder: Path) -> HierarchicalSettings:
+    """Return the settings of the model in a folder; TerseError where there is none."""
+    try:
+        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        return HierarchicalSettings.from_params(content)
+    except (OSError, ValueError, KeyError) as error:
+        raise TerseError(
+            f"no hierarchical model in {folder}: {CONFIG} is missing or broken"
+        ) from error
+
+
+def load_hierarchical(folder: Path) -> HierarchicalAutoencoder:
+    """Return the model of a folder, in eval mode, without gradients."""
+    model = HierarchicalAutoencoder(settings_in(folder))
+    _load(model, _tensors(folder), folder)
+    return model.eval().requires_grad_(False)
+
+
+def take_base(model: HierarchicalAutoencoder, folder: Path) -> None:
+    """Give a model the levels of its base that it keeps, frozen: all in a second stage.
+
+    Raises TerseError where the settings that shape them differ.
+    """
+    s, base, n = model.settings, settings_in(folder), model.settings.n_frozen
+    if base.num_levels < n or (s.is_second_stage and base.num_levels > n):
+        raise TerseError(f"num_levels is not the base's: {base.num_levels} there, {n} here")
+    ours, theirs = ({key: s.params()[key] for key in SHARED} for s in (s, base))
+    for key in SHARED:
+        a, b = theirs[key], ours[key]
+        if key == "compressor_level_configs":
+            a, b = a[:n], b[:n]
+        if a != b:
+            raise TerseError(
+                f"{key} is not the base's: {_difference(a, b)}; what is taken stays as it is"
+            )
+    tensors = _tensors(folder)
+    for name in (f"{kind}.{i}" for kind in ("compressors", "expanders") for i in range(n)):
+        part = model.get_submodule(name)
+        own = {
+            key.removeprefix(f"{name}."): value
+            for key, value in tensors.items()
+            if key.startswith(f"{name}.")
+        }
+        _load(part, own, folder)
+        part.requires_grad_(False).eval()
+
+
+def take_entropy(model: HierarchicalAutoencoder, folder: Path, *, freeze: bool) -> None:
+    """Give each level the base's next-symbol LM, which decides where segments begin.
+
+    And how far the base's thresholds have moved, where they started from are ours. Raises
+    TerseError where its shapes differ.
+    """
+    theirs = load_hierarchical(folder)
+    if len(theirs.levels) < len(model.levels):
+        raise TerseError(f"the base in {folder} has fewer levels to take entropies from")
+    for (ours, _), (base, _) in zip(model.levels, theirs.levels, strict=False):
+        for part, source in zip(ours.entropy_parts(), base.entropy_parts(), strict=True):
+            _load(part, source.state_dict(), folder)
+            part.requires_grad_(not freeze)
+        if ours.rule == base.rule:
+            ours.shift.copy_(base.shift)
+
+
+def _load(part: nn.Module, tensors: dict[str, torch.Tensor], folder: Path) -> None:
+    try:
+        part.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise TerseError(f"the weights in {folder} are of another shape: {reason}") from error
+
+
+def _tensors(folder: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise TerseError(f"cannot read {folder / WEIGHTS}: {error}") from error
+
+
+def _difference(theirs: Any, ours: Any) -> str:
+    """Return where two settings differ, in words."""
+    if isinstance(theirs, list) and isinstance(ours, list) and len(theirs) == len(ours):
+        for level, (a, b) in enumerate(zip(theirs, ours, strict=True)):
+            for key in a if isinstance(a, dict) else ():
+                if a[key] != b[key]:
+                    return f"level {level}, {key} {a[key]} there, {b[key]} here"
+    return f"{theirs} there, {ours} here"
