@@ -6,7 +6,7 @@ from typing import Any
 from terse import job
 from terse.activations.shard import cache_shard
 from terse.config.methods import settings_of
-from terse.models.download import weights_identity
+from terse.hub.download import weights_identity
 from terse.models.loading import load_model
 from terse.owner import Owner
 from terse.settings.activations import Activations

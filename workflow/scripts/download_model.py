@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from terse import job
-from terse.models.download import download_model
+from terse.hub.download import download_model
 
 if __name__ == "__main__":
     with job.logged(snakemake, network=True):

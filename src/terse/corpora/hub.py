@@ -11,7 +11,7 @@ from terse.corpora.document import Document
 from terse.corpora.local import in_subset
 from terse.corpora.records import record_document, row_filter
 from terse.errors import TerseError, unknown_name
-from terse.hub_access import chain, explain, hub_errors, one_line
+from terse.hub.errors import chain, explain, hub_errors, one_line
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetBuilder

@@ -51,7 +51,7 @@ KEPT = {
 def code(folder: Path, revision: str = "main", options: str = "") -> str:
     return (
         "from pathlib import Path\n"
-        "from terse.models.download import download_model\n"
+        "from terse.hub.download import download_model\n"
         f"print(download_model({REPO!r}, {revision!r}, Path({str(folder)!r}){options})['commit'])"
     )
 

@@ -16,7 +16,7 @@ from huggingface_hub.utils import build_hf_headers
 
 from terse.artifacts import publish_folder, write_json
 from terse.errors import TerseError
-from terse.hub_access import hub_errors
+from terse.hub.errors import hub_errors
 from terse.provenance import digest_file
 
 logger = logging.getLogger(__name__)

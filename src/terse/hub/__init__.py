@@ -1,0 +1,1 @@
+"""The Hugging Face hub: downloads of models, and its errors as sentences."""
