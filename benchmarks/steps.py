@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from terse.job import StopSignal
+from terse.machine.signals import StopSignal
 from terse.training.method import Method
 from terse.training.train import Conduct, Outputs, train
 

@@ -3,20 +3,17 @@
 import logging
 import os
 import random
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any, TypeVar
 
-from terse import distributed
 from terse.config import Workflow, load
-from terse.distributed import is_worker
 from terse.errors import TerseError
-from terse.lease import lease_devices, under_slurm
+from terse.machine import processes
+from terse.machine.devices import lease_devices, under_slurm
+from terse.machine.signals import Stopped
 
 logger = logging.getLogger(__name__)
 
@@ -25,30 +22,6 @@ _BAR_SWITCHES = {
     "datasets": "disable_progress_bars",
     "transformers.utils.logging": "disable_progress_bar",
 }
-
-
-class Stopped(Exception):  # noqa: N818 - no error
-    """The job was asked to stop and has saved what it needs to go on."""
-
-
-@dataclass
-class StopSignal:
-    """Set by SIGTERM (the scheduler's warning) or SIGINT; long work looks at it and saves."""
-
-    name: str | None = field(default=None)
-
-    @property
-    def requested(self) -> bool:
-        return self.name is not None
-
-    def install(self) -> "StopSignal":
-        """Take over SIGTERM and SIGINT of this process; either may come more than once."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._request)
-        return self
-
-    def _request(self, number: int, _frame: FrameType | None) -> None:
-        self.name = signal.Signals(number).name
 
 
 @contextmanager
@@ -66,7 +39,7 @@ def logged(snakemake: Any, *, network: bool = False) -> Iterator[None]:
     title = _title(snakemake)
     log_path = _log_path(snakemake)
     _set_up_logging(title, log_path)
-    _set_threads(max(1, snakemake.threads // distributed.processes_here()))
+    _set_threads(max(1, snakemake.threads // processes.on_this_node()))
     seed_all(_seed(snakemake.params))
     try:
         yield
@@ -100,7 +73,7 @@ def device(snakemake: Any) -> str:
     if count == 0 or (rehearsal and not under_slurm()):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         return "cpu"
-    if not is_worker():  # the process that started it has the lease
+    if not processes.is_worker():  # the process that started it has the lease
         logger.debug("GPUs of this job: %s", ", ".join(lease_devices(count)))
     if rehearsal:
         return "cpu"
@@ -126,7 +99,7 @@ def spread(snakemake: Any, n_processes: int) -> None:
             f"the config asks for {n_processes} processes, this job has {devices} device(s) on "
             f"{n_nodes} node(s): raise gpu under resources in the profile, or lower the run's gpu"
         )
-    distributed.spread(devices, n_nodes)
+    processes.spread(devices, n_nodes)
 
 
 def settings(snakemake: Any) -> Workflow:
@@ -183,7 +156,7 @@ def _promised(snakemake: Any) -> int:
 def _log_path(snakemake: Any) -> Path | None:
     if not snakemake.log:
         return None
-    path, rank = Path(snakemake.log[0]), distributed.rank()
+    path, rank = Path(snakemake.log[0]), processes.rank()
     return path if rank == 0 else path.with_suffix(f".rank{rank}{path.suffix}")
 
 
@@ -226,7 +199,7 @@ def _set_up_logging(title: str, path: Path | None) -> None:
     terminal.setLevel(logging.INFO)
     terminal.addFilter(_from_terse)
     terminal.setFormatter(logging.Formatter(f"{title}: %(message)s"))
-    handlers: list[logging.Handler] = [terminal] if distributed.rank() == 0 else []
+    handlers: list[logging.Handler] = [terminal] if processes.rank() == 0 else []
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = logging.FileHandler(path, mode="a", encoding="utf-8")

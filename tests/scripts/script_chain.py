@@ -8,7 +8,8 @@ from typing import Any
 
 from terse.config import load
 from terse.config.workflow import Workflow
-from terse.job import StopSignal, weights_of
+from terse.job import weights_of
+from terse.machine.signals import StopSignal
 from terse.settings.activations import Chunking, Estimation
 from terse.training.method import Inputs
 from terse.training.train import Conduct, Outputs

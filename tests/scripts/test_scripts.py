@@ -24,7 +24,8 @@ from terse.dimension import estimate
 from terse.dimension.statistics import summarise
 from terse.errors import TerseError
 from terse.figures.dimensions import id_by_layer, labelled
-from terse.job import Stopped, StopSignal, weights_of
+from terse.job import weights_of
+from terse.machine.signals import Stopped, StopSignal
 from terse.models.loading import load_model
 from terse.provenance import digest_file
 from terse.settings.activations import Estimation

@@ -162,7 +162,7 @@ def test_the_seed_is_found_in_the_params_of_a_rule(params: dict[str, Any], seed:
 
 STOPPABLE = """
 import sys, time
-from terse.job import StopSignal
+from terse.machine.signals import StopSignal
 signal = StopSignal().install()
 assert not signal.requested
 print("ready", flush=True)

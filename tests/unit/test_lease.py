@@ -11,15 +11,15 @@ from typing import IO
 
 import pytest
 
-from terse import lease
 from terse.errors import TerseError
+from terse.machine import devices as lease
 
 # Takes GPUs, says which, and holds them until its stdin is closed.
 HOLDER = """
 import logging, os, sys
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
 from terse.errors import TerseError
-from terse.lease import lease_devices
+from terse.machine.devices import lease_devices
 try:
     taken = lease_devices(int(sys.argv[1]), poll_s=0.02)
     print(",".join(taken), os.environ["CUDA_VISIBLE_DEVICES"], flush=True)

@@ -9,7 +9,7 @@ import pytest
 CODE = """
 import resource
 import torch
-from terse.memory import keep_freed_memory
+from terse.machine.memory import keep_freed_memory
 
 def faults() -> int:
     torch.ones(2_000_000)

@@ -17,14 +17,14 @@ import pytest
 from terse.activations.layout import Dataset
 from terse.activations.writer import ShardWriter
 from terse.errors import TerseError
-from terse.owner import Owner
+from terse.machine.owner import Owner
 
 # Holds the folder argv[1] until a line comes in; then says whether it is still the owner's.
 HOLDER = """
 import sys
 from pathlib import Path
 from terse.errors import TerseError
-from terse.owner import Owner
+from terse.machine.owner import Owner
 {before}
 with Owner(Path(sys.argv[1]), "the work") as owner:
     print("holds", flush=True)

@@ -7,8 +7,8 @@ from terse import job
 from terse.activations.shard import cache_shard
 from terse.config.methods import settings_of
 from terse.hub.download import weights_identity
+from terse.machine.owner import Owner
 from terse.models.loading import load_model
-from terse.owner import Owner
 from terse.settings.activations import Activations
 from terse.training.method import Inputs, method_of
 

@@ -5,7 +5,8 @@ from typing import Any
 
 from terse import job
 from terse.config.methods import settings_of
-from terse.distributed import n_processes, rank
+from terse.machine.processes import n_processes, rank
+from terse.machine.signals import StopSignal
 from terse.provenance import TRAINING_PACKAGES, digest_file, digest_json, record, versions
 from terse.training.method import Inputs, method_of
 from terse.training.train import Conduct, Outputs, train
@@ -19,7 +20,7 @@ def train_model(
     outputs: Outputs,
     state_root: Path,
     conduct: Conduct,
-    signal: job.StopSignal,
+    signal: StopSignal,
 ) -> None:
     """Publish the trained weights, the kept ones, the history and a record.
 
@@ -65,5 +66,5 @@ if __name__ == "__main__":
                 rank=rank(),
                 n_processes=n_processes(),
             ),
-            signal=job.StopSignal().install(),
+            signal=StopSignal().install(),
         )

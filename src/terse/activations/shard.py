@@ -41,7 +41,7 @@ from terse.activations.reduction import (
 from terse.activations.writer import ShardWriter
 from terse.dimension import estimate
 from terse.errors import TerseError
-from terse.memory import keep_freed_memory
+from terse.machine.memory import keep_freed_memory
 from terse.models.loading import max_context
 from terse.models.modules import ModuleRef, select_modules
 

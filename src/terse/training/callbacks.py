@@ -10,7 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import ProgressCallback
 from transformers.utils.logging import disable_progress_bar
 
-from terse.job import StopSignal
+from terse.machine.signals import StopSignal
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from terse.artifacts import atomic_folder, remove_partials, write_json
-from terse.owner import Owner
+from terse.machine.owner import Owner
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from transformers import TrainerCallback
 
 from terse.errors import TerseError
-from terse.job import Stopped
+from terse.machine.signals import Stopped
 from terse.settings.run import Run
 
 if TYPE_CHECKING:  # it takes seconds to import

@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from terse.artifacts import atomic_file, write_json
 from terse.corpora.tokenizers import load_tokenizer
-from terse.job import Stopped, StopSignal
+from terse.machine.signals import Stopped, StopSignal
 from terse.settings.run import Run
 from terse.training.callbacks import KeepCheckpoints, ReportProgress, StopOnSignal, progress_bar
 from terse.training.history import history_table

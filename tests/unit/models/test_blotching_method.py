@@ -21,7 +21,7 @@ from terse.errors import TerseError
 from terse.evaluation.proportions import wilson
 from terse.figures.study import FinishedRun, figures_of, joined_tables
 from terse.importer import import_file
-from terse.job import Stopped, StopSignal
+from terse.machine.signals import Stopped, StopSignal
 from terse.methods.blotching.answers import judge, vote
 from terse.methods.blotching.chains import chain_of, text_chains
 from terse.methods.blotching.figures import (

@@ -13,7 +13,7 @@ from tiny_compression import SETTINGS, compression
 from tiny_run import AtStep, train_into
 
 from terse.errors import TerseError
-from terse.job import Stopped, StopSignal
+from terse.machine.signals import Stopped, StopSignal
 from terse.methods.compression.storage import identity_of, load_vectors, save_vectors
 from terse.training.method import Inputs, mean_loss
 

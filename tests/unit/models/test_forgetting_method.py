@@ -21,7 +21,7 @@ from transformers import set_seed
 
 from terse.config.methods import settings_of
 from terse.errors import TerseError
-from terse.job import Stopped, StopSignal
+from terse.machine.signals import Stopped, StopSignal
 from terse.methods.forgetting.base import at_rest
 from terse.methods.forgetting.evaluation import rows_of
 from terse.methods.forgetting.masks import MLPForgetMask

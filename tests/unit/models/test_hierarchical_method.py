@@ -19,7 +19,7 @@ from transformers import get_cosine_schedule_with_warmup
 from terse.corpora.token_store import TokenStore
 from terse.errors import TerseError
 from terse.figures.study import FinishedRun, figures_of, joined_tables
-from terse.job import Stopped, StopSignal
+from terse.machine.signals import Stopped, StopSignal
 from terse.methods.causal_lm.settings import CausalLMSettings
 from terse.methods.hierarchical import evaluation, samples
 from terse.methods.hierarchical.byte_rows import ByteRows, ScoringRows, byte_store

@@ -15,7 +15,7 @@ from tiny_training import AtStep, TinyMethod, tiny_method, train_tiny, with_call
 from tiny_workflow import wait_for
 
 from terse.errors import TerseError
-from terse.job import Stopped, StopSignal
+from terse.machine.signals import Stopped, StopSignal
 from terse.training.state import TrainingState
 
 Weights = Callable[[Path], dict[str, bytes]]

@@ -8,7 +8,7 @@ import sys
 from typing import NoReturn
 
 from terse.errors import TerseError
-from terse.lease import keep_through_exec, under_slurm
+from terse.machine.devices import keep_through_exec, under_slurm
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def n_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def processes_here() -> int:
+def on_this_node() -> int:
     """Return how many of them run on this node."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
