@@ -30,7 +30,7 @@ slurm:
 	@tests/slurm/install.sh
 
 setup:
-	@$(PYTHON) src/terse/install.py
+	@$(PYTHON) -I src/terse/launch/install.py
 
 lint: setup  ## style and types
 	@$(BIN)/ruff check --quiet .

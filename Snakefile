@@ -3,8 +3,8 @@
 from snakemake.utils import min_version
 
 from terse.config import checked_yaml
-from terse.running import forget_runner, note_runner
-from terse.waiting import end_hopeless_jobs
+from terse.launch.runner import forget_runner, note_runner
+from terse.launch.queue import end_hopeless_jobs
 
 min_version("9.27")
 

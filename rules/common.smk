@@ -17,7 +17,7 @@ from terse.config.resources import (
 from terse.config.stages import STAGE_VERSIONS
 from terse.corpora.local import chosen_files
 from terse.errors import TerseError
-from terse.roots import link_roots
+from terse.launch.roots import link_roots
 
 try:
     settings = load(config)

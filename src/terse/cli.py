@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from terse import launch
 from terse.errors import TerseError
+from terse.launch.run import rule_graph, run_workflow
 
 
 def main(words: list[str] | None = None) -> int:
@@ -35,7 +35,7 @@ def main(words: list[str] | None = None) -> int:
     given = parser.parse_args(words)
     try:
         if given.command == "run":
-            return launch.run_workflow(Path.cwd(), given.snakemake)
+            return run_workflow(Path.cwd(), given.snakemake)
         if given.command == "dag":
             _write_rule_graph(Path("README.md"))
         elif given.command == "import":
@@ -65,7 +65,7 @@ def _write_rule_graph(readme: Path) -> None:
     text = readme.read_text()
     before, _, rest = text.partition("```mermaid\n")
     _, _, after = rest.partition("```\n")
-    readme.write_text(f"{before}```mermaid\n{launch.rule_graph(Path.cwd())}```\n{after}")
+    readme.write_text(f"{before}```mermaid\n{rule_graph(Path.cwd())}```\n{after}")
 
 
 def _verify(folder: Path) -> int:

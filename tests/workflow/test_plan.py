@@ -334,10 +334,10 @@ def test_modules_of_rules_import_the_config_only() -> None:
         allowed = (
             "terse.config",
             "terse.errors",
-            "terse.roots",
+            "terse.launch.roots",
             "terse.corpora.local",
-            "terse.running",
-            "terse.waiting",
+            "terse.launch.runner",
+            "terse.launch.queue",
         )
         assert all(name.startswith(allowed) for name in imported), file
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from terse import install
+from terse.launch import install
 
 
 def test_a_python_that_cannot_make_environments_is_one_line(

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from terse.waiting import hopeless_jobs
+from terse.launch.queue import hopeless_jobs
 
 QUEUE = """\
 11|rule_train_model_wildcards_base|/w|PartitionConfig

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from terse.running import note_runner
+from terse.launch.runner import note_runner
 
 # The first rule takes its time while the file `slow` is there.
 SNAKEFILE = """

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from terse.errors import TerseError
-from terse.roots import link_roots
+from terse.launch.roots import link_roots
 
 OWN = {"results": "results", "cache": "cache", "state": "state"}
 
@@ -104,7 +104,7 @@ def test_another_job_that_is_faster_does_no_harm(
 LINKER = """
 import sys
 from pathlib import Path
-from terse.roots import link_roots
+from terse.launch.roots import link_roots
 folder, target = Path(sys.argv[1]), sys.argv[2]
 print("ready", flush=True)
 sys.stdin.readline()

@@ -1,6 +1,6 @@
 """Make `.venv` from `requirements.lock`. Standard library only: it runs before all else exists.
 
-Called by the Makefile as `python3 src/terse/install.py`; does nothing when all is in place.
+Called by the Makefile as `python3 -I src/terse/launch/install.py`; does nothing when all is in place.
 """
 
 import fcntl
@@ -11,7 +11,7 @@ import sys
 import venv
 from pathlib import Path
 
-_ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(__file__).resolve().parents[3]
 _VENV = _ROOT / ".venv"
 _OLDEST, _NEWEST = (3, 11), (3, 13)
 

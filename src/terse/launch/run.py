@@ -14,7 +14,7 @@ import psutil
 
 from terse.config import read_yaml
 from terse.errors import TerseError
-from terse.running import runner_of
+from terse.launch.runner import runner_of
 
 REPORT = "results/report.html"
 _DRY_RUN = {"-n", "--dry-run", "--dryrun"}
