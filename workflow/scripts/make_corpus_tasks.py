@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from terse import job
-from terse.evaluation.corpus_tasks import make_corpus_tasks
+from terse.evaluation.lm_eval.corpus_tasks import make_corpus_tasks
 
 if __name__ == "__main__":
     with job.logged(snakemake):

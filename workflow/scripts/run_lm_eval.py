@@ -27,7 +27,7 @@ def run_lm_eval(
     adapter: "module:function" that gives lm-eval the model. base_folder: of the base that the model
     is part of, if it is.
     """
-    from terse.evaluation.harness import run_tasks
+    from terse.evaluation.lm_eval.harness import run_tasks
 
     settings = Harness.model_validate(tasks)
     module, _, name = adapter.partition(":")

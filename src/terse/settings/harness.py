@@ -8,7 +8,7 @@ from terse.settings.strict import Name, Strict
 
 # Tasks that are made from the validation documents of a corpus, without a network.
 CORPUS_TASKS = ("corpus_cloze", "corpus_bytes")
-LANGUAGE_MODEL = "terse.evaluation.harness:language_model"
+LANGUAGE_MODEL = "terse.evaluation.lm_eval.harness:language_model"
 
 
 class Harness(Strict):

@@ -11,8 +11,8 @@ from tiny_hierarchical import model
 
 from terse.corpora.documents import write_documents
 from terse.errors import TerseError
-from terse.evaluation.corpus_tasks import make_corpus_tasks
-from terse.evaluation.harness import run_tasks
+from terse.evaluation.lm_eval.corpus_tasks import make_corpus_tasks
+from terse.evaluation.lm_eval.harness import run_tasks
 from terse.methods.hierarchical.harness import HierarchicalAELM
 from terse.methods.hierarchical.storage import save_model
 from terse.settings.corpora import Corpus

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from lm_eval.api.instance import Instance
 
-from terse.evaluation.block_text import BlockText
-from terse.evaluation.harness import language_model
+from terse.evaluation.lm_eval.block_text import BlockText
+from terse.evaluation.lm_eval.harness import language_model
 
 TEXT = "Once there was a text that is longer than a window of some tokens; it went on and on, über."
 

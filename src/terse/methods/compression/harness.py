@@ -7,7 +7,7 @@ from torch import Tensor
 
 from terse.corpora.tokenizers import load_tokenizer
 from terse.errors import TerseError
-from terse.evaluation.block_text import BlockText
+from terse.evaluation.lm_eval.block_text import BlockText
 from terse.methods.compression.method import Compression
 from terse.methods.compression.passes import embed, logits_of, written_after
 from terse.methods.compression.settings import CompressionSettings

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from terse.errors import TerseError
-from terse.evaluation.block_text import BlockText
+from terse.evaluation.lm_eval.block_text import BlockText
 from terse.methods.forgetting.generation import BlockWriter
 from terse.methods.forgetting.method import Forgetting
 from terse.methods.forgetting.packing import Rows

@@ -8,7 +8,7 @@ from lm_eval.api.registry import register_model
 from torch import Tensor
 
 from terse.errors import TerseError
-from terse.evaluation.causal_text import CausalText
+from terse.evaluation.lm_eval.causal_text import CausalText
 from terse.methods.hierarchical.byte_rows import padded
 from terse.methods.hierarchical.generation import Reader, greedy
 from terse.methods.hierarchical.model import HierarchicalAutoencoder

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from terse.evaluation.causal_text import CausalText
+from terse.evaluation.lm_eval.causal_text import CausalText
 
 
 class BlockText(CausalText):
