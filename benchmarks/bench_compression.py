@@ -28,12 +28,13 @@ from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback, set_seed
 
 from terse.evaluation.cost import interleaved
+from terse.evaluation.measures import Measure
 from terse.methods.compression.cost import cache_bytes
 from terse.methods.compression.method import Compression
 from terse.methods.compression.model import Compressor
 from terse.methods.compression.passes import embed
 from terse.methods.compression.settings import CompressionSettings
-from terse.training.method import Inputs, Measure
+from terse.training.method import Inputs
 
 THREADS, STEPS, ROUNDS = 2, 8, 5
 VOCAB, WIDTH, BLOCKS, HEADS, BATCH = 2048, 256, 8, 8, 8

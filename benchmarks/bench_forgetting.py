@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback, set_seed
 
+from terse.evaluation.measures import Measure
 from terse.methods.forgetting.cost import work
 from terse.methods.forgetting.decisions import Calibration, decide, droppable
 from terse.methods.forgetting.masks import MLPForgetMask
@@ -33,7 +34,7 @@ from terse.methods.forgetting.model import Forgetter
 from terse.methods.forgetting.modes import packed_logits
 from terse.methods.forgetting.packing import Packed, pack
 from terse.methods.forgetting.settings import ForgettingSettings
-from terse.training.method import Inputs, Measure
+from terse.training.method import Inputs
 
 THREADS, STEPS, ROUNDS = 2, 8, 5
 VOCAB, N, PASS_ROUNDS = 2048, 1024, 11

@@ -19,8 +19,9 @@ from steps import Timed, differences, trained_steps
 from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, TrainerCallback, set_seed
 
+from terse.evaluation.measures import Measure
 from terse.methods.causal_lm.settings import CausalLMSettings
-from terse.training.method import Inputs, Measure, Method
+from terse.training.method import Inputs, Method
 
 STEPS, ROUNDS, THREADS = 12, 7, 2
 VOCAB, WIDTH, LAYERS, HEADS, BATCH, CTX = 2048, 128, 6, 4, 8, 256

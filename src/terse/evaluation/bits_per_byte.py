@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from terse.training.method import Measure
+from terse.evaluation.measures import Measure
 
 Floats = NDArray[np.float64]
 

@@ -1,6 +1,7 @@
 """Make `.venv` from `requirements.lock`. Standard library only: it runs before all else exists.
 
-Called by the Makefile as `python3 -I src/terse/launch/install.py`; does nothing when all is in place.
+Called by the Makefile as `python3 -I src/terse/launch/install.py`; does nothing when all is in
+place.
 """
 
 import fcntl

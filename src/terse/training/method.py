@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 from transformers import PreTrainedModel, TrainerCallback
 
+from terse.evaluation.measures import Measure
 from terse.settings.run import Run
 
 S = TypeVar("S", bound=Run)
@@ -27,19 +28,6 @@ class Inputs:
     tokenizer: Path | None = None
     base: Path | None = None
     codes: Path | None = None
-
-
-@dataclass(frozen=True)
-class Measure:
-    """One row of a run's `evaluation.csv`: a value with its 95 % interval, of `n` items."""
-
-    arm: str
-    measure: str
-    value: float
-    interval_low: float = float("nan")
-    interval_high: float = float("nan")
-    n: int = 0
-    flag: str = ""  # why the value is not to be trusted, or not there
 
 
 class Method(ABC, Generic[S]):

@@ -472,7 +472,7 @@ def test_every_key_is_read() -> None:
     )
     from terse.settings.run import Run
 
-    package = Path(__file__).parents[3] / "src/terse/models/hierarchical"
+    package = Path(__file__).parents[3] / "src/terse/methods/hierarchical"
     code = "".join(path.read_text() for path in sorted(package.glob("*.py")))
     fixed = {"method", "initial_vocab_size", "lr_schedule"} | set(Run.model_fields)
     fixed |= {"use_continuous_expander_inputs", "propagate_key_padding_mask"}

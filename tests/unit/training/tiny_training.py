@@ -8,9 +8,10 @@ import torch
 from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, TrainerCallback
 
+from terse.evaluation.measures import Measure
 from terse.machine.signals import StopSignal
 from terse.methods.causal_lm.settings import CausalLMSettings
-from terse.training.method import Inputs, Measure, Method
+from terse.training.method import Inputs, Method
 from terse.training.train import Conduct, Outputs, train
 
 

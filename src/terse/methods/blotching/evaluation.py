@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from terse.evaluation.bits_per_byte import ratio_of_sums
+from terse.evaluation.measures import Measure
 from terse.evaluation.proportions import wilson
 from terse.methods.blotching.answers import Request, answers, vote
 from terse.methods.blotching.blotches import Chain
@@ -16,7 +17,6 @@ from terse.methods.blotching.chains import Arithmetic
 from terse.methods.blotching.losses import chain_losses
 from terse.methods.blotching.model import Blotcher
 from terse.methods.blotching.rows import Layout
-from terse.training.method import Measure
 
 GREEDY = 0.0
 

@@ -12,6 +12,7 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 from terse.corpora.arithmetic.characters import PAD, VOCAB_SIZE
 from terse.corpora.tokenizers import load_tokenizer
 from terse.errors import TerseError
+from terse.evaluation.measures import Measure
 from terse.methods.blotching.blotches import Chain
 from terse.methods.blotching.chains import Arithmetic, text_chains
 from terse.methods.blotching.evaluation import Evaluation
@@ -22,7 +23,7 @@ from terse.methods.blotching.rows import BlotchedRows, HeldOutRows, Layout, coll
 from terse.methods.blotching.settings import BlotchingSettings
 from terse.methods.blotching.tables import all_tables
 from terse.models.loading import load_model, max_context
-from terse.training.method import Batch, Measure, Method
+from terse.training.method import Batch, Method
 
 WEIGHTS = "blotching.safetensors"  # what a run has beside its language model
 

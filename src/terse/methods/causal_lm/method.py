@@ -13,9 +13,10 @@ from terse.corpora.tokenizers import load_tokenizer
 from terse.corpora.windows import packed_rows, scoring_windows
 from terse.errors import TerseError
 from terse.evaluation.bits_per_byte import bits_per_byte, coder_baselines, score_documents
+from terse.evaluation.measures import Measure
 from terse.methods.causal_lm.settings import CausalLMSettings
 from terse.models.loading import load_model
-from terse.training.method import Measure, Method
+from terse.training.method import Method
 
 
 class CausalLM(Method[CausalLMSettings]):

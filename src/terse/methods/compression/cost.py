@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from terse.evaluation.cost import cache_size, interleaved
+from terse.evaluation.measures import Measure
 from terse.methods.compression.model import Compressor
 from terse.methods.compression.passes import embed, keeping
 from terse.methods.compression.windows import ListedWindows
-from terse.training.method import Measure
 
 
 def prefixes(model: Compressor, windows: ListedWindows) -> dict[str, Tensor]:

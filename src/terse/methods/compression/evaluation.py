@@ -12,12 +12,12 @@ from torch.utils.data import default_collate
 
 from terse.errors import TerseError
 from terse.evaluation.bits_per_byte import DocumentScores, bits_per_byte, ratio_of_sums, resampled
+from terse.evaluation.measures import Measure
 from terse.methods.compression.arms import ARMS, Setting, arms_of
 from terse.methods.compression.cost import cost_measures
 from terse.methods.compression.losses import divergence
 from terse.methods.compression.model import Batch, Compressor
 from terse.methods.compression.windows import ListedWindows
-from terse.training.method import Measure
 
 Floats = NDArray[np.float64]
 FIELDS = tuple(Batch.__dataclass_fields__)

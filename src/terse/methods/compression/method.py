@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from terse.corpora.tokenizers import load_tokenizer
 from terse.errors import TerseError
+from terse.evaluation.measures import Measure
 from terse.methods.compression.cost import cost_table
 from terse.methods.compression.evaluation import FIELDS, evaluate_arms
 from terse.methods.compression.model import Compressor
@@ -28,7 +29,7 @@ from terse.methods.compression.windows import (
 )
 from terse.models.loading import load_model, max_context
 from terse.provenance import digest_file
-from terse.training.method import Batch, Measure, Method
+from terse.training.method import Batch, Method
 
 LOSSES = ("ce", "kl", "rmb", "static", "csl")
 

@@ -13,13 +13,13 @@ from torch.utils.data import Dataset, default_collate
 from transformers import PreTrainedModel
 
 from terse.evaluation.bits_per_byte import DocumentScores, bits_per_byte, ratio_of_sums
+from terse.evaluation.measures import Measure
 from terse.methods.forgetting.baselines import SaliencyMask
 from terse.methods.forgetting.decisions import decide
 from terse.methods.forgetting.masks import Mask
 from terse.methods.forgetting.model import Forgetter
 from terse.methods.forgetting.modes import Scores, decided, score
 from terse.methods.forgetting.packing import Rows
-from terse.training.method import Measure
 
 Floats = NDArray[np.float64]
 FIELDS = ("input_ids", "attention_mask", "is_target")

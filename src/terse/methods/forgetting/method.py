@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from terse.corpora.token_store import TokenStore
 from terse.corpora.tokenizers import load_tokenizer
 from terse.errors import TerseError
+from terse.evaluation.measures import Measure
 from terse.methods.forgetting import tasks
 from terse.methods.forgetting.cost import cost_table
 from terse.methods.forgetting.decisions import Calibration, decide
@@ -28,7 +29,7 @@ from terse.methods.forgetting.settings import ForgettingSettings
 from terse.methods.forgetting.storage import load_mask, published_counts, save_forgetter
 from terse.methods.forgetting.windows import AllBlocks, Lengths, RandomBlocks, token_counts
 from terse.models.loading import load_model, max_context
-from terse.training.method import Batch, Measure, Method
+from terse.training.method import Batch, Method
 
 FIELDS = ("input_ids", "attention_mask", "is_target")
 VALIDATION_SEED = 1 << 20  # no run's own rows

@@ -12,6 +12,7 @@ from torch.utils.data import default_collate
 
 from terse.corpora.token_store import TokenStore
 from terse.evaluation.bits_per_byte import ratio_of_sums
+from terse.evaluation.measures import Measure
 from terse.evaluation.overlap import bleu
 from terse.methods.hierarchical.byte_rows import ScoringRows
 from terse.methods.hierarchical.compressor import Segments
@@ -21,7 +22,6 @@ from terse.methods.hierarchical.model import HierarchicalAutoencoder
 from terse.methods.hierarchical.quantizers import perplexity
 from terse.methods.hierarchical.scores import causal_nats, two_part, undefined
 from terse.methods.hierarchical.settings import BOS, PAD
-from terse.training.method import Measure
 
 Floats = NDArray[np.float64]
 N_ROUND_TRIPS = 16  # rows

@@ -14,6 +14,7 @@ from terse.corpora.document import SPLITS
 from terse.corpora.documents import split_texts
 from terse.errors import TerseError
 from terse.evaluation.bits_per_byte import coder_baselines
+from terse.evaluation.measures import Measure
 from terse.methods.hierarchical.byte_rows import ByteRows, byte_store
 from terse.methods.hierarchical.codes import CodedRows, collated
 from terse.methods.hierarchical.evaluation import evaluate_model
@@ -26,7 +27,7 @@ from terse.methods.hierarchical.storage import (
     take_base,
     take_entropy,
 )
-from terse.training.method import Batch, Measure, Method
+from terse.training.method import Batch, Method
 from terse.training.tracking import track_text
 
 logger = logging.getLogger(__name__)
