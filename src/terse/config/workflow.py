@@ -15,12 +15,13 @@ from pydantic import (
     model_validator,
 )
 
+from terse.config.adapters import LANGUAGE_MODEL, adapter_of
 from terse.config.messages import lines
 from terse.config.methods import METHODS
 from terse.errors import TerseError, unknown_name
 from terse.settings.activations import Activations
 from terse.settings.corpora import Corpus, Tokenizer
-from terse.settings.harness import LANGUAGE_MODEL, Harness, adapter_of
+from terse.settings.harness import Harness
 from terse.settings.models import Model
 from terse.settings.roots import Roots
 from terse.settings.run import Run

@@ -2,13 +2,10 @@
 
 from pydantic import Field, model_validator
 
-from terse.errors import TerseError
-from terse.settings.run import Run
 from terse.settings.strict import Name, Strict
 
 # Tasks that are made from the validation documents of a corpus, without a network.
 CORPUS_TASKS = ("corpus_cloze", "corpus_bytes")
-LANGUAGE_MODEL = "terse.evaluation.lm_eval.harness:language_model"
 
 
 class Harness(Strict):
@@ -37,22 +34,3 @@ class Harness(Strict):
     def needs_network(self) -> bool:
         """Whether the library fetches the data of a task."""
         return any(t not in CORPUS_TASKS and not t.endswith((".yaml", ".yml")) for t in self.tasks)
-
-
-def adapter_of(name: str, run: Run, *, is_model: bool) -> str:
-    """Return the "module:function" that gives lm-eval a run, or a model that names it.
-
-    A model that names the run of a whole language model is this by itself; the run is it with what
-    its method reads it through, if it has such. Raises TerseError where lm-eval cannot ask it.
-    """
-    whole = run.is_language_model
-    try:
-        adapter = None if whole and is_model else run.harness()
-    except TerseError as error:
-        raise TerseError(f"select.harness: {name}: {error}") from None
-    if adapter is None and not whole:
-        raise TerseError(
-            f"select.harness: {name} of method {run.method} has no likelihood that lm-eval could "
-            "ask for"
-        )
-    return adapter or LANGUAGE_MODEL

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from terse.config import load, read_yaml
+from terse.config.adapters import LANGUAGE_MODEL
 from terse.errors import TerseError
-from terse.settings.harness import LANGUAGE_MODEL
 
 CONFIG = Path(__file__).parents[3] / "config" / "config.yaml"
 FORGETFUL = "terse.methods.forgetting.harness:ForgetfulLM"
