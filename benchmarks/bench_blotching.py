@@ -29,12 +29,12 @@ from steps import Timed, differences, trained_steps
 from torch import nn
 from transformers import TrainerCallback, set_seed
 
+from terse.methods.blotching.cost import multiplications, step_seconds
 from terse.methods.blotching.generation import Ending, generate
 from terse.methods.blotching.method import Blotching
 from terse.methods.blotching.model import Blotcher
 from terse.methods.blotching.rows import IGNORED, RequestedRows, collate
 from terse.methods.blotching.settings import BlotchingSettings
-from terse.methods.blotching.steptime import multiplications, step_seconds
 from terse.training.method import Inputs
 
 THREADS, STEPS, ROUNDS = 1, 12, 5

@@ -30,9 +30,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback, set_see
 from terse.evaluation.cost import interleaved
 from terse.evaluation.measures import Measure
 from terse.methods.compression.cost import cache_bytes
+from terse.methods.compression.frozen_lm import embed
 from terse.methods.compression.method import Compression
 from terse.methods.compression.model import Compressor
-from terse.methods.compression.passes import embed
 from terse.methods.compression.settings import CompressionSettings
 from terse.training.method import Inputs
 

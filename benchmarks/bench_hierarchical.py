@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from terse.evaluation.cost import interleaved
-from terse.methods.hierarchical.flops import byte_transformer_flops, hierarchical_flops
+from terse.methods.hierarchical.cost import byte_transformer_flops, hierarchical_flops
 from terse.methods.hierarchical.generation import Reader, greedy
 from terse.methods.hierarchical.method import Hierarchical
 from terse.methods.hierarchical.model import HierarchicalAutoencoder

@@ -20,8 +20,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "slurm"))
 
-import cluster  # noqa: E402
 from rows import report, row  # noqa: E402
+
+import cluster  # noqa: E402
 
 N_SHARDS, WORK_S, LANES, ROUNDS = 12, 1.0, 4, 3
 SNAKEFILE = f"""

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tiny_workflow import TINY, Workflow
 
 from hub_server import HubServer
+from tiny_workflow import TINY, Workflow
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

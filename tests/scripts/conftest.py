@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from script_chain import Chain, make_chain
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from script_chain import CONFIG, SCRIPTS, Chain, run_script, script
 from transformers import AutoTokenizer
 
+from script_chain import CONFIG, SCRIPTS, Chain, run_script, script
 from terse.activations import cache
 from terse.config import load
 from terse.config.methods import settings_of

@@ -6,8 +6,9 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-import cluster
 import pytest
+
+import cluster
 from slurm_workflow import SlurmWorkflow
 from tiny_workflow import ROOT, TINY
 

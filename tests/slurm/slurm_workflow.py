@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import yaml
+
 from tiny_workflow import ROOT, Workflow, wait_for
 
 PROFILE = ROOT / "profiles" / "slurm"

@@ -1,7 +1,8 @@
 """The tiny workflow on the cluster is the local one, bit for bit."""
 
-import cluster
 import pytest
+
+import cluster
 from slurm_workflow import SlurmWorkflow
 from test_training_faults import runs
 from tiny_workflow import Workflow

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 
-import cluster
 import numpy as np
 import pandas as pd
 import psutil
 import pytest
+
+import cluster
 from slurm_workflow import SlurmWorkflow
 from test_training_faults import resumed, runs, targets
 from tiny_workflow import wait_for

@@ -1,13 +1,13 @@
 """However a shard's job is cut, only unfinished shards are made again, and they are the same."""
 
-import cluster
 import psutil
 import pytest
+
+import cluster
 from slurm_workflow import SlurmWorkflow, ended, wait_for_job
+from terse.activations import cache
 from test_training_faults import resume
 from tiny_workflow import Workflow, wait_for
-
-from terse.activations import cache
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

@@ -4,9 +4,10 @@ import re
 import signal
 from typing import Any
 
-import cluster
 import psutil
 import pytest
+
+import cluster
 from slurm_workflow import SlurmWorkflow, ended, pending_signals, wait_for_job
 from tiny_workflow import wait_for
 

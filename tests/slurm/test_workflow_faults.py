@@ -4,6 +4,7 @@ import re
 import signal
 
 import pytest
+
 from slurm_workflow import SlurmWorkflow
 from test_training_faults import resumed, runs, stopped_in_the_middle, targets
 from tiny_workflow import wait_for

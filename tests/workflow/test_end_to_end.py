@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny_workflow import ROOT, TINY, Workflow
 
 from terse.activations import cache
 from terse.dimension import estimate
 from terse.models.loading import load_model
+from tiny_workflow import ROOT, TINY, Workflow
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from tiny_workflow import Workflow
 from tokenizers import ByteLevelBPETokenizer
 from transformers import (
     BertConfig,
@@ -26,6 +25,7 @@ from transformers import (
 from hub_server import HubServer
 from terse.corpora.stdlib import read_python_docs
 from terse.dimension import estimate
+from tiny_workflow import Workflow
 
 pytestmark = pytest.mark.slow
 

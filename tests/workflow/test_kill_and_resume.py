@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from tiny_workflow import ROOT, TINY, Workflow, kill_all, wait_for
 
 pytestmark = pytest.mark.slow

@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny_workflow import TINY, Workflow, kill_all, wait_for
 
 from terse.activations import cache
 from terse.activations.layout import Dataset
 from terse.dimension import estimate
 from terse.models.loading import load_model
+from tiny_workflow import TINY, Workflow, kill_all, wait_for
 
 pytestmark = pytest.mark.slow
 

@@ -12,10 +12,10 @@ import pytest
 import yaml
 from snakemake.cli import get_argument_parser
 from snakemake.utils import update_config
-from tiny_workflow import ROOT, Workflow
 
 from terse.config import Workflow as Settings
 from terse.config import load, read_yaml
+from tiny_workflow import ROOT, Workflow
 
 NEXT = {"method": "causal-lm", "corpus": "python-docs", "max_steps": 4}
 EXPERIMENTS = sorted((ROOT / "config" / "experiments").glob("*.yaml"))

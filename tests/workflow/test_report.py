@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from report_browser import click_through
 from tiny_workflow import Workflow
 

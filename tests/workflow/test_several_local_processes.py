@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+
 from tiny_workflow import TINY, Workflow, wait_for
 
 pytestmark = pytest.mark.slow

@@ -16,7 +16,7 @@ from terse.dimension.names import GRIDE, RARE, expand_estimators
 from terse.dimension.neighbours import TILES_ABOVE, Clouds
 from terse.dimension.rare import estimate_rare
 from terse.dimension.results import CloudResult, Estimates
-from terse.dimension.settle import Settled, settle
+from terse.dimension.safe_neighbours import CloudNeighbours, safe_neighbours
 from terse.dimension.threads import map_on_threads
 from terse.errors import TerseError, unknown_name
 
@@ -135,7 +135,7 @@ def _estimate_some(batch: Tensor, asked: _Asked, space: Workspace) -> list[Cloud
     results: dict[int, CloudResult] = {}
     kept = keep(batch, asked.skip_first, asked.max_norm_multiple)
     for members in _groups(batch, kept):
-        settled = settle(_clouds(batch, kept, members, asked), asked.reference, space)
+        settled = safe_neighbours(_clouds(batch, kept, members, asked), asked.reference, space)
         for size in {one.n_eff for one in settled}:
             same = [(b, one) for b, one in zip(members, settled, strict=True) if one.n_eff == size]
             results |= {b: _refused(one, asked) for b, one in same if one.refusal}
@@ -189,7 +189,7 @@ def _add_rare(
             results[b].flags |= {"failed"} if reason else set()
 
 
-def _refused(settled: Settled, asked: _Asked) -> CloudResult:
+def _refused(settled: CloudNeighbours, asked: _Asked) -> CloudResult:
     result = _started(settled)
     result.values = dict.fromkeys(asked.names, math.nan)
     result.errors = {name: math.nan for name in asked.names if name in GRIDE}
@@ -197,7 +197,7 @@ def _refused(settled: Settled, asked: _Asked) -> CloudResult:
     return result
 
 
-def _started(settled: Settled) -> CloudResult:
+def _started(settled: CloudNeighbours) -> CloudResult:
     return CloudResult(
         n_eff=settled.n_eff,
         n_dup=settled.n_dup,
@@ -208,7 +208,7 @@ def _started(settled: Settled) -> CloudResult:
 
 
 def _finish(
-    found: list[tuple[int, Settled]], batch: Tensor, asked: _Asked
+    found: list[tuple[int, CloudNeighbours]], batch: Tensor, asked: _Asked
 ) -> dict[int, CloudResult]:
     """Return the results of clouds of equally many points: every estimator on all at once."""
     squared = [settled.squared for _, settled in found if settled.squared is not None]
@@ -244,7 +244,7 @@ def _explain(result: CloudResult) -> None:
 
 
 def _attach(
-    result: CloudResult, settled: Settled, logs: Tensor, n_given: int, asked: _Asked
+    result: CloudResult, settled: CloudNeighbours, logs: Tensor, n_given: int, asked: _Asked
 ) -> None:
     """Add neighbour distances and local dimensions, spread over all given points."""
     places = result.places

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
-from tiny_llama import make_model, write_chunks
 from transformers import LlamaForCausalLM
+
+from tiny_llama import make_model, write_chunks
 
 
 @pytest.fixture(scope="session")

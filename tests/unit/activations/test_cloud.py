@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny_llama import N_LAYERS, WIDTH, make_model, make_settings, write_chunks
 from transformers import LlamaForCausalLM
 
 from terse.activations import cache
@@ -16,6 +15,7 @@ from terse.activations.table import COLUMNS, dimension_table
 from terse.dimension import estimate
 from terse.dimension.statistics import summarise
 from terse.errors import TerseError
+from tiny_llama import N_LAYERS, WIDTH, make_model, make_settings, write_chunks
 
 N = 60
 NAMES = ["mle", "mle_inv", "twoNN_f10"]

@@ -4,12 +4,12 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-from tiny_llama import CTX_LEN, N_CONTEXTS, WIDTH, make_settings
 
 from terse.activations import cache
 from terse.activations.export import export_id_scaling
 from terse.activations.shard import cache_shard
 from terse.errors import TerseError
+from tiny_llama import CTX_LEN, N_CONTEXTS, WIDTH, make_settings
 
 
 def cached(model, chunks, folder, **changes):

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_llama import make_model, make_settings, write_chunks
 
 from terse.activations import cache
+from tiny_llama import make_model, make_settings, write_chunks
 
 N_SHARDS, N_KILLS, MOST_STARTS = 4, 10, 60
 JOB = """

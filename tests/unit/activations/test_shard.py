@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
-from tiny_llama import CTX_LEN, N_CONTEXTS, WIDTH, make_model, make_settings, write_chunks
 from torch import nn
 
 from terse.activations import cache
 from terse.activations.shard import cache_shard
 from terse.dimension import estimate
 from terse.errors import TerseError
+from tiny_llama import CTX_LEN, N_CONTEXTS, WIDTH, make_model, make_settings, write_chunks
 
 KEYS = [f"{key}-l{layer}" for layer in range(3) for key in ("mlp", "attn", "block")] + ["norm"]
 

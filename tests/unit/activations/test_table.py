@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from tiny_llama import N_CONTEXTS, make_settings
 from transformers import LlamaForCausalLM
 
 from terse.activations import cache, table
@@ -14,6 +13,7 @@ from terse.activations.shard import cache_shard
 from terse.activations.table import COLUMNS, dimension_table
 from terse.dimension import estimate
 from terse.errors import TerseError
+from tiny_llama import N_CONTEXTS, make_settings
 
 NAMES = ["mle", "mle_inv", "twoNN_f10"]
 KEYS = ["mlp-l0", "block-l0", "mlp-l2", "block-l2", "norm"]

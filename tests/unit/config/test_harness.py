@@ -11,7 +11,7 @@ from terse.config.adapters import LANGUAGE_MODEL
 from terse.errors import TerseError
 
 CONFIG = Path(__file__).parents[3] / "config" / "config.yaml"
-FORGETFUL = "terse.methods.forgetting.harness:ForgetfulLM"
+FORGETFUL = "terse.methods.forgetting.lm_eval:ForgetfulLM"
 TASK = {"method": "forgetting", "task": "filler", "max_steps": 8}
 
 
@@ -33,9 +33,9 @@ def config(asked: list[str] | None = None, **forget: Any) -> dict[str, Any]:
         ("llama-7b", LANGUAGE_MODEL),
         ("forget", FORGETFUL),
         ("tuned", LANGUAGE_MODEL),  # the run's language model by itself
-        ("compress", "terse.methods.compression.harness:CompressedLM"),
-        ("vectors", "terse.methods.compression.harness:CompressedLM"),
-        ("codes-lm", "terse.methods.hierarchical.harness:HierarchicalAELM"),
+        ("compress", "terse.methods.compression.lm_eval:CompressedLM"),
+        ("vectors", "terse.methods.compression.lm_eval:CompressedLM"),
+        ("codes-lm", "terse.methods.hierarchical.lm_eval:HierarchicalAELM"),
     ],
 )
 def test_a_run_is_asked_through_its_own_adapter(name: str, adapter: str) -> None:

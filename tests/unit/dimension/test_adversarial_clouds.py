@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from skdim_oracle import disagreements, reference
 
+from skdim_oracle import disagreements, reference
 from terse.dimension import estimate
 
 NAMES = ["mle", "mle_inv", "twoNN_f10", "mind_ml", "mind_ml_uncapped"]

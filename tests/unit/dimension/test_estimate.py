@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 from skdim.datasets import BenchmarkManifolds
-from skdim_oracle import disagreements, reference
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from skdim_oracle import disagreements, reference
 from terse.dimension import Estimates, estimate, neighbours
 from terse.dimension.gram import gram
 from terse.errors import TerseError

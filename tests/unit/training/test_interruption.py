@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from tiny_training import AtStep, TinyMethod, tiny_method, train_tiny, with_callback
-from tiny_workflow import wait_for
 
 from terse.errors import TerseError
 from terse.machine.signals import Stopped, StopSignal
 from terse.training.state import TrainingState
+from tiny_training import AtStep, TinyMethod, tiny_method, train_tiny, with_callback
+from tiny_workflow import wait_for
 
 Weights = Callable[[Path], dict[str, bytes]]
 
@@ -113,7 +113,7 @@ def test_kill_in_the_middle_of_saving(
 ) -> None:
     code = KILLED.format(function=function)
     words = [sys.executable, "-c", code, str(tmp_path / "run"), name]
-    environment = {"PYTHONPATH": str(Path(__file__).parent)}
+    environment = {"PYTHONPATH": str(Path(__file__).parents[2] / "support")}
     run = subprocess.run(words, env=environment, capture_output=True)
     assert run.returncode == -signal.SIGKILL, run.stderr.decode()
     state = tmp_path / "run" / "state" / "tiny" / "digest"

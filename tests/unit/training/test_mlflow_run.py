@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
-from tiny_training import AtStep, tiny_method, train_tiny, with_callback
 
 from terse.machine.signals import Stopped, StopSignal
 from terse.training.mlflow_run import MLflowRun
 from terse.training.tracking import track_text
+from tiny_training import AtStep, tiny_method, train_tiny, with_callback
 
 
 @pytest.fixture(autouse=True)

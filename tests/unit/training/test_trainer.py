@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_training import TinyMethod, tiny_method, train_tiny
 from transformers import set_seed
 
 from terse.errors import TerseError
 from terse.training.method import mean_loss
 from terse.training.tracking import report_to
+from tiny_training import TinyMethod, tiny_method, train_tiny
 
 
 def bare_loop(method: TinyMethod) -> dict[str, torch.Tensor]:

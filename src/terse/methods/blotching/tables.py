@@ -6,8 +6,8 @@ import pandas as pd
 from terse.corpora.arithmetic.characters import decode
 from terse.evaluation.proportions import wilson
 from terse.methods.blotching.answers import Request
+from terse.methods.blotching.cost import cost_table
 from terse.methods.blotching.evaluation import Evaluation, score
-from terse.methods.blotching.steptime import cost_table
 
 
 def all_tables(evaluation: Evaluation) -> dict[str, pd.DataFrame]:

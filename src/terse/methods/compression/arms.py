@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from terse.methods.compression.frozen_lm import embed, hidden_state, logits_of
 from terse.methods.compression.model import Batch, Compressor
-from terse.methods.compression.passes import embed, hidden_state, logits_of
 
 
 @dataclass(frozen=True)
-class Setting:
+class ScoredBatch:
     """A batch, the contexts of other documents beside it, and the token before an empty context."""
 
     batch: Batch
@@ -19,34 +19,34 @@ class Setting:
     start: int
 
 
-def low(model: Compressor, at: Setting) -> Tensor:
+def low(model: Compressor, at: ScoredBatch) -> Tensor:
     """No context: the text begins with the overlap, if there is one, or with the targets."""
     start = torch.full_like(at.batch.target[:, :1], at.start)
     return model.read(embed(model.lm, start), at.batch.target, at.batch.target_mask)
 
 
-def high(model: Compressor, at: Setting) -> Tensor:
+def high(model: Compressor, at: ScoredBatch) -> Tensor:
     """All tokens of the context."""
     return model.read_context(at.batch)
 
 
-def compressed(model: Compressor, at: Setting) -> Tensor:
+def compressed(model: Compressor, at: ScoredBatch) -> Tensor:
     """The context's vectors."""
     return _read(model, at, model.compress(at.batch.context, at.batch.context_mask))
 
 
-def static(model: Compressor, at: Setting) -> Tensor:
+def static(model: Compressor, at: ScoredBatch) -> Tensor:
     """A soft prompt that was trained on the same batches and knows no context."""
     prefix = model.static_prefix(len(at.batch.target))
     return model.read(prefix, at.batch.target, at.batch.target_mask)
 
 
-def shuffled(model: Compressor, at: Setting) -> Tensor:
+def shuffled(model: Compressor, at: ScoredBatch) -> Tensor:
     """The vectors of a context from another document."""
     return _read(model, at, model.compress(at.others.context, at.others.context_mask))
 
 
-def tail(model: Compressor, at: Setting) -> Tensor:
+def tail(model: Compressor, at: ScoredBatch) -> Tensor:
     """As many raw tokens as there are vectors and cue: the last ones of the context."""
     batch, o = at.batch, model.settings.seq_overlap
     stop = batch.context.shape[1] - o  # the overlap itself follows anyway
@@ -56,7 +56,7 @@ def tail(model: Compressor, at: Setting) -> Tensor:
     return logits_of(model.lm, embed(model.lm, tokens), mask, batch.target.shape[1])
 
 
-def mean_pool(model: Compressor, at: Setting) -> Tensor:
+def mean_pool(model: Compressor, at: ScoredBatch) -> Tensor:
     """Means of the context's hidden states at `cmp_layer` over c equal parts, as the vectors.
 
     Of fewer than c tokens, neighbouring parts share them.
@@ -80,11 +80,11 @@ def part_means(states: Tensor, mask: Tensor, n_parts: int) -> Tensor:
     return inside.float() @ states / inside.sum(-1, keepdim=True).clamp(min=1)  # (B, c, H)
 
 
-def _read(model: Compressor, at: Setting, Z: Tensor) -> Tensor:
+def _read(model: Compressor, at: ScoredBatch, Z: Tensor) -> Tensor:
     return model.read(model.prefix(Z, model.cue), at.batch.target, at.batch.target_mask)
 
 
-ARMS: dict[str, Callable[[Compressor, Setting], Tensor]] = {
+ARMS: dict[str, Callable[[Compressor, ScoredBatch], Tensor]] = {
     "low": low,
     "high": high,
     "compressed": compressed,

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from terse.evaluation.cost import cache_size, interleaved
 from terse.evaluation.measures import Measure
+from terse.methods.compression.frozen_lm import embed, keeping
 from terse.methods.compression.model import Compressor
-from terse.methods.compression.passes import embed, keeping
-from terse.methods.compression.windows import ListedWindows
+from terse.methods.compression.rows import ListedWindows
 
 
 def prefixes(model: Compressor, windows: ListedWindows) -> dict[str, Tensor]:

@@ -13,11 +13,11 @@ from torch.utils.data import default_collate
 from terse.errors import TerseError
 from terse.evaluation.bits_per_byte import DocumentScores, bits_per_byte, ratio_of_sums, resampled
 from terse.evaluation.measures import Measure
-from terse.methods.compression.arms import ARMS, Setting, arms_of
+from terse.methods.compression.arms import ARMS, ScoredBatch, arms_of
 from terse.methods.compression.cost import cost_measures
 from terse.methods.compression.losses import divergence
 from terse.methods.compression.model import Batch, Compressor
-from terse.methods.compression.windows import ListedWindows
+from terse.methods.compression.rows import ListedWindows
 
 Floats = NDArray[np.float64]
 FIELDS = tuple(Batch.__dataclass_fields__)
@@ -70,7 +70,7 @@ def score_arms(
     counts = np.zeros((2, n_documents))
     with torch.inference_mode():
         for rows, others in paired_rows(windows, size):
-            at = Setting(_batch(rows, model), _batch(others, model), start)
+            at = ScoredBatch(_batch(rows, model), _batch(others, model), start)
             documents = np.array([row["document"] for row in rows])
             np.add.at(counts[0], documents, at.batch.is_new.sum(1).cpu().numpy())
             np.add.at(counts[1], documents, [row["target_bytes"] for row in rows])

@@ -15,18 +15,18 @@ from terse.errors import TerseError
 from terse.evaluation.measures import Measure
 from terse.methods.compression.cost import cost_table
 from terse.methods.compression.evaluation import FIELDS, evaluate_arms
+from terse.methods.compression.measured import VectorsOfContexts
 from terse.methods.compression.model import Compressor
-from terse.methods.compression.probe import VectorsOfContexts, dimensions_table
-from terse.methods.compression.samples import samples_table
-from terse.methods.compression.settings import CompressionSettings
-from terse.methods.compression.storage import load_compressor, save_compressor
-from terse.methods.compression.windows import (
+from terse.methods.compression.rows import (
     Lengths,
     ListedWindows,
     Windows,
     training_windows,
     validation_windows,
 )
+from terse.methods.compression.settings import CompressionSettings
+from terse.methods.compression.storage import load_compressor, save_compressor
+from terse.methods.compression.tables import dimensions_table, samples_table
 from terse.models.loading import load_model, max_context
 from terse.provenance import digest_file
 from terse.training.method import Batch, Method

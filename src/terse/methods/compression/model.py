@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from terse.errors import TerseError
-from terse.methods.compression.lora import add_lora, lora_enabled
-from terse.methods.compression.losses import Sums, cross_entropy, divergence, soft_cross_entropy
-from terse.methods.compression.passes import (
+from terse.methods.compression.frozen_lm import (
     blocks_of,
     embed,
     expected_embedding,
@@ -25,6 +23,8 @@ from terse.methods.compression.passes import (
     logits_of,
     written_after,
 )
+from terse.methods.compression.lora import add_lora, lora_enabled
+from terse.methods.compression.losses import Sums, cross_entropy, divergence, soft_cross_entropy
 from terse.methods.compression.settings import CompressionSettings
 
 

@@ -19,15 +19,15 @@ from terse.methods.forgetting.cost import cost_table
 from terse.methods.forgetting.decisions import Calibration, decide
 from terse.methods.forgetting.evaluation import Evaluated, evaluate_arms
 from terse.methods.forgetting.generation import continuations_table
-from terse.methods.forgetting.library import baseline_arms, mask_of
+from terse.methods.forgetting.mask_registry import baseline_arms, mask_of
 from terse.methods.forgetting.model import Forgetter
 from terse.methods.forgetting.modes import decided
 from terse.methods.forgetting.packing import Rows
-from terse.methods.forgetting.passage import passage_table
+from terse.methods.forgetting.rows import AllBlocks, Lengths, RandomBlocks, token_counts
 from terse.methods.forgetting.schedule import BASE, FollowSchedule
 from terse.methods.forgetting.settings import ForgettingSettings
 from terse.methods.forgetting.storage import load_mask, published_counts, save_forgetter
-from terse.methods.forgetting.windows import AllBlocks, Lengths, RandomBlocks, token_counts
+from terse.methods.forgetting.tables import passage_table
 from terse.models.loading import load_model, max_context
 from terse.training.method import Batch, Method
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from terse.errors import TerseError
-from terse.methods.forgetting.base import at_rest, divergence, prepare_base
+from terse.methods.forgetting.base_lm import at_rest, divergence, prepare_base
 from terse.methods.forgetting.decisions import Calibration, decide, droppable
-from terse.methods.forgetting.estimators import ESTIMATORS, Step
+from terse.methods.forgetting.gradient_estimators import ESTIMATORS, Step
 from terse.methods.forgetting.masks import Mask
 from terse.methods.forgetting.modes import Scores, check_sight, decided, score
 from terse.methods.forgetting.packing import Rows

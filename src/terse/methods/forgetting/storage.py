@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from terse.errors import TerseError
-from terse.methods.forgetting.base import merged
+from terse.methods.forgetting.base_lm import merged
 from terse.methods.forgetting.baselines import SurprisalMask
 from terse.methods.forgetting.decisions import Calibration
 from terse.methods.forgetting.model import Forgetter

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from terse.methods.forgetting.windows import Item, Lengths, item_of
+from terse.methods.forgetting.rows import Item, Lengths, item_of
 
 START, CONTENT, FILLER = 0, 1, 2  # the first token, and the markers of `context_filler`
 SPECIAL = (START, CONTENT, FILLER)

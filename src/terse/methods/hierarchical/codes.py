@@ -14,9 +14,9 @@ from terse.corpora.document import SPLITS
 from terse.corpora.h5 import FileReader, Growing
 from terse.corpora.progress import Progress
 from terse.errors import TerseError
-from terse.methods.hierarchical.byte_rows import ByteRows, byte_store
 from terse.methods.hierarchical.compressor import Segments
 from terse.methods.hierarchical.model import HierarchicalAutoencoder
+from terse.methods.hierarchical.rows import ByteRows, byte_store
 from terse.methods.hierarchical.settings import PAD
 
 

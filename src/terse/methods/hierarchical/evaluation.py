@@ -14,13 +14,13 @@ from terse.corpora.token_store import TokenStore
 from terse.evaluation.bits_per_byte import ratio_of_sums
 from terse.evaluation.measures import Measure
 from terse.evaluation.overlap import bleu
-from terse.methods.hierarchical.byte_rows import ScoringRows
 from terse.methods.hierarchical.compressor import Segments
-from terse.methods.hierarchical.flops import hierarchical_flops
+from terse.methods.hierarchical.cost import hierarchical_flops
 from terse.methods.hierarchical.generation import compress, decompress, text_of
+from terse.methods.hierarchical.likelihoods import causal_nats, two_part, undefined
 from terse.methods.hierarchical.model import HierarchicalAutoencoder
 from terse.methods.hierarchical.quantizers import perplexity
-from terse.methods.hierarchical.scores import causal_nats, two_part, undefined
+from terse.methods.hierarchical.rows import ScoringRows
 from terse.methods.hierarchical.settings import BOS, PAD
 
 Floats = NDArray[np.float64]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from terse.figures.study import FinishedRun
 from terse.figures.style import BLUE, GREY, ORANGE, WIDTH_IN, ordered_colours, paper_style
 from terse.methods.causal_lm.settings import CausalLMSettings
-from terse.methods.hierarchical.flops import byte_transformer_flops
+from terse.methods.hierarchical.cost import byte_transformer_flops
 from terse.methods.hierarchical.settings import HierarchicalSettings
 
 ARMS = ("two_part", "causal", "entropy_lm")

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from terse.methods.hierarchical.code_lm import TopStream, expected_rows
 from terse.methods.hierarchical.compressor import CompressorStream, Segments
 from terse.methods.hierarchical.expander import ExpanderStream
 from terse.methods.hierarchical.model import HierarchicalAutoencoder
 from terse.methods.hierarchical.quantizers import Quantised
 from terse.methods.hierarchical.settings import BOS, EOS, PAD
 from terse.methods.hierarchical.symbols import bos
-from terse.methods.hierarchical.top import TopStream, expected_rows
 
 Pick = Callable[[Tensor], Tensor]
 

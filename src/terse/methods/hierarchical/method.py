@@ -15,11 +15,10 @@ from terse.corpora.documents import split_texts
 from terse.errors import TerseError
 from terse.evaluation.bits_per_byte import coder_baselines
 from terse.evaluation.measures import Measure
-from terse.methods.hierarchical.byte_rows import ByteRows, byte_store
 from terse.methods.hierarchical.codes import CodedRows, collated
 from terse.methods.hierarchical.evaluation import evaluate_model
 from terse.methods.hierarchical.model import HierarchicalAutoencoder
-from terse.methods.hierarchical.samples import report_tables, sample
+from terse.methods.hierarchical.rows import ByteRows, byte_store
 from terse.methods.hierarchical.settings import PAD, HierarchicalSettings
 from terse.methods.hierarchical.storage import (
     load_hierarchical,
@@ -27,6 +26,7 @@ from terse.methods.hierarchical.storage import (
     take_base,
     take_entropy,
 )
+from terse.methods.hierarchical.tables import report_tables, sample
 from terse.training.method import Batch, Method
 from terse.training.tracking import track_text
 

@@ -11,11 +11,11 @@ from torch.nn.functional import pad
 
 from terse.errors import TerseError
 from terse.methods.hierarchical.blocks import initialise
+from terse.methods.hierarchical.code_lm import CodeSequenceTransformer, expected_rows
 from terse.methods.hierarchical.compressor import ByteSegmentCompressor, Segments, Sequence
 from terse.methods.hierarchical.expander import CodeExpander
 from terse.methods.hierarchical.settings import BYTES, PAD, HierarchicalSettings
 from terse.methods.hierarchical.symbols import framed
-from terse.methods.hierarchical.top import CodeSequenceTransformer, expected_rows
 
 Sums = dict[str, Tensor]
 

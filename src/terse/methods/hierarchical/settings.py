@@ -343,7 +343,7 @@ class HierarchicalSettings(Run):
     def harness(self) -> str | None:
         """A first stage has no likelihood."""
         has_top = self.top_transformer_config is not None
-        return "terse.methods.hierarchical.harness:HierarchicalAELM" if has_top else None
+        return "terse.methods.hierarchical.lm_eval:HierarchicalAELM" if has_top else None
 
     def compared_with(self) -> list[str]:
         return [] if self.baseline is None else [self.baseline]
@@ -352,7 +352,7 @@ class HierarchicalSettings(Run):
         return self.is_second_stage
 
     def n_parameters(self, vocab_size: int) -> int | None:
-        from terse.methods.hierarchical.flops import parameters  # it needs these settings
+        from terse.methods.hierarchical.cost import parameters  # it needs these settings
 
         return parameters(self)
 

@@ -1,0 +1,113 @@
+"""One cloud's way to its neighbours: refused, settled in float32, or done again in float64."""
+
+import math
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from terse.dimension.clouds import count_nonfinite, later_copies
+from terse.dimension.gram import Workspace
+from terse.dimension.neighbours import N_NEIGHBOURS, Clouds, Neighbours, neighbour_pass
+
+
+@dataclass(frozen=True)
+class CloudNeighbours:
+    """What is known of the points of one cloud.
+
+    Attributes:
+        places: (n,) int64, which rows of the given cloud are used.
+        squared: (n, 21) float64 squared neighbour distances, or None if the cloud is refused.
+        log_scale: what has to be added to the logarithm of every distance.
+        index: (n, 21) int64 positions among the used points, or None.
+        participation: the participation ratio, NaN if the cloud is refused.
+        n_dup: rows found to equal an earlier one though their bytes differ (-0 and 0).
+        flags: words for the user.
+        refusal: why there are no neighbours, or "".
+    """
+
+    places: Tensor
+    squared: Tensor | None = None
+    log_scale: float = 0.0
+    index: Tensor | None = None
+    participation: float = math.nan
+    n_dup: int = 0
+    flags: frozenset[str] = field(default_factory=frozenset)
+    refusal: str = ""
+
+    @property
+    def n_eff(self) -> int:
+        """Points used."""
+        return len(self.places)
+
+
+def safe_neighbours(clouds: Clouds, reference: bool, space: Workspace) -> list[CloudNeighbours]:
+    """Return each cloud's neighbours, or why it is refused.
+
+    Args:
+        clouds: (b, n, D) points, no two of a cloud of equal bytes.
+        reference: take the float64 path from the start.
+        space: buffers to use again.
+    """
+    places = clouds.times
+    if len(places) - 2 * clouds.theiler_window <= N_NEIGHBOURS:
+        return [_too_few(places, clouds.theiler_window)] * len(clouds.raw)
+    dtype = torch.float64 if reference else torch.float32
+    found = neighbour_pass(clouds, dtype, space)
+    doubtful = found.doubtful.tolist()
+    touching = (found.squared[..., 0] <= 0).any(1).tolist()
+    settled = []
+    for at in range(len(clouds.raw)):
+        one = replace(clouds, raw=clouds.raw[at : at + 1])
+        if doubtful[at]:
+            settled.append(_again(one, reference, space))
+        elif touching[at]:
+            settled.append(_apart(one, reference, space))
+        else:
+            settled.append(_found_neighbours(found, at, places, reference))
+    return settled
+
+
+def _apart(cloud: Clouds, reference: bool, space: Workspace) -> CloudNeighbours:
+    """Do a cloud again without points that lie on an earlier one."""
+    copies = later_copies(cloud.raw[0], torch.ones_like(cloud.times, dtype=torch.bool))
+    if not bool(copies.any()):
+        refusal = "underflow: points differ, but their distance is zero"
+        return CloudNeighbours(cloud.times, flags=frozenset({"underflow"}), refusal=refusal)
+    distinct = replace(cloud, raw=cloud.raw[:, ~copies], times=cloud.times[~copies])
+    return replace(safe_neighbours(distinct, reference, space)[0], n_dup=int(copies.sum()))
+
+
+def _found_neighbours(
+    found: Neighbours, at: int, places: Tensor, reference: bool
+) -> CloudNeighbours:
+    flags = {"float64"} if reference else set()
+    if bool(found.repaired[at]):
+        flags.add("repaired")
+    return CloudNeighbours(
+        places=places,
+        squared=found.squared[at],
+        index=found.index[at],
+        participation=float(found.participation[at]),
+        flags=frozenset(flags),
+    )
+
+
+def _too_few(places: Tensor, theiler_window: int) -> CloudNeighbours:
+    needed = N_NEIGHBOURS + 1 + 2 * theiler_window
+    refusal = f"too_few: {len(places)} distinct points, {needed} needed"
+    return CloudNeighbours(places, flags=frozenset({"too_few"}), refusal=refusal)
+
+
+def _again(cloud: Clouds, was_reference: bool, space: Workspace) -> CloudNeighbours:
+    """Do a cloud in float64, scaled to a safe magnitude; refuse it if it is not finite."""
+    bad = count_nonfinite(cloud.raw)
+    if bad:
+        refusal = f"nonfinite: {bad} of {cloud.raw.numel()} values are not finite"
+        return CloudNeighbours(cloud.times, flags=frozenset({"nonfinite"}), refusal=refusal)
+    exponent = int(torch.frexp(cloud.raw.abs().max().double())[1]) if was_reference else 0
+    scaled = replace(cloud, raw=torch.ldexp(cloud.raw.double(), torch.tensor(-exponent)))
+    settled = safe_neighbours(scaled, True, space)[0]
+    if settled.squared is None or exponent == 0:
+        return settled
+    return replace(settled, squared=settled.squared, log_scale=exponent * math.log(2.0))

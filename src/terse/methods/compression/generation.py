@@ -1,0 +1,20 @@
+"""Generation after a compressed context, with the key-value cache."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from terse.methods.compression.frozen_lm import written_after
+from terse.methods.compression.model import Compressor
+
+
+@torch.no_grad()
+def generate(
+    model: Compressor, Z: Tensor, max_new_tokens: int, *, cue: str = "forward", **options: Any
+) -> Tensor:
+    """Return what the model writes after vectors Z (B, spans x c, E), tokens (B, new).
+
+    options: those of transformers' `generate`; greedy if none are given.
+    """
+    return written_after(model.lm, model.prefix(Z, cue), max_new_tokens, **options)

@@ -1,0 +1,271 @@
+"""The honest score is one, its arms are at the same budget, and the cheat does not win it."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from terse.config.methods import settings_of
+from terse.corpora.token_store import TokenStore
+from terse.errors import TerseError
+from terse.methods.forgetting.decisions import Calibration
+from terse.methods.forgetting.evaluation import COLUMNS, binary_entropy, rows_of, score_arms
+from terse.methods.forgetting.generation import Writer
+from terse.methods.forgetting.masks import MLPForgetMask
+from terse.methods.forgetting.model import Forgetter, all_targets
+from terse.methods.forgetting.modes import score
+from terse.methods.forgetting.packing import Rows, pack
+from terse.methods.forgetting.rows import AllBlocks, Lengths
+from terse.training.method import Inputs
+from tiny_forgetting import SETTINGS, forgetting, language_model
+from tiny_lms import random_tokens
+from tiny_run import train_into
+
+
+@pytest.fixture(scope="module")
+def published(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The method and its trained model."""
+    folder = train_into(tmp_path_factory.mktemp("published"), forgetting(inputs, max_steps=3))
+    method = forgetting(inputs, max_steps=3)
+    return method, method.load(folder / "model")
+
+
+def test_each_token_of_the_text_is_scored_once(inputs: Inputs) -> None:
+    assert inputs.tokens is not None
+    store = TokenStore(inputs.tokens, "validation")
+    windows = AllBlocks(store, Lengths(20, 8), 0, 0)
+    seen: dict[int, list[int]] = {}
+    n_bytes = np.zeros(len(store))
+    for i in range(len(windows)):
+        item = windows[i]
+        ids, target = item["input_ids"], item["is_target"]
+        seen.setdefault(item["document"], []).extend(ids[target].tolist())
+        n_bytes[item["document"]] += item["target_bytes"]
+        context = ids[item["attention_mask"] & ~target].tolist()
+        before = [0, *seen[item["document"]][: -int(target.sum())]]
+        assert context[0] == 0
+        assert context[1:] == before[1:][-19:]
+    for document, tokens in seen.items():
+        assert tokens == store.document(document).tolist()
+    assert (n_bytes == store.n_bytes).all()
+
+
+def test_every_arm_at_every_rate_on_the_same_targets(published: Any, inputs: Inputs) -> None:
+    method, model = published
+    given = method._evaluated(model, "cpu")
+    totals, kept_only, n_targets, n_bytes = score_arms(given)
+    arms = ("mask", "recency", "sink_recency", "random", "norm", "surprisal", "saliency")
+    names = {f"{arm}-f{rate}" for arm in arms for rate in (0.25, 0.5)} | {"identity", "base"}
+    assert set(totals.by_arm) == names
+    of = {arm: dict(zip(COLUMNS, c.sum(1), strict=True)) for arm, c in totals.by_arm.items()}
+    assert all((total["free"] == of["identity"]["free"]) for total in of.values())
+    for arm, total in of.items():
+        rate = float(arm.rpartition("-f")[2]) if "-f" in arm else 0.0
+        slack = 0.05 if arm.startswith("mask") else 0.03
+        assert total["dropped"] / total["free"] == pytest.approx(rate, abs=slack)
+        assert (total["told_bits"] > 0) == arm.startswith("saliency")
+    rows = rows_of([given.rows[i] for i in range(len(given.rows))], "cpu")
+    assert n_targets.sum() == rows.is_target.sum()
+    assert n_bytes.sum() == sum(given.rows[i]["target_bytes"] for i in range(len(given.rows)))
+    with torch.no_grad():
+        every = torch.ones_like(rows.attention_mask)
+        assert of["identity"]["nats"] == pytest.approx(
+            float(model.score(rows, every, "prefix").nats.sum()), rel=1e-5
+        )
+        before = score(given.before, rows, every, "prefix").nats.sum()
+        assert of["base"]["nats"] == pytest.approx(float(before), rel=1e-5)
+        keep = model.decisions(rows, "prefix", 0.5)
+        found = float(model.score(rows, keep, "prefix").nats.sum())
+        assert of["mask-f0.5"]["nats"] == pytest.approx(found, rel=1e-5)
+    assert set(kept_only.by_arm) == {"mask-f0.25", "mask-f0.5"}
+    assert kept_only.by_arm["mask-f0.5"][1].sum() < n_targets.sum()
+
+
+def test_the_table_says_what_is_not_comparable(published: Any) -> None:
+    method, model = published
+    measures = method.evaluate(model, "cpu")
+    table = pd.DataFrame([vars(m) for m in measures]).set_index(["arm", "measure"])
+    for arm in ("identity", "mask-f0.5", "saliency-f0.25"):
+        assert table.loc[(arm, "perplexity"), "value"] == pytest.approx(
+            math.exp(table.loc[(arm, "loss_nats"), "value"])
+        )
+    assert "not comparable" in table.loc[("mask-f0.5", "kept_only_loss_nats"), "flag"]
+    paid = table.loc[("saliency-f0.5", "bits_per_byte"), "value"]
+    unpaid = table.loc[("saliency-f0.5", "unpaid_bits_per_byte"), "value"]
+    assert paid > unpaid
+    gain = table.loc[("mask-f0.5", "gain_over_recency_bits_per_byte"), "value"]
+    bits = table["value"].xs("bits_per_byte", level="measure")
+    assert gain == pytest.approx(bits["recency-f0.5"] - bits["mask-f0.5"], abs=1e-9)
+    over = table["value"].xs("over_identity_bits_per_byte", level="measure")
+    assert set(over.index) == set(bits.index) - {"identity"}
+    assert over["norm-f0.5"] == pytest.approx(bits["norm-f0.5"] - bits["identity"], abs=1e-9)
+    assert over["saliency-f0.5"] == pytest.approx(paid - bits["identity"], abs=1e-9)
+    fewer = table["value"].xs("positions_per_byte", level="measure")
+    assert fewer["mask-f0.5"] < fewer["mask-f0.25"] < fewer["identity"]
+    again = method.evaluate(model, "cpu")
+    assert [vars(m) for m in again] == [vars(m) for m in measures]
+
+
+def test_coins_are_told_in_bits() -> None:
+    assert binary_entropy(0.5) == 1.0
+    assert binary_entropy(0.25) == pytest.approx(0.811278, abs=1e-6)
+    assert binary_entropy(0.0) == binary_entropy(1.0) == 0.0
+
+
+def test_tables_show_cost_passage_and_continuations(published: Any, inputs: Inputs) -> None:
+    method, model = published
+    tables = method.tables(model, "cpu")
+    cost = tables["cost"]
+    assert list(cost["forget_rate"]) == [0.0, 0.25, 0.5]
+    per_position = 3 * 2 * 16 * 4  # 3 blocks, keys and values, 2 heads of 8, float32
+    assert cost["key_value_bytes"].to_numpy() == pytest.approx(cost["positions"] * per_position)
+    linear = cost["positions"] / cost["positions"][0]
+    assert cost["linear_ratio"].to_numpy() == pytest.approx(linear)
+    assert cost["attention_ratio"].to_numpy() == pytest.approx(linear**2)
+    assert (cost["peak_memory_bytes"] > 1000).all()
+    assert (cost["wall_s"] > 0).all()
+    tokens = tables["tokens"]
+    assert len(tokens) == 20
+    assert tokens["keep_prob"].between(0, 1).all()
+    assert tokens.loc[~tokens["droppable"], "kept"].all()
+    written = tables["continuations"]
+    assert written["cached_positions"].iloc[0] == 20 + 8 - 1
+    assert (written["cached_positions"].diff().dropna() < 0).all()
+    assert written[["bleu4", "rouge_l"]].stack().between(0, 1).all()
+
+
+def forgetter(architecture: str, **changes: Any) -> Forgetter:
+    """Return an untrained model whose mask keeps about half."""
+    settings: Any = settings_of(SETTINGS | changes)
+    lm = language_model(architecture)
+    torch.manual_seed(2)
+    model = Forgetter(lm, MLPForgetMask(lm, 8), settings, (1, 2)).eval()
+    ids = random_tokens(16, 40, seed=8)
+    real = torch.ones_like(ids, dtype=torch.bool)
+    with torch.no_grad():
+        model.calibration = Calibration.of(model.mask(ids, real), real)
+    return model
+
+
+@torch.no_grad()
+def recomputed(writer: Writer, prompt: list[int], n: int) -> list[int]:
+    """Write on by packing the whole text anew for each token."""
+    ids = list(prompt)
+    for _ in range(n):
+        row = torch.tensor([ids])
+        keep = writer.keeps(row, torch.ones_like(row, dtype=torch.bool))
+        keep[:, -1] = True
+        packed = pack(row, keep, positions=writer.model.settings.positions)
+        logits = writer.model.lm(
+            input_ids=packed.input_ids, position_ids=packed.position_ids,
+            attention_mask=packed.attention_mask.long(),
+        ).logits  # fmt: skip
+        ids.append(int(logits[0, -1].argmax()))
+    return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen2", "gpt_neox"])
+@pytest.mark.parametrize("positions", ["original", "compact"])
+def test_cached_writing_equals_recomputed(architecture: str, positions: str) -> None:
+    model = forgetter(architecture, positions=positions)
+    ids = random_tokens(3, 14, seed=1)
+    lengths = torch.tensor([14, 9, 12])
+    real = torch.arange(14) < lengths[:, None]
+    writer = Writer(model, 0.5)
+    written, cache = writer.write(ids, real, 10)
+    expected = [recomputed(writer, ids[i, :n].tolist(), 10) for i, n in enumerate(lengths.tolist())]
+    assert written.tolist() == expected
+    # The cache holds kept tokens only: of each text but its last token, which was not fed back.
+    for i, n in enumerate(lengths.tolist()):
+        text = torch.tensor([ids[i, :n].tolist() + expected[i][:-1]])
+        kept = writer.keeps(text, torch.ones_like(text, dtype=torch.bool))
+        assert int(cache.lengths[i]) == int(kept.sum())
+        assert int(kept.sum()) < text.shape[1]
+    assert cache.states.layers[0].keys.shape[2] == int(cache.lengths.max())
+    if positions == "original":
+        hidden, hidden_cache = Writer(model, 0.5, "kv").write(ids, real, 10)
+        assert torch.equal(hidden, written)
+        assert torch.equal(hidden_cache.lengths, cache.lengths)
+
+
+def test_writing_with_all_tokens_is_the_models_own() -> None:
+    model = forgetter("llama")
+    ids = random_tokens(2, 12, seed=4)
+    real = torch.ones_like(ids, dtype=torch.bool)
+    written, cache = Writer(model, 0.0).write(ids, real, 6)
+    own: Any = model.lm
+    expected = own.generate(
+        input_ids=ids, attention_mask=real.long(), max_new_tokens=6, do_sample=False,
+        eos_token_id=None, pad_token_id=0,
+    )[:, 12:]  # fmt: skip
+    assert torch.equal(written, expected)
+    assert cache.lengths.tolist() == [17, 17]
+
+
+def test_masks_that_look_ahead_do_not_write() -> None:
+    with pytest.raises(TerseError, match="would revise its decisions"):
+        Writer(forgetter("llama", decide="topk"), 0.5)
+
+
+def peeking(nats: Tensor, share: float) -> Tensor:
+    """Return decisions (B, T) that drop the tokens before the hardest targets, `share` of them."""
+    before = torch.nn.functional.pad(nats[:, 1:], (0, 1))
+    n = int(share * (nats.shape[1] - 2))
+    worst = before[:, 1:-1].topk(n, 1).indices + 1
+    return torch.ones_like(nats, dtype=torch.bool).scatter(1, worst, False)
+
+
+def test_the_cheat_wins_the_kept_only_number_and_loses_the_honest_one(inputs: Inputs) -> None:
+    """Dropping the 10 % hardest targets, with a model that knows something of the text."""
+    assert inputs.tokens is not None
+    store = TokenStore(inputs.tokens, "train")
+    n, T = 160, 48
+    ids = torch.from_numpy(store.tokens[: n * T].astype(np.int64)).reshape(n, T)
+    torch.manual_seed(0)
+    lm = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+            num_attention_heads=2, max_position_embeddings=T,
+        )
+    )  # fmt: skip
+    optimizer = torch.optim.AdamW(lm.parameters(), lr=1e-2)
+    for step in range(120):
+        batch = ids[(step % 4) * 32 : (step % 4 + 1) * 32]
+        logits = lm(input_ids=batch).logits[:, :-1]
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    lm.eval().requires_grad_(False)
+    held_out = ids[128:]
+    real = torch.ones_like(held_out, dtype=torch.bool)
+    rows = all_targets(Rows(held_out, real, real))
+    whole = score(lm, rows, real, "kv").nats
+    keep = peeking(whole, 0.1)
+    fair = score(lm, rows, real, "kv").nats[:, 1:].mean()
+    assert fair < 4.5  # it has learned something: ln 300 is 5.7
+    cheated = score(lm, rows, keep, "pack")
+    kept_only = cheated.nats.sum() / cheated.scored.sum()
+    assert kept_only < fair - 0.3
+    honest = score(lm, rows, keep, "kv").nats[:, 1:].mean()
+    assert honest > fair - 0.05
+    told = math.log(2) * binary_entropy(0.1)
+    assert honest + told > fair + 0.3
+    torch.manual_seed(0)
+    at_random = (torch.rand(keep.shape) > 0.1) | ~real
+    at_random[:, 0] = True
+    plain = score(lm, rows, at_random, "pack")
+    assert kept_only < plain.nats.sum() / plain.scored.sum() - 0.3
+
+
+def test_saved_thresholds_are_those_of_training_text(published: Any, tmp_path: Path) -> None:
+    method, model = published
+    found = method.calibrate(model)
+    torch.testing.assert_close(found.quantiles, model.calibration.quantiles, rtol=1e-5, atol=1e-5)
+    assert (found.quantiles.diff() >= 0).all()

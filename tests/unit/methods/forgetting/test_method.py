@@ -1,0 +1,343 @@
+"""Training, resuming, saving and loading on the common path."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
+from torch import nn
+from transformers import set_seed
+
+from terse.config.methods import settings_of
+from terse.errors import TerseError
+from terse.machine.signals import Stopped, StopSignal
+from terse.methods.forgetting.base_lm import at_rest
+from terse.methods.forgetting.evaluation import rows_of
+from terse.methods.forgetting.masks import MLPForgetMask
+from terse.methods.forgetting.model import Forgetter
+from terse.methods.forgetting.schedule import phase_at
+from terse.models.loading import load_model
+from terse.training.method import Inputs
+from tiny_forgetting import (
+    ARCHITECTURES,
+    SETTINGS,
+    forgetting,
+    language_model,
+    text_rows,
+)
+from tiny_run import AtStep, train_into
+
+
+@pytest.fixture(scope="module")
+def trained_forgetter(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished training."""
+    return train_into(tmp_path_factory.mktemp("forgetter"), forgetting(inputs))
+
+
+@pytest.mark.parametrize("step", [1, 4])
+def test_resumed_equals_uninterrupted(
+    step: int, tmp_path: Path, inputs: Inputs, trained_forgetter: Path
+) -> None:
+    method, stop = forgetting(inputs), StopSignal()
+    inner = method.callbacks
+    method.callbacks = lambda: [*inner(), AtStep(step, stop)]  # type: ignore[method-assign]
+    with pytest.raises(Stopped):
+        train_into(tmp_path, method, stop)
+    train_into(tmp_path, forgetting(inputs))
+    for name in ("model/model.safetensors", "model/mask.safetensors", "model/forgetter.json"):
+        assert (tmp_path / name).read_bytes() == (trained_forgetter / name).read_bytes()
+
+
+def test_what_is_published_is_a_language_model_and_its_mask(
+    trained_forgetter: Path, inputs: Inputs
+) -> None:
+    assert load_model(trained_forgetter / "model").config.vocab_size == 300
+    method = forgetting(inputs)
+    model, before = method.load(trained_forgetter / "model"), method.build()
+    assert not model.training
+    mask = load_file(trained_forgetter / "model" / "mask.safetensors")
+    assert set(mask) == {f"mask.{name}" for name, _ in model.mask.named_parameters()} | {
+        "quantiles"
+    }
+    assert not torch.equal(model.mask.last.weight, before.mask.last.weight)  # type: ignore[union-attr]
+    changed = [
+        not torch.equal(a, b)
+        for a, b in zip(model.lm.parameters(), before.lm.parameters(), strict=True)
+    ]
+    assert all(changed)
+    again = method.load(trained_forgetter / "model")
+    rows = rows_of([method.validation_rows()[i] for i in range(6)], "cpu")
+    decisions = [m.decisions(rows, "prefix", 0.4) for m in (model, again)]
+    assert torch.equal(*decisions)
+    assert not decisions[0].all()
+    with pytest.raises(TerseError, match="is of other settings"):
+        forgetting(inputs, mask="rnn").load(trained_forgetter / "model")
+
+
+def test_history_says_what_the_mask_does(trained_forgetter: Path) -> None:
+    rows = pd.read_csv(trained_forgetter / "history.csv").query("split == 'train'")
+    columns = [
+        "forgotten_nats", "identity_nats", "forget_rate", "multiplier", "policy_entropy_nats",
+        "advantage_spread", "coverage", "tokens_per_s",
+    ]  # fmt: skip
+    assert rows[columns].notna().all(axis=None)
+    assert rows["forget_rate"].between(0.2, 0.8).all()
+    assert rows["identity_nats"].iloc[0] == pytest.approx(5.7, abs=0.5)  # of 300 tokens, untrained
+    assert (rows["advantage_spread"].iloc[1:] > 0).all()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train_base": "frozen", "grad": "saliency", "entropy_beta": 0.0},
+        {"train_base": "frozen", "grad": "st_gumbel", "mask": "cnn_mlp", "cnn_hidden_dim": 8},
+        {"train_base": "lora", "lora_rank": 2, "mask": "rnn", "mode": "kv", "credit_window": 4},
+    ],
+)
+def test_frozen_parts_stay_bit_for_bit(
+    changes: dict[str, Any], inputs: Inputs, tmp_path: Path
+) -> None:
+    method = forgetting(
+        inputs, max_steps=2, exploration_epochs=[0.0], checkpoint_steps=[], **changes
+    )
+    kept: list[Any] = []
+    build = method.build
+    method.build = lambda: kept.append(build()) or kept[0]  # type: ignore[method-assign]
+    train_into(tmp_path, method)
+    fresh = dict(forgetting(inputs).build().lm.named_parameters())
+    for name, value in kept[0].lm.named_parameters():
+        plain = name.replace(".base_layer", "")
+        if plain in fresh:
+            assert torch.equal(value, fresh[plain]), name
+        else:
+            assert "lora_" in name
+    set_seed(0)
+    start = dict(build().mask.named_parameters())
+    assert all(
+        not torch.equal(p, start[n]) for n, p in kept[0].mask.named_parameters() if "hh" not in n
+    )
+    loaded = method.load(tmp_path / "model")
+    rows = rows_of([method.validation_rows()[i] for i in range(3)], "cpu")
+    every = torch.ones_like(rows.attention_mask)
+    with torch.no_grad():
+        kept[0].eval()
+        expected, found = (m.score(rows, every, "prefix").nats for m in (kept[0], loaded))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)  # a LoRA is merged
+    if changes["train_base"] == "frozen":
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("mask", ["random", "norm", "surprisal", "sink_recency", "identity"])
+def test_masks_without_weights_train_the_base(mask: str, inputs: Inputs, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"mask": mask, "max_steps": 1, "exploration_epochs": [0.0]}
+    method = forgetting(inputs, **settings, hidden_dim=512, checkpoint_steps=[])
+    train_into(tmp_path, method)
+    row = pd.read_csv(tmp_path / "history.csv").query("split == 'train'")
+    model = method.load(tmp_path / "model")
+    rows = rows_of([method.validation_rows()[i] for i in range(3)], "cpu")
+    keep = model.decisions(rows, "prefix", 0.5)
+    free = model.free_tokens(rows, "prefix")
+    n = free.sum(1) // 2 if mask != "identity" else 0
+    assert ((free & ~keep).sum(1) == n).all()
+    assert row.empty or row["loss_nats"].notna().all()
+
+
+def gradients(method: Any, model: Any, rows: list[Any], *sizes: int) -> list[torch.Tensor]:
+    model.zero_grad()
+    torch.manual_seed(7)
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    parts = [method.collate(rows[a : a + n]) for a, n in zip(starts, sizes, strict=True)]
+    n_targets = torch.stack([method.count(part) for part in parts]).sum(0)
+    for part in parts:
+        method.loss(model, part, n_targets)[0].backward()
+    return [p.grad.clone() for _, p in model.trained()]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kl_scale": 0.5},
+        {"mode": "kv", "credit_window": 3},
+        {"mode": "pack"},
+        {"grad": "st_gumbel"},
+    ],
+)
+def test_micro_batches_give_the_gradient_of_one_batch(
+    changes: dict[str, Any], inputs: Inputs
+) -> None:
+    method = forgetting(inputs, **changes)
+    model = method.build()
+    model.multiplier.fill_(0.3)
+    windows = method.validation_rows()
+    rows = [windows[i] for i in range(64)]  # the first of a document have next to no context
+    whole = gradients(method, model, rows, 64)
+    assert sum(g.abs().max() > 0 for g in whole) == len(whole)
+    for found, expected in zip(gradients(method, model, rows, 16, 16, 16, 16), whole, strict=True):
+        torch.testing.assert_close(found, expected, rtol=2e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "changes", [{}, {"mode": "kv"}, {"grad": "st_gumbel"}, {"grad": "saliency"}]
+)
+def test_any_architecture_learns(architecture: str, changes: dict[str, Any]) -> None:
+    settings: Any = settings_of({**SETTINGS, "context_len": 11, "block_len": 5, **changes})
+    lm = language_model(architecture)
+    model = Forgetter(lm, MLPForgetMask(lm, 8), settings).train()
+    model.step = 5
+    rows = text_rows()
+    sums = model(**vars(rows))
+    (sums["policy"] + sums["base"]).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for _, p in model.trained())
+    assert max(float(p.grad.abs().max()) for p in model.mask.parameters()) > 0  # type: ignore[union-attr]
+    assert lm.config._attn_implementation == "sdpa"
+
+
+def test_two_step_explores_with_the_base_and_exploits_with_the_mask(inputs: Inputs) -> None:
+    method = forgetting(
+        inputs, schedule="two_step", exploration_epochs=[True, False], exploit_base_rate=0.1
+    )
+    model = method.build()
+    rows = [method.training_rows()[i] for i in range(4)]
+    batch = method.collate(rows)
+    for step, learns in ((0, False), (5, True)):
+        model.step = step
+        model.zero_grad()
+        method.loss(model, batch, method.count(batch))[0].backward()
+        assert all((p.grad is not None) == learns for p in model.mask.parameters())
+        assert all(p.grad is not None for p in model.lm.parameters())
+    s = method.settings
+    assert [phase_at(s, i).base_rate for i in (0, 2, 3, 5)] == [1.0, 1.0, 0.1, 0.1]
+    assert phase_at(s, 0).entropy_beta == s.entropy_beta
+    assert phase_at(s, 5).entropy_beta == pytest.approx(s.entropy_beta / 6)
+    four: Any = settings_of(
+        {**SETTINGS, "max_steps": 8, "exploration_epochs": [0.75, 0.5, 0.25, 0]}
+    )
+    assert [phase_at(four, i).epsilon for i in range(8)] == [0.75, 0.75, 0.5, 0.5, 0.25, 0.25, 0, 0]
+
+
+def test_the_base_is_slowed_while_the_mask_learns(inputs: Inputs, tmp_path: Path) -> None:
+    shared: dict[str, Any] = {
+        "schedule": "two_step", "exploration_epochs": [False], "max_steps": 1, "warmup_steps": 0,
+        "lr_schedule": "constant", "checkpoint_steps": [],
+    }  # fmt: skip
+    moved = []
+    start = dict(forgetting(inputs).build().lm.named_parameters())
+    for share in (0.1, 1.0, 0.0):
+        method = forgetting(inputs, exploit_base_rate=share, **shared)
+        train_into(tmp_path / str(share), method)
+        after = dict(method.load(tmp_path / str(share) / "model").lm.named_parameters())
+        moved.append(sum((after[n] - p).abs().sum().item() for n, p in start.items()))
+    assert moved[0] / moved[1] == pytest.approx(0.1, rel=0.02)
+    assert moved[2] == 0
+
+
+@pytest.mark.parametrize(("fraction", "n_whole"), [(0.0, 0), (0.25, 16), (1.0, 64)])
+def test_a_share_of_the_rows_is_read_whole(fraction: float, n_whole: int, inputs: Inputs) -> None:
+    method = forgetting(inputs, identity_fraction=fraction, exploration_epochs=[1.0])
+    model = method.build().eval()
+    windows = method.training_rows()
+    batch = method.collate([windows[0]] * 64)
+    torch.manual_seed(1)
+    sums = model(**batch)
+    per_row = int(batch["is_target"][0].sum())
+    found = 64 - int(sums["forgotten_targets"]) // per_row
+    assert found == pytest.approx(n_whole, abs=8 if 0 < n_whole < 64 else 0)
+    if fraction == 1:
+        rows = rows_of([windows[0]], "cpu")
+        identity = model.score(rows, torch.ones_like(rows.is_target)).nats.sum().detach()
+        assert float(sums["base"].detach()) == pytest.approx(64 * float(identity), rel=1e-5)
+
+
+def test_base_and_mask_are_clipped_apart(inputs: Inputs) -> None:
+    method = forgetting(inputs)
+    model = method.build()
+    of_base, of_mask = method.clipped_parts(model)
+    assert [*map(id, of_base)] == [*map(id, model.lm.parameters())]
+    assert [*map(id, of_mask)] == [*map(id, model.mask.parameters())]
+    frozen = forgetting(inputs, train_base="frozen")
+    assert len(frozen.clipped_parts(frozen.build())) == 1
+
+
+def test_price_rises_where_too_much_is_kept(inputs: Inputs) -> None:
+    method = forgetting(inputs, forget_p=0.3, exploration_epochs=[0.0])
+    model = method.build()
+    batch = method.collate([method.training_rows()[i] for i in range(4)])
+    for bias, sign in ((4.0, 1), (-4.0, -1)):
+        with torch.no_grad():
+            model.mask.last.bias.fill_(bias)  # type: ignore[union-attr]
+        model.multiplier.zero_()
+        method.loss(model, batch, method.count(batch))
+        model.update_duals()
+        assert float(model.multiplier) * sign > 0
+        model.zero_grad()
+        model(**batch)["price"].backward()
+        assert float(model.mask.last.bias.grad) * sign > 0  # type: ignore[union-attr]
+
+
+def test_windows_longer_than_the_base_reads_are_refused(inputs: Inputs) -> None:
+    with pytest.raises(TerseError, match="windows of 68 tokens are longer than the 64 positions"):
+        forgetting(inputs, context_len=60).build()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"base": None}, "needs a base and a corpus, or a task"),
+        ({"task": "filler"}, "a task makes its own text and model: leave base out"),
+        ({"exploration_epochs": [True]}, "schedule reinforce takes exploration_epochs as numbers"),
+        ({"schedule": "two_step"}, "schedule two_step takes exploration_epochs as booleans"),
+        ({"exploration_epochs": [1.5]}, "outside 0..1"),
+        ({"exploration_epochs": [1.0, 0.0], "train_base": "frozen"}, "and it is frozen"),
+        ({"mask": "rnn", "bidirectional": True, "mode": "kv"}, "mask rnn looks ahead"),
+        ({"decide": "topk", "mode": "kv"}, "looks ahead"),
+        ({"kernel_size": 5}, "kernel_size does not go with mask mlp"),
+        ({"mask": "random", "hidden_dim": 512, "train_base": "frozen"}, "leaves no training"),
+        ({"n_train_loops": 4}, "max_steps 6 is not n_train_loops x epochs = 8"),
+        ({"grad": "saliency", "mode": "pack"}, "goes with mode prefix or kv"),
+        ({"tokenizer": "t"}, "tokenizer is the base's"),
+        ({"mask": "rn"}, "mask"),
+    ],
+)
+def test_contradictions_are_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        settings_of(SETTINGS | changes)
+
+
+def test_steps_and_warm_up_follow() -> None:
+    plain = {k: v for k, v in SETTINGS.items() if k not in ("max_steps", "lr")}
+    settings: Any = settings_of({**plain, "n_train_loops": 50, "learning_rate": 0.01})
+    assert (settings.max_steps, settings.warmup_steps, settings.lr) == (100, 5, 0.01)
+    assert settings_of({**plain, "max_steps": 100, "warmup_steps": 0}).warmup_steps == 0
+
+
+def test_what_only_the_report_reads_trains_nothing_again() -> None:
+    settings = settings_of(SETTINGS)
+    for key, value in {"eval_rates": [0.9], "eval_windows": 7, "n_samples": 0}.items():
+        assert settings_of(SETTINGS | {key: value}).training_params() == settings.training_params()
+    assert settings_of(SETTINGS | {"eval_interval": 2}).training_params() != (
+        settings.training_params()
+    )
+
+
+def test_rollouts_count_in_the_time_limit() -> None:
+    windows = 28  # tokens: one pass forwards and backwards, three forwards
+    assert settings_of(SETTINGS).tokens_per_row() == 2 * windows
+    assert settings_of(SETTINGS | {"mask": "random", "hidden_dim": 512}).tokens_per_row() == windows
+
+
+def test_rewards_are_told_by_a_base_at_rest() -> None:
+    lm = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5)).train()
+    lm[0].bias.requires_grad_(False)
+    x = torch.ones(1, 4, requires_grad=True)
+    with at_rest(lm):
+        first, second = lm(x), lm(x)
+    assert torch.equal(first, second)  # rollouts differ by their masks alone
+    first.sum().backward()
+    assert x.grad is not None
+    assert lm[0].weight.grad is None
+    assert lm.training
+    assert [p.requires_grad for p in lm.parameters()] == [True, False]

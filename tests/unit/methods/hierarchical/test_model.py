@@ -1,0 +1,235 @@
+"""Invariants of the whole model: causality, padding, caches, likelihoods."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from terse.methods.hierarchical.compressor import Sequence
+from terse.methods.hierarchical.generation import (
+    Reader,
+    byte_rows,
+    compress,
+    decompress,
+    generate_bytes,
+    text_of,
+)
+from terse.methods.hierarchical.likelihoods import causal_nats, two_part
+from terse.methods.hierarchical.model import HierarchicalAutoencoder
+from terse.methods.hierarchical.segmentation import offsets, opened, segment_ids
+from terse.methods.hierarchical.settings import BOS, PAD
+from tiny_hierarchical import TOP, model, rows
+
+UPPER = {"codebook_size": 7, "max_segment_len": 3, "dim": 24}
+KINDS: dict[str, dict[str, Any]] = {
+    "vq": {},
+    "two levels": {"levels": ({}, UPPER)},
+    "several queries": {"levels": ({"num_queries": 2}, UPPER)},
+    "residual": {"levels": ({"quantizer": "residual", "num_quantizers": 2},)},
+    "fsq": {"levels": ({"quantizer": "fsq", "fsq_levels": [3, 4]},)},
+    "none": {"levels": ({"quantizer": "none"},), "top": {**TOP, "continuous": True}},
+    "continuous": {"top": {**TOP, "continuous": True, "ce_weight": 0.0}},
+    "decoder only": {"use_decoder_only_expander": True, "expander_lookback": 2},
+    "encoder": {"expander_num_enc_layers": 1, "levels": ({"num_queries": 2}, UPPER)},
+    "contextual": {"expander_memory": "contextual", "expander_lookback": 0},
+}
+
+
+@pytest.fixture(params=KINDS, scope="module")
+def built(request: pytest.FixtureRequest) -> HierarchicalAutoencoder:
+    torch.set_num_threads(1)
+    kind = dict(KINDS[request.param])
+    return model(*kind.pop("levels", ({},)), **kind)
+
+
+def predicted_logits(found: HierarchicalAutoencoder, ids: Tensor) -> Tensor:
+    """Return the logits (B, S - 1, 258) of causal decoding."""
+    with torch.inference_mode():
+        levels = found.encode(ids)
+        states = found.predicted_states(levels, found.top_lm(levels[-1].rows))
+        return found.levels[0][1].head.logits(states, ids[:, 1:, None])[0]
+
+
+@torch.inference_mode()
+def other_last_byte(found: HierarchicalAutoencoder, ids: Tensor) -> Tensor:
+    """Return rows that end otherwise, cut into as many segments: sums are bitwise the same."""
+    shapes = [level.rows.shape for level in found.encode(ids)]
+    for byte in range(97, 123):
+        last = ids.clone()
+        last[:, -1] = byte
+        changed = not (last == ids).all(1).any()
+        if changed and [level.rows.shape for level in found.encode(last)] == shapes:
+            return last
+    raise AssertionError("each last byte changes the number of segments")
+
+
+def test_nothing_at_or_after_a_byte_reaches_what_is_said_before_it(
+    built: HierarchicalAutoencoder,
+) -> None:
+    ids = rows(40, 40)
+    at = 23
+    with torch.inference_mode():
+        before, logits = built.encode(ids)[0], predicted_logits(built, ids)
+        other = ids.clone()
+        other[:, at] = (other[:, at] - 97 + 11) % 26 + 97
+        after, changed = built.encode(other)[0], predicted_logits(built, other)
+    assert torch.equal(before.opens[:, : at + 1], after.opens[:, : at + 1])
+    entropies = before.made.entropies, after.made.entropies
+    assert torch.equal(entropies[0][:, :at], entropies[1][:, :at])
+    assert not torch.equal(entropies[0][:, at:], entropies[1][:, at:])
+    torch.testing.assert_close(logits[:, :at], changed[:, :at], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(logits[:, at:], changed[:, at:], atol=1e-3)
+    last = other_last_byte(built, ids)
+    assert torch.equal(logits, predicted_logits(built, last))
+
+
+def test_padding_and_neighbours_change_nothing(built: HierarchicalAutoencoder) -> None:
+    ids = rows(17, 40, 29)
+    together = predicted_logits(built, ids)
+    for row, length in enumerate((17, 40, 29)):
+        alone = predicted_logits(built, ids[row : row + 1, :length])
+        torch.testing.assert_close(together[row, : length - 1], alone[0], rtol=1e-4, atol=1e-4)
+    built.eval()
+    whole = built(ids)
+    parts = [built(ids[i : i + 1, :n]) for i, n in enumerate((17, 40, 29))]
+    for name, value in whole.items():
+        if "perplexity" in name:  # which is no sum
+            continue
+        torch.testing.assert_close(value, sum(part[name] for part in parts), rtol=1e-4, atol=1e-3)
+
+
+def test_what_segments_have_in_common_is_told_from_segments_alone() -> None:
+    ids = rows(40, 9)  # the second row has far fewer
+    found = []
+    for batches in ([ids], [ids[:1], ids[1:, :9]]):
+        built = model().train()
+        for batch in batches:
+            built(batch)
+        built.after_step()
+        norm = built.levels[0][0].out_norm
+        found.append(torch.cat([norm.mean, norm.variance]))
+    torch.testing.assert_close(*found)
+    assert not torch.allclose(found[0][:1], torch.zeros(16))
+
+
+def test_each_level_is_a_partition(built: HierarchicalAutoencoder) -> None:
+    ids = rows(17, 40)
+    for at in built.encode(ids):
+        lengths = at.sequence.mask.sum(1)
+        for row in range(2):
+            own = at.segment[row, : lengths[row]]
+            counts = torch.bincount(own)
+            assert counts.sum() == lengths[row]
+            assert len(counts) == at.n[row]
+            assert (counts > 0).all()
+            assert (own.diff() >= 0).all()
+
+
+def test_reading_byte_by_byte_gives_the_same_logits(built: HierarchicalAutoencoder) -> None:
+    ids = rows(40, 40, 40)
+    expected = predicted_logits(built, ids)
+    with torch.inference_mode():
+        reader = Reader(built, 3)
+        reader.begin()
+        for t in range(39):
+            torch.testing.assert_close(reader.logits(), expected[:, t], rtol=1e-3, atol=1e-3)
+            reader.read(ids[:, t + 1], reader.rows)
+
+
+def test_rows_of_other_lengths_are_read_at_their_own_pace(built: HierarchicalAutoencoder) -> None:
+    prompts = [b"the quick", b"a", b"jumps over the lazy dog"]
+    together = generate_bytes(built, prompts, 12)
+    assert together == [generate_bytes(built, [prompt], 12)[0] for prompt in prompts]
+    for prompt, text in zip(prompts, together, strict=True):
+        ids = byte_rows([prompt + text], built.device)[:, :-1]
+        best = predicted_logits(built, torch.nn.functional.pad(ids, (0, 1), value=97)).argmax(-1)
+        for i, byte in enumerate(text):
+            assert best[0, len(prompt) + i] == byte
+
+
+def naively_decoded(found: HierarchicalAutoencoder, rows: Tensor, n: int) -> bytes:
+    """Return the greedy decoding of one row of codes (1, N, L, W), all of it anew for each byte."""
+    compressor, expander = found.levels[0]
+    ids = [BOS]
+    while len(ids) <= found.settings.expander_max_len:
+        sequence = Sequence(torch.tensor([*ids, 0])[None, :, None], torch.ones(1, len(ids) + 1))
+        entropies = compressor.head.entropy(compressor.lm(compressor.shared(
+            compressor.inputs(sequence))))  # fmt: skip
+        opens = opened(entropies, compressor.rule, compressor.shift)
+        if int(segment_ids(opens)[0, -1]) >= n:
+            break
+        states = expander(sequence.digits, segment_ids(opens), offsets(opens), rows)
+        ids.append(int(expander.head.logits(states, sequence.digits[:, 1:])[0][0, -1].argmax()))
+        if ids[-1] >= BOS:
+            break
+    return text_of(ids[1:])
+
+
+def test_decoding_equals_a_loop_that_recomputes_everything() -> None:
+    found = model({"max_segment_len": 3}, expander_max_len=60)
+    texts = [b"some text here", b"and another one, quite a bit longer", b"x"]
+    codes = compress(found, texts)
+    with torch.inference_mode():
+        rows_of = found.levels[0][0].rows_of(codes.codes)
+        expected = [
+            naively_decoded(found, rows_of[i : i + 1], int(codes.n[i])) for i in range(len(texts))
+        ]
+    assert decompress(found, codes) == expected
+    assert max(map(len, expected)) > 10
+
+
+def test_decoding_knows_nothing_but_the_codes(built: HierarchicalAutoencoder) -> None:
+    texts = [b"some text here", b"and another one, longer", b""]
+    together = decompress(built, compress(built, texts))
+    assert together == [decompress(built, compress(built, [text]))[0] for text in texts]
+
+
+def test_next_byte_probabilities_sum_to_one(built: HierarchicalAutoencoder) -> None:
+    ids = rows(12)
+    logits = predicted_logits(built, ids)
+    assert logits.shape[-1] == 258
+    with torch.inference_mode():
+        nats = [
+            causal_nats(built, torch.cat([ids[:, :11], torch.tensor([[symbol]])], 1))[0, 10]
+            for symbol in range(0, 258)
+        ]
+    assert torch.tensor(nats).neg().exp().sum().item() == pytest.approx(1, abs=1e-4)
+
+
+def test_the_bound_pays_for_each_code_and_for_their_end() -> None:
+    found, ids = model({"codebook_size": 6}), rows(30, 22)
+    with torch.inference_mode():
+        levels = found.encode(ids)
+        scored = two_part(found, levels)
+        head = found.top_lm.head
+        assert head is not None
+        for row, n in enumerate(levels[0].n.tolist()):
+            states = found.top_lm(levels[0].rows[row : row + 1, :n])[0]
+            symbols = [*levels[0].codes[row, :n, 0].tolist(), 7]  # EOS stands behind BOS, 6
+            logs = torch.log_softmax(head.heads[0](head.norm(states)), -1)
+            paid = -sum(logs[j, symbol] for j, symbol in enumerate(symbols))
+            torch.testing.assert_close(scored.codes[row], paid, rtol=1e-4, atol=1e-3)
+    alone = two_part(found, found.encode(ids[1:, :22]))
+    torch.testing.assert_close(scored.total[1:], alone.total, rtol=1e-4, atol=1e-3)
+
+
+def test_thresholds_move_until_as_many_segments_come_out_as_wanted() -> None:
+    found = model({"target_compression_ratio": 0.3, "max_segment_len": None}, top=None).train()
+    ids, ratios = rows(60, 60, 41), []
+    for _ in range(60):
+        level = found.encode(ids)[0]
+        ratios.append(level.n.sum().item() / level.sequence.mask.sum().item())
+        found.after_step()
+    assert abs(ratios[0] - 0.3) > 0.05
+    assert sum(ratios[-10:]) / 10 == pytest.approx(0.3, abs=0.02)
+
+
+def test_text_survives_as_bytes() -> None:
+    text = bytes(range(256)) + b"\xff\xfe\x80"
+    ids = byte_rows([text, b""])
+    assert ids.shape == (2, 261)
+    assert ids[0, 0] == BOS
+    assert ids[1, 2] == PAD
+    assert text_of(ids[0, 1:].tolist()) == text
+    assert text_of(ids[1, 1:].tolist()) == b""
