@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from terse.dimension.sinks import NORM_MULTIPLE, heavy_points
 from terse.errors import TerseError
 
 _HASH_SEED = 20210
@@ -61,40 +62,42 @@ class Kept:
     Attributes:
         mask: (B, N) bool.
         n_dup: (B,) int64, later copies of a row that are left out.
-        n_sinks: (B,) int64, points left out for their norm.
+        heavy: (B, N) bool, points far beyond the others (see `terse.dimension.sinks`), among the
+            used ones or, where the caller names a multiple, not.
+        heaviest: (B,) float64, the largest norm about the centre over the median.
     """
 
     mask: Tensor
     n_dup: Tensor
-    n_sinks: Tensor
+    heavy: Tensor
+    heaviest: Tensor
 
 
 def keep(batch: Tensor, skip_first: int, max_norm_multiple: float | None) -> Kept:
-    """Choose the points: not the first ones, no sinks, one of each set of equal rows."""
+    """Choose the points: not the first ones, one of each set of equal rows, no heavy ones.
+
+    Heavy points are left out where `max_norm_multiple` is given, and only marked otherwise.
+    """
     mask = torch.ones(batch.shape[:2], dtype=torch.bool, device=batch.device)
     mask[:, :skip_first] = False
-    n_sinks = mask.new_zeros(len(mask), dtype=torch.int64)
-    if max_norm_multiple is not None:
-        for cloud, points in enumerate(batch):
-            sinks = mask[cloud] & _sinks(points, mask[cloud], max_norm_multiple)
-            mask[cloud] &= ~sinks
-            n_sinks[cloud] = sinks.sum()
-    n_dup = torch.zeros_like(n_sinks)
+    n_dup = mask.new_zeros(len(mask), dtype=torch.int64)
     for cloud in _with_equal_hashes(batch, mask):
         copies = later_copies(batch[cloud], mask[cloud])
         mask[cloud] &= ~copies
         n_dup[cloud] = copies.sum()
-    return Kept(mask, n_dup, n_sinks)
-
-
-def _sinks(points: Tensor, mask: Tensor, multiple: float) -> Tensor:
-    """Return which points (N,) have a finite norm above `multiple` times the median."""
-    dtype = torch.promote_types(points.dtype, torch.float32)
-    norms = torch.linalg.vector_norm(points, dim=-1, dtype=dtype)
-    used = norms[mask & norms.isfinite()]
-    if len(used) == 0:
-        return torch.zeros_like(mask)
-    return norms.isfinite() & (norms > multiple * used.quantile(0.5))
+    heavy = torch.zeros_like(mask)
+    heaviest = mask.new_full((len(mask),), torch.nan, dtype=torch.float64)
+    for cloud, points in enumerate(batch):
+        used = mask[cloud]
+        whole = bool(used.all())
+        if not bool(used.any()):
+            continue
+        found = heavy_points(points if whole else points[used], max_norm_multiple or NORM_MULTIPLE)
+        heavy[cloud, used] = found.mask
+        heaviest[cloud] = found.norms.max()
+    if max_norm_multiple is not None:
+        mask &= ~heavy
+    return Kept(mask, n_dup, heavy, heaviest)
 
 
 @lru_cache(maxsize=4)

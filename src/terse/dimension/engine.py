@@ -11,11 +11,11 @@ from torch import Tensor
 
 from terse.dimension.clouds import Kept, as_batch, keep
 from terse.dimension.estimators import MIND_ML_CAP, all_from_neighbours, local_ids
-from terse.dimension.gram import Workspace, exact_products
+from terse.dimension.gram import Workspace, exact_products, plain_arithmetic
 from terse.dimension.names import GRIDE, RARE, expand_estimators
-from terse.dimension.neighbours import TILES_ABOVE, Clouds
+from terse.dimension.neighbours import N_NEIGHBOURS, TILES_ABOVE, Clouds
 from terse.dimension.rare import estimate_rare
-from terse.dimension.results import CloudResult, Estimates
+from terse.dimension.results import CloudResult, Estimates, moved
 from terse.dimension.safe_neighbours import CloudNeighbours, safe_neighbours
 from terse.dimension.threads import map_on_threads
 from terse.errors import TerseError, unknown_name
@@ -61,7 +61,9 @@ def estimate(
         points: (N, D) or (B, N, D), float16, bfloat16, float32 or float64.
         estimators: names, see `terse.dimension.names`; `gride` stands for all its scales.
         skip_first: leave out this many first points of each cloud (0 to N), such as a BOS sink.
-        max_norm_multiple: leave out points whose norm exceeds this multiple (> 1) of the median.
+        max_norm_multiple: leave out points whose norm about the centre exceeds this multiple (> 1)
+            of the median, at most an eighth of them. None: leave none out, but count those beyond
+            8, and estimate without them as well.
         theiler_window: leave out neighbours at most this many places away (0: none).
         precision: "auto" takes float32 products and repairs what they do not settle, float64
             where that is not enough or the input is float64; "float64" is the reference path.
@@ -91,8 +93,8 @@ def estimate(
     with exact_products():
         results = _estimate_all(batch, asked)
     _add_rare(results, batch, [name for name in names if name in RARE], n_jobs)
-    for result in results:
-        result.values = {name: result.values[name] for name in names}  # in the order asked for
+    for result in results:  # in the order asked for
+        result.values = {name: result.values[name] for name in names}
     return Estimates(results, single)
 
 
@@ -116,12 +118,18 @@ def _check_settings(
 
 def _estimate_all(batch: Tensor, asked: _Asked) -> list[CloudResult]:
     """Return the results of clouds (B, N, D), in order; large clouds use all threads themselves."""
-    together = batch.is_cuda or batch.shape[1] > TILES_ABOVE
-    pieces = [batch] if together else batch.split(_clouds_per_piece(len(batch)))
+    n, D = batch.shape[1:]
+    together = batch.is_cuda or n > TILES_ABOVE
+    size = max(1, _GPU_BYTES // (8 * n * D)) if together else _clouds_per_piece(len(batch))
 
     def one(piece: Tensor, space: Workspace) -> list[CloudResult]:
         return _estimate_some(piece, asked, space)
 
+    pieces = batch.split(size)
+    if batch.shape[1] > TILES_ABOVE:
+        space = Workspace()
+        with plain_arithmetic(batch.device):
+            return [result for piece in pieces for result in one(piece, space)]
     return [result for some in map_on_threads(one, pieces, batch.device) for result in some]
 
 
@@ -133,6 +141,9 @@ def _clouds_per_piece(n_clouds: int) -> int:
 def _estimate_some(batch: Tensor, asked: _Asked, space: Workspace) -> list[CloudResult]:
     """Return the results of clouds (b, N, D), in order, on this thread."""
     results: dict[int, CloudResult] = {}
+    if batch.dtype in (torch.float16, torch.bfloat16):
+        batch = batch.float()
+    batch = batch.contiguous()
     kept = keep(batch, asked.skip_first, asked.max_norm_multiple)
     for members in _groups(batch, kept):
         settled = safe_neighbours(_clouds(batch, kept, members, asked), asked.reference, space)
@@ -142,8 +153,10 @@ def _estimate_some(batch: Tensor, asked: _Asked, space: Workspace) -> list[Cloud
             results |= _finish([(b, one) for b, one in same if not one.refusal], batch, asked)
     for b, result in results.items():
         result.n_dup += int(kept.n_dup[b])
+        result.n_heavy, result.heaviest = int(kept.heavy[b].sum()), float(kept.heaviest[b])
         result.flags |= {"duplicates"} if result.n_dup else set()
-        result.flags |= {"sinks"} if kept.n_sinks[b] else set()
+        if asked.max_norm_multiple is not None:
+            result.flags |= {"sinks"} if result.n_heavy else set()
     return [results[b] for b in range(len(batch))]
 
 
@@ -152,17 +165,21 @@ def _clouds(batch: Tensor, kept: Kept, members: range, asked: _Asked) -> Clouds:
     mask = kept.mask[members[0]]
     first = int(mask.int().argmax())
     raw = batch[members[0] : members[-1] + 1, first:]
+    heavy = kept.heavy[members[0] : members[-1] + 1, first:]
     if not bool(mask[first:].all()):
         raw = batch[members[0]][mask].unsqueeze(0)
+        heavy = kept.heavy[members[0]][mask].unsqueeze(0)
     participation = "participation_ratio" in asked.names
-    return Clouds(raw, mask.nonzero().flatten(), asked.theiler_window, participation)
+    return Clouds(raw, mask.nonzero().flatten(), heavy, asked.theiler_window, participation)
 
 
 def _groups(batch: Tensor, kept: Kept) -> Iterator[range]:
     """Yield runs of clouds that keep the same points, as many as fit on a GPU."""
     _, n, D = batch.shape
     room = max(1, _GPU_BYTES // (8 * n * (n + D))) if batch.is_cuda else len(batch)
-    left_out = (kept.n_dup + kept.n_sinks > 0).tolist()
+    left_out = (kept.mask != kept.mask[:1]).any(1) | (kept.n_dup > 0)
+    left_out |= (kept.heavy & ~kept.mask).any(1)
+    left_out = left_out.tolist()
     start = 0
     while start < len(batch):
         stop = start + 1
@@ -179,14 +196,31 @@ def _add_rare(
     if not names:
         return
     usable = [b for b, result in enumerate(results) if not result.refusal]
+    heavy = [b for b in usable if not results[b].light.all()]
     clouds = [batch[b].double().cpu().numpy()[results[b].places] for b in usable]
+    clouds += [
+        batch[b].double().cpu().numpy()[results[b].places[results[b].light]] for b in heavy
+    ]
     for result in results:
         result.values |= dict.fromkeys(names, math.nan)
         result.reasons |= dict.fromkeys(names, result.refusal)
-    for b, found in zip(usable, estimate_rare(clouds, names, n_jobs), strict=True):
-        for name, (value, reason) in found.items():
-            results[b].values[name], results[b].reasons[name] = value, reason
-            results[b].flags |= {"failed"} if reason else set()
+        result.without |= dict.fromkeys(names, math.nan)
+        result.reasons_without |= dict.fromkeys(names, result.refusal)
+    found = estimate_rare(clouds, names, n_jobs)
+    of_all = dict(zip(usable, found, strict=False))
+    of_light = of_all | dict(zip(heavy, found[len(usable) :], strict=True))
+    for b in usable:
+        result = results[b]
+        for name in names:
+            result.values[name], result.reasons[name] = of_all[b][name]
+            result.without[name], result.reasons_without[name] = of_light[b][name]
+            result.flags |= {"failed"} if result.reasons[name] else set()
+        _flag_sink(result)
+
+
+def _flag_sink(result: CloudResult) -> None:
+    if any(moved(value, result.without[name]) for name, value in result.values.items()):
+        result.flags.add("sink")
 
 
 def _refused(settled: CloudNeighbours, asked: _Asked) -> CloudResult:
@@ -194,15 +228,20 @@ def _refused(settled: CloudNeighbours, asked: _Asked) -> CloudResult:
     result.values = dict.fromkeys(asked.names, math.nan)
     result.errors = {name: math.nan for name in asked.names if name in GRIDE}
     result.reasons = dict.fromkeys(asked.names, settled.refusal)
+    result.without, result.reasons_without = dict(result.values), dict(result.reasons)
     return result
 
 
 def _started(settled: CloudNeighbours) -> CloudResult:
+    light = np.ones(settled.n_eff, dtype=bool)
+    if settled.heavy is not None:
+        light = ~settled.heavy.cpu().numpy()
     return CloudResult(
         n_eff=settled.n_eff,
         n_dup=settled.n_dup,
         flags=set(settled.flags),
         places=settled.places.cpu().numpy(),
+        light=light,
         refusal=settled.refusal,
     )
 
@@ -215,21 +254,48 @@ def _finish(
     if not squared:
         return {}
     logs = torch.stack(squared).log() / 2  # (b, n, 21)
-    values, errors = all_from_neighbours(asked.names, logs, asked.compat)
-    if "participation_ratio" in asked.names:
-        values["participation_ratio"] = torch.tensor(
-            [settled.participation for _, settled in found], dtype=torch.float64
-        )
-    columns = {name: values[name].tolist() for name in asked.names}
-    error_columns = {name: error.tolist() for name, error in errors.items()}
+    columns, errors = _estimates(asked, logs)
     results = {}
     for at, (b, settled) in enumerate(found):
         result = results[b] = _started(settled)
         result.values = {name: column[at] for name, column in columns.items()}
-        result.errors = {name: column[at] for name, column in error_columns.items()}
+        result.errors = {name: column[at] for name, column in errors.items()}
+        result.without = _without(settled, result.values, asked)
+        if settled.linear is not None:
+            without, everything = settled.linear
+            result.values["participation_ratio"] = everything.participation
+            result.without["participation_ratio"] = without.participation
+            result.first_share = everything.first_share
+            result.first_share_without = without.first_share
         _explain(result)
         _attach(result, settled, logs[at], batch.shape[1], asked)
     return results
+
+
+def _estimates(
+    asked: _Asked, logs: Tensor
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Return estimates and standard errors by name from logs (b, n, 21); linear ones are NaN."""
+    values, errors = all_from_neighbours(asked.names, logs, asked.compat)
+    columns = {name: [math.nan] * len(logs) for name in asked.names}
+    columns |= {name: value.tolist() for name, value in values.items()}
+    return columns, {name: error.tolist() for name, error in errors.items()}
+
+
+def _without(
+    settled: CloudNeighbours, values: dict[str, float], asked: _Asked
+) -> dict[str, float]:
+    """Return the estimates without the heavy points; `values` where there are none."""
+    if settled.heavy is None:
+        return dict(values)
+    if settled.without is None:
+        return dict.fromkeys(values, math.nan)
+    columns, _ = _estimates(asked, settled.without[None].log() / 2)
+    return {name: column[0] for name, column in columns.items()}
+
+
+_NO_SCALE = "equal_distances: neighbours equally far leave no scale"
+_TOO_FEW_LIGHT = "too_few: heavy points left out, fewer than 22 are left"
 
 
 def _explain(result: CloudResult) -> None:
@@ -239,8 +305,14 @@ def _explain(result: CloudResult) -> None:
     for name, value in result.values.items():
         if not math.isfinite(value):
             result.values[name] = math.nan
-            result.reasons[name] = "equal_distances: neighbours equally far leave no scale"
+            result.reasons[name] = _NO_SCALE
             result.flags.add("equal_distances")
+    few = int(result.light.sum()) <= N_NEIGHBOURS
+    for name, value in result.without.items():
+        if not math.isfinite(value):
+            result.without[name] = math.nan
+            result.reasons_without[name] = _TOO_FEW_LIGHT if few else _NO_SCALE
+    _flag_sink(result)
 
 
 def _attach(

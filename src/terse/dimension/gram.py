@@ -10,7 +10,9 @@ from torch import Tensor
 N_OUTLIERS = 8
 """How many dimensions of largest magnitude are taken out of the product."""
 
-_OUTLIER_SHARE = 0.5
+OUTLIER_SHARE = 0.5
+"""Share of the points' energy, every point counting alike, from which those are taken out."""
+
 _LARGE_OFFSET = 10.0
 _ROWS = 128
 _BLOCK_ELEMENTS = 1 << 18
@@ -59,13 +61,17 @@ class Centred:
     Attributes:
         rest: (b, n, D) centred coordinates, zero in the outlier dimensions of split clouds.
         norms: (b, n) their squared norms.
+        offset: (b, D) what was subtracted.
         outliers: (b, n, 8) raw coordinates in the outlier dimensions (zero for clouds that are
             not split), or None where no cloud is.
+        dims: (b, 8) those dimensions, or None.
     """
 
     rest: Tensor
     norms: Tensor
+    offset: Tensor
     outliers: Tensor | None
+    dims: Tensor | None
 
     def sides(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor] | None:
         """Return the outlier coordinates of two ranges of points, if any are split off."""
@@ -74,29 +80,52 @@ class Centred:
         return self.outliers[:, rows], self.outliers[:, columns]
 
 
-def centre(raw: Tensor, dtype: torch.dtype, space: Workspace) -> Centred:
-    """Centre clouds (b, n, D) in `dtype` and split off dimensions that dwarf all others."""
+def centre(raw: Tensor, heavy: Tensor, dtype: torch.dtype, space: Workspace) -> Centred:
+    """Centre clouds (b, n, D) in `dtype` and split off dimensions that dwarf all others.
+
+    Heavy points (b, n) have no part in the mean, and become zero.
+    """
     rest = space.take("rest", tuple(raw.shape), dtype, raw)
+    used = (~heavy).to(dtype).unsqueeze(1)  # (b, 1, n)
     offset = rest.new_zeros(len(raw), 1, raw.shape[2])  # (b, 1, D)
     for rows in _blocks(raw):
         rest[:, rows].copy_(raw[:, rows])
-        offset += rest[:, rows].sum(1, keepdim=True)
-    offset /= raw.shape[1]
-    norms, share = _subtract(rest, offset, space)
+        rest[:, rows].masked_fill_(heavy[:, rows].unsqueeze(-1), 0)
+        offset += used[..., rows] @ rest[:, rows]
+    counts = used.sum(-1, keepdim=True)  # (b, 1, 1)
+    offset /= counts
+    norms, share = _subtract(rest, offset, heavy, space)
     if bool((offset.square().sum((1, 2)) > _LARGE_OFFSET * norms.mean(1)).any()):
         # the float32 mean of a large offset is itself off by more than the points' spread
-        norms, share = _subtract(rest, rest.mean(1, keepdim=True), space)
+        again = rest.sum(1, keepdim=True) / counts
+        norms, share = _subtract(rest, again, heavy, space)
+        offset = offset + again
     heaviest = share.topk(min(N_OUTLIERS, share.shape[1]))
-    split = heaviest.values.sum(-1) > _OUTLIER_SHARE * raw.shape[1]
+    split = heaviest.values.sum(-1) > OUTLIER_SHARE * counts.flatten()
     chosen = split.nonzero().flatten().tolist()
     if not chosen:
-        return Centred(rest, norms, None)
+        return Centred(rest, norms, offset.squeeze(1), None, None)
     outliers = rest.new_zeros(*rest.shape[:2], heaviest.indices.shape[-1])  # (b, n, 8)
     for cloud in chosen:
         dims = heaviest.indices[cloud]
         outliers[cloud] = raw[cloud][:, dims].to(dtype)
         rest[cloud, :, dims] = 0
-    return Centred(rest, torch.linalg.vector_norm(rest, dim=-1).square(), outliers)
+    norms = torch.linalg.vector_norm(rest, dim=-1).square()
+    return Centred(rest, norms, offset.squeeze(1), outliers, heaviest.indices)
+
+
+def complete(centred: Centred, heavy: Tensor, cloud: int) -> Tensor:
+    """Return the centred points (n, D) of one cloud with all dimensions, heavy ones zero.
+
+    This uses the buffer of `centred`, which is of no other use afterwards.
+    """
+    rest = centred.rest[cloud]
+    if centred.outliers is None or centred.dims is None or not bool(centred.outliers[cloud].any()):
+        return rest
+    outliers, left_out = centred.outliers[cloud].double(), heavy[cloud]
+    outliers = outliers - outliers[~left_out].mean(0)
+    rest[:, centred.dims[cloud]] = outliers.masked_fill(left_out.unsqueeze(-1), 0).to(rest.dtype)
+    return rest
 
 
 def _blocks(points: Tensor) -> Iterator[slice]:
@@ -107,8 +136,10 @@ def _blocks(points: Tensor) -> Iterator[slice]:
         yield slice(start, min(start + step, n))
 
 
-def _subtract(rest: Tensor, offset: Tensor, space: Workspace) -> tuple[Tensor, Tensor]:
-    """Subtract an offset (b, 1, D) from the points (b, n, D) in place.
+def _subtract(
+    rest: Tensor, offset: Tensor, heavy: Tensor, space: Workspace
+) -> tuple[Tensor, Tensor]:
+    """Subtract an offset (b, 1, D) from the points (b, n, D) in place; heavy ones stay zero.
 
     Returns:
         Their squared norms (b, n), and how much of them each dimension holds (b, D), summed over
@@ -118,6 +149,7 @@ def _subtract(rest: Tensor, offset: Tensor, space: Workspace) -> tuple[Tensor, T
     share = rest.new_zeros(rest.shape[0], 1, rest.shape[2])
     for rows in _blocks(rest):
         part = rest[:, rows].sub_(offset)  # (b, r, D)
+        part.masked_fill_(heavy[:, rows].unsqueeze(-1), 0)
         squares = space.take("squares", tuple(part.shape), rest.dtype, rest)
         torch.mul(part, part, out=squares)
         norms[:, rows] = squares.sum(-1)
@@ -140,6 +172,12 @@ def gram(rest: Tensor, space: Workspace) -> Tensor:
         multiply(rest[:, start:], rest[:, start:stop], out=full[:, start:, start:stop])
         full[:, start:stop, stop:] = full[:, stop:, start:stop].mT
     return full
+
+
+def with_padding(product: Tensor) -> Tensor:
+    """Return one of the matrices that `gram` made, (n, >= n), contiguous in memory."""
+    n, stride = len(product), product.stride(0)
+    return product.as_strided((n, stride), (stride, 1))
 
 
 def multiply(a: Tensor, b: Tensor, out: Tensor) -> None:

@@ -4,36 +4,45 @@ Distances come from a matrix product of centred points. Where its rounding error
 pair, the row or the whole cloud is computed again, by direct differences or in float64.
 """
 
-import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from terse.dimension.gram import Centred, Workspace, centre, gram, multiply, to_squared_distances
+from terse.dimension import kernels
+from terse.dimension.covariance import Linear, Moments, linear, linear_with
+from terse.dimension.fast_pass import (
+    ACCEPTED,
+    ERROR_IN_EPS,
+    SPREAD,
+    TOLERANCE,
+    UNPROVEN,
+    fast_pass,
+    n_candidates,
+)
+from terse.dimension.gram import (
+    Centred,
+    Workspace,
+    centre,
+    complete,
+    gram,
+    multiply,
+    to_squared_distances,
+)
 from terse.dimension.selection import smallest, smallest_in_columns
 from terse.dimension.threads import map_on_threads, one_thread
 
 N_NEIGHBOURS = 21
 """Neighbours that the estimators see: r_1 to r_21."""
 
-PAIR_TOLERANCE = 6e-6
-"""Largest relative error of a squared distance that is left as the product gave it."""
-
 TILES_ABOVE = 4096
 """Points above which a cloud's distances are not all held at once."""
 
 _TILE = 2048
-_ERROR_GROWTH = 3.0
-_SPREAD_TOLERANCE = 1e-4
-_TYPICAL_ERROR = 2.0
-_ACCEPTED = 2e-6
-_ACCEPTED_WHERE_CHEAP = 2.5e-7
-_CHEAP = 512
-_CUT = 32
-_PAIRS_PER_POINT = 4
 _PAIR_ELEMENTS = 1 << 16
+_GPU_PAIR_ELEMENTS = 1 << 26
 _GATHER_ELEMENTS = 1 << 21
 _LARGEST = {torch.float32: 1e15, torch.float64: 1e150}
 
@@ -45,15 +54,17 @@ class Neighbours:
     Attributes:
         squared: (b, n, 21) float64, ascending squared distances to the nearest other points.
         index: (b, n, 21) int64, their positions in the cloud.
-        participation: (b,) float64, (sum lambda)^2 / sum lambda^2 of the covariance
-            (not finite where it is not wanted).
+        linear: the linear dimensions of each cloud without and with its heavy points, None where
+            they are not wanted.
         doubtful: (b,) bool, the cloud is not finite or has to be done again in float64.
-        repaired: (b,) bool, some distances were computed again by differences.
+        repaired: (b,) bool, some distances were in doubt and computed again by differences.
+
+    All but `linear` are without the heavy points, whose own rows mean nothing.
     """
 
     squared: Tensor
     index: Tensor
-    participation: Tensor
+    linear: list[tuple[Linear, Linear] | None]
     doubtful: Tensor
     repaired: Tensor
 
@@ -65,14 +76,25 @@ class Clouds:
     Attributes:
         raw: (b, n, D) the points.
         times: (n,) int64, place of each point in its context.
+        heavy: (b, n) bool, points that are looked at last (see `terse.dimension.heavy`).
         theiler_window: neighbours at most this many places away in time are left out (0: none).
         participation: whether the participation ratio is wanted.
     """
 
     raw: Tensor
     times: Tensor
+    heavy: Tensor
     theiler_window: int = 0
     participation: bool = True
+
+    def one(self, cloud: int) -> "Clouds":
+        """Return one of the clouds, as a batch of one."""
+        part = slice(cloud, cloud + 1)
+        return replace(self, raw=self.raw[part], heavy=self.heavy[part])
+
+    def one_by_one(self) -> list["Clouds"]:
+        """Return all of them, each as a batch of one."""
+        return [self.one(cloud) for cloud in range(len(self.raw))]
 
 
 def neighbour_pass(clouds: Clouds, dtype: torch.dtype, space: Workspace) -> Neighbours:
@@ -83,17 +105,47 @@ def neighbour_pass(clouds: Clouds, dtype: torch.dtype, space: Workspace) -> Neig
         dtype: float32 or float64, in which the product is taken.
         space: buffers to use again.
     """
-    together = [clouds.raw] if clouds.raw.is_cuda else clouds.raw.split(1)
-    found = [_find(replace(clouds, raw=raw), dtype, space) for raw in together]
-    return _settle(clouds, _Found(*map(torch.cat, zip(*found, strict=True))), dtype)
+    together = [clouds] if clouds.raw.is_cuda else clouds.one_by_one()
+    parts = [_pass(some, dtype, space) for some in together]
+    linear = [one for part in parts for one in part.linear]
+    tensors = [torch.cat([getattr(part, key) for part in parts]) for key in _TENSORS]
+    return Neighbours(*tensors[:2], linear, *tensors[2:])
+
+
+_TENSORS = ("squared", "index", "doubtful", "repaired")
+
+
+def _pass(clouds: Clouds, dtype: torch.dtype, space: Workspace) -> Neighbours:
+    small = clouds.raw.shape[1] <= TILES_ABOVE
+    if clouds.raw.device.type == "cpu" and clouds.raw.dtype == dtype == torch.float32 and small:
+        return _fast(clouds, space)
+    found, centred = _find(clouds, dtype, space)
+    linear = _linear(clouds, centred, found.trace, found.energy)
+    return _settle(clouds, found, linear, dtype)
+
+
+def _fast(clouds: Clouds, space: Workspace) -> Neighbours:
+    """Do one cloud with the compiled kernels of a CPU."""
+    found, centred, product = fast_pass(
+        clouds.raw, clouds.times, clouds.theiler_window, clouds.heavy, N_NEIGHBOURS, space
+    )
+    trace = found.norms.double().sum()[None]
+    limit = _LARGEST[torch.float32]
+    trace, energy = _with_outliers(clouds, centred, trace, _energy(clouds, product))
+    settled = torch.tensor([found.settled]) & (trace < limit) & (trace > 1 / limit)
+    squared, index, rows = found.squared[None], found.index[None], found.unproven[None]
+    if bool(settled) and bool(rows.any()):
+        _repair_rows(clouds, squared, index, rows)
+    linear = _linear(clouds, centred, trace, energy)
+    return Neighbours(squared, index, linear, ~settled, torch.tensor([found.repaired]))
 
 
 class _Found(NamedTuple):
     """What the product says, before its errors are judged.
 
     Attributes:
-        squared: (b, n, 21) float64.
-        nearest: (b, n, 21) int64, whose they are.
+        squared: (b, n, k) float64, of somewhat more candidates than are needed.
+        nearest: (b, n, k) int64, whose they are.
         norms: (b, n) squared norms outside the outlier dimensions.
         trace: (b,) float64, trace of the Gram matrix with all dimensions.
         energy: (b,) float64, its squared Frobenius norm.
@@ -106,17 +158,44 @@ class _Found(NamedTuple):
     energy: Tensor
 
 
-def _find(clouds: Clouds, dtype: torch.dtype, space: Workspace) -> _Found:
+def _find(
+    clouds: Clouds, dtype: torch.dtype, space: Workspace
+) -> tuple[_Found, Centred]:
     """Take the products of clouds and select, with the buffers of one pass."""
     if clouds.raw.shape[1] <= TILES_ABOVE:
-        centred = centre(clouds.raw, dtype, space)
+        centred = centre(clouds.raw, clouds.heavy, dtype, space)
         found = _whole(clouds, centred, space)
     else:
         with one_thread():
-            centred = centre(clouds.raw, dtype, space)
+            centred = centre(clouds.raw, clouds.heavy, dtype, space)
         found = _by_tiles(clouds, centred)
-    trace, energy = _with_outliers(centred, found.trace, found.energy)
-    return found._replace(trace=trace, energy=energy)
+    trace, energy = _with_outliers(clouds, centred, found.trace, found.energy)
+    return found._replace(trace=trace, energy=energy), centred
+
+
+def _energy(clouds: Clouds, product: Tensor) -> Tensor:
+    """Return the squared Frobenius norms (b,) of (b, r, c), zero where nobody wants them."""
+    if not clouds.participation:
+        return torch.zeros(len(product), dtype=torch.float64, device=product.device)
+    return _square_norm(product)
+
+
+def _linear(
+    clouds: Clouds, centred: Centred, trace: Tensor, energy: Tensor
+) -> list[tuple[Linear, Linear] | None]:
+    """Return the linear dimensions of each cloud without and with its heavy points."""
+    if not clouds.participation:
+        return [None] * len(clouds.raw)
+    found: list[tuple[Linear, Linear] | None] = []
+    for cloud, moments in enumerate(zip(trace.tolist(), energy.tolist(), strict=True)):
+        points, mask = complete(centred, clouds.heavy, cloud), clouds.heavy[cloud]
+        without = linear(points, Moments(*moments))
+        both = (without, without)
+        if bool(mask.any()):
+            heavy = clouds.raw[cloud][mask].double() - centred.offset[cloud].double()
+            both = (without, linear_with(points, Moments(*moments), heavy, len(mask)))
+        found.append(both)
+    return found
 
 
 def _whole(clouds: Clouds, centred: Centred, space: Workspace) -> _Found:
@@ -125,10 +204,10 @@ def _whole(clouds: Clouds, centred: Centred, space: Workspace) -> _Found:
     b, n, _ = product.shape
     every = slice(0, n)
     norms = product.diagonal(dim1=1, dim2=2).clone()  # (b, n)
-    energy = _square_norm(product) if clouds.participation else norms.new_zeros(b).double()
+    energy = _energy(clouds, product)
     squared = to_squared_distances(product, None, norms, centred.sides(every, every))
     exclude(squared, clouds, every, every)
-    found, index = smallest(squared, N_NEIGHBOURS)  # (b, n, 21)
+    found, index = smallest(squared, _n_candidates(clouds))  # (b, n, k)
     exact = norms.double()
     return _Found(found.double() + exact.unsqueeze(-1), index, norms, exact.sum(1), energy)
 
@@ -142,7 +221,7 @@ def _by_tiles(clouds: Clouds, centred: Centred) -> _Found:
     def one(tile: tuple[slice, slice], space: Workspace) -> _Tile:
         return _work_on_tile(clouds, centred, tile, space)
 
-    best = _Best(b, n, centred.rest)
+    best = _Best(b, n, _n_candidates(clouds), centred.rest)
     energy = centred.norms.new_zeros(b, dtype=torch.float64)
     done = map_on_threads(one, tiles, centred.rest.device)
     for (rows, columns), tile in zip(tiles, done, strict=True):
@@ -155,7 +234,7 @@ def _by_tiles(clouds: Clouds, centred: Centred) -> _Found:
 
 
 class _Tile(NamedTuple):
-    """The nearest in one tile: values and positions (b, <= 2048, <= 21); energy (b,) of it."""
+    """The nearest in one tile: values and positions (b, <= 2048, <= k); energy (b,) of it."""
 
     of_rows: tuple[Tensor, Tensor]
     of_columns: tuple[Tensor, Tensor] | None
@@ -174,30 +253,35 @@ def _work_on_tile(
     shape = (rest.shape[0], rows.stop - rows.start, columns.stop - columns.start)
     squared = space.take("tile", shape, rest.dtype, rest)
     multiply(rest[:, rows], rest[:, columns], out=squared)
-    energy = _square_norm(squared) if clouds.participation else norms.new_zeros(1).double()
+    energy = _energy(clouds, squared)
     to_squared_distances(squared, norms[:, rows], norms[:, columns], centred.sides(rows, columns))
     exclude(squared, clouds, rows, columns)
-    of_rows = smallest(squared, min(N_NEIGHBOURS, shape[2]))
+    k = _n_candidates(clouds)
+    of_rows = smallest(squared, min(k, shape[2]))
     if rows == columns:
         return _Tile(of_rows, None, energy)
-    return _Tile(of_rows, smallest_in_columns(squared, min(N_NEIGHBOURS, shape[1])), 2 * energy)
+    return _Tile(of_rows, smallest_in_columns(squared, min(k, shape[1])), 2 * energy)
 
 
 class _Best:
-    """The nearest neighbours seen so far, (b, n, 21)."""
+    """The nearest neighbours seen so far, (b, n, k)."""
 
-    def __init__(self, b: int, n: int, like: Tensor) -> None:
-        shape = (b, n, N_NEIGHBOURS)
+    def __init__(self, b: int, n: int, k: int, like: Tensor) -> None:
+        shape = (b, n, k)
         self.squared = torch.full(shape, torch.inf, dtype=like.dtype, device=like.device)
         self.index = torch.zeros(shape, dtype=torch.int64, device=like.device)
 
     def offer(self, points: slice, first: int, found: tuple[Tensor, Tensor]) -> None:
-        """Take in the nearest (b, p, <= 21) of a range of points that begins at `first`."""
+        """Take in the nearest (b, p, <= k) of a range of points that begins at `first`."""
         squared, index = found
-        both = torch.cat([self.squared[:, points], squared], -1)  # (b, p, 42)
+        both = torch.cat([self.squared[:, points], squared], -1)  # (b, p, <= 2 k)
         indices = torch.cat([self.index[:, points], index + first], -1)
-        self.squared[:, points], place = both.topk(N_NEIGHBOURS, largest=False, sorted=True)
+        self.squared[:, points], place = both.topk(self.squared.shape[-1], largest=False, sorted=True)
         self.index[:, points] = indices.gather(-1, place)
+
+
+def _n_candidates(clouds: Clouds) -> int:
+    return n_candidates(clouds.heavy, clouds.theiler_window)
 
 
 def _square_norm(product: Tensor) -> Tensor:
@@ -206,7 +290,16 @@ def _square_norm(product: Tensor) -> Tensor:
 
 
 def exclude(squared: Tensor, clouds: Clouds, rows: slice, columns: slice) -> None:
-    """Make each point, and its neighbours in time, infinitely far: squared is (b, r, c)."""
+    """Make heavy points, each point itself and its neighbours in time infinitely far.
+
+    squared is (b, r, c).
+    """
+    squared.masked_fill_(clouds.heavy[:, None, columns], torch.inf)
+    exclude_in_time(squared, clouds, rows, columns)
+
+
+def exclude_in_time(squared: Tensor, clouds: Clouds, rows: slice, columns: slice) -> None:
+    """Make each point itself and its neighbours in time infinitely far: squared is (b, r, c)."""
     gap = columns.start - rows.start
     if clouds.theiler_window == 0:
         if gap < squared.shape[1]:
@@ -216,122 +309,116 @@ def exclude(squared: Tensor, clouds: Clouds, rows: slice, columns: slice) -> Non
     squared.masked_fill_(apart.abs() <= clouds.theiler_window, torch.inf)
 
 
-def _with_outliers(centred: Centred, trace: Tensor, energy: Tensor) -> tuple[Tensor, Tensor]:
+def _with_outliers(
+    clouds: Clouds, centred: Centred, trace: Tensor, energy: Tensor
+) -> tuple[Tensor, Tensor]:
     """Add the outlier dimensions to the trace (b,) and squared norm (b,) of the Gram matrices.
 
     They equal those of n - 1 times the covariance, which has the same spectrum.
     """
     if centred.outliers is None:
         return trace, energy
-    outliers = centred.outliers.double()
-    outliers = outliers - outliers.mean(1, keepdim=True)  # (b, n, 8)
+    used = ~clouds.heavy.unsqueeze(-1)  # (b, n, 1)
+    outliers = centred.outliers.double() * used
+    outliers = (outliers - outliers.sum(1, keepdim=True) / used.sum(1, keepdim=True)) * used
     cross = centred.rest.mT @ outliers.to(centred.rest.dtype)  # (b, D, 8)
     energy = energy + 2 * cross.double().square().sum((1, 2))
     energy = energy + (outliers.mT @ outliers).square().sum((1, 2))
     return trace + outliers.square().sum((1, 2)), energy
 
 
-def _settle(clouds: Clouds, found: _Found, dtype: torch.dtype) -> Neighbours:
-    """Judge the errors of the product, compute again what is in doubt, and order the result."""
-    squared, index = found.squared, found.nearest
-    pairs, rows = _doubts(squared, found.norms.double(), dtype)
-    n = squared.shape[1]
+def _settle(
+    clouds: Clouds,
+    found: _Found,
+    linear: list[tuple[Linear, Linear] | None],
+    dtype: torch.dtype,
+) -> Neighbours:
+    """Judge the errors of the product, compute again what is in doubt, and order the result.
+
+    As in `kernels.settle`, where it is explained.
+    """
+    squared, index = found.squared, found.nearest  # (b, n, k)
+    doubts = _doubts(squared, found.norms.double(), dtype)
     limit = _LARGEST[dtype]
     doubtful = ~((found.trace < limit) & (found.trace > 1 / limit))  # true for NaN, too
+    used = ~clouds.heavy & ~doubtful.unsqueeze(-1)
+    pairs = doubts.pairs & used.unsqueeze(-1)
+    repaired = pairs.any(2).any(1)
     if dtype == torch.float32:
-        doubtful |= (pairs.sum((1, 2)) > _PAIRS_PER_POINT * n) | (rows.sum(1) > max(2, n // 256))
-        accepted = _ACCEPTED_WHERE_CHEAP if n <= _CHEAP else _ACCEPTED
-        doubtful |= _predicted_error(squared, found.norms.double()) > accepted
-        pairs[..., :2] |= _at_the_cut(squared).unsqueeze(-1)
-    pairs, rows = pairs & ~doubtful[:, None, None], rows & ~doubtful[:, None]
-    repaired = (pairs.sum((1, 2)) > 2 * _CUT) | rows.any(1)  # the cut is part of the plain path
-    touched = pairs.any(2) | rows  # (b, n)
-    if bool(touched.any()):
-        _repair_pairs(clouds.raw, squared, index, pairs, dtype)
-        _repair_rows(clouds, squared, index, rows)
-        squared[touched], order = squared[touched].sort(-1)
-        index[touched] = index[touched].gather(-1, order)
-    participation = found.trace.square() / found.energy
-    return Neighbours(squared, index, participation, doubtful, repaired)
-
-
-def _doubts(squared: Tensor, norms: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return which pairs (b, n, 21) and which whole rows (b, n) the product does not settle.
-
-    A pair is in doubt where the rounding error is no longer small against its squared distance. A
-    row is where that holds for its farthest neighbour, since then the set of neighbours itself is
-    open; in float32 also where all its distances are so alike (a sink's are) that the error is
-    not small against their spread.
-    """
-    finfo = torch.finfo(dtype)
-    error = _ERROR_GROWTH * finfo.eps * (norms + squared[..., -1])  # (b, n)
-    near = squared.clamp_min(finfo.tiny)
-    relative = error.unsqueeze(-1) / near
-    logs = near[..., :20].log()
-    spread = 20 * logs[..., -1] - logs.sum(-1)  # (b, n)
-    alike = relative[..., 19] > _SPREAD_TOLERANCE * spread
-    rows = relative[..., -1] > PAIR_TOLERANCE
-    rows &= squared[..., -1].isfinite()
-    pairs = relative > PAIR_TOLERANCE
+        pairs[..., :2] = used.unsqueeze(-1)
+    _repair_pairs(clouds.raw, squared, index, pairs)
+    squared, order = squared.sort(-1)
+    squared, index = squared[..., :N_NEIGHBOURS], index.gather(-1, order)[..., :N_NEIGHBOURS]
+    rows = doubts.open & used & ~(squared[..., -1] <= doubts.bound)
     if dtype == torch.float32:
-        rows |= alike
-    else:
-        pairs |= alike.unsqueeze(-1)
-    return pairs & ~rows.unsqueeze(-1), rows
+        doubtful |= rows.sum(1) > max(8, UNPROVEN * rows.shape[1])
+    _repair_rows(clouds, squared, index, rows & ~doubtful.unsqueeze(-1))
+    return Neighbours(squared, index, linear, doubtful, repaired)
 
 
-def _predicted_error(squared: Tensor, norms: Tensor) -> Tensor:
-    """Return the relative error (b,) that float32 products leave in the mean of log(r_2 / r_1).
+class _Doubts(NamedTuple):
+    """Which pairs (b, n, k), and which sets of candidates (b, n), the product does not settle.
 
-    The larger the dimension, the smaller these logarithms. The prediction is cautious: above a
-    dimension of 100 it is two to three times what is seen, since unrelated products cancel.
+    All other points are farther than `bound` (b, n), unless it is infinite.
     """
-    eps = torch.finfo(torch.float32).eps
-    relative = _TYPICAL_ERROR * eps * norms / squared[..., 0]  # (b, n)
-    mean_log = (squared[..., 1] / squared[..., 0]).log().mean(1) / 2  # (b,) about 1 / d
-    return relative.square().mean(1).sqrt() / (mean_log * math.sqrt(squared.shape[1]))
+
+    pairs: Tensor
+    open: Tensor
+    bound: Tensor
 
 
-def _at_the_cut(squared: Tensor) -> Tensor:
-    """Return the few points (b, n) whose r_2 / r_1 ranks around 90 percent.
+def _doubts(squared: Tensor, norms: Tensor, dtype: torch.dtype) -> _Doubts:
+    """Compare possible rounding errors with squared distances (b, n, k) and their spread."""
+    possible = ERROR_IN_EPS * torch.finfo(dtype).eps * (norms + squared[..., -1])  # (b, n)
+    kept = squared[..., :N_NEIGHBOURS]
+    last = kept[..., -1]
+    spread = (1 - kept / last.unsqueeze(-1)).sum(-1)
+    tolerance = TOLERANCE if dtype == torch.float32 else TOLERANCE / 64
+    wide = tolerance * last * torch.clamp(SPREAD * spread, max=1)
+    open_sets = ~(possible <= wide)  # true for NaN, too
+    pairs = possible.unsqueeze(-1) > tolerance * squared
+    pairs[..., N_NEIGHBOURS:] = False
+    relative = (possible / (last * spread.clamp_min(1e-12))).where(~open_sets, 0)
+    predicted = relative.square().sum(1).sqrt() / squared.shape[1]  # (b,)
+    open_sets = open_sets | (predicted > ACCEPTED).unsqueeze(-1)
+    return _Doubts(pairs | open_sets.unsqueeze(-1), open_sets, squared[..., -1] - possible)
 
-    `twoNN_mle` gives the ratio at that rank the weight of all that are larger.
-    """
-    n = squared.shape[1]
-    order = (squared[..., 1] / squared[..., 0]).argsort(-1)
-    middle = int(0.9 * n)
-    near = order[:, max(0, middle - _CUT // 2) : middle + _CUT // 2]
-    return torch.zeros_like(order, dtype=torch.bool).scatter_(1, near, True)
 
-
-def _repair_pairs(
-    raw: Tensor, squared: Tensor, index: Tensor, pairs: Tensor, dtype: torch.dtype
-) -> None:
+def _repair_pairs(raw: Tensor, squared: Tensor, index: Tensor, pairs: Tensor) -> None:
     """Replace the marked squared distances by sums of squared differences, in place."""
     b, n, D = raw.shape
     cloud, row, rank = pairs.nonzero(as_tuple=True)
     points = raw.reshape(b * n, D)
     left, right = cloud * n + row, cloud * n + index[cloud, row, rank]
-    step = max(1, _PAIR_ELEMENTS // D)
+    step = max(1, (_GPU_PAIR_ELEMENTS if raw.is_cuda else _PAIR_ELEMENTS) // D)
     exact = [
-        (points.index_select(0, one).to(dtype) - points.index_select(0, other).to(dtype))
+        (points.index_select(0, one).double() - points.index_select(0, other).double())
         .square()
         .sum(-1)
         for one, other in zip(left.split(step), right.split(step), strict=True)
     ]
     if exact:
-        squared[cloud, row, rank] = torch.cat(exact).double()
+        squared[cloud, row, rank] = torch.cat(exact)
+
+
+def distances_from(points: Tensor, row: int) -> Tensor:
+    """Return the squared distances (n,) float64 of one of the points (n, D) from all, exactly."""
+    if points.device.type == "cpu" and points.dtype == torch.float32:
+        squared = torch.empty((1, len(points)), dtype=torch.float64)
+        kernels.distances_from(points.numpy(), np.array([row]), squared.numpy())
+        return squared[0]
+    step = max(1, _GATHER_ELEMENTS // points.shape[-1])
+    here = points[row].double()
+    return torch.cat([(part.double() - here).square().sum(-1) for part in points.split(step)])
 
 
 def _repair_rows(clouds: Clouds, squared: Tensor, index: Tensor, rows: Tensor) -> None:
     """Find the neighbours of the marked rows among all points, by differences in float64."""
     raw = clouds.raw
-    step = max(1, _GATHER_ELEMENTS // raw.shape[-1])
     for cloud, row in rows.nonzero().tolist():
-        here = raw[cloud, row].double()
-        parts = [(part.double() - here).square().sum(-1) for part in raw[cloud].split(step)]
-        all_squared = torch.cat(parts)[None, None]  # (1, 1, n)
-        exclude(all_squared, clouds, slice(row, row + 1), slice(0, len(raw[cloud])))
+        one = clouds.one(cloud)
+        from_row = distances_from(raw[cloud], row)[None, None]  # (1, 1, n)
+        exclude(from_row, one, slice(row, row + 1), slice(0, len(raw[cloud])))
         squared[cloud, row], index[cloud, row] = (
-            got[0, 0] for got in smallest(all_squared, squared.shape[-1])
+            got[0, 0] for got in smallest(from_row, squared.shape[-1])
         )

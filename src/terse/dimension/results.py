@@ -1,5 +1,6 @@
 """What `estimate` returns."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -8,21 +9,41 @@ import numpy as np
 from terse.errors import unknown_name
 
 
+MOVED = 0.05
+"""Relative change of an estimate from which on heavy points count as deciding it."""
+
+
+def moved(value: float, without: float) -> bool:
+    """Whether heavy points change an estimate by more than 5 %, or define or undefine it."""
+    if math.isnan(value) or math.isnan(without):
+        return math.isnan(value) != math.isnan(without)
+    return abs(value - without) > MOVED * abs(without)
+
+
 @dataclass
 class CloudResult:
     """The result for one cloud; the fields are those of `Estimates`.
 
-    `refusal` says why the whole cloud has no estimate, or ""; `places` (n_eff,) are the rows used.
+    `refusal` says why the whole cloud has no estimate, or ""; `places` (n_eff,) are the rows used,
+    `light` (n_eff,) says which of them are not heavy. `without` and `reasons_without` are `values`
+    and `reasons` without the heavy points.
     """
 
     n_eff: int
     n_dup: int
     flags: set[str]
     places: np.ndarray
+    light: np.ndarray
     refusal: str = ""
+    n_heavy: int = 0
+    heaviest: float = math.nan
+    first_share: float = math.nan
+    first_share_without: float = math.nan
     values: dict[str, float] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
+    without: dict[str, float] = field(default_factory=dict)
+    reasons_without: dict[str, str] = field(default_factory=dict)
     distances: np.ndarray | None = None
     neighbours: np.ndarray | None = None
     local_ids: np.ndarray | None = None
@@ -35,10 +56,19 @@ class Estimates(Mapping[str, float | np.ndarray]):
         n_eff: points used: int, or (B,) int64.
         n_dup: rows left out because they equal an earlier one: int, or (B,) int64.
         flags: words joined by ";", str or list of B str. `saturated`: mind_ml is at its cap;
-            `duplicates`, `sinks`: points were left out; `float64`, `repaired`: which path the
+            `duplicates`, `sinks`: points were left out; `sink`: a few heavy points move an estimate
+            by more than 5 %; `float64`, `repaired`: which path the
             distances took; `nonfinite`, `too_few`, `equal_distances`, `underflow`, `failed`: why
             there is a NaN.
         reasons: by estimator, why the value is NaN ("" where it is not), str or list of B str.
+        n_heavy: points whose norm about the centre is beyond `max_norm_multiple` medians (8 where
+            none is given): int, or (B,) int64.
+        heaviest: the largest norm about the centre over the median: float, or (B,) float64.
+        without_sinks: by estimator, the estimate with the heavy points left out; float or (B,).
+        reasons_without_sinks: by estimator, why that is NaN, as `reasons`.
+        first_share: share of the variance in the first principal component, where
+            `participation_ratio` is asked for (NaN otherwise); float or (B,).
+        first_share_without_sinks: the same without the heavy points.
         errors: by estimator, the standard errors of those that have one (GRIDE).
         distances: (N, 21) or (B, N, 21) float64, ascending, NaN for points left out; on request.
         neighbours: int64 of the same shape, rows of the nearest points, -1 for points left out.
@@ -58,6 +88,17 @@ class Estimates(Mapping[str, float | np.ndarray]):
         self.reasons = {
             name: self._list([c.reasons.get(name, "") for c in clouds]) for name in first.values
         }
+        self.without_sinks = {
+            name: self._column([c.without[name] for c in clouds]) for name in first.values
+        }
+        self.reasons_without_sinks = {
+            name: self._list([c.reasons_without.get(name, "") for c in clouds])
+            for name in first.values
+        }
+        self.n_heavy = self._column([c.n_heavy for c in clouds])
+        self.heaviest = self._column([c.heaviest for c in clouds])
+        self.first_share = self._column([c.first_share for c in clouds])
+        self.first_share_without_sinks = self._column([c.first_share_without for c in clouds])
         self.n_eff = self._column([c.n_eff for c in clouds])
         self.n_dup = self._column([c.n_dup for c in clouds])
         self.flags = self._list([";".join(sorted(c.flags)) for c in clouds])

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from terse.dimension.clouds import count_nonfinite, later_copies
+from terse.dimension.covariance import Linear
 from terse.dimension.gram import Workspace
+from terse.dimension.heavy import none_heavy, with_heavy
 from terse.dimension.neighbours import N_NEIGHBOURS, Clouds, Neighbours, neighbour_pass
 
 
@@ -20,7 +22,10 @@ class CloudNeighbours:
         squared: (n, 21) float64 squared neighbour distances, or None if the cloud is refused.
         log_scale: what has to be added to the logarithm of every distance.
         index: (n, 21) int64 positions among the used points, or None.
-        participation: the participation ratio, NaN if the cloud is refused.
+        heavy: (n,) bool, which of them are heavy, or None where none is.
+        linear: linear dimensions without heavy points and with them, None where not wanted.
+        without: (m, 21) squared neighbour distances with heavy points left out, or None where
+            there are none, or nothing can be found without them.
         n_dup: rows found to equal an earlier one though their bytes differ (-0 and 0).
         flags: words for the user.
         refusal: why there are no neighbours, or "".
@@ -30,7 +35,9 @@ class CloudNeighbours:
     squared: Tensor | None = None
     log_scale: float = 0.0
     index: Tensor | None = None
-    participation: float = math.nan
+    heavy: Tensor | None = None
+    linear: tuple[Linear, Linear] | None = None
+    without: Tensor | None = None
     n_dup: int = 0
     flags: frozenset[str] = field(default_factory=frozenset)
     refusal: str = ""
@@ -52,19 +59,24 @@ def safe_neighbours(clouds: Clouds, reference: bool, space: Workspace) -> list[C
     places = clouds.times
     if len(places) - 2 * clouds.theiler_window <= N_NEIGHBOURS:
         return [_too_few(places, clouds.theiler_window)] * len(clouds.raw)
+    ordinary = len(places) - int(clouds.heavy.sum(1).max()) - 2 * clouds.theiler_window
+    if ordinary <= N_NEIGHBOURS:
+        together = safe_neighbours(none_heavy(clouds), reference, space)
+        heavy = [mask if bool(mask.any()) else None for mask in clouds.heavy]
+        return [replace(one, heavy=mask) for one, mask in zip(together, heavy, strict=True)]
     dtype = torch.float64 if reference else torch.float32
     found = neighbour_pass(clouds, dtype, space)
     doubtful = found.doubtful.tolist()
-    touching = (found.squared[..., 0] <= 0).any(1).tolist()
-    settled = []
+    touching = ((found.squared[..., 0] <= 0) & ~clouds.heavy).any(1).tolist()
+    settled: list[CloudNeighbours] = []
     for at in range(len(clouds.raw)):
-        one = replace(clouds, raw=clouds.raw[at : at + 1])
+        one = clouds.one(at)
         if doubtful[at]:
             settled.append(_again(one, reference, space))
         elif touching[at]:
             settled.append(_apart(one, reference, space))
         else:
-            settled.append(_found_neighbours(found, at, places, reference))
+            settled.append(_found_neighbours(one, found, at, reference))
     return settled
 
 
@@ -74,21 +86,32 @@ def _apart(cloud: Clouds, reference: bool, space: Workspace) -> CloudNeighbours:
     if not bool(copies.any()):
         refusal = "underflow: points differ, but their distance is zero"
         return CloudNeighbours(cloud.times, flags=frozenset({"underflow"}), refusal=refusal)
-    distinct = replace(cloud, raw=cloud.raw[:, ~copies], times=cloud.times[~copies])
+    distinct = replace(
+        cloud,
+        raw=cloud.raw[:, ~copies],
+        times=cloud.times[~copies],
+        heavy=cloud.heavy[:, ~copies],
+    )
     return replace(safe_neighbours(distinct, reference, space)[0], n_dup=int(copies.sum()))
 
 
 def _found_neighbours(
-    found: Neighbours, at: int, places: Tensor, reference: bool
+    cloud: Clouds, found: Neighbours, at: int, reference: bool
 ) -> CloudNeighbours:
     flags = {"float64"} if reference else set()
     if bool(found.repaired[at]):
         flags.add("repaired")
+    squared, index, without = found.squared[at], found.index[at], None
+    if bool(cloud.heavy.any()):
+        without = squared[~cloud.heavy[0]]
+        squared, index = with_heavy(cloud, squared, index)
     return CloudNeighbours(
-        places=places,
-        squared=found.squared[at],
-        index=found.index[at],
-        participation=float(found.participation[at]),
+        places=cloud.times,
+        squared=squared,
+        index=index,
+        heavy=cloud.heavy[0] if without is not None else None,
+        linear=found.linear[at],
+        without=without,
         flags=frozenset(flags),
     )
 
@@ -110,4 +133,4 @@ def _again(cloud: Clouds, was_reference: bool, space: Workspace) -> CloudNeighbo
     settled = safe_neighbours(scaled, True, space)[0]
     if settled.squared is None or exponent == 0:
         return settled
-    return replace(settled, squared=settled.squared, log_scale=exponent * math.log(2.0))
+    return replace(settled, log_scale=exponent * math.log(2.0))

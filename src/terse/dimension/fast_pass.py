@@ -1,0 +1,116 @@
+"""The neighbour pass of one cloud on a CPU: a float32 product, compiled loops around it."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from terse.dimension import kernels
+from terse.dimension.gram import N_OUTLIERS, OUTLIER_SHARE, Centred, Workspace, gram, with_padding
+
+N_CANDIDATES = 24
+"""Nearest by the product, among which the nearest in truth are looked for."""
+
+ERROR_IN_EPS = 3.0
+"""Possible error of a squared distance from the product, over eps times norm and distance."""
+
+TOLERANCE = 3e-6
+"""Largest possible relative error of a squared distance that is left as the product gave it."""
+
+SPREAD = 16.0
+"""... and, over this, of the spread of a point's distances."""
+
+ACCEPTED = 2e-8
+"""Largest possible error in the mean of a point's spread, beyond which all is computed again."""
+
+UNPROVEN = 1 / 16
+"""Largest share of points whose neighbours have to be looked for among all points."""
+
+
+class FastResult(NamedTuple):
+    """What the pass found for one cloud of n points.
+
+    Attributes:
+        squared: (n, 21) float64; index: (n, 21) int64; both arbitrary for heavy points.
+        norms: (n,) float32 squared norms of what the product was taken of.
+        unproven: (n,) bool, points whose neighbours have to be looked for among all.
+        settled: whether those are few; if not, the cloud has to be done in float64.
+        repaired: whether distances were in doubt and computed again.
+    """
+
+    squared: Tensor
+    index: Tensor
+    norms: Tensor
+    unproven: Tensor
+    settled: bool
+    repaired: bool
+
+
+def centre_fast(raw: Tensor, heavy: Tensor, space: Workspace) -> Centred:
+    """Centre one cloud (1, n, D) float32 about the mean of the points that are not heavy."""
+    n, D = raw.shape[1:]
+    offset = torch.empty(D, dtype=torch.float64)
+    points, left_out = raw[0].numpy(), heavy[0].numpy()
+    kernels.mean_of(points, left_out, offset.numpy())
+    rest = space.take("rest", (1, n, D), torch.float32, raw)
+    share = torch.empty(D)
+    kernels.subtract(points, offset.float().numpy(), left_out, rest[0].numpy(), share.numpy())
+    largest = share.topk(min(N_OUTLIERS, D))
+    norms = share[:0]  # they are the diagonal of the product
+    if float(largest.values.sum()) <= OUTLIER_SHARE * (n - int(heavy.sum())):
+        return Centred(rest, norms, offset[None], None, None)
+    rest[:, :, largest.indices] = 0
+    return Centred(rest, norms, offset[None], raw[:, :, largest.indices], largest.indices[None])
+
+
+def fast_pass(
+    raw: Tensor,
+    times: Tensor,
+    window: int,
+    heavy: Tensor,
+    n_neighbours: int,
+    space: Workspace,
+) -> tuple[FastResult, Centred, Tensor]:
+    """Find the nearest points of one cloud (1, n, D) float32; heavy points are nobody's.
+
+    Returns:
+        The result, the centred points, and their products (1, n, n).
+    """
+    centred = centre_fast(raw, heavy, space)
+    product = gram(centred.rest, space)
+    norms = product[0].diagonal().clone()
+    n, left_out = len(norms), heavy[0].numpy()
+    k = n_candidates(heavy, window)
+    outliers = centred.outliers[0].T.contiguous().numpy() if centred.outliers is not None else None
+    found, places = np.empty((n, k), np.float32), np.empty((n, k), np.int32)
+    kernels.nearest(
+        with_padding(product[0]).numpy(),
+        norms.masked_fill(heavy[0], float(kernels.FAR)).numpy(),
+        np.empty((0, n), np.float32) if outliers is None else outliers,
+        times.numpy(),
+        window,
+        k,
+        found,
+        places,
+    )
+    squared = torch.empty((n, n_neighbours), dtype=torch.float64)
+    index = torch.zeros((n, n_neighbours), dtype=torch.int64)
+    error = ERROR_IN_EPS * float(np.finfo(np.float32).eps)
+    points, results = raw[0].numpy(), (squared.numpy(), index.numpy())
+    for everything in (False, True):
+        arguments = (points, norms.numpy(), left_out, found, places, n_neighbours)
+        unproven, n_doubts, predicted = kernels.settle(
+            *arguments, error, TOLERANCE, SPREAD, everything, *results
+        )
+        if predicted <= ACCEPTED:
+            break
+    rows = torch.from_numpy(unproven)
+    settled = int(rows.sum()) <= max(8, UNPROVEN * n)
+    result = FastResult(squared, index, norms, rows, settled, bool(n_doubts))
+    return result, centred, product
+
+
+def n_candidates(heavy: Tensor, window: int) -> int:
+    """Return how many candidates every point of clouds with heavy points (b, n) can have."""
+    return min(N_CANDIDATES, heavy.shape[1] - int(heavy.sum(1).max()) - 1 - 2 * window)
