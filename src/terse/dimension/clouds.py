@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from terse.dimension import kernels
 from terse.dimension.sinks import NORM_MULTIPLE, heavy_points
 from terse.errors import TerseError
 
@@ -114,7 +115,9 @@ def _with_equal_hashes(batch: Tensor, mask: Tensor) -> list[int]:
     words = batch.contiguous().view(_WORDS[word])[..., :_HASHED_WORDS]  # (B, N, <= 64)
     odd = _odd_numbers(words.shape[-1]).to(batch.device)
     if word == 8 and not batch.is_cuda:
-        hashes = torch.stack([cloud @ odd for cloud in words])  # (B, N), wrapping around
+        hashes = torch.empty(words.shape[:2], dtype=torch.int64)  # (B, N), wrapping around
+        for cloud, one in zip(words, hashes, strict=True):
+            kernels.row_hashes(cloud.numpy(), odd.numpy(), one.numpy())
     else:
         hashes = torch.stack([(cloud * odd).sum(-1) for cloud in words])
     # rows that are not used get hashes of their own, so that they equal nothing

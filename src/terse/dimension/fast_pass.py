@@ -4,10 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.linalg import blas
 from torch import Tensor
 
 from terse.dimension import kernels
-from terse.dimension.gram import N_OUTLIERS, OUTLIER_SHARE, Centred, Workspace, gram, with_padding
+from terse.dimension.gram import N_OUTLIERS, OUTLIER_SHARE, Centred, Workspace
 
 N_CANDIDATES = 24
 """Nearest by the product, among which the nearest in truth are looked for."""
@@ -34,6 +35,7 @@ class FastResult(NamedTuple):
     Attributes:
         squared: (n, 21) float64; index: (n, 21) int64; both arbitrary for heavy points.
         norms: (n,) float32 squared norms of what the product was taken of.
+        energy: sum of the squares of all products.
         unproven: (n,) bool, points whose neighbours have to be looked for among all.
         settled: whether those are few; if not, the cloud has to be done in float64.
         repaired: whether distances were in doubt and computed again.
@@ -42,6 +44,7 @@ class FastResult(NamedTuple):
     squared: Tensor
     index: Tensor
     norms: Tensor
+    energy: float
     unproven: Tensor
     settled: bool
     repaired: bool
@@ -64,6 +67,15 @@ def centre_fast(raw: Tensor, heavy: Tensor, space: Workspace) -> Centred:
     return Centred(rest, norms, offset[None], raw[:, :, largest.indices], largest.indices[None])
 
 
+def _products(rest: Tensor, space: Workspace) -> np.ndarray:
+    """Return inner products (n, n) of points (n, D) float32, of which the upper half is right."""
+    n = len(rest)
+    room = space.take("product", (n, n), torch.float32, rest).numpy()
+    # BLAS counts by columns: its lower half is the upper half by rows
+    done = blas.ssyrk(1.0, rest.numpy().T, c=room.T, trans=1, lower=1, overwrite_c=1)
+    return done.T
+
+
 def fast_pass(
     raw: Tensor,
     times: Tensor,
@@ -71,21 +83,17 @@ def fast_pass(
     heavy: Tensor,
     n_neighbours: int,
     space: Workspace,
-) -> tuple[FastResult, Centred, Tensor]:
-    """Find the nearest points of one cloud (1, n, D) float32; heavy points are nobody's.
-
-    Returns:
-        The result, the centred points, and their products (1, n, n).
-    """
+) -> tuple[FastResult, Centred]:
+    """Find the nearest points of one cloud (1, n, D) float32; heavy points are nobody's."""
     centred = centre_fast(raw, heavy, space)
-    product = gram(centred.rest, space)
-    norms = product[0].diagonal().clone()
+    product = _products(centred.rest[0], space)
+    norms = torch.from_numpy(product.diagonal().copy())
     n, left_out = len(norms), heavy[0].numpy()
     k = n_candidates(heavy, window)
     outliers = centred.outliers[0].T.contiguous().numpy() if centred.outliers is not None else None
     found, places = np.empty((n, k), np.float32), np.empty((n, k), np.int32)
-    kernels.nearest(
-        with_padding(product[0]).numpy(),
+    energy = kernels.nearest(
+        product,
         norms.masked_fill(heavy[0], float(kernels.FAR)).numpy(),
         np.empty((0, n), np.float32) if outliers is None else outliers,
         times.numpy(),
@@ -107,8 +115,7 @@ def fast_pass(
             break
     rows = torch.from_numpy(unproven)
     settled = int(rows.sum()) <= max(8, UNPROVEN * n)
-    result = FastResult(squared, index, norms, rows, settled, bool(n_doubts))
-    return result, centred, product
+    return FastResult(squared, index, norms, energy, rows, settled, bool(n_doubts)), centred
 
 
 def n_candidates(heavy: Tensor, window: int) -> int:

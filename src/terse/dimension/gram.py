@@ -174,12 +174,6 @@ def gram(rest: Tensor, space: Workspace) -> Tensor:
     return full
 
 
-def with_padding(product: Tensor) -> Tensor:
-    """Return one of the matrices that `gram` made, (n, >= n), contiguous in memory."""
-    n, stride = len(product), product.stride(0)
-    return product.as_strided((n, stride), (stride, 1))
-
-
 def multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
     """Write the inner products of rows (c, r, D) with rows (c, s, D) into `out` (c, r, s).
 

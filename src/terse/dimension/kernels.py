@@ -14,6 +14,7 @@ FAR = np.float32(3e38)
 """A squared distance that is no neighbour's."""
 
 _GROUPS = 64  # columns of a row are dealt into this many groups by their remainder
+_PANEL = 16  # rows that are mirrored at once: a cache line of each column
 _SLACK = 2  # entries above k that a threshold may let pass before it is good enough
 _BISECTIONS = 24
 
@@ -114,34 +115,85 @@ def _sort(values, places, count):
 
 
 @_compiled
+def _panel(product, first, stop, panel):
+    """Copy the rows from `first` to `stop` of a symmetric matrix whose upper half is given."""
+    n = len(product)
+    for j in range(first):
+        row = product[j]
+        if stop - first == _PANEL:  # a loop of known length becomes straight code
+            for r in range(_PANEL):
+                panel[r, j] = row[first + r]
+        else:
+            for r in range(stop - first):
+                panel[r, j] = row[first + r]
+    for r in range(first, stop):
+        for j in range(first, r):
+            panel[r - first, j] = product[j, r]
+        panel[r - first, r:n] = product[r, r:]
+
+
+@_compiled
+def _select(values, k, minima, marks, words, near, places):
+    """Sort the k smallest of `values` (a power of two of them, >= 128) to the front of `near`.
+
+    They are dealt into 64 groups. The k-th smallest of the groups' minima bounds the k-th smallest
+    value from above, and only a few more than k values lie below it.
+    """
+    half = len(values) // 2
+    _halve(values, minima, half)
+    while half > _GROUPS:
+        half //= 2
+        _halve(minima, minima, half)
+    _mark(values, _threshold(minima, k), marks)
+    count = 0
+    for w in range(len(words)):
+        if words[w] != 0:
+            for j in range(8 * w, 8 * w + 8):
+                near[count], places[count] = values[j], j
+                count += np.int64(marks[j])
+    _sort(near, places, count)
+
+
+@_compiled
+def _to_values(row, norms, values):
+    """Write norms - 2 row into `values`; return the sum of the squares of the row."""
+    squares = np.float32(0.0)
+    for j in range(len(norms)):
+        squares += row[j] * row[j]
+        values[j] = norms[j] - np.float32(2.0) * row[j]
+    return squares
+
+
+@_compiled
 def nearest(product, norms, outliers, times, window, k, found, index):
     """Select each point's k smallest squared distances, less its own squared norm.
 
-    Columns are dealt into 64 groups. The k-th smallest of the groups' minima bounds the k-th
-    smallest entry from above, and a few more than k entries lie below it.
-
     Args:
-        product: (n, >= n) float32 inner products.
+        product: (n, n) float32 inner products, of which the upper half is read.
         norms: (n,) float32 squared norms, `FAR` for points that are nobody's neighbour.
         outliers: (8 or 0, n) float32 coordinates whose differences are added.
         times: (n,) int64 places in time, ascending.
         window: neighbours at most this many places away in time are left out.
         k: at most n - 1 and 64.
         found, index: (n, k) float32 and int32, ascending; written.
+
+    Returns:
+        Sum of the squares of all products.
     """
     n = len(norms)
     padded = 2 * _GROUPS
     while padded < n:
         padded *= 2
     values = np.full(padded, FAR, np.float32)
-    minima = np.empty(padded // 2, np.float32)
-    marks = np.empty(padded, np.uint8)
-    words = marks.view(np.uint64)
-    near, near_index = np.empty(padded + 1, np.float32), np.empty(padded + 1, np.int32)
+    panel = np.empty((_PANEL, n + _PANEL), np.float32)  # not a power of two apart
+    minima, marks = np.empty(padded // 2, np.float32), np.empty(padded, np.uint8)
+    near, places = np.empty(padded + 1, np.float32), np.empty(padded + 1, np.int32)
+    energy = 0.0
     for i in range(n):
-        row = product[i]
-        for j in range(n):
-            values[j] = norms[j] - np.float32(2.0) * row[j]
+        if i % _PANEL == 0:
+            _panel(product, i, min(i + _PANEL, n), panel)
+        row = panel[i % _PANEL]
+        energy += _to_values(row, norms, values)
         for o in range(len(outliers)):
             here, others = outliers[o, i], outliers[o]
             for j in range(n):
@@ -152,20 +204,9 @@ def nearest(product, norms, outliers, times, window, k, found, index):
             while 0 <= j < n and abs(times[j] - times[i]) <= window:
                 values[j] = FAR
                 j += step
-        half = padded // 2
-        _halve(values, minima, half)
-        while half > _GROUPS:
-            half //= 2
-            _halve(minima, minima, half)
-        _mark(values, _threshold(minima, k), marks)
-        count = 0
-        for w in range(padded // 8):
-            if words[w] != 0:
-                for j in range(8 * w, 8 * w + 8):
-                    near[count], near_index[count] = values[j], j
-                    count += np.int64(marks[j])
-        _sort(near, near_index, count)
-        found[i], index[i] = near[:k], near_index[:k]
+        _select(values, k, minima, marks, marks.view(np.uint64), near, places)
+        found[i], index[i] = near[:k], places[:k]
+    return energy
 
 
 @_compiled
@@ -239,3 +280,34 @@ def distances_from(x, rows, squared):
     for r in range(len(rows)):
         for j in range(len(x)):
             squared[r, j] = _squared_difference(x[rows[r]], x[j])
+
+
+@_compiled
+def row_hashes(words, factors, hashes):
+    """Write a hash (n,) int64 of each row of words (n, w) int64; equal rows have equal ones."""
+    for i in range(len(words)):
+        total = np.int64(0)
+        for w in range(words.shape[1]):
+            total += words[i, w] * factors[w]
+        hashes[i] = total
+
+
+@_compiled
+def likelihood_root(x, constant, m, weight, d, lowest, steps, tolerance):
+    """Return the d that `estimators.likelihood_root` looks for, for one cloud (n,), from a start."""
+    total = x.sum()
+    for _ in range(steps):
+        value, slope = constant - weight * d * total, -weight * total
+        for i in range(len(x)):
+            y = d * x[i]
+            if y > 0:
+                phi = y / np.expm1(y)
+                value += m * phi
+                slope += m * phi * (1 - phi - y) / d
+            else:
+                value += m
+        before = d
+        d = max(lowest, d - value / slope)
+        if abs(before - d) <= tolerance * d:
+            break
+    return d

@@ -126,12 +126,12 @@ def _pass(clouds: Clouds, dtype: torch.dtype, space: Workspace) -> Neighbours:
 
 def _fast(clouds: Clouds, space: Workspace) -> Neighbours:
     """Do one cloud with the compiled kernels of a CPU."""
-    found, centred, product = fast_pass(
+    found, centred = fast_pass(
         clouds.raw, clouds.times, clouds.theiler_window, clouds.heavy, N_NEIGHBOURS, space
     )
     trace = found.norms.double().sum()[None]
     limit = _LARGEST[torch.float32]
-    trace, energy = _with_outliers(clouds, centred, trace, _energy(clouds, product))
+    trace, energy = _with_outliers(clouds, centred, trace, trace.new_tensor([found.energy]))
     settled = torch.tensor([found.settled]) & (trace < limit) & (trace > 1 / limit)
     squared, index, rows = found.squared[None], found.index[None], found.unproven[None]
     if bool(settled) and bool(rows.any()):

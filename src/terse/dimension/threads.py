@@ -3,15 +3,23 @@
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import lru_cache
 from queue import SimpleQueue
 from typing import TypeVar
 
 import torch
+from threadpoolctl import ThreadpoolController
 
 from terse.dimension.gram import Workspace, plain_arithmetic
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
+
+
+@lru_cache(maxsize=1)
+def _scipy_blas() -> ThreadpoolController:
+    """Return the switch for the threads of SciPy's BLAS, which does not know torch's."""
+    return ThreadpoolController().select(internal_api="openblas")
 
 
 @contextmanager
@@ -50,12 +58,13 @@ def map_on_threads(
             spaces.put(space)
 
     if n_workers < 2:
-        yield from map(one, pieces)
+        with _scipy_blas().limit(limits=threads):
+            yield from map(one, pieces)
         return
     share = threads // n_workers
     torch.set_num_threads(share)  # the caller must not crowd the workers out between two results
     try:
-        with ThreadPoolExecutor(n_workers, "terse", torch.set_num_threads, (share,)) as pool:
+        with _scipy_blas().limit(limits=share), ThreadPoolExecutor(n_workers, "terse", torch.set_num_threads, (share,)) as pool:
             yield from pool.map(one, pieces)
     finally:
         torch.set_num_threads(threads)
