@@ -117,9 +117,12 @@ class Cache:
         means: module -> (n, D) float32.
         last_tokens: module -> (n, D), where they were kept by themselves (no tensors saved).
         ids: estimator -> module -> (n,) float64, NaN where undefined.
+        ids_without_sinks: the same with the heavy points left out.
         reasons: estimator -> module -> (n,) str, why an id is NaN, else "".
         flags: module -> (n,) str, words joined by ";", see `terse.dimension.Estimates`.
         n_eff, n_dup: module -> (n,) int32, points that counted and points left out as equal.
+        n_heavy: module -> (n,) int32; heaviest, first_share: module -> (n,) float64, see
+            `terse.dimension.Estimates`.
         n_nonfinite: module -> (n,) int32.
         tokens: (n, T) int32.
         loss, entropy: (n, T-1) float32 in nats, or None.
@@ -147,6 +150,9 @@ class Cache:
         self.last_tokens = self._group("last_tokens")
         self.n_nonfinite = self._group("n_nonfinite")
         self.n_eff, self.n_dup = self._group("n_eff"), self._group("n_dup")
+        self.n_heavy, self.heaviest = self._group("n_heavy"), self._group("heaviest")
+        self.first_share = self._group("first_share")
+        self.ids_without_sinks = self._nested("ids_without_sinks")
         self.ids, self.reasons = self._nested("ids"), self._nested("reasons")
         self.flags = self._group("flags")
         self.tokens = self._rows("tokens")

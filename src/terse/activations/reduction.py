@@ -13,6 +13,8 @@ from terse.dimension.names import expand_estimators
 from terse.models.modules import ModuleRef
 
 Estimator = Callable[..., Any]
+_COUNTS = ("n_eff", "n_dup", "n_heavy")
+_SHARES = ("heaviest", "first_share")
 
 
 class CaptureSettings(Protocol):
@@ -88,9 +90,11 @@ def _planned_for(settings: CaptureSettings, ref: ModuleRef, output: Tensor) -> l
     names = fused_estimators(settings)
     for name in names:
         plan.append(Dataset(f"ids/{name}/{ref.key}", (), "float64", about))
+        plan.append(Dataset(f"ids_without_sinks/{name}/{ref.key}", (), "float64", about))
         plan.append(Dataset(f"reasons/{name}/{ref.key}", (), "text", about))
     if names:
-        plan += [Dataset(f"{name}/{ref.key}", (), "int32", about) for name in ("n_eff", "n_dup")]
+        plan += [Dataset(f"{name}/{ref.key}", (), "int32", about) for name in _COUNTS]
+        plan += [Dataset(f"{name}/{ref.key}", (), "float64", about) for name in _SHARES]
         plan.append(Dataset(f"flags/{ref.key}", (), "text", about))
     return plan
 
@@ -198,7 +202,11 @@ def _estimated(
     )
     for name in names:
         yield f"ids/{name}/{key}", np.asarray(found[name], dtype=np.float64)
+        without = np.asarray(found.without_sinks[name], dtype=np.float64)
+        yield f"ids_without_sinks/{name}/{key}", without
         yield f"reasons/{name}/{key}", as_text(found.reasons[name])
-    yield f"n_eff/{key}", np.asarray(found.n_eff, dtype=np.int32)
-    yield f"n_dup/{key}", np.asarray(found.n_dup, dtype=np.int32)
+    for name in _COUNTS:
+        yield f"{name}/{key}", np.asarray(getattr(found, name), dtype=np.int32)
+    for name in _SHARES:
+        yield f"{name}/{key}", np.asarray(getattr(found, name), dtype=np.float64)
     yield f"flags/{key}", as_text(found.flags)

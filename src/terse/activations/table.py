@@ -10,13 +10,15 @@ import pandas as pd
 from terse.activations.cache import Cache, Rows
 from terse.dimension import Estimates, estimate
 from terse.dimension.names import expand_estimators
+from terse.dimension.results import moved
 from terse.errors import TerseError, unknown_name
 
 logger = logging.getLogger(__name__)
 
 COLUMNS = [
     "model", "revision", "corpus", "row", "document", "chunk", "module", "layer", "estimator",
-    "id", "n_eff", "n_dup", "flags", "loss_nats", "entropy_nats",
+    "id", "id_without_sinks", "n_eff", "n_dup", "n_heavy", "heaviest", "first_share", "flags",
+    "loss_nats", "entropy_nats",
 ]  # fmt: skip
 _BATCH_BYTES = 256 * 2**20
 CLOUDS = ("context", "last_token", "means")
@@ -34,7 +36,11 @@ def dimension_table(
     """Return one row per cloud, module and estimator.
 
     Columns: `COLUMNS`; layer is missing outside the blocks; id is NaN where it is undefined, and
-    flags say why; loss_nats and entropy_nats are means over the tokens of the cloud's contexts.
+    flags say why; id_without_sinks leaves the n_heavy points out whose norm about the centre is
+    beyond `max_norm_multiple` medians (8 where none is given; the largest is `heaviest`), and the
+    flag `sink` is set where id differs from it by more than 5 %; first_share is the share of the
+    variance in the first component, of participation_ratio; loss_nats and entropy_nats are means
+    over the tokens of the cloud's contexts.
     Estimates from the cached tensors, or takes what was estimated during the capture.
 
     Args:
@@ -151,15 +157,38 @@ def _estimated(
 
 def _long(names: list[str], found: Estimates, start: int) -> pd.DataFrame:
     rows = np.arange(len(found.flags)) + start
-    columns = {"n_eff": found.n_eff, "n_dup": found.n_dup, "flags": found.flags}
+    columns = {key: getattr(found, key) for key in _PER_CLOUD}
+    columns["flags"] = found.flags
     return pd.concat(
-        pd.DataFrame({"estimator": name, "id": found[name], **columns}, index=rows)
+        _of_estimator(name, found[name], found.without_sinks[name], columns, rows)
         for name in names
     )
 
 
 def _stored(cache: Cache, module: str, names: list[str]) -> Iterator[pd.DataFrame]:
     """Yield what was estimated while the activations were captured."""
-    columns = {key: getattr(cache, key)[module][:] for key in ("n_eff", "n_dup", "flags")}
+    columns = {key: getattr(cache, key)[module][:] for key in (*_PER_CLOUD, "flags")}
     for name in names:
-        yield pd.DataFrame({"estimator": name, "id": cache.ids[name][module][:], **columns})
+        values = (group[name][module][:] for group in (cache.ids, cache.ids_without_sinks))
+        yield _of_estimator(name, *values, columns, np.arange(cache.n_rows))
+
+
+_PER_CLOUD = ("n_eff", "n_dup", "n_heavy", "heaviest", "first_share")
+
+
+def _of_estimator(
+    name: str, ids: np.ndarray, without: np.ndarray, columns: Mapping[str, Any], rows: np.ndarray
+) -> pd.DataFrame:
+    """Return the rows of one estimator; of all flags, `sink` is the estimator's own."""
+    table = pd.DataFrame(
+        {"estimator": name, "id": ids, "id_without_sinks": without, **columns}, index=rows
+    )
+    decided = [moved(*pair) for pair in zip(ids, without, strict=True)]
+    others = [[word for word in flags.split(";") if word != "sink"] for flags in table["flags"]]
+    table["flags"] = [
+        ";".join(filter(None, sorted([*words, "sink"] if by_sink else words)))
+        for words, by_sink in zip(others, decided, strict=True)
+    ]
+    if name != "participation_ratio":
+        table["first_share"] = np.nan
+    return table

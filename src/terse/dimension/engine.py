@@ -170,7 +170,9 @@ def _clouds(batch: Tensor, kept: Kept, members: range, asked: _Asked) -> Clouds:
         raw = batch[members[0]][mask].unsqueeze(0)
         heavy = kept.heavy[members[0]][mask].unsqueeze(0)
     participation = "participation_ratio" in asked.names
-    return Clouds(raw, mask.nonzero().flatten(), heavy, asked.theiler_window, participation)
+    centre = kept.centre[members[0] : members[-1] + 1]
+    times = mask.nonzero().flatten()
+    return Clouds(raw, times, heavy, centre, asked.theiler_window, participation)
 
 
 def _groups(batch: Tensor, kept: Kept) -> Iterator[range]:

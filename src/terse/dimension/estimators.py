@@ -106,10 +106,8 @@ def gride(logs: Tensor, n1: int, n2: int) -> tuple[Tensor, Tensor]:
         n1, n2: orders of the nearer and the farther neighbour, n1 < n2.
     """
     x = logs[..., n2 - 1] - logs[..., n1 - 1]  # (B, n) log mu
-    tied = x <= 0
-    mu = x.exp().masked_fill(tied, torch.nan)
-    middle, high = _quantiles(mu, (0.5, 0.95))
-    keep = mu < 20 * (high - middle) + middle
+    middle, high = _quantiles_of_ratios(x, (0.5, 0.95))
+    keep = (x > 0) & (x.exp() < 20 * (high - middle) + middle)
     kept = keep.sum(-1)
     x = x.where(keep, 0.0)
     m = n2 - n1 - 1
@@ -120,10 +118,18 @@ def gride(logs: Tensor, n1: int, n2: int) -> tuple[Tensor, Tensor]:
     return estimate, information.rsqrt()
 
 
-def _quantiles(values: Tensor, at: tuple[float, ...]) -> Tensor:
-    """Return linearly interpolated quantiles (len(at), B, 1) of values (B, n), NaN left out."""
-    levels = torch.tensor(at, dtype=values.dtype, device=values.device)
-    return values.nanquantile(levels, dim=-1, keepdim=True)
+def _quantiles_of_ratios(x: Tensor, levels: tuple[float, ...]) -> list[Tensor]:
+    """Return interpolated quantiles (B, 1) of exp(x), x (B, n), tied ones (x <= 0) left out."""
+    ordered, n = x.sort(-1).values, x.shape[-1]
+    positive = (x > 0).sum(-1, keepdim=True)  # (B, 1)
+    found = []
+    for level in levels:
+        at = n - positive + level * (positive - 1).clamp_min(0)
+        below = at.floor().clamp_max(n - 1)
+        low = ordered.gather(-1, below.long()).exp()
+        high = ordered.gather(-1, (below + 1).clamp_max(n - 1).long()).exp()
+        found.append(low + (at - below) * (high - low))
+    return found
 
 
 def _likelihood_root(x: Tensor, constant: Tensor | float, m: int, weight: int) -> Tensor:

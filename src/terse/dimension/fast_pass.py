@@ -50,12 +50,17 @@ class FastResult(NamedTuple):
     repaired: bool
 
 
-def centre_fast(raw: Tensor, heavy: Tensor, space: Workspace) -> Centred:
+def centre_fast(
+    raw: Tensor, heavy: Tensor, centre: Tensor | None, space: Workspace
+) -> Centred:
     """Centre one cloud (1, n, D) float32 about the mean of the points that are not heavy."""
     n, D = raw.shape[1:]
-    offset = torch.empty(D, dtype=torch.float64)
     points, left_out = raw[0].numpy(), heavy[0].numpy()
-    kernels.mean_of(points, left_out, offset.numpy())
+    if centre is None:
+        offset = torch.empty(D, dtype=torch.float64)
+        kernels.mean_of(points, left_out, offset.numpy())
+    else:
+        offset = centre[0]
     rest = space.take("rest", (1, n, D), torch.float32, raw)
     share = torch.empty(D)
     kernels.subtract(points, offset.float().numpy(), left_out, rest[0].numpy(), share.numpy())
@@ -81,11 +86,12 @@ def fast_pass(
     times: Tensor,
     window: int,
     heavy: Tensor,
+    centre: Tensor | None,
     n_neighbours: int,
     space: Workspace,
 ) -> tuple[FastResult, Centred]:
     """Find the nearest points of one cloud (1, n, D) float32; heavy points are nobody's."""
-    centred = centre_fast(raw, heavy, space)
+    centred = centre_fast(raw, heavy, centre, space)
     product = _products(centred.rest[0], space)
     norms = torch.from_numpy(product.diagonal().copy())
     n, left_out = len(norms), heavy[0].numpy()

@@ -21,30 +21,23 @@ def with_heavy(cloud: Clouds, squared: Tensor, index: Tensor) -> tuple[Tensor, T
         squared, index: (n, k) ascending squared distances and positions, without heavy points;
             what stands in the rows of those does not matter.
     """
+    k, everyone = squared.shape[1], slice(0, squared.shape[0])
+    rows = cloud.heavy[0].nonzero().flatten()
+    distances = distances_from(cloud.raw[0], rows)  # (h, n)
+    for row, own in zip(rows.tolist(), distances, strict=True):
+        exclude_in_time(own[None, None], cloud, slice(row, row + 1), everyone)
     squared, index = squared.clone(), index.clone()
-    k = squared.shape[1]
-    positions = cloud.heavy[0].nonzero().flatten()
-    everyone = slice(0, squared.shape[0])
-    for row in positions.tolist():
-        distances = distances_from(cloud.raw[0], row)  # (n,)
-        exclude_in_time(distances[None, None], cloud, slice(row, row + 1), everyone)
-        _offer(squared, index, distances, row, ~cloud.heavy[0])
-        own, whose = smallest(distances[None], k)
-        squared[row], index[row] = own[0], whose[0]
-    return squared, index
-
-
-def _offer(squared: Tensor, index: Tensor, distances: Tensor, row: int, to: Tensor) -> None:
-    """Put a heavy point into the lists of those that it is nearer to than their last."""
-    takers = (to & (distances < squared[:, -1])).nonzero().flatten()
+    squared[rows], index[rows] = smallest(distances, k)
+    takers = ((distances < squared[:, -1]).any(0) & ~cloud.heavy[0]).nonzero().flatten()
     if len(takers):
-        both = torch.cat([squared[takers], distances[takers, None]], 1)
-        whose = torch.cat([index[takers], torch.full_like(takers, row)[:, None]], 1)
-        both, order = both.sort(1)
-        squared[takers] = both[:, :-1]
-        index[takers] = whose.gather(1, order)[:, :-1]
+        both = torch.cat([squared[takers], distances[:, takers].T], 1)  # (t, k + h)
+        whose = torch.cat([index[takers], rows.expand(len(takers), -1)], 1)
+        nearest, order = both.sort(1)
+        squared[takers] = nearest[:, :k]
+        index[takers] = whose.gather(1, order)[:, :k]
+    return squared, index
 
 
 def none_heavy(cloud: Clouds) -> Clouds:
     """Return the clouds with no point set apart."""
-    return replace(cloud, heavy=torch.zeros_like(cloud.heavy))
+    return replace(cloud, heavy=torch.zeros_like(cloud.heavy), centre=None)

@@ -35,15 +35,19 @@ def mean_of(x, left_out, sums):
 
 
 @_compiled
-def norms_about(x, centre, squares):
-    """Write the squared distances (n,) float64 of the points (n, D) from a centre (D,)."""
+def norms_about(x, centre, norms):
+    """Write the distances (n,) float64 of the points (n, D) from a centre (D,); return the median.
+
+    An infinite or undefined distance makes the median NaN.
+    """
     n, D = x.shape
     for i in range(n):
         total = 0.0
         for d in range(D):
             difference = x[i, d] - centre[d]
             total += difference * difference
-        squares[i] = total
+        norms[i] = np.sqrt(total)
+    return np.median(norms) if np.isfinite(norms).all() else np.nan
 
 
 @_compiled
@@ -311,3 +315,16 @@ def likelihood_root(x, constant, m, weight, d, lowest, steps, tolerance):
         if abs(before - d) <= tolerance * d:
             break
     return d
+
+
+@_compiled
+def scatter_times(x, vector, result):
+    """Write X'Xv (D,) of points (n, D) into `result`, reading each point once; float32."""
+    n, D = x.shape
+    result[:] = 0.0
+    for i in range(n):
+        inner = np.float32(0.0)
+        for d in range(D):
+            inner += x[i, d] * vector[d]
+        for d in range(D):
+            result[d] += inner * x[i, d]

@@ -77,6 +77,7 @@ class Clouds:
         raw: (b, n, D) the points.
         times: (n,) int64, place of each point in its context.
         heavy: (b, n) bool, points that are looked at last (see `terse.dimension.heavy`).
+        centre: (b, D) float64, the mean of the others, or None where it is not known.
         theiler_window: neighbours at most this many places away in time are left out (0: none).
         participation: whether the participation ratio is wanted.
     """
@@ -84,13 +85,15 @@ class Clouds:
     raw: Tensor
     times: Tensor
     heavy: Tensor
+    centre: Tensor | None = None
     theiler_window: int = 0
     participation: bool = True
 
     def one(self, cloud: int) -> "Clouds":
         """Return one of the clouds, as a batch of one."""
         part = slice(cloud, cloud + 1)
-        return replace(self, raw=self.raw[part], heavy=self.heavy[part])
+        centre = None if self.centre is None else self.centre[part]
+        return replace(self, raw=self.raw[part], heavy=self.heavy[part], centre=centre)
 
     def one_by_one(self) -> list["Clouds"]:
         """Return all of them, each as a batch of one."""
@@ -127,7 +130,13 @@ def _pass(clouds: Clouds, dtype: torch.dtype, space: Workspace) -> Neighbours:
 def _fast(clouds: Clouds, space: Workspace) -> Neighbours:
     """Do one cloud with the compiled kernels of a CPU."""
     found, centred = fast_pass(
-        clouds.raw, clouds.times, clouds.theiler_window, clouds.heavy, N_NEIGHBOURS, space
+        clouds.raw,
+        clouds.times,
+        clouds.theiler_window,
+        clouds.heavy,
+        clouds.centre,
+        N_NEIGHBOURS,
+        space,
     )
     trace = found.norms.double().sum()[None]
     limit = _LARGEST[torch.float32]
@@ -401,15 +410,20 @@ def _repair_pairs(raw: Tensor, squared: Tensor, index: Tensor, pairs: Tensor) ->
         squared[cloud, row, rank] = torch.cat(exact)
 
 
-def distances_from(points: Tensor, row: int) -> Tensor:
-    """Return the squared distances (n,) float64 of one of the points (n, D) from all, exactly."""
-    if points.device.type == "cpu" and points.dtype == torch.float32:
-        squared = torch.empty((1, len(points)), dtype=torch.float64)
-        kernels.distances_from(points.numpy(), np.array([row]), squared.numpy())
-        return squared[0]
+def distances_from(points: Tensor, rows: Tensor) -> Tensor:
+    """Return the squared distances (r, n) float64 of some of the points (n, D) from all, exactly."""
+    if points.device.type == "cpu":
+        squared = torch.empty((len(rows), len(points)), dtype=torch.float64)
+        kernels.distances_from(points.numpy(), rows.numpy(), squared.numpy())
+        return squared
     step = max(1, _GATHER_ELEMENTS // points.shape[-1])
-    here = points[row].double()
-    return torch.cat([(part.double() - here).square().sum(-1) for part in points.split(step)])
+    chosen = points[rows].double()
+    return torch.stack(
+        [
+            torch.cat([(part.double() - here).square().sum(-1) for part in points.split(step)])
+            for here in chosen
+        ]
+    )
 
 
 def _repair_rows(clouds: Clouds, squared: Tensor, index: Tensor, rows: Tensor) -> None:
@@ -417,7 +431,8 @@ def _repair_rows(clouds: Clouds, squared: Tensor, index: Tensor, rows: Tensor) -
     raw = clouds.raw
     for cloud, row in rows.nonzero().tolist():
         one = clouds.one(cloud)
-        from_row = distances_from(raw[cloud], row)[None, None]  # (1, 1, n)
+        positions = torch.tensor([row], device=raw.device)
+        from_row = distances_from(raw[cloud], positions)[None]  # (1, 1, n)
         exclude(from_row, one, slice(row, row + 1), slice(0, len(raw[cloud])))
         squared[cloud, row], index[cloud, row] = (
             got[0, 0] for got in smallest(from_row, squared.shape[-1])

@@ -20,8 +20,7 @@ MOST = 1 / 8
 """Largest share of heavy points: where more are, they are not the exception."""
 
 _GATE = 3.5  # no cloud with heavy points has a smaller largest norm about its plain mean
-_SAMPLE = 33
-_ROUNDS = 3
+_ROUNDS = 6
 
 
 class Heavy(NamedTuple):
@@ -30,60 +29,58 @@ class Heavy(NamedTuple):
     Attributes:
         mask: (n,) bool.
         norms: (n,) float64, each point's norm about the centre, over the median of them.
+        centre: (D,) float64, the mean of the points that are not heavy.
     """
 
     mask: Tensor
     norms: Tensor
+    centre: Tensor
 
 
 def heavy_points(points: Tensor, multiple: float = NORM_MULTIPLE) -> Heavy:
     """Return which of the points (n, D) are heavy, about the mean of those that are not.
 
-    The search starts at the plain mean, and where that shows a large norm at the median of a few
-    points in each dimension. Points that are not finite make no point heavy.
+    The plain mean comes first. As long as any point is far from the mean, the mean is taken again
+    without those: at most an eighth of the points, however heavy, cannot pull it so far that the
+    heaviest of them looks ordinary. Points that are not finite make no point heavy.
     """
-    everything = torch.zeros(len(points), dtype=torch.bool, device=points.device)
-    norms = _relative_norms(points, _mean(points, everything))
+    nobody = torch.zeros(len(points), dtype=torch.bool, device=points.device)
+    gate = min(_GATE, multiple / 2)
+    far, plain = nobody, _about_mean(points, nobody)
+    norms, centre = plain
     if not bool(norms.isfinite().all()):
-        return Heavy(everything, torch.full_like(norms, math.nan))
-    if float(norms.max()) <= min(_GATE, multiple / 2):
-        return Heavy(everything, norms)
-    norms = _relative_norms(points, _middle(points))
-    mask = norms > multiple
+        return Heavy(nobody, torch.full_like(norms, math.nan), centre)
     for _ in range(_ROUNDS):
-        if int(mask.sum()) > MOST * len(points):
-            return Heavy(everything, norms)
-        norms = _relative_norms(points, _mean(points, mask))
-        before, mask = mask, norms > multiple
-        if bool((mask == before).all()):
+        before, far = far, norms > gate
+        if bool((far == before).all()):
             break
-    few = int(mask.sum()) <= MOST * len(points)
-    return Heavy(mask if few else everything, norms)
+        if int(far.sum()) > len(points) // 2:
+            return Heavy(nobody, *plain)
+        norms, centre = _about_mean(points, far)
+    mask = norms > multiple
+    if bool((mask != far).any()):
+        norms, centre = _about_mean(points, mask)
+        before, mask = mask, norms > multiple
+        if bool((mask != before).any()):
+            norms, centre = _about_mean(points, mask)
+    if int(mask.sum()) > MOST * len(points):
+        return Heavy(nobody, *plain)
+    return Heavy(mask, norms, centre)
 
 
-def _middle(points: Tensor) -> Tensor:
-    """Return the median (D,) of evenly spread points, which a few heavy ones cannot move."""
-    step = max(1, len(points) // _SAMPLE)
-    return points[::step].median(0).values.double()
+def _about_mean(points: Tensor, left_out: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the norms (n,) about the mean of the points that are not left out, and that mean.
 
-
-def _mean(points: Tensor, left_out: Tensor) -> Tensor:
-    """Return the mean (D,) float64 of the points that are not left out."""
+    The norms are over their median, or zero where that is.
+    """
     if points.is_cuda:
         weights = (~left_out).double()
-        return (weights @ points.double()) / weights.sum()
-    sums = torch.empty(points.shape[1], dtype=torch.float64)
-    kernels.mean_of(points.numpy(), left_out.numpy(), sums.numpy())
-    return sums
-
-
-def _relative_norms(points: Tensor, centre: Tensor) -> Tensor:
-    """Return the norms (n,) float64 about a centre (D,), over their median; zero if that is."""
-    if points.is_cuda:
-        squares = (points.double() - centre).square().sum(-1)
+        centre = (weights @ points.double()) / weights.sum()  # (D,)
+        norms = (points.double() - centre).square().sum(-1).sqrt()
+        middle = float(norms.median())
     else:
-        squares = torch.empty(len(points), dtype=torch.float64)
-        kernels.norms_about(points.numpy(), centre.numpy(), squares.numpy())
-    norms = squares.sqrt()
-    middle = norms.median()
-    return norms / middle if float(middle) > 0 else norms * 0
+        centre = torch.empty(points.shape[1], dtype=torch.float64)
+        norms = torch.empty(len(points), dtype=torch.float64)
+        kernels.mean_of(points.numpy(), left_out.numpy(), centre.numpy())
+        middle = kernels.norms_about(points.numpy(), centre.numpy(), norms.numpy())
+    return (norms / middle if middle > 0 else norms * 0), centre

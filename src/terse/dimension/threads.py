@@ -58,8 +58,7 @@ def map_on_threads(
             spaces.put(space)
 
     if n_workers < 2:
-        with _scipy_blas().limit(limits=threads):
-            yield from map(one, pieces)
+        yield from map(one, pieces)
         return
     share = threads // n_workers
     torch.set_num_threads(share)  # the caller must not crowd the workers out between two results
