@@ -1,11 +1,14 @@
 """How fast the dimension engine is against its peers, in ratios from one run.
 
-    python benchmarks/bench_dimension.py [--json FILE] [--dadapy PYTHON] [--only WORD]
+    python benchmarks/bench_dimension.py [--json FILE] [--dadapy PYTHON] [--model FOLDER]
+        [--only WORD]
 
 Both sides take turns in rounds and may use all CPUs of this process; a ratio is the median over
 rounds, with the smallest and largest beside it. `--dadapy` names the Python of an environment
 with DADApy in it (it needs other versions than ours); without it those rows are left out, as the
-GPU row is without a CUDA device.
+GPU row is without a CUDA device. `--model` names a folder in the Hugging Face format, whose hidden
+states are measured too: in processor time of one thread (set OMP_NUM_THREADS and
+OPENBLAS_NUM_THREADS to 1).
 """
 
 import argparse
@@ -272,6 +275,32 @@ def against_dadapy(python: str) -> Iterator[Row]:
         peer.wait(timeout=30)
 
 
+def on_real_clouds(folder: Path) -> Iterator[Row]:
+    """All modules of a real model: speed, single clouds, parity with float64, flags."""
+    from real_clouds import PARITY, lengths_and_formats, measure
+
+    torch.set_num_threads(1)
+    for name, clouds in lengths_and_formats(folder):
+        found = measure(clouds, ID_SCALING, EVERYTHING, as_id_scaling_did, 3)
+        conditions = f"{name}, processor time of one thread, 3 rounds"
+        per = 1e3 / len(clouds)
+        for measure_name, ours, theirs, ratio, bound, unit in (
+            ("three estimators against scikit-dimension", per * found.three, per * found.peer,
+             found.peer / found.three, ">= 10", "ms per cloud"),
+            ("slowest cloud, " + found.slowest[1], 1.0, found.slowest[0], found.slowest[0],
+             ">= 6", "times"),
+            ("every estimator against A @ A.T", per * found.everything, per * found.product,
+             found.everything / found.product, "<= 1.5", "ms per cloud"),
+            ("difference from float64", found.difference, PARITY, found.difference / PARITY,
+             "<= 1", "relative"),
+            ("clouds done in float64", found.float64, 0.01, 100 * found.float64, "< 1", "share"),
+        ):  # fmt: skip
+            sign, limit = bound.split()
+            holds = ratio >= float(limit) if sign == ">=" else ratio <= float(limit)
+            yield Row(f"real clouds: {measure_name}", ours, theirs, ratio, ratio, ratio, bound,
+                      holds, unit, conditions)  # fmt: skip
+
+
 def on_a_gpu() -> Iterator[Row]:
     """The IDs of 17 modules against the forward pass that makes them, 1.2 B parameters, bf16."""
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -317,6 +346,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     parser.add_argument("--dadapy", help="Python of an environment with DADApy")
+    parser.add_argument("--model", type=Path, help="folder of a model for real clouds")
     parser.add_argument("--only", default="", help="part of the name of a comparison")
     parser.add_argument("--memory", choices=["tiles", "base"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -331,6 +361,8 @@ def main() -> int:
     ]
     if arguments.dadapy:
         comparisons.append(("dadapy", lambda: against_dadapy(arguments.dadapy)))
+    if arguments.model:
+        comparisons.append(("real", lambda: on_real_clouds(arguments.model)))
     if torch.cuda.is_available():
         comparisons.append(("gpu", on_a_gpu))
     rows = []
@@ -338,6 +370,7 @@ def main() -> int:
         if arguments.only in name:
             for made in comparison():
                 logger.info(describe(made))
+                sys.stdout.flush()
                 rows.append(made._asdict())
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=2) + "\n")

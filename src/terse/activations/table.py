@@ -160,8 +160,7 @@ def _long(names: list[str], found: Estimates, start: int) -> pd.DataFrame:
     columns = {key: getattr(found, key) for key in _PER_CLOUD}
     columns["flags"] = found.flags
     return pd.concat(
-        _of_estimator(name, found[name], found.without_sinks[name], columns, rows)
-        for name in names
+        _of_estimator(name, found[name], found.without_sinks[name], columns, rows) for name in names
     )
 
 

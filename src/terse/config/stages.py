@@ -9,7 +9,7 @@ STAGE_VERSIONS = {
     "cache_activations": 3,
     "export_activations": 1,
     "estimate_dimensions": 3,
-    "decimate_cloud": 2,
+    "decimate_cloud": 1,
     "encode_corpus": 1,
     "evaluate_run": 1,
     "make_corpus_tasks": 1,
@@ -17,7 +17,7 @@ STAGE_VERSIONS = {
     "tabulate_lm_eval": 1,
     "plot_run": 1,
     "plot_dimensions": 4,
-    "compare_dimensions": 2,
+    "compare_dimensions": 1,
     "plot_study": 1,
     "tabulate_results": 1,
 }

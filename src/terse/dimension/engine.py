@@ -200,9 +200,7 @@ def _add_rare(
     usable = [b for b, result in enumerate(results) if not result.refusal]
     heavy = [b for b in usable if not results[b].light.all()]
     clouds = [batch[b].double().cpu().numpy()[results[b].places] for b in usable]
-    clouds += [
-        batch[b].double().cpu().numpy()[results[b].places[results[b].light]] for b in heavy
-    ]
+    clouds += [batch[b].double().cpu().numpy()[results[b].places[results[b].light]] for b in heavy]
     for result in results:
         result.values |= dict.fromkeys(names, math.nan)
         result.reasons |= dict.fromkeys(names, result.refusal)
@@ -284,9 +282,7 @@ def _estimates(
     return columns, {name: error.tolist() for name, error in errors.items()}
 
 
-def _without(
-    settled: CloudNeighbours, values: dict[str, float], asked: _Asked
-) -> dict[str, float]:
+def _without(settled: CloudNeighbours, values: dict[str, float], asked: _Asked) -> dict[str, float]:
     """Return the estimates without the heavy points; `values` where there are none."""
     if settled.heavy is None:
         return dict(values)

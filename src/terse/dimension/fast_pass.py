@@ -50,9 +50,7 @@ class FastResult(NamedTuple):
     repaired: bool
 
 
-def centre_fast(
-    raw: Tensor, heavy: Tensor, centre: Tensor | None, space: Workspace
-) -> Centred:
+def centre_fast(raw: Tensor, heavy: Tensor, centre: Tensor | None, space: Workspace) -> Centred:
     """Centre one cloud (1, n, D) float32 about the mean of the points that are not heavy."""
     n, D = raw.shape[1:]
     points, left_out = raw[0].numpy(), heavy[0].numpy()

@@ -223,7 +223,20 @@ def _squared_difference(one, other):
 
 
 @_compiled
-def settle(x, norms, left_out, found, index, n_kept, error, tolerance, spread_factor, everything, out, out_index):
+def settle(
+    x,
+    norms,
+    left_out,
+    found,
+    index,
+    n_kept,
+    error,
+    tolerance,
+    spread_factor,
+    everything,
+    out,
+    out_index,
+):
     """Turn candidates into squared distances, by differences where the product is in doubt.
 
     The two nearest are always computed again, a pair where its possible error exceeds `tolerance`
@@ -298,7 +311,7 @@ def row_hashes(words, factors, hashes):
 
 @_compiled
 def likelihood_root(x, constant, m, weight, d, lowest, steps, tolerance):
-    """Return the d that `estimators.likelihood_root` looks for, for one cloud (n,), from a start."""
+    """Take the steps of `estimators._likelihood_root` for one cloud (n,), from a start d."""
     total = x.sum()
     for _ in range(steps):
         value, slope = constant - weight * d * total, -weight * total

@@ -7,7 +7,6 @@ pair, the row or the whole cloud is computed again, by direct differences or in 
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -167,9 +166,7 @@ class _Found(NamedTuple):
     energy: Tensor
 
 
-def _find(
-    clouds: Clouds, dtype: torch.dtype, space: Workspace
-) -> tuple[_Found, Centred]:
+def _find(clouds: Clouds, dtype: torch.dtype, space: Workspace) -> tuple[_Found, Centred]:
     """Take the products of clouds and select, with the buffers of one pass."""
     if clouds.raw.shape[1] <= TILES_ABOVE:
         centred = centre(clouds.raw, clouds.heavy, dtype, space)
@@ -210,7 +207,7 @@ def _linear(
 def _whole(clouds: Clouds, centred: Centred, space: Workspace) -> _Found:
     """Hold all distances of a cloud at once; compute one half of them."""
     product = gram(centred.rest, space)  # (b, n, n)
-    b, n, _ = product.shape
+    n = product.shape[1]
     every = slice(0, n)
     norms = product.diagonal(dim1=1, dim2=2).clone()  # (b, n)
     energy = _energy(clouds, product)
@@ -285,7 +282,9 @@ class _Best:
         squared, index = found
         both = torch.cat([self.squared[:, points], squared], -1)  # (b, p, <= 2 k)
         indices = torch.cat([self.index[:, points], index + first], -1)
-        self.squared[:, points], place = both.topk(self.squared.shape[-1], largest=False, sorted=True)
+        self.squared[:, points], place = both.topk(
+            self.squared.shape[-1], largest=False, sorted=True
+        )
         self.index[:, points] = indices.gather(-1, place)
 
 
@@ -411,7 +410,7 @@ def _repair_pairs(raw: Tensor, squared: Tensor, index: Tensor, pairs: Tensor) ->
 
 
 def distances_from(points: Tensor, rows: Tensor) -> Tensor:
-    """Return the squared distances (r, n) float64 of some of the points (n, D) from all, exactly."""
+    """Return exact squared distances (r, n) float64 of some of the points (n, D) from all."""
     if points.device.type == "cpu":
         squared = torch.empty((len(rows), len(points)), dtype=torch.float64)
         kernels.distances_from(points.numpy(), rows.numpy(), squared.numpy())

@@ -8,7 +8,6 @@ import numpy as np
 
 from terse.errors import unknown_name
 
-
 MOVED = 0.05
 """Relative change of an estimate from which on heavy points count as deciding it."""
 

@@ -53,37 +53,57 @@ def summarise(ids: pd.DataFrame) -> pd.DataFrame:
     """Return one row per model, revision, module, layer and estimator of a tidy table of IDs.
 
     Args:
-        ids: columns model, revision, module, layer, estimator, document, id (NaN: undefined).
+        ids: columns model, revision, module, layer, estimator, document, id (NaN: undefined),
+            id_without_sinks, flags, first_share.
 
     Returns:
         The group columns and mean, standard_error (over documents; NaN with fewer than two),
-        median, n (defined), n_documents, n_undefined.
+        median, n (defined), n_documents, n_undefined; mean_without_sinks and
+        standard_error_without_sinks; n_sink, clouds that heavy points move by more than 5 %;
+        first_share, the mean share of the variance in the first component (participation ratio).
 
     Raises:
         TerseError: a column is missing.
     """
-    _need(ids, [*GROUP_COLUMNS, "document", "id"])
+    _need(ids, [*GROUP_COLUMNS, "document", "id", "id_without_sinks", "flags", "first_share"])
     rows = [
         {**dict(zip(GROUP_COLUMNS, key, strict=True)), **_summary(group)}
         for key, group in ids.groupby(GROUP_COLUMNS, dropna=False, sort=False)
         if isinstance(key, tuple)
     ]
-    measures = ["mean", "standard_error", "median", "n", "n_documents", "n_undefined"]
-    return pd.DataFrame(rows, columns=pd.Index([*GROUP_COLUMNS, *measures]))
+    return pd.DataFrame(rows, columns=pd.Index([*GROUP_COLUMNS, *_MEASURES]))
+
+
+_MEASURES = [
+    "mean", "standard_error", "mean_without_sinks", "standard_error_without_sinks", "median", "n",
+    "n_documents", "n_undefined", "n_sink", "first_share",
+]  # fmt: skip
 
 
 def _summary(group: pd.DataFrame) -> dict[str, float | int]:
     ids = np.asarray(group["id"], np.float64)
-    values = ids[~np.isnan(ids)]
-    documents = np.asarray(group["document"])[~np.isnan(ids)]
+    values, documents = _defined(group, "id")
+    light, light_documents = _defined(group, "id_without_sinks")
+    flags = group["flags"].fillna("").str.split(";")
     return {
         "mean": float(values.mean()) if len(values) else math.nan,
         "standard_error": standard_error(values, documents),
+        "mean_without_sinks": float(light.mean()) if len(light) else math.nan,
+        "standard_error_without_sinks": standard_error(light, light_documents),
         "median": float(np.median(values)) if len(values) else math.nan,
         "n": len(values),
         "n_documents": len(np.unique(documents)),
         "n_undefined": len(ids) - len(values),
+        "n_sink": sum("sink" in words for words in flags),
+        "first_share": float(group["first_share"].mean()),
     }
+
+
+def _defined(group: pd.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values (n,) of a column that are defined, and their documents."""
+    values = np.asarray(group[column], np.float64)
+    defined = ~np.isnan(values)
+    return values[defined], np.asarray(group["document"])[defined]
 
 
 def standard_error(values: np.ndarray, documents: np.ndarray) -> float:

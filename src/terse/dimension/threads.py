@@ -63,7 +63,10 @@ def map_on_threads(
     share = threads // n_workers
     torch.set_num_threads(share)  # the caller must not crowd the workers out between two results
     try:
-        with _scipy_blas().limit(limits=share), ThreadPoolExecutor(n_workers, "terse", torch.set_num_threads, (share,)) as pool:
+        with (
+            _scipy_blas().limit(limits=share),
+            ThreadPoolExecutor(n_workers, "terse", torch.set_num_threads, (share,)) as pool,
+        ):
             yield from pool.map(one, pieces)
     finally:
         torch.set_num_threads(threads)

@@ -19,12 +19,14 @@ _SCALE = "gride_"  # these estimators make one curve, in a figure of its own
 _SIZED = {"twoNN_f10": "-", "gride_2": "--", "gride_16": ":"}  # in a decimation curve: line styles
 _WIDE = 8  # a row of panels that spans more than such a ratio is scaled by logarithm
 _Z_95 = 1.96
+_WITHOUT = "without sinks"
 
 
 def labelled(tables: Sequence[pd.DataFrame], steps: Sequence[int | None]) -> pd.DataFrame:
     """Join the summaries of several models, each named by its training step or its model.
 
-    Adds the columns `label`, `training_step` (-1 where unknown) and `place`: the layer, -1 for
+    Where a summary tells estimates with and without sinks apart, those without are drawn: one
+    heavy token would otherwise decide what a reader sees. Adds the columns `label`, `training_step` (-1 where unknown) and `place`: the layer, -1 for
     the embedding and what comes after the last layer for the norm, both drawn beside the blocks.
     """
     parts = [
@@ -35,6 +37,9 @@ def labelled(tables: Sequence[pd.DataFrame], steps: Sequence[int | None]) -> pd.
         for table, step in zip(tables, steps, strict=True)
     ]
     joined = pd.concat(parts, ignore_index=True)
+    for measure in ("mean", "standard_error"):
+        if f"{measure}_without_sinks" in joined:
+            joined[measure] = joined[f"{measure}_without_sinks"]
     layers = [None if pd.isna(layer) else int(layer) for layer in joined["layer"]]
     last = max((layer for layer in layers if layer is not None), default=-1)
     outside = joined.loc[joined["layer"].isna(), "module"]
@@ -102,13 +107,14 @@ def id_against_loss(ids: pd.DataFrame, seed: int = 0) -> Figure:
         )
     known = sorted(set(ids["estimator"]))
     estimator = _PREFERRED if _PREFERRED in known else known[0]
-    panels = _panels(ids.loc[ids["estimator"] == estimator])
+    drawn = ids.loc[ids["estimator"] == estimator]
+    panels = _panels(drawn.assign(id=drawn["id_without_sinks"]))
     with paper_style():
         figure, axes = _wrapped(len(panels), sharey=False)
         for axis, (name, part) in zip(axes, panels.items(), strict=True):
             _scatter(axis, part, name, seed)
         figure.supxlabel("loss of the context (nats per token)", fontsize=8)
-        figure.supylabel(f"intrinsic dimension ({estimator})", fontsize=8)
+        figure.supylabel(f"intrinsic dimension ({estimator}, {_WITHOUT})", fontsize=8)
     return figure
 
 
@@ -134,7 +140,7 @@ def id_by_scale(summary: pd.DataFrame) -> Figure:
             scales = sorted(set(curve["scale"]))
             axis.set_xticks(scales, [str(scale) for scale in scales])
         figure.supxlabel("order of the farther neighbour, $n_2 = 2 n_1$", fontsize=8)
-        figure.supylabel("intrinsic dimension (GRIDE)", fontsize=8)
+        figure.supylabel(f"intrinsic dimension (GRIDE, {_WITHOUT})", fontsize=8)
         _legend(figure, axes, _what_labels_are(summary))
     return figure
 
@@ -217,7 +223,7 @@ def _grid(table: pd.DataFrame, x_label: str) -> tuple[Figure, dict[tuple[str, st
         axis.set_title(_KINDS.get(kind, kind))
     for axis in grid[-1]:
         axis.set_xlabel(x_label)
-    figure.supylabel("intrinsic dimension", fontsize=8)
+    figure.supylabel(f"intrinsic dimension ({_WITHOUT})", fontsize=8)
     figure.align_ylabels(grid[:, 0])
     return figure, {
         (estimator, kind): grid[i][j]

@@ -56,7 +56,8 @@ def naive(folder: Path, names: list[str], **options: Any) -> pd.DataFrame:
                 loss, entropy = (np.float64(v[i]).mean() for v in (source.loss, source.entropy))
                 rows += [
                     ["tiny", "step-3", "pages", i, context["document"], context["chunk"], kind,
-                     int(layer) if layer else pd.NA, name, found[name], found.n_eff, found.n_dup,
+                     int(layer) if layer else pd.NA, name, found[name], found.without_sinks[name],
+                     found.n_eff, found.n_dup, found.n_heavy, found.heaviest, found.first_share,
                      found.flags, loss, entropy]
                     for name in names
                 ]  # fmt: skip

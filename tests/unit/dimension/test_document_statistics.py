@@ -18,7 +18,7 @@ def table(n_documents: int = 12, n_chunks: int = 3, seed: int = 0) -> pd.DataFra
     """Return IDs of two layers in which a document's chunks share most of their variation."""
     random = np.random.default_rng(seed)
     of_document = random.normal(12, 2, n_documents)
-    return pd.DataFrame(
+    rows = pd.DataFrame(
         {
             "model": "base",
             "revision": None,
@@ -34,6 +34,9 @@ def table(n_documents: int = 12, n_chunks: int = 3, seed: int = 0) -> pd.DataFra
         for document in range(n_documents)
         for chunk in range(n_chunks)
     )
+    if rows.empty:
+        return rows
+    return rows.assign(id_without_sinks=rows["id"] - 1, flags="duplicates", first_share=0.25)
 
 
 def test_one_chunk_a_document_gives_the_textbook_standard_error() -> None:
@@ -61,6 +64,7 @@ def test_coverage_of_the_mean_is_right_with_clustered_chunks() -> None:
 def test_summary_counts_what_is_undefined() -> None:
     ids = table()
     ids.loc[0, "id"] = np.nan
+    ids.loc[:4, "flags"] = "duplicates;sink"
     summary = summarise(ids).set_index("layer")
     assert summary.loc[0, "n"] == 35
     assert summary.loc[0, "n_undefined"] == 1
@@ -69,6 +73,8 @@ def test_summary_counts_what_is_undefined() -> None:
     layer = ids[ids["layer"] == 1]
     assert summary.loc[1, "mean"] == pytest.approx(layer["id"].mean())
     assert summary.loc[1, "median"] == pytest.approx(layer["id"].median())
+    assert summary.loc[1, "mean_without_sinks"] == pytest.approx(layer["id"].mean() - 1)
+    assert (summary.loc[1, "n_sink"], summary.loc[1, "first_share"]) == (0, 0.25)
     means = layer.groupby("document")["id"].mean()
     assert summary.loc[1, "standard_error"] == pytest.approx(stats.sem(means))
 

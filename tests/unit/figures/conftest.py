@@ -44,7 +44,8 @@ def ids_table() -> Callable[..., pd.DataFrame]:
             for d in range(n_documents)
             for chunk in range(2)
         ]  # fmt: skip
-        return pd.DataFrame(rows).astype({"layer": "Int64"})
+        table = pd.DataFrame(rows).astype({"layer": "Int64"})
+        return table.assign(id_without_sinks=table["id"], n_heavy=0, first_share=np.nan)
 
     return make
 

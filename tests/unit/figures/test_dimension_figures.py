@@ -154,14 +154,29 @@ def test_models_of_different_depth_share_the_place_of_the_norm(ids_table: Table)
 
 def test_undefined_dimensions_leave_a_gap(ids_table: Table, texts: Texts) -> None:
     table = ids_table("base")
-    table.loc[(table["layer"] == 1) & (table["estimator"] == "mle"), "id"] = np.nan
+    undefined = (table["layer"] == 1) & (table["estimator"] == "mle")
+    table.loc[undefined, ["id", "id_without_sinks"]] = np.nan
     figure = id_by_layer(joined([table], [0]))
     _, y = drawn(panel(figure, "block"), "0")
     assert np.isnan(y).tolist() == [False, True, False, False]
     assert not np.isnan(drawn(panel(figure, "block", row=1), "0")[1]).any()
     assert "mle" in texts(figure)
     texts(id_by_step(joined([table, table], [0, 1])))
-    texts(id_against_loss(table.assign(id=np.nan)))
+    texts(id_against_loss(table.assign(id_without_sinks=np.nan)))
+
+
+def test_what_is_without_sinks_is_drawn_and_said(ids_table: Table, texts: Texts) -> None:
+    table = ids_table("base")
+    table["id"] += 100  # as a sink lifts them
+    figure = id_by_layer(joined([table], [0]))
+    _, y = drawn(panel(figure, "block"), "0")
+    assert y.max() < 30
+    assert any("without sinks" in word for word in texts(figure))
+    part = table.query("estimator == 'mle_inv' and module == 'block' and layer == 0")
+    against = id_against_loss(table)
+    heights = np.asarray(against.axes[0].lines[0].get_ydata(), float)
+    np.testing.assert_allclose(heights, part["id_without_sinks"])
+    assert any("without sinks" in word for word in texts(against))
 
 
 def test_modules_outside_the_blocks_are_all_drawn(ids_table: Table, texts: Texts) -> None:

@@ -1,0 +1,115 @@
+"""The dimension engine on the hidden states of a real model, made in the run.
+
+In processor time of one thread: ours, scikit-dimension and the bare product A @ A.T take turns,
+cloud by cloud; then all clouds of a context length go through ours in one call.
+"""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from terse.activations.capture import Capture
+from terse.corpora.stdlib import read_python_docs
+from terse.dimension import estimate
+from terse.models.modules import select_modules
+
+LENGTHS = (512, 1024)
+PARITY = 1e-6
+
+
+class Sums(NamedTuple):
+    """Times (s) over all clouds of a length, and what was seen of them.
+
+    Attributes:
+        three, everything: ours, one call for all clouds: three estimators, or all of the pass.
+        peer, product: sums of scikit-dimension's three estimators, and of A @ A.T.
+        slowest: the smallest speed-up of a single cloud, and its module.
+        float64: share of clouds that went to float64.
+        difference: largest relative difference from the float64 reference, of any estimate.
+    """
+
+    three: float
+    everything: float
+    peer: float
+    product: float
+    slowest: tuple[float, str]
+    float64: float
+    difference: float
+
+
+def make_clouds(folder: Path, n: int = 1024) -> dict[str, np.ndarray]:
+    """Return every module's cloud (n, D) float32 over a context of CPython's documentation."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    texts = (tokenizer(document.text)["input_ids"] for document in read_python_docs())
+    tokens = torch.tensor([next(text[:n] for text in texts if len(text) >= n)])
+    modules = select_modules(model, "all", ["attn", "mlp", "block"], ["norm"])
+    with Capture(model, modules, stop=True) as capture:
+        outputs, _ = capture.run(tokens)
+    return {name: output[0].numpy() for name, output in outputs.items()}
+
+
+def spent(call: Callable[[], object]) -> float:
+    """Return the processor time of this thread that a call takes, in seconds."""
+    start = time.thread_time()
+    call()
+    return time.thread_time() - start
+
+
+def measure(
+    clouds: dict[str, np.ndarray],
+    names: list[str],
+    everything: list[str],
+    peer: Callable[[np.ndarray], object],
+    rounds: int,
+) -> Sums:
+    """Time all clouds (n, D) in turns; medians over rounds."""
+    peers, products, ratios = [], [], []
+    for module, cloud in clouds.items():
+        as_peer, tensor = cloud.astype(np.float32), torch.from_numpy(cloud).float()
+        times = [
+            (
+                spent(lambda c=cloud: estimate(c, names)),
+                spent(lambda c=as_peer: peer(c)),
+                spent(lambda t=tensor: t @ t.T),
+            )
+            for _ in range(rounds)
+        ]
+        ours, theirs, bare = (statistics.median(side) for side in zip(*times, strict=True))
+        ratios.append((theirs / ours, module))
+        peers.append(theirs)
+        products.append(bare)
+    batch = np.stack(list(clouds.values()))
+    gc.collect()
+    found = estimate(batch, everything)
+    reference = estimate(batch, everything, precision="float64")
+    off = [np.abs(found[name] / reference[name] - 1).max() for name in found]
+    return Sums(
+        statistics.median(spent(lambda: estimate(batch, names)) for _ in range(rounds)),
+        statistics.median(spent(lambda: estimate(batch, everything)) for _ in range(rounds)),
+        sum(peers),
+        sum(products),
+        min(ratios),
+        sum("float64" in flags for flags in found.flags) / len(batch),
+        float(max(off)),
+    )
+
+
+def lengths_and_formats(
+    folder: Path, precise: bool = True
+) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """Yield the clouds of each length as float32, and cast to float16."""
+    whole = make_clouds(folder)
+    for n in LENGTHS:
+        for dtype in (np.float32, np.float16) if precise else (np.float32,):
+            name = (
+                f"{len(whole)} clouds ({n}, {next(iter(whole.values())).shape[1]}) {dtype.__name__}"
+            )
+            yield name, {module: cloud[:n].astype(dtype) for module, cloud in whole.items()}
