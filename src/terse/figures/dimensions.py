@@ -26,8 +26,9 @@ def labelled(tables: Sequence[pd.DataFrame], steps: Sequence[int | None]) -> pd.
     """Join the summaries of several models, each named by its training step or its model.
 
     Where a summary tells estimates with and without sinks apart, those without are drawn: one
-    heavy token would otherwise decide what a reader sees. Adds the columns `label`, `training_step` (-1 where unknown) and `place`: the layer, -1 for
-    the embedding and what comes after the last layer for the norm, both drawn beside the blocks.
+    heavy token would otherwise decide what a reader sees. Adds the columns `label`,
+    `training_step` (-1 where unknown) and `place`: the layer, -1 for the embedding and what comes
+    after the last layer for the norm, both drawn beside the blocks.
     """
     parts = [
         table.assign(

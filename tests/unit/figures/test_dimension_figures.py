@@ -63,7 +63,8 @@ def test_by_layer_draws_the_means_and_names_everything(
     half = 1.96 * block["standard_error"].max()
     assert np.ptp(np.asarray(band)[:, 1]) > half
     words = texts(figure)
-    for word in ("attention", "MLP", "block", "mle", "mle_inv", "layer", "intrinsic dimension"):
+    named = "intrinsic dimension (without sinks)"
+    for word in ("attention", "MLP", "block", "mle", "mle_inv", "layer", named):
         assert word in words, word
     first = words.index("training step")
     assert words[first + 1 : first + 4] == ["0", "100", "1,000"]
@@ -213,7 +214,7 @@ def test_against_loss_shows_each_context_and_its_correlation(
     assert axes[1].get_title() == f"block 1\n{title}"
     words = texts(figure)
     assert "loss of the context (nats per token)" in words
-    assert "intrinsic dimension (mle_inv)" in words
+    assert "intrinsic dimension (mle_inv, without sinks)" in words
     assert title in words
 
 
@@ -221,7 +222,7 @@ def test_against_loss_takes_the_estimator_there_is(ids_table: Table, texts: Text
     words = texts(
         id_against_loss(ids_table("base", n_layers=1, estimators=("twoNN_f10", "mind_ml")))
     )
-    assert "intrinsic dimension (mind_ml)" in words
+    assert "intrinsic dimension (mind_ml, without sinks)" in words
 
 
 def test_against_loss_with_too_few_documents_says_so(ids_table: Table, texts: Texts) -> None:
