@@ -8,7 +8,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from skdim_oracle import disagreements, reference
 from terse.dimension import Estimates, estimate, neighbours
-from terse.dimension.gram import gram
+from terse.dimension.gram import multiply
 from terse.errors import TerseError
 
 ALL = [
@@ -240,11 +240,12 @@ def test_a_callers_low_matmul_precision_and_autocast_do_not_leak_in(
 ) -> None:
     seen = []
 
-    def spy(*arguments):
+    def spy(*arguments, **options):
         seen.append((torch.get_float32_matmul_precision(), torch.is_autocast_enabled("cpu")))
-        return gram(*arguments)
+        return multiply(*arguments, **options)
 
-    monkeypatch.setattr(neighbours, "gram", spy)
+    monkeypatch.setattr(neighbours, "multiply", spy)
+    monkeypatch.setattr(neighbours, "TILES_ABOVE", 50)  # below, no product of torch is taken
     batch = torch.from_numpy(np.stack([cloud(100, 4, 50), cloud(100, 3, 50)])).float()
     torch.set_float32_matmul_precision("medium")
     try:
