@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 
 _FAST = {"reassoc", "contract", "nsz", "arcp"}  # sums may be vectorised; infinities stay
-_compiled = njit(nogil=True, cache=True, fastmath=_FAST)
+_compiled = njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")
 
 FAR = np.float32(3e38)
 """A squared distance that is no neighbour's."""
