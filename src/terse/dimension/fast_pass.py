@@ -13,7 +13,7 @@ from terse.dimension.gram import N_OUTLIERS, OUTLIER_SHARE, Centred, Workspace
 N_CANDIDATES = 24
 """Nearest by the product, among which the nearest in truth are looked for."""
 
-ERROR_IN_EPS = 3.0
+ERROR_IN_EPS = 6.0
 """Possible error of a squared distance from the product, over eps times norm and distance."""
 
 TOLERANCE = 3e-6
