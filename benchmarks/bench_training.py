@@ -21,6 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Trainer
 
 from terse.evaluation.measures import Measure
 from terse.methods.causal_lm.settings import CausalLMSettings
+from terse.methods.causal_lm.spec import CAUSAL_LM
 from terse.training.method import Inputs, Method
 
 STEPS, ROUNDS, THREADS = 12, 7, 2
@@ -42,6 +43,8 @@ class Rows(Dataset[Any]):
 
 class Benchmarked(Method[CausalLMSettings]):
     """The default run's model on random rows."""
+
+    spec = CAUSAL_LM
 
     def __init__(self, settings: CausalLMSettings, timed: Timed) -> None:
         super().__init__(settings, Inputs())

@@ -17,7 +17,6 @@ from transformers import AutoTokenizer
 from script_chain import CONFIG, SCRIPTS, Chain, run_script, script
 from terse.activations import cache
 from terse.config import load
-from terse.config.methods import settings_of
 from terse.corpora.documents import fingerprint, read_documents
 from terse.corpora.stdlib import read_python_docs
 from terse.dimension import estimate
@@ -157,7 +156,7 @@ def test_train_model(chain: Chain) -> None:
     assert not list(chain.run.rglob("terse-files.json"))
     assert not list((chain.folder / "state" / "train" / "base").iterdir())
     record = record_of(chain.run / "run.json")
-    assert record["settings"] == chain.settings.runs["base"].params()
+    assert record["settings"] == chain.settings.result_params("base")
     assert record["device"] == "cpu (deterministic)"
     assert record["seed"] == 0
     assert record["inputs"] == {
@@ -173,7 +172,7 @@ def train_again(chain: Chain, tmp_path: Path) -> Train:
     def train(signal: StopSignal | None = None, **changes: Any) -> bytes:
         run_script(
             "train_model",
-            run=chain.settings.runs["base"].params() | changes,
+            run=chain.settings.result_params("base") | changes,
             inputs=Inputs(chain.inputs.tokens, tokenizer=chain.inputs.tokenizer),
             outputs=Outputs(
                 tmp_path / "model",
@@ -278,15 +277,13 @@ def test_estimate_dimensions_of_one_cloud(chain: Chain, tmp_path: Path) -> None:
 
 
 def test_plot_study(tmp_path: Path) -> None:
-    run = settings_of(
-        {
-            "method": "compression",
-            "base": "b",
-            "corpus": "c",
-            "max_steps": 2,
-            "checkpoint_steps": [],
-        }
-    ).params()
+    run = {
+        "method": "compression",
+        "base": "b",
+        "corpus": "c",
+        "max_steps": 2,
+        "checkpoint_steps": [],
+    }
     rows = [("low", "loss_nats", 5.0, 4.9, 5.1), ("compressed", "recovery", 0.4, 0.3, 0.5)]
     table = pd.DataFrame(rows, columns=["arm", "measure", "value", "interval_low", "interval_high"])
     folders = [tmp_path / name / "tables" for name in ("r1", "r2")]

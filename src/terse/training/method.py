@@ -1,10 +1,9 @@
 """What a method brings: its model, its rows, its loss, its evaluation. Training is not its task."""
 
-import importlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import pandas as pd
 import torch
@@ -13,6 +12,7 @@ from torch.utils.data import Dataset, default_collate
 from transformers import PreTrainedModel, TrainerCallback
 
 from terse.evaluation.measures import Measure
+from terse.settings.method_spec import MethodSpec
 from terse.settings.run import Run
 
 S = TypeVar("S", bound=Run)
@@ -37,6 +37,11 @@ class Method(ABC, Generic[S]):
     before `build`, saved in each checkpoint and restored on resume.
     """
 
+    # What is asked of the method where no torch is loaded.
+    spec: ClassVar[MethodSpec[Any]]
+    # Whether the training rows come in a random order already and are read as they stand.
+    rows_in_order: ClassVar[bool] = False
+
     def __init__(self, settings: S, inputs: Inputs) -> None:
         self.settings = settings
         self.inputs = inputs
@@ -60,7 +65,7 @@ class Method(ABC, Generic[S]):
     def tables(self, model: nn.Module, device: str) -> dict[str, pd.DataFrame]:
         """Return what else is to be read about a trained model, by name, such as samples.
 
-        Each goes into the report with the caption of its name in the settings' `captions`.
+        Each goes into the report with the caption of its name in the spec's `captions`.
         """
         return {}
 
@@ -113,6 +118,10 @@ class Method(ABC, Generic[S]):
         """Return the share of lr at a step, counted from 1; None: `lr_schedule` says it."""
         return None
 
+    def schedule_options(self) -> dict[str, float]:
+        """Return what `lr_schedule` takes in addition to its name, as transformers spells it."""
+        return {}
+
     def callbacks(self) -> list[TrainerCallback]:
         """Return callbacks that the training carries along."""
         return []
@@ -134,12 +143,6 @@ class Method(ABC, Generic[S]):
     def tokenizer_folder(self) -> Path | None:
         """Return the folder of the tokenizer that is published beside the weights."""
         return self.inputs.tokenizer or self.inputs.base
-
-
-def method_of(settings: Run, inputs: Inputs) -> Method[Any]:
-    """Return the implementation of a run's method."""
-    module, _, name = settings.implementation.partition(":")
-    return getattr(importlib.import_module(module), name)(settings, inputs)
 
 
 def mean_loss(method: Method[Any], model: nn.Module, rows: Dataset[Any], device: str) -> float:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM, PreTrainedModel
 
@@ -21,16 +20,18 @@ from terse.methods.blotching.model import Blotcher, check_positions, drop_out, f
 from terse.methods.blotching.positions import RANDOM, position_table
 from terse.methods.blotching.rows import BlotchedRows, HeldOutRows, Layout, collate
 from terse.methods.blotching.settings import BlotchingSettings
+from terse.methods.blotching.spec import BLOTCHING
+from terse.methods.blotching.storage import save_blotcher, take_own
 from terse.methods.blotching.tables import all_tables
 from terse.models.loading import load_model, max_context
 from terse.training.method import Batch, Method
-
-WEIGHTS = "blotching.safetensors"  # what a run has beside its language model
 
 
 class Blotching(Method[BlotchingSettings]):
     """A transformer learns chains with whole steps left out; an intensity may tell how many."""
 
+    spec = BLOTCHING
+    rows_in_order = True
     _scored: Evaluation | None = None
 
     @cached_property
@@ -187,16 +188,9 @@ class Blotching(Method[BlotchingSettings]):
         return [chains[i * len(chains) // n] for i in range(n)]
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """Write the language model as transformers does, and beside it what is ours."""
-        cast(Blotcher, model).lm.save_pretrained(folder)
-        own = {k: v.contiguous() for k, v in model.state_dict().items() if not k.startswith("lm.")}
-        save_file({k: v.cpu() for k, v in own.items()}, folder / WEIGHTS, metadata={"format": "pt"})
+        save_blotcher(cast(Blotcher, model), folder)
 
     def load(self, folder: Path) -> nn.Module:
         model = self._around(self._lm(folder))
-        own = load_file(folder / WEIGHTS)
-        expected = {k: v for k, v in model.state_dict().items() if not k.startswith("lm.")}
-        if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in expected.items()}:
-            raise TerseError(f"{folder / WEIGHTS} is of another run: train this one again")
-        model.load_state_dict(own, strict=False)
+        take_own(model, folder)
         return model.eval()

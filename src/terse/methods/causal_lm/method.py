@@ -15,12 +15,15 @@ from terse.errors import TerseError
 from terse.evaluation.bits_per_byte import bits_per_byte, coder_baselines, score_documents
 from terse.evaluation.measures import Measure
 from terse.methods.causal_lm.settings import CausalLMSettings
+from terse.methods.causal_lm.spec import CAUSAL_LM
 from terse.models.loading import load_model
 from terse.training.method import Method
 
 
 class CausalLM(Method[CausalLMSettings]):
     """Next-token prediction on packed documents, every token of the corpus a target."""
+
+    spec = CAUSAL_LM
 
     @cached_property
     def _tokenizer(self) -> PreTrainedTokenizerBase:

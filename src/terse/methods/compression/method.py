@@ -25,6 +25,7 @@ from terse.methods.compression.rows import (
     validation_windows,
 )
 from terse.methods.compression.settings import CompressionSettings
+from terse.methods.compression.spec import COMPRESSION
 from terse.methods.compression.storage import load_compressor, save_compressor
 from terse.methods.compression.tables import dimensions_table, samples_table
 from terse.models.loading import load_model, max_context
@@ -36,6 +37,8 @@ LOSSES = ("ce", "kl", "rmb", "static", "csl")
 
 class Compression(Method[CompressionSettings]):
     """A frozen language model learns to read vectors in the place of tokens."""
+
+    spec = COMPRESSION
 
     @cached_property
     def _base_digest(self) -> str:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from terse.errors import TerseError
 from terse.methods.compression.model import Compressor
-from terse.methods.compression.settings import CompressionSettings
+from terse.methods.compression.spec import COMPRESSION
 from terse.provenance import digest_file, digest_json
 
 CONFIG, WEIGHTS = "compressor.json", "model.safetensors"
@@ -21,7 +21,7 @@ def save_compressor(model: Compressor, folder: Path, base: dict[str, Any]) -> No
     """Write what was trained into a folder; `base` holds the base's `name` and `digest`."""
     tensors = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    content = {"base": base, "settings": model.settings.params()}
+    content = {"base": base, "settings": COMPRESSION.result_params(model.settings)}
     (folder / CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
@@ -37,7 +37,7 @@ def load_compressor(folder: Path, lm: PreTrainedModel, digest: str) -> Compresso
             f"the compressor in {folder} was trained on {trained_on['name']!r} with other weights "
             f"(digest {trained_on['digest'][:12]}, given {digest[:12]}); train it again"
         )
-    model = Compressor(lm, CompressionSettings.from_params(content["settings"]))
+    model = Compressor(lm, COMPRESSION.settings_from(content["settings"]))
     model.load_state_dict(_tensors(folder / WEIGHTS)[0])
     return model.eval()
 

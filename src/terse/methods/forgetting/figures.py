@@ -49,7 +49,7 @@ def seeds_apart(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
     """Return the runs in groups that differ in nothing but the seed, by what the groups are."""
     groups: dict[str, list[FinishedRun]] = {}
     for run in runs:
-        rest = {k: v for k, v in run.settings.params().items() if k != "seed"}
+        rest = {k: v for k, v in run.settings.model_dump(mode="json").items() if k != "seed"}
         groups.setdefault(str(sorted(rest.items(), key=str)), []).append(run)
     return {label_of(group): group for group in groups.values()}
 

@@ -26,6 +26,7 @@ from terse.methods.forgetting.packing import Rows
 from terse.methods.forgetting.rows import AllBlocks, Lengths, RandomBlocks, token_counts
 from terse.methods.forgetting.schedule import BASE, FollowSchedule
 from terse.methods.forgetting.settings import ForgettingSettings
+from terse.methods.forgetting.spec import FORGETTING
 from terse.methods.forgetting.storage import load_mask, published_counts, save_forgetter
 from terse.methods.forgetting.tables import passage_table
 from terse.models.loading import load_model, max_context
@@ -39,6 +40,8 @@ CALIBRATION_ROWS = 128
 
 class Forgetting(Method[ForgettingSettings]):
     """A mask learns which tokens of its context a language model can do without."""
+
+    spec = FORGETTING
 
     @property
     def lengths(self) -> Lengths:

@@ -13,6 +13,7 @@ from terse.methods.forgetting.base_lm import merged
 from terse.methods.forgetting.baselines import SurprisalMask
 from terse.methods.forgetting.decisions import Calibration
 from terse.methods.forgetting.model import Forgetter
+from terse.methods.forgetting.spec import FORGETTING
 
 CONFIG, WEIGHTS = "forgetter.json", "mask.safetensors"
 
@@ -27,7 +28,8 @@ def save_forgetter(model: Forgetter, folder: Path, calibration: Calibration | No
     if isinstance(model.mask, SurprisalMask):
         tensors["counts"] = model.mask.get_buffer("counts").cpu()
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    content = {"settings": model.settings.training_params(), "multiplier": float(model.multiplier)}
+    settings = FORGETTING.weight_params(model.settings)
+    content = {"settings": settings, "multiplier": float(model.multiplier)}
     (folder / CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 

@@ -18,6 +18,21 @@ from terse.methods.hierarchical.compressor import Segments
 from terse.methods.hierarchical.model import HierarchicalAutoencoder
 from terse.methods.hierarchical.rows import ByteRows, byte_store
 from terse.methods.hierarchical.settings import PAD
+from terse.methods.hierarchical.storage import load_hierarchical
+
+
+def encode_with_base(
+    base: Path,
+    tokens: Path,
+    out: Path,
+    *,
+    device: str,
+    batch_size: int,
+    train_rows: int | None = None,
+) -> None:
+    """Write the codes that the model in the folder `base` makes of a tokens file."""
+    model = load_hierarchical(base)
+    encode_corpus(model, tokens, out, device=device, batch_size=batch_size, train_rows=train_rows)
 
 
 def encode_corpus(

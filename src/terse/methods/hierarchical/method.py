@@ -20,6 +20,7 @@ from terse.methods.hierarchical.evaluation import evaluate_model
 from terse.methods.hierarchical.model import HierarchicalAutoencoder
 from terse.methods.hierarchical.rows import ByteRows, byte_store
 from terse.methods.hierarchical.settings import PAD, HierarchicalSettings
+from terse.methods.hierarchical.spec import HIERARCHICAL
 from terse.methods.hierarchical.storage import (
     load_hierarchical,
     save_model,
@@ -35,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 class Hierarchical(Method[HierarchicalSettings]):
     """Compressors, expanders and the language model on the codes, in one or two stages."""
+
+    spec = HIERARCHICAL
 
     def build(self) -> HierarchicalAutoencoder:
         """Return a model with fresh weights, or with what it takes of the base."""
@@ -56,7 +59,7 @@ class Hierarchical(Method[HierarchicalSettings]):
         s = self.settings
         store = byte_store(_required(self.inputs.tokens, "tokens file"), split)
         rows = ByteRows(store, s.sequence_length, s.train_rows if split == "train" else None)
-        if not s.needs_codes():
+        if not s.is_second_stage:
             return rows
         codes = _required(self.inputs.codes, "file of codes")
         return CodedRows(rows, codes, [level.n_digits for level in s.compressor_level_configs])
@@ -121,6 +124,9 @@ class Hierarchical(Method[HierarchicalSettings]):
             {"params": groups[True], "weight_decay": self.settings.l2},
             {"params": groups[False], "weight_decay": 0.0},
         ]
+
+    def schedule_options(self) -> dict[str, float]:
+        return {str(key): value for key, value in self.settings.scheduler_specific_kwargs.items()}
 
     def callbacks(self) -> list[TrainerCallback]:
         return [_AfterStep(), _Samples(self.settings)]

@@ -30,6 +30,7 @@ from terse.methods.blotching.figures import (
     series_names,
 )
 from terse.methods.blotching.losses import chain_losses
+from terse.methods.blotching.spec import BLOTCHING
 from terse.settings.corpora import Corpus
 from terse.training.method import Inputs, mean_loss
 from tiny_blotching import SETTINGS, blotching, built, settings
@@ -138,13 +139,13 @@ def test_every_request_is_scored(runs: list[FinishedRun]) -> None:
 
 
 def test_the_report_has_every_table_and_figure_with_its_caption(runs: list[FinishedRun]) -> None:
-    tables = joined_tables(runs)
+    tables = joined_tables(BLOTCHING, runs)
     assert set(tables) == {"answers", "by_length", "losses", "cost", "samples"}
     own = tables["answers"][tables["answers"]["run"] == "a"]
     assert len(own) == 3 + 3 + 3 + 3 + 3  # greedy, T 0.7, T 1, out of distribution, votes
     assert set(own["n_votes"]) == {1, 2}
     assert (own["accuracy_low"] <= own["accuracy"]).all()
-    figures = figures_of(runs)
+    figures = figures_of(BLOTCHING, runs)
     assert set(figures) == {"intensity", "temperature", "length", "held-out", "losses"}
     labels = [text.get_text() for text in figures["intensity"].legends[0].get_texts()]
     assert labels == ["vanilla", "blind", "intensity", "intensity, label_smoothing 0.1"]
@@ -336,7 +337,7 @@ def test_text_is_trained_on_and_scored(text_inputs: Inputs, tmp_path: Path) -> N
     tables = method.tables(model, "cpu")
     assert set(tables) == {"losses", "cost"}
     run = FinishedRun("t", method.settings, pd.DataFrame(), tables)
-    assert set(figures_of([run])) == {"losses"}
+    assert set(figures_of(BLOTCHING, [run])) == {"losses"}
     assert (folder / "model" / "tokenizer.json").exists()
     # Another run may start from it: its own language model, tied or not, is a whole one.
     base = Inputs(tokens=text_inputs.tokens, base=folder / "model")

@@ -14,6 +14,7 @@ from terse.corpora.arithmetic.expressions import read, value
 from terse.errors import TerseError
 from terse.methods.blotching.blotches import bin_of, dropped_steps, evenly, kept_tokens
 from terse.methods.blotching.rows import IGNORED, BlotchedRows, Layout, collate
+from terse.methods.blotching.spec import BLOTCHING
 from tiny_blotching import blotching, long_chain, rng, settings
 
 CHAIN = long_chain()  # 3*2+18=2*3+18=3+3+18=8+3+3+10=3+11+10=1+3+10+10=4+10+10=14+10=24
@@ -275,12 +276,13 @@ def test_the_rate_rises_to_its_peak_and_falls_by_its_power(w: int, exponent: flo
 
 def test_what_only_the_evaluation_reads_retrains_nothing() -> None:
     scored = {"val_temp": 0.3, "eval_temps": [2.0], "n_votes": 3, "n_samples": 1, "n_eval_ps": 2}
+    weights, results = BLOTCHING.weight_params, BLOTCHING.result_params
     plain = settings()
-    assert settings(**scored).training_params() == plain.training_params()
+    assert weights(settings(**scored)) == weights(plain)
     for key, value_ in scored.items():
-        assert settings(**{key: value_}).params() != plain.params()
+        assert results(settings(**{key: value_})) != results(plain)
     for key, value_ in {"n_val_problems": 9, "ood_max_num": 99, "blotch_p_max": 0.5}.items():
-        assert settings(**{key: value_}).training_params() != plain.training_params()
+        assert weights(settings(**{key: value_})) != weights(plain)
 
 
 def test_numbers_out_of_distribution_are_above_factors_too() -> None:

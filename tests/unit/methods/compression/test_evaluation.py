@@ -264,7 +264,12 @@ def test_vectors_are_captured_as_other_models_states(
         folder = tmp_path / "spans"
         folder.mkdir()
         method.save(method.build(), folder)
-    asked = {"corpus": "c", "batch_size": 7, **method.settings.measurement(), "cloud": cloud}
+    asked = {
+        "corpus": "c",
+        "batch_size": 7,
+        **method.spec.measurement(method.settings),
+        "cloud": cloud,
+    }
     asked["save_IDs_list"] = ["mle_inv", "twoNN_f10"]
     settings = Activations.model_validate(asked)
     assert inputs.tokens is not None

@@ -11,6 +11,7 @@ from terse.config.methods import settings_of
 from terse.figures.study import FinishedRun, figures_of, joined_tables
 from terse.figures.style import save
 from terse.methods.forgetting.figures import LINE_WIDTH, bits_per_byte, curves, passage
+from terse.methods.forgetting.spec import FORGETTING
 
 RATES = (0.1, 0.5, 0.9)
 
@@ -78,7 +79,7 @@ def test_the_passage_is_written_and_shaded() -> None:
 
 
 def test_all_figures_and_tables_have_captions_and_can_be_saved(tmp_path: Path) -> None:
-    for name, figure in figures_of(RUNS).items():
+    for name, figure in figures_of(FORGETTING, RUNS).items():
         save(figure, [tmp_path / f"{name}.svg"])
         assert (tmp_path / f"{name}.svg").stat().st_size > 3000
-    assert set(joined_tables(RUNS)) == {"cost", "tokens"}
+    assert set(joined_tables(FORGETTING, RUNS)) == {"cost", "tokens"}

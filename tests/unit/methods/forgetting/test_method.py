@@ -19,6 +19,7 @@ from terse.methods.forgetting.evaluation import rows_of
 from terse.methods.forgetting.masks import MLPForgetMask
 from terse.methods.forgetting.model import Forgetter
 from terse.methods.forgetting.schedule import phase_at
+from terse.methods.forgetting.spec import FORGETTING
 from terse.models.loading import load_model
 from terse.training.method import Inputs
 from tiny_forgetting import (
@@ -315,18 +316,21 @@ def test_steps_and_warm_up_follow() -> None:
 
 
 def test_what_only_the_report_reads_trains_nothing_again() -> None:
-    settings = settings_of(SETTINGS)
+    def weight_params(**changes: Any) -> dict[str, Any]:
+        settings: Any = settings_of(SETTINGS | changes)
+        return FORGETTING.weight_params(settings)
+
     for key, value in {"eval_rates": [0.9], "eval_windows": 7, "n_samples": 0}.items():
-        assert settings_of(SETTINGS | {key: value}).training_params() == settings.training_params()
-    assert settings_of(SETTINGS | {"eval_interval": 2}).training_params() != (
-        settings.training_params()
-    )
+        assert weight_params(**{key: value}) == weight_params()
+    assert weight_params(eval_interval=2) != weight_params()
 
 
 def test_rollouts_count_in_the_time_limit() -> None:
     windows = 28  # tokens: one pass forwards and backwards, three forwards
-    assert settings_of(SETTINGS).tokens_per_row() == 2 * windows
-    assert settings_of(SETTINGS | {"mask": "random", "hidden_dim": 512}).tokens_per_row() == windows
+    learned: Any = settings_of(SETTINGS)
+    random: Any = settings_of(SETTINGS | {"mask": "random", "hidden_dim": 512})
+    assert FORGETTING.tokens_per_row(learned) == 2 * windows
+    assert FORGETTING.tokens_per_row(random) == windows
 
 
 def test_rewards_are_told_by_a_base_at_rest() -> None:

@@ -28,6 +28,7 @@ from terse.methods.hierarchical.method import Hierarchical
 from terse.methods.hierarchical.model import HierarchicalAutoencoder
 from terse.methods.hierarchical.rows import ByteRows, ScoringRows, byte_store
 from terse.methods.hierarchical.settings import BOS, EOS, PAD
+from terse.methods.hierarchical.spec import HIERARCHICAL
 from terse.methods.hierarchical.storage import load_hierarchical, save_model
 from terse.training.method import Inputs
 from tiny_hierarchical import TOP, byte_inputs, model, rows, settings
@@ -188,14 +189,14 @@ def test_a_second_stage_leaves_its_base_as_it_was(
     assert set(tables["dimensions"]["cloud"]) == {"pooled", "quantised"}
     evaluation = pd.DataFrame([vars(m) for m in measures.values()])
     run = FinishedRun("x", second.settings, evaluation, tables)
-    assert set(figures_of([run])) == {"scores", "segmentation"}
-    assert len(joined_tables([run])) == 4
+    assert set(figures_of(HIERARCHICAL, [run])) == {"scores", "segmentation"}
+    assert len(joined_tables(HIERARCHICAL, [run])) == 4
     score = pd.DataFrame([{"arm": "model", "measure": "bits_per_byte", "value": 2.0,
                            "interval_low": 1.9, "interval_high": 2.1}])  # fmt: skip
     rival = FinishedRun("byte-lm", CausalLMSettings(method="causal-lm", corpus="c", tokenizer="b",
                         max_steps=1, checkpoint_steps=[]), score, {})  # fmt: skip
     below = FinishedRun("stage1", settings(*LEVELS, top=None), evaluation, tables, (rival,))
-    both = figures_of([below, replace(run, compared=(rival,))])
+    both = figures_of(HIERARCHICAL, [below, replace(run, compared=(rival,))])
     assert [t.get_text() for t in both["scores"].axes[0].get_yticklabels()][-1] == "byte-lm"
     assert [ax.get_title() for ax in both["segmentation"].axes] == ["stage1"]  # cut as `run` is
 
@@ -230,8 +231,9 @@ def test_what_only_the_evaluation_reads_is_of_today(stage1: Path, text: Inputs) 
     assert "samples" not in tables
     stored = json.loads((stage1 / "model" / "hierarchical.json").read_text())
     assert not {"eval_bytes", "n_samples", "generation_interval"} & set(stored)
-    assert today.training_params() == settings(*LEVELS, top=None).training_params()
-    assert "generation_interval" in today.beside()
+    plain = settings(*LEVELS, top=None)
+    assert HIERARCHICAL.weight_params(today) == HIERARCHICAL.weight_params(plain)
+    assert "generation_interval" in HIERARCHICAL.non_weight_params(today)
 
 
 def test_bases_of_another_shape_are_refused(text: Inputs, stage1: Path, tmp_path: Path) -> None:
