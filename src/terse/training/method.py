@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 from transformers import PreTrainedModel, TrainerCallback
 
+from terse.errors import TerseError
 from terse.evaluation.measures import Measure
 from terse.settings.run import Run
 
@@ -40,6 +41,12 @@ class Method(ABC, Generic[S]):
     def __init__(self, settings: S, inputs: Inputs) -> None:
         self.settings = settings
         self.inputs = inputs
+
+    def required(self, path: Path | None, what: str) -> Path:
+        """Return the path of an input; TerseError if the run was given none."""
+        if path is None:
+            raise TerseError(f"{self.settings.method} needs a {what}")
+        return path
 
     @abstractmethod
     def build(self) -> nn.Module:
