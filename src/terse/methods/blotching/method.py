@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM, PreTrainedModel
 
@@ -24,6 +24,7 @@ from terse.methods.blotching.settings import BlotchingSettings
 from terse.methods.blotching.tables import all_tables
 from terse.models.loading import load_model, max_context
 from terse.training.method import Batch, Method
+from terse.training.weights import read_tensors
 
 WEIGHTS = "blotching.safetensors"  # what a run has beside its language model
 
@@ -194,7 +195,7 @@ class Blotching(Method[BlotchingSettings]):
 
     def load(self, folder: Path) -> nn.Module:
         model = self._around(self._lm(folder))
-        own = load_file(folder / WEIGHTS)
+        own, _ = read_tensors(folder / WEIGHTS)
         expected = {k: v for k, v in model.state_dict().items() if not k.startswith("lm.")}
         if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in expected.items()}:
             raise TerseError(f"{folder / WEIGHTS} is of another run: train this one again")
