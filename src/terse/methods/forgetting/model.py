@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from terse.errors import TerseError
-from terse.methods.forgetting.base_lm import at_rest, divergence, prepare_base
+from terse.methods.forgetting.base_lm import at_rest, prepare_base
 from terse.methods.forgetting.decisions import Calibration, decide, droppable
 from terse.methods.forgetting.gradient_estimators import ESTIMATORS, Step
 from terse.methods.forgetting.masks import Mask
@@ -20,6 +20,7 @@ from terse.methods.forgetting.packing import Rows
 from terse.methods.forgetting.policy import entropy
 from terse.methods.forgetting.schedule import Phase, phase_at
 from terse.methods.forgetting.settings import ForgettingSettings
+from terse.training.divergence import kl_divergence
 
 Sums = dict[str, Tensor]
 DUALS = ("multiplier", "excess", "scale")
@@ -179,7 +180,7 @@ class Forgetter(nn.Module):
         if full is None:
             with torch.no_grad(), at_rest(self.lm):
                 full = self.score(rows, torch.ones_like(rows.is_target), self.settings.mode)
-        return divergence(full.logits[scores.scored[full.scored]], scores.logits)
+        return kl_divergence(full.logits[scores.scored[full.scored]], scores.logits)
 
     def reward_scale(self, advantages: Tensor, credited: Tensor, q: Tensor) -> Tensor:
         """Return what one token was worth in the steps before, in nats per target; 1 at first.
