@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 from transformers import PreTrainedModel, TrainerCallback
 
+from terse.corpora.places import evenly
 from terse.errors import TerseError
 from terse.evaluation.measures import Measure
 from terse.settings.run import Run
@@ -156,11 +157,10 @@ def mean_loss(method: Method[Any], model: nn.Module, rows: Dataset[Any], device:
     """
     s, n_rows = method.settings, len(rows)  # type: ignore[arg-type]
     size = s.val_batch_size or s.batch_size
-    limit = min(n_rows, size * (s.max_val_loops or n_rows))
-    chosen = [i * n_rows // limit for i in range(limit)]
+    chosen = evenly(n_rows, size * (s.max_val_loops or n_rows))
     total, count = 0.0, 0
     with torch.no_grad():
-        for start in range(0, limit, size):
+        for start in range(0, len(chosen), size):
             batch = method.collate([rows[i] for i in chosen[start : start + size]])
             batch = {key: value.to(device) for key, value in batch.items()}
             nats, n_targets = method.score(model, batch)

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from terse.errors import TerseError
 from terse.methods.forgetting.base_lm import at_rest, prepare_base
 from terse.methods.forgetting.decisions import Calibration, decide, droppable
-from terse.methods.forgetting.gradient_estimators import ESTIMATORS, Step
+from terse.methods.forgetting.gradient_estimators import GRADIENT_ESTIMATORS, Step
 from terse.methods.forgetting.masks import Mask
 from terse.methods.forgetting.modes import Scores, check_sight, decided, score
 from terse.methods.forgetting.packing import Rows
@@ -134,7 +134,7 @@ class Forgetter(nn.Module):
         logits = self.mask.logits(rows, decided(rows, self.settings.mode)).float()
         credited = free & decided(rows, self.reward_mode)
         step = Step(rows, logits, free, credited, phase, full)
-        policy, keep = ESTIMATORS[self.settings.grad](self, step, uniform)
+        policy, keep = GRADIENT_ESTIMATORS[self.settings.grad](self, step, uniform)
         bonus = entropy(logits, free).sum()
         sums = {"policy": policy, "entropy": bonus, "identity": full.nats.sum()}
         sums["targets"] = full.scored.sum()
