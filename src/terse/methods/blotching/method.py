@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from terse.corpora.arithmetic.characters import PAD, VOCAB_SIZE
+from terse.corpora.places import evenly
 from terse.corpora.tokenizers import load_tokenizer
 from terse.errors import TerseError
 from terse.evaluation.measures import Measure
@@ -183,9 +184,8 @@ class Blotching(Method[BlotchingSettings]):
         return self._scored
 
     def _scored_chains(self) -> list[Chain]:
-        chains, most = self.validation_chains, self.settings.n_val_problems
-        n = min(len(chains), most)
-        return [chains[i * len(chains) // n] for i in range(n)]
+        chains = self.validation_chains
+        return [chains[i] for i in evenly(len(chains), self.settings.n_val_problems)]
 
     def save(self, model: nn.Module, folder: Path) -> None:
         save_blotcher(cast(Blotcher, model), folder)

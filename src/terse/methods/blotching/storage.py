@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from terse.errors import TerseError
 from terse.methods.blotching.model import Blotcher
+from terse.training.weights import read_tensors
 
 WEIGHTS = "blotching.safetensors"  # what a run has in addition to its language model
 
@@ -25,10 +25,7 @@ def take_own(model: Blotcher, folder: Path) -> None:
     Raises TerseError where that is missing, broken, or of a run with other settings.
     """
     path = folder / WEIGHTS
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise TerseError(f"cannot read {path}: {error}") from error
+    tensors, _ = read_tensors(path)
     if _shapes(tensors) != _shapes(_own(model)):
         raise TerseError(f"{path} is of another run: train this one again")
     model.load_state_dict(tensors, strict=False)
