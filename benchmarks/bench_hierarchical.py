@@ -216,7 +216,7 @@ def recomputed(model: HierarchicalAutoencoder, batch: int) -> float:
     begin = time.perf_counter()
     for length in lengths:
         levels = model.encode(ids(batch, length + 1))
-        model.predicted_states(levels, model.top_lm(levels[-1].rows))
+        model.predicted_states(levels, model.code_lm(levels[-1].rows))
     return (time.perf_counter() - begin) * WRITTEN / len(lengths)
 
 
