@@ -58,8 +58,8 @@ def alternating(
         pairs.append((found[ours], found[reference]))
     ratios = sorted(a / b for a, b in pairs)
     print(f"{measure}: ratio {ratios[0]:.3f} to {ratios[-1]:.3f} over {rounds} rounds")
-    medians = [statistics.median(side) for side in zip(*pairs, strict=True)]
-    return row(measure, *medians, statistics.median(ratios), bound, most)
+    one, other = (statistics.median(side) for side in zip(*pairs, strict=True))
+    return row(measure, one, other, statistics.median(ratios), bound, most)
 
 
 def report(rows: list[Row], path: Path | None) -> int:
