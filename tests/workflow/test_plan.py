@@ -204,11 +204,11 @@ def rules_and_local_rules() -> tuple[dict[str, str], set[str]]:
 
 
 def test_where_a_rule_runs_is_told() -> None:
-    """docs/slurm.md names every rule, those that stay on the login node among them."""
+    """docs/use/slurm.md names every rule, those that stay on the login node among them."""
     rules, local = rules_and_local_rules()
     told = {
         rule: "login node" in line
-        for line in (ROOT / "docs" / "slurm.md").read_text().splitlines()
+        for line in (ROOT / "docs" / "use" / "slurm.md").read_text().splitlines()
         if line.startswith("| `")
         for rule in re.findall(r"`(\w+)`", line.split("|")[1])
     }
@@ -225,7 +225,7 @@ def test_what_goes_to_a_cluster_asks_for_more_with_each_attempt() -> None:
 
 def documented_commands() -> list[str]:
     """Return each `snakemake ...` that a code block of the documentation shows."""
-    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md")]
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*/README.md")]
     blocks = [
         block
         for page in pages
