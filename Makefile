@@ -46,7 +46,7 @@ format: setup
 schema: setup  ## config/schema.json and the keys in config/README.md, from the code
 	@$(BIN)/terse schema
 
-dag: setup  ## the picture of the rules in the README, as Mermaid text
+dag: setup  ## the graph of the rules in docs/rules.md
 	@$(BIN)/terse dag
 
 lock: setup  ## pin what is installed and was tested

@@ -317,15 +317,15 @@ def test_lint_has_only_its_advice_on_software(default: Workflow) -> None:
     assert set(advice) == {"Specify a conda environment or container for each rule.:"}
 
 
-def test_rulegraph_in_the_readme_is_the_workflows(default: Workflow) -> None:
+def test_rulegraph_in_the_docs_is_the_workflows(default: Workflow) -> None:
     command = default.command("--rulegraph", "mermaid-js", "all")
     graph = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     arrows = set(re.findall(r"id\d+ --> id\d+", graph))
     named = dict(re.findall(r"(id\d+)\[(\w+)\]", graph))
     wanted = {tuple(named[end] for end in arrow.split(" --> ")) for arrow in arrows}
-    readme = (ROOT / "README.md").read_text()
-    found = set(re.findall(r"^ *(\w+) --> (\w+)$", readme, flags=re.MULTILINE))
-    assert found == wanted, "README.md: run `make dag`"
+    page = (ROOT / "docs" / "rules.md").read_text()
+    found = set(re.findall(r"^ *(\w+) --> (\w+)$", page, flags=re.MULTILINE))
+    assert found == wanted, "docs/rules.md: run `make dag`"
 
 
 def test_modules_of_rules_import_the_config_only() -> None:
