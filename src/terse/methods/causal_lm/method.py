@@ -24,11 +24,11 @@ class CausalLM(Method[CausalLMSettings]):
 
     @cached_property
     def _tokenizer(self) -> PreTrainedTokenizerBase:
-        return load_tokenizer(_required(self.tokenizer_folder(), "tokenizer"))
+        return load_tokenizer(self.required(self.tokenizer_folder(), "tokenizer"))
 
     @cached_property
     def _tokens(self) -> Path:
-        return _required(self.inputs.tokens, "tokens file")
+        return self.required(self.inputs.tokens, "tokens file")
 
     @property
     def _bos(self) -> int:
@@ -68,12 +68,6 @@ class CausalLM(Method[CausalLMSettings]):
             raise TerseError("the tokenizer has neither BOS nor EOS to score a document behind")
         windows = scoring_windows(self._tokens, "validation", self.settings.ctx_len, start)
         scores = score_documents(model, windows, device=device)
-        documents = _required(self.inputs.documents, "documents file")
+        documents = self.required(self.inputs.documents, "documents file")
         train, validation = (split_texts(documents, split) for split in ("train", "validation"))
         return bits_per_byte("model", scores) + coder_baselines(train, validation)
-
-
-def _required(path: Path | None, what: str) -> Path:
-    if path is None:
-        raise TerseError(f"causal-lm needs a {what}")
-    return path

@@ -43,11 +43,11 @@ class Compression(Method[CompressionSettings]):
 
     @property
     def _base(self) -> Path:
-        return _required(self.inputs.base, "base")
+        return self.required(self.inputs.base, "base")
 
     @property
     def _tokens(self) -> Path:
-        return _required(self.inputs.tokens, "tokens file")
+        return self.required(self.inputs.tokens, "tokens file")
 
     @property
     def lengths(self) -> Lengths:
@@ -183,9 +183,3 @@ class Compression(Method[CompressionSettings]):
     def tokenizer_folder(self) -> Path | None:
         """Nothing: the tokenizer is the base's."""
         return None
-
-
-def _required(path: Path | None, what: str) -> Path:
-    if path is None:
-        raise TerseError(f"compression needs a {what}")
-    return path

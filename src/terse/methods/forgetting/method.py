@@ -47,12 +47,12 @@ class Forgetting(Method[ForgettingSettings]):
 
     @property
     def _tokens(self) -> Path:
-        return _required(self.inputs.tokens, "tokens file")
+        return self.required(self.inputs.tokens, "tokens file")
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The base's tokenizer."""
-        return load_tokenizer(_required(self.inputs.base, "base"))
+        return load_tokenizer(self.required(self.inputs.base, "base"))
 
     @cached_property
     def special_ids(self) -> tuple[int, ...]:
@@ -72,7 +72,7 @@ class Forgetting(Method[ForgettingSettings]):
     def _base_model(self, device: str = "cpu") -> PreTrainedModel:
         if self.settings.task:
             return tasks.task_model(self.lengths)
-        lm = load_model(_required(self.inputs.base, "base"), device=device)
+        lm = load_model(self.required(self.inputs.base, "base"), device=device)
         limit = max_context(lm)
         if limit is not None and self.lengths.total > limit:
             raise TerseError(
@@ -278,9 +278,3 @@ def _forgetter(model: nn.Module) -> Forgetter:
 
 def _ratio(sums: dict[str, Tensor], top: str, bottom: str) -> float:
     return float(sums[top]) / max(float(sums[bottom]), 1.0)
-
-
-def _required(path: Path | None, what: str) -> Path:
-    if path is None:
-        raise TerseError(f"forgetting needs a {what}")
-    return path
