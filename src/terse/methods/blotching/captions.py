@@ -9,8 +9,8 @@ CAPTIONS = {
     "intensity": "Share of held-out problems solved, and length of what is written in tokens of "
     "the whole chain, against the requested share of steps left out. " + _ARMS + "Arms "
     "without a token take no requests: a mark is drawn at the share they are trained with, and a "
-    "line continues it. Dots: seeds. Bars: 95 % t-intervals over seeds; with one seed Wilson's over "
-    "problems.",
+    "line continues it. Dots: seeds. Bars: 95 % t-intervals over seeds; with one seed Wilson's "
+    "over problems.",
     "temperature": "Share of held-out problems solved against the temperature of sampling (0: the "
     "most likely token), truly sampled token by token, answers read from the sampled tokens. The "
     "``intensity`` arm at the least, middle and largest requested share. Squares: majority of "

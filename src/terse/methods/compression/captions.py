@@ -2,8 +2,8 @@
 
 CAPTIONS = {
     "arms": "Loss on the same targets for each way of giving the model its context, in nats per "
-    "token: ``low`` has no context, ``high`` all k tokens of it, ``compressed`` c vectors made from "
-    "them. The controls replace the c vectors and the cue that follows: ``static`` is a "
+    "token: ``low`` has no context, ``high`` all k tokens of it, ``compressed`` c vectors made "
+    "from them. The controls replace the c vectors and the cue that follows: ``static`` is a "
     "trained soft prompt that knows no context, ``shuffled`` the vectors of another document, "
     "``tail`` the last c + 1 raw tokens, ``mean_pool`` c means of hidden states. Bars: 95 % "
     "intervals from resampled documents.",
@@ -16,9 +16,9 @@ CAPTIONS = {
     "samples": "What the model writes after the same contexts, greedily: with all tokens of the "
     "context in front of it, with the compressed ones, with none. Examples, not a metric.",
     "dimensions": "Intrinsic dimension of clouds in which each point is one context: of each "
-    "single vector, of the mean of the vectors, and, at the same hidden state of the plain model, of "
-    "the last token and of the mean over the tokens. ``n_eff`` contexts; windows of one document "
-    "are not independent, and at ``cmp_layer`` 0 the vectors of all contexts are one point.",
+    "single vector, of the mean of the vectors, and, at the same hidden state of the plain model, "
+    "of the last token and of the mean over the tokens. ``n_eff`` contexts; windows of one "
+    "document are not independent, and at ``cmp_layer`` 0 the vectors of all contexts are one point.",
     "cost": "What is kept for each context, and the time to the first token after it: for all k "
     "tokens, for vectors made before, and for vectors with the pass that makes them. "
     "``key_value_bytes`` is the size of the cache at the first token. Median of the "

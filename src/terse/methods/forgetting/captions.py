@@ -8,8 +8,8 @@ CAPTIONS = {
     "before this training. ``saliency`` has seen the targets and is charged n H(f) bits for that; "
     "where it is not drawn it is off the scale.",
     "cost_by_rate": "Cost of a window against f, as a share of the whole window: measured time "
-    "including the mask's own, and computed work, with its linear part b / n and its attention part "
-    "(b / n)^2.",
+    "including the mask's own, and computed work, with its linear part b / n and its attention "
+    "part (b / n)^2.",
     "passage": "A validation passage, each token shaded by the probability that the mask keeps it "
     "(dark: kept). Struck through: dropped at the run's budget.",
     "tokens": "The tokens of the passage with the probability that the mask keeps each, whether it"
@@ -21,6 +21,6 @@ CAPTIONS = {
     "tensors, and bytes of keys and values. Ratios are against the whole window; median of "
     "interleaved rounds on this machine. The attention part saves n^2 - b^2.",
     "continuations": "What the model writes after a validation context with all its tokens "
-    "(f = 0) and with those that the mask keeps, greedily, against the real continuation: BLEU-4 and "
-    "ROUGE-L over tokens, averaged over the contexts, and the positions that the cache holds.",
+    "(f = 0) and with those that the mask keeps, greedily, against the real continuation: BLEU-4 "
+    "and ROUGE-L over tokens, averaged over the contexts, and the positions that the cache holds.",
 }
