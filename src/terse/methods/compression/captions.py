@@ -18,7 +18,7 @@ CAPTIONS = {
     "dimensions": "Intrinsic dimension of clouds in which each point is one context: of each "
     "single vector, of the mean of the vectors, and, at the same hidden state of the plain model, "
     "of the last token and of the mean over the tokens. ``n_eff`` contexts; windows of one "
-    "document are not independent, and at ``cmp_layer`` 0 the vectors of all contexts are one point.",
+    "document are not independent, and at ``cmp_layer`` 0 all contexts have the same vectors.",
     "cost": "What is kept for each context, and the time to the first token after it: for all k "
     "tokens, for vectors made before, and for vectors with the pass that makes them. "
     "``key_value_bytes`` is the size of the cache at the first token. Median of the "
