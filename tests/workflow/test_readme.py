@@ -125,7 +125,8 @@ def test_own_text_and_models_of_the_readme(
     block = re.search(r"^```yaml\n# my\.yaml\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
     assert block is not None
     (checkout / "my.yaml").write_text(block[1])
-    gpt2 = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=400))
+    ends = {"bos_token_id": 0, "eos_token_id": 0}
+    gpt2 = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=400, **ends))
     files = published(gpt2, tmp_path / "gpt2", pages).iterdir()
     hub_server.add("models", "openai-community/gpt2", {f.name: f.read_bytes() for f in files})
     llama = LlamaConfig(
