@@ -23,7 +23,7 @@ from terse.methods.blotching.positions import RANDOM, position_table
 from terse.methods.blotching.rows import BlotchedRows, HeldOutRows, Layout, collate
 from terse.methods.blotching.settings import BlotchingSettings
 from terse.methods.blotching.tables import all_tables
-from terse.models.loading import load_model, max_context
+from terse.models.loading import check_length, load_model
 from terse.training.method import Batch, Method
 from terse.training.weights import read_tensors
 
@@ -107,12 +107,7 @@ class Blotching(Method[BlotchingSettings]):
             device_map="auto" if self.settings.model_parallel else None,
             trust_remote_code=self.settings.trust_remote_code,
         )
-        limit = max_context(lm)
-        if limit is not None and self.layout.longest > limit:
-            raise TerseError(
-                f"chains of {self.layout.longest} tokens are longer than the {limit} positions of "
-                "the base: lower seq_len"
-            )
+        check_length(lm, self.layout.longest, "chains", "lower seq_len")
         return lm
 
     def _around(self, lm: PreTrainedModel) -> Blotcher:

@@ -28,7 +28,7 @@ from terse.methods.forgetting.schedule import BASE, FollowSchedule
 from terse.methods.forgetting.settings import ForgettingSettings
 from terse.methods.forgetting.storage import load_mask, published_counts, save_forgetter
 from terse.methods.forgetting.tables import passage_table
-from terse.models.loading import load_model, max_context
+from terse.models.loading import check_length, load_model
 from terse.training.method import Batch, Method
 
 FIELDS = ("input_ids", "attention_mask", "is_target")
@@ -73,12 +73,7 @@ class Forgetting(Method[ForgettingSettings]):
         if self.settings.task:
             return tasks.task_model(self.lengths)
         lm = load_model(self.required(self.inputs.base, "base"), device=device)
-        limit = max_context(lm)
-        if limit is not None and self.lengths.total > limit:
-            raise TerseError(
-                f"windows of {self.lengths.total} tokens are longer than the {limit} positions of "
-                "the base; lower context_len or block_len"
-            )
+        check_length(lm, self.lengths.total, "windows", "lower context_len or block_len")
         return lm
 
     def build(self) -> Forgetter:

@@ -100,7 +100,7 @@ class RowScores:
         np.add.at(self.entropy_lm, document, _numbers(entropy_lm.sum(1)))
 
     def _reconstruction(self, levels: list[Segments]) -> Tensor:
-        states = None if self.model.context is None else self.model.top_lm(levels[-1].rows)
+        states = None if self.model.context is None else self.model.code_lm(levels[-1].rows)
         rows = levels[0].rows if len(levels) > 1 else self.model.memory(levels[0], states)
         return self.model.reconstruction_nats(0, levels[0], rows).sum(1)
 
@@ -200,7 +200,7 @@ def _numbers(values: Tensor) -> Floats:
     return values.double().cpu().numpy()
 
 
-def passage(model: HierarchicalAutoencoder, rows: ScoringRows) -> list[Segments]:
-    """Return the levels of the middle row."""
+def segments_of_middle_row(model: HierarchicalAutoencoder, rows: ScoringRows) -> list[Segments]:
+    """Return the segments of the middle row, level by level."""
     ids = rows[len(rows) // 2]["ids"][None].to(model.device)
     return model.encode(ids[:, : int((ids != PAD).sum())])

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from terse.corpora.token_store import TokenStore
 from terse.evaluation.dimensions import dimensions_of
-from terse.methods.hierarchical.evaluation import batches, passage, some_texts
+from terse.methods.hierarchical.evaluation import batches, segments_of_middle_row, some_texts
 from terse.methods.hierarchical.generation import compress, decompress, generate_bytes, text_of
 from terse.methods.hierarchical.model import HierarchicalAutoencoder
 from terse.methods.hierarchical.rows import ScoringRows
@@ -99,7 +99,7 @@ def _codes(codes: Tensor) -> str:
 def segmentation_table(model: HierarchicalAutoencoder, rows: ScoringRows) -> pd.DataFrame:
     """Return a passage: level, position, symbol, entropy_nats behind it, opens (1: a segment)."""
     entries = []
-    for number, level in enumerate(passage(model, rows)):
+    for number, level in enumerate(segments_of_middle_row(model, rows)):
         digits = level.sequence.digits[0].tolist()
         entropies = level.made.entropies[0].tolist()
         for t, (symbol, entropy) in enumerate(zip(digits, entropies, strict=True)):

@@ -11,10 +11,10 @@ def test_the_bound_pays_for_each_code_and_for_their_end() -> None:
     with torch.inference_mode():
         levels = found.encode(ids)
         scored = two_part(found, levels)
-        head = found.top_lm.head
+        head = found.code_lm.head
         assert head is not None
         for row, n in enumerate(levels[0].n.tolist()):
-            states = found.top_lm(levels[0].rows[row : row + 1, :n])[0]
+            states = found.code_lm(levels[0].rows[row : row + 1, :n])[0]
             symbols = [*levels[0].codes[row, :n, 0].tolist(), 7]  # EOS stands behind BOS, 6
             logs = torch.log_softmax(head.heads[0](head.norm(states)), -1)
             paid = -sum(logs[j, symbol] for j, symbol in enumerate(symbols))

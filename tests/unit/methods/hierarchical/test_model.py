@@ -14,7 +14,7 @@ def predicted_logits(found: HierarchicalAutoencoder, ids: Tensor) -> Tensor:
     """Return the logits (B, S - 1, 258) of causal decoding."""
     with torch.inference_mode():
         levels = found.encode(ids)
-        states = found.predicted_states(levels, found.top_lm(levels[-1].rows))
+        states = found.predicted_states(levels, found.code_lm(levels[-1].rows))
         return found.levels[0][1].head.logits(states, ids[:, 1:, None])[0]
 
 
