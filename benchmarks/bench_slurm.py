@@ -38,7 +38,7 @@ SLURM = [
     "--slurm-init-seconds-before-status-checks", "1", "--default-resources", "slurm_partition=cpu",
     "--jobs", str(LANES),
 ]  # fmt: skip
-# A group's shards one after the other, as docs/slurm.md has it: as many at once as single jobs.
+# A group's shards one after the other, as docs/use/slurm.md has it: as many at once as single jobs.
 GROUPS = ["--groups", "shard=g", "--group-components", "g=3", "--resources", "device=1",
           "--set-resource-scopes", "device=local"]  # fmt: skip
 WAYS = {
