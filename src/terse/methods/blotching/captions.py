@@ -29,9 +29,9 @@ CAPTIONS = {
     "by_length": "Greedy accuracy by the number of steps that the whole chain has between problem "
     "and answer, for the least, middle and largest share that is asked to be left out, with "
     "Wilson's 95 % interval.",
-    "cost": "A training step at shares p of steps left out: tokens of a chain, the ratio of "
-    "multiplications to be done (theory) and of measured time, forward and backward pass of one "
-    "batch on this machine.",
+    "cost": "A training step at shares p of steps left out: tokens of a chain, FLOPs of its "
+    "forward pass, and the measured time of the forward and backward pass of one batch on this "
+    "machine. Ratios are against the smallest share.",
     "samples": "Held-out problems, their whole chains, and what is written greedily for the least, "
     "middle and largest share of steps that is asked to be left out. Examples, no metric.",
 }

@@ -105,8 +105,9 @@ class AllBlocks(BlockWindows):
         super().__init__(*args)
         step = self.lengths.block
         places = [(d, a) for d, size in enumerate(self.sizes) for a in range(0, int(size), step)]
-        n = min(limit or len(places), len(places))
-        self.places = [places[i * len(places) // n] for i in range(n)]
+        self.n_all = len(places)
+        n = min(limit or self.n_all, self.n_all)
+        self.places = [places[i * self.n_all // n] for i in range(n)]
 
     def __len__(self) -> int:
         return len(self.places)

@@ -5,8 +5,9 @@ CAPTIONS: dict[str, str] = {
     "decoded from code rows that the top LM expects. ``two_part``: the codes, and the text given "
     "the codes, an upper bound. ``entropy_lm``: the lowest level's own next-byte LM, which decides "
     "where segments begin. ``xz`` compresses the text by itself, ``xz_primed`` after the training "
-    "text. In grey the byte Transformer of ``baseline``. In brackets: million operations per byte "
-    "of causal decoding (of a first stage: of coding and decoding). Bars: 95 % intervals from "
+    "text. In grey the byte Transformer of ``baseline``. In brackets: million FLOPs per byte of "
+    "causal decoding (of a first stage: of coding and decoding), the contexts of the scored windows "
+    "included. Bars: 95 % intervals from "
     "resampled documents.",
     "segmentation": "A validation passage, byte by byte: the entropy of what comes next (curve), "
     "and the segments (boxes) that open behind bytes after which the next one is hard to tell. "

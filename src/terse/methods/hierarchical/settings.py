@@ -352,7 +352,7 @@ class HierarchicalSettings(Run):
         return self.is_second_stage
 
     def n_parameters(self, vocab_size: int) -> int | None:
-        from terse.methods.hierarchical.cost import parameters  # it needs these settings
+        from terse.methods.hierarchical.size import parameters
 
         return parameters(self)
 
