@@ -13,7 +13,7 @@ def flops_by_torch(way: Callable[[], Any]) -> int:
     """Return the FLOPs of whatever `way` computes."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of oneDNN's other switches
-        with torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH):
-            with torch.no_grad(), FlopCounterMode(display=False) as counter:
-                way()
+        plain = torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH)
+        with plain[0], plain[1], torch.no_grad(), FlopCounterMode(display=False) as counter:
+            way()
     return int(counter.get_total_flops())

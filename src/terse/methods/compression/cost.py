@@ -79,7 +79,7 @@ class ArmCosts:
         return n_target - 1 + (1 if arm == "low" else model.n_vectors + 1)
 
     def of_making(self, mask: Tensor) -> tuple[Floats, Floats]:
-        """Return positions and FLOPs (B,) of making the vectors of contexts, mask (B, spans x k)."""
+        """Return positions and FLOPs (B,) of making vectors of contexts, mask (B, spans x k)."""
         s = self.model.settings
         spans = self._spans(mask) + s.n_cmps + s.sep_cmpr  # (B, spans)
         flops = self.making.total(spans, s.n_cmps) + s.n_cmps * self.vector

@@ -6,8 +6,7 @@ CAPTIONS: dict[str, str] = {
     "the codes, an upper bound. ``entropy_lm``: the lowest level's own next-byte LM, which decides "
     "where segments begin. ``xz`` compresses the text by itself, ``xz_primed`` after the training "
     "text. In grey the byte Transformer of ``baseline``. In brackets: million FLOPs per byte of "
-    "causal decoding (of a first stage: of coding and decoding), the contexts of the scored windows "
-    "included. Bars: 95 % intervals from "
+    "causal decoding (of a first stage: of coding and decoding), repeated contexts included. Bars: 95 % intervals from "
     "resampled documents.",
     "segmentation": "A validation passage, byte by byte: the entropy of what comes next (curve), "
     "and the segments (boxes) that open behind bytes after which the next one is hard to tell. "

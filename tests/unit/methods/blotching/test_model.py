@@ -10,7 +10,6 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from terse.corpora.arithmetic.characters import EOS, PAD, VOCAB_SIZE
 from terse.errors import TerseError
-from terse.methods.blotching.cost import cost_table, multiplications
 from terse.methods.blotching.generation import Ending, generate, sample
 from terse.methods.blotching.losses import token_nats
 from terse.methods.blotching.model import Blotcher, check_positions
@@ -268,23 +267,6 @@ def test_tied_weights_are_saved_once() -> None:
     torch.testing.assert_close(other.lm.lm_head.weight, lm.lm_head.weight)
 
 
-def test_multiplications_are_those_of_matrices_and_pairs() -> None:
-    lengths = torch.tensor([3, 5])
-    llama = built(blotching())
-    matrices = 2 * (4 * 16 * 16 + 3 * 16 * 44) + 18 * 16  # blocks, head; embeddings: looked up
-    assert multiplications(llama, lengths) == 8 * matrices + (9 + 25) * 2 * 16
-    config = GPT2Config(vocab_size=50, n_positions=16, n_embd=8, n_layer=1, n_head=1)
-    tied = Blotcher(GPT2LMHeadModel(config), 0)
-    assert multiplications(tied, lengths) == 8 * (12 * 8 * 8 + 50 * 8) + (9 + 25) * 8
-
-
-def test_costs_are_of_the_shares_that_may_be_asked_for() -> None:
-    method = blotching(blotch_p_min=0.3, blotch_p_max=0.4)
-    table = cost_table(built(method), method.layout, method.validation_chains, rounds=1)
-    np.testing.assert_allclose(table["p"], [0.3, 0.325, 0.35, 0.375, 0.4])
-    assert (table["theory_ratio"].iloc[0], table["step_ratio"].iloc[0]) == (1, 1)
-
-
 def test_a_base_that_counts_by_itself_is_not_told_otherwise() -> None:
     model = Blotcher(BUILD["bloom"](), 0)
     assert not model.knows_positions
@@ -292,13 +274,3 @@ def test_a_base_that_counts_by_itself_is_not_told_otherwise() -> None:
     for changes in ({"pad_pos_skip": False}, {"excise_tokens": False}):
         with pytest.raises(TerseError, match="counts its positions by itself"):
             check_positions(model, settings(**changes))
-
-
-def test_fewer_steps_cost_less() -> None:
-    method = blotching(d_model=64, n_problems=100, n_val_problems=40, batch_size=40, max_num=99)
-    table = cost_table(built(method), method.layout, method.validation_chains, rounds=3)
-    assert list(table["p"]) == [0.0, 0.25, 0.5, 0.75, 1.0]
-    for column in ("tokens_per_chain", "theory_ratio"):
-        assert table[column].is_monotonic_decreasing
-    assert table["theory_ratio"].iloc[-1] < 0.5
-    assert table["step_ratio"].iloc[-1] < 1
