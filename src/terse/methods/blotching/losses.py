@@ -20,8 +20,9 @@ def chain_losses(
 
     Columns: nats (of all targets), n_targets, answer_nats and n_answer (of the answer's tokens,
     after what is left of the steps), n_original (tokens of the whole chain that are targets without
-    blotches), n_kept (tokens read), positions (computed: more than that where dropped tokens are only
-    masked), n_bytes (of the whole chain's text).
+    blotches), n_kept (tokens read), positions
+    (computed: more than that where dropped tokens are only masked), n_bytes (of the whole chain's
+    text).
     """
     s = layout.settings
     rows = RequestedRows(chains, layout, p)

@@ -18,9 +18,9 @@ ROUNDS = 7
 
 
 def mask_flops(mask: Mask, device: str) -> PassFlops:
-    """Return what a mask costs per position of a window: nothing where it has no matrices.
+    """Return what a mask costs for windows of n positions, m of them targets.
 
-    The oracle's forward and backward pass count both.
+    Nothing where it has no matrices. The oracle's forward and backward pass count both.
     """
     if not (mask.learned or isinstance(mask, SaliencyMask)):
         return PassFlops(0.0, 0.0)
@@ -64,14 +64,16 @@ def _computed(
     rows: Rows, rate: float, packed: Packed, lm: PassFlops, deciding: PassFlops
 ) -> dict[str, float]:
     """Return the positions and the FLOPs of a window, the mean over rows."""
-    n, n_real = floats(packed.lengths), floats(rows.attention_mask.sum(1))
-    mask = 0.0 if rate == 0 else float(deciding.total(n_real).mean())
+    n, n_targets = floats(packed.lengths), rows.is_target.sum(1)
+    mask = 0.0
+    if rate > 0:
+        mask = float(deciding.total(rows.attention_mask.sum(1), n_targets).mean())
     return {
         "positions": float(n.mean()),
         "linear_flops": float((lm.linear * n).mean()),
         "attention_flops": float((lm.attention * n**2).mean()),
         "mask_flops": mask,
-        "forward_flops": float(lm.total(n, rows.is_target.sum(1)).mean()) + mask,
+        "forward_flops": float(lm.total(n, n_targets).mean()) + mask,
     }
 
 

@@ -98,7 +98,7 @@ def score_arms(given: Evaluated) -> DocumentSums:
             found = _columns(given.model, rows, keep, scores, told)
             flops = reading.total(found["positions"], found["n_targets"])
             if arm in deciding:
-                flops += deciding[arm].total(rows.attention_mask.sum(1))
+                flops += deciding[arm].total(rows.attention_mask.sum(1), found["n_targets"])
             sums.add(arm, documents, n_bytes=n_bytes, flops=flops, **found)
         if given.model.settings.decides_at_once:
             for arm, keep in own_decisions(given, rows, "pack"):

@@ -6,8 +6,9 @@ CAPTIONS: dict[str, str] = {
     "the codes, an upper bound. ``entropy_lm``: the lowest level's own next-byte LM, which decides "
     "where segments begin. ``xz`` compresses the text by itself, ``xz_primed`` after the training "
     "text. In grey the byte Transformer of ``baseline``. In brackets: million FLOPs per byte of "
-    "causal decoding (of a first stage: of coding and decoding), repeated contexts included. Bars: 95 % intervals from "
-    "resampled documents.",
+    "causal decoding (of a first stage: of coding and decoding), counted in the windows that are "
+    "scored, with the context that is repeated before each. Bars: 95 % intervals from resampled "
+    "documents. Which part of the text each run is scored on stands in its ``evaluation.csv``.",
     "segmentation": "A validation passage, byte by byte: the entropy of what comes next (curve), "
     "and the segments (boxes) that open behind bytes after which the next one is hard to tell. "
     "``_`` is a space; <bos> and <eos> frame a row.",

@@ -64,7 +64,7 @@ def test_the_oracle_pays_for_both_its_passes(inputs: Inputs) -> None:
     given = evaluated(inputs)
     rows, saliency = trimmed(rows_of([given.rows[5]], "cpu")), given.arms["saliency"]
     expected = flops_by_torch(lambda: saliency.logits(rows, rows.is_context))
-    found = mask_flops(saliency, "cpu").total(rows.input_ids.shape[1])
+    found = mask_flops(saliency, "cpu").total(rows.input_ids.shape[1], rows.is_target.sum())
     assert found == pytest.approx(expected, rel=0.01)
     assert expected > 1.8 * lm_flops(given.model.lm).total(rows.input_ids.shape[1])
     assert mask_flops(given.arms["norm"], "cpu").total(100) == 0
