@@ -21,8 +21,8 @@ CAPTIONS = {
     "with a number above the training maximum.",
     "losses": "Loss of held-out chains by teacher forcing at the shares of steps left out that an "
     "arm is trained for: per token that is kept, per token of the whole chain, and of the answer's "
-    "tokens behind what is left of the steps. ``evaluation.csv`` has the positions and FLOPs of these "
-    "passes per byte of the whole chain's text; of arithmetic a character is a byte.",
+    "tokens behind what is left of the steps. ``evaluation.csv`` has the positions and FLOPs of "
+    "these passes per byte of the whole chain's text; of arithmetic a character is a byte.",
     "answers": "What is written for held-out problems (validation) and for problems out of "
     "distribution (ood) at each share of steps that is asked to be left out, temperature and "
     "number of answers that vote. ``length_ratio``: tokens written per token of the whole chain. "

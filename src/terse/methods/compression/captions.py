@@ -21,7 +21,7 @@ CAPTIONS = {
     "are not independent, and at ``cmp_layer`` 0 the vectors of all contexts are one point.",
     "cost": "What is kept for each context, and the time to the first token after it: all k "
     "tokens, the vectors when they are there, and the vectors with the pass that makes them. "
-    "``key_value_bytes`` are those of the cache when the first token is there, ``forward_flops`` those "
-    "of the passes that are timed. Median of the "
+    "``key_value_bytes`` are those of the cache when the first token is there, "
+    "``forward_flops`` those of the passes that are timed. Median of the "
     "timings on this machine, batch 1.",
 }
