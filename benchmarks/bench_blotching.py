@@ -15,17 +15,15 @@ runs of this method have by default.
     python benchmarks/bench_blotching.py [--json FILE] [--only generation|step|shares|data]
 """
 
-import argparse
 import statistics
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rows import report, row
-from steps import Timed, differences, trained_steps
+from frame import alternating, main, row
+from steps import Timed, median_step, trained_step
 from torch import nn
 from transformers import TrainerCallback, set_seed
 
@@ -40,6 +38,7 @@ from terse.training.method import Inputs
 
 THREADS, STEPS, ROUNDS = 1, 12, 5
 BATCH, WIDTH, LAYERS, NEW = 64, 128, 3, 150
+SIZES = f"Llama, width {WIDTH}, {LAYERS} blocks, batch {BATCH}"
 
 
 class Benchmarked(Blotching):
@@ -110,13 +109,13 @@ def without_cache(model: Blotcher, prompt: np.ndarray, longest: int) -> torch.Te
     return ids[:, start:]
 
 
-def our_steps() -> list[float]:
-    """Return the seconds of each step but the first two, on our path."""
+def our_step() -> float:
+    """Return the median seconds of a step on our path."""
     Benchmarked.timed = Timed()
-    return trained_steps(method(), Benchmarked.timed)
+    return trained_step(method(), Benchmarked.timed)
 
 
-def bare_steps() -> list[float]:
+def bare_step() -> float:
     """Return the same of a loop written out by hand on batches that are ready."""
     ours = method()
     rows = ours.training_rows()
@@ -146,20 +145,12 @@ def bare_steps() -> list[float]:
         optimizer.step()
         optimizer.zero_grad()
         ends.append(time.perf_counter())
-    return differences(ends)
+    return median_step(ends)
 
 
 def compare_steps() -> list[dict[str, Any]]:
     """Return the row of the training step."""
-    rounds = []
-    for i in range(ROUNDS):
-        sides = [our_steps, bare_steps] if i % 2 else [bare_steps, our_steps]
-        found = {side: statistics.median(side()) for side in sides}
-        rounds.append((found[our_steps], found[bare_steps]))
-    ratios = sorted(ours / bare for ours, bare in rounds)
-    ours, bare = (statistics.median(side) for side in zip(*rounds, strict=True))
-    print(f"training step: ratio {ratios[0]:.3f} to {ratios[-1]:.3f} over {ROUNDS} rounds")
-    return [row("training step, s", ours, bare, statistics.median(ratios), 1.05)]
+    return [alternating("training step, s", our_step, bare_step, ROUNDS, bound=1.05)]
 
 
 def compare_shares() -> list[dict[str, Any]]:
@@ -226,17 +217,5 @@ PARTS = {
 }
 
 
-def main() -> int:
-    """Print the rows and return 1 where a bound does not hold."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the rows to this file")
-    parser.add_argument("--only", choices=PARTS, help="one part only")
-    given = parser.parse_args()
-    torch.set_num_threads(THREADS)
-    print(f"Llama, width {WIDTH}, {LAYERS} blocks, batch {BATCH}, float32, {THREADS} thread")
-    rows = [entry for name, part in PARTS.items() if given.only in (None, name) for entry in part()]
-    return report(rows, given.json)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, PARTS, SIZES, threads=THREADS, deterministic=False))

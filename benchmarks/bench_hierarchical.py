@@ -15,7 +15,6 @@ compiled on a CPU, so there is nothing to compile again.
     python benchmarks/bench_hierarchical.py [--json FILE] [--only step|parts|codes|generation]
 """
 
-import argparse
 import statistics
 import sys
 import time
@@ -23,7 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from rows import report, row
+from frame import main, row
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -44,6 +43,7 @@ LEVEL = {
     "entropy_abs_threshold": 99.0, "max_segment_len": 4,
 }  # fmt: skip
 TOP = {"dim": 192, "num_layers": 6, "num_heads": 6}
+SIZES = f"rows of {S} bytes, batch {BATCH}, width {LEVEL['dim']}"
 
 
 def settings(level: dict[str, Any] | None = None, **changes: Any) -> HierarchicalSettings:
@@ -220,7 +220,7 @@ def recomputed(model: HierarchicalAutoencoder, batch: int) -> float:
     begin = time.perf_counter()
     for length in lengths:
         levels = model.encode(ids(batch, length + 1))
-        model.predicted_states(levels, model.top_lm(levels[-1].rows))
+        model.predicted_states(levels, model.code_lm(levels[-1].rows))
     return (time.perf_counter() - begin) * WRITTEN / len(lengths)
 
 
@@ -249,20 +249,5 @@ PARTS = {
 }
 
 
-def main() -> int:
-    """Print the rows and return 1 where a bound does not hold."""
-    from pathlib import Path
-
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the rows to this file")
-    parser.add_argument("--only", choices=PARTS, help="one part only")
-    given = parser.parse_args()
-    torch.set_num_threads(THREADS)
-    torch.use_deterministic_algorithms(True)
-    print(f"rows of {S} bytes, batch {BATCH}, width {LEVEL['dim']}, float32, {THREADS} threads")
-    rows = [entry for name, part in PARTS.items() if given.only in (None, name) for entry in part()]
-    return report(rows, given.json)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, PARTS, SIZES, threads=THREADS))

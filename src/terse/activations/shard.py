@@ -28,7 +28,7 @@ from terse.activations.layout import (
     total_bytes,
 )
 from terse.activations.pipeline import Pipeline
-from terse.activations.progress import Progress
+from terse.activations.progress import ContextProgress
 from terse.activations.reduction import (
     CaptureSettings,
     Estimator,
@@ -136,15 +136,16 @@ def _run(
 ) -> None:
     device = _embedding(model).device
     n = chunks.stop - chunks.start
-    progress = Progress(writer.path.name, n, chunks.ctx_len)
-    with Pipeline(writer, min(settings.batch_size, n), on_gpu=device.type == "cuda") as pipeline:
-        for start, tokens in chunks.batches(settings.batch_size):
-            outputs, logits = capture.run(tokens.to(device))
-            with pipeline.slot(start, len(tokens)) as slot:
-                for path, values in reduced(outputs, logits, tokens, settings, estimator):
-                    slot.put(path, values)
-            progress.step(len(tokens), writer.bytes_written)
-    progress.close(writer.bytes_written)
+    on_gpu = device.type == "cuda"
+    with ContextProgress(writer.path.name, n, chunks.ctx_len) as progress:
+        with Pipeline(writer, min(settings.batch_size, n), on_gpu=on_gpu) as pipeline:
+            for start, tokens in chunks.batches(settings.batch_size):
+                outputs, logits = capture.run(tokens.to(device))
+                with pipeline.slot(start, len(tokens)) as slot:
+                    for path, values in reduced(outputs, logits, tokens, settings, estimator):
+                        slot.put(path, values)
+                progress.add(len(tokens), writer.bytes_written)
+        progress.add(0, writer.bytes_written)  # the writers are done
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from terse.artifacts import atomic_file
 from terse.corpora.document import SPLITS, Document
-from terse.corpora.progress import Progress
+from terse.corpora.progress import DocumentProgress
 from terse.corpora.sources import CorpusSettings, iterate_documents
 from terse.errors import TerseError
 
@@ -45,7 +45,7 @@ def write_documents(settings: CorpusSettings, path: Path, n_procs: int = 1) -> d
     with (
         atomic_file(path) as temporary,
         pq.ParquetWriter(temporary, SCHEMA) as writer,
-        Progress(f"reading {describe(settings)}") as progress,
+        DocumentProgress(f"reading {describe(settings)}") as progress,
     ):
         for rows in grouped(iterate_documents(settings, n_procs), settings):
             kept = [row for row in rows if row["n_bytes"]]

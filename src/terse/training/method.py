@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 from transformers import PreTrainedModel, TrainerCallback
 
+from terse.corpora.places import evenly
+from terse.errors import TerseError
 from terse.evaluation.measures import Measure
 from terse.settings.run import Run
 
@@ -40,6 +42,12 @@ class Method(ABC, Generic[S]):
     def __init__(self, settings: S, inputs: Inputs) -> None:
         self.settings = settings
         self.inputs = inputs
+
+    def required(self, path: Path | None, what: str) -> Path:
+        """Return the path of an input; TerseError if the run was given none."""
+        if path is None:
+            raise TerseError(f"{self.settings.method} needs a {what}")
+        return path
 
     @abstractmethod
     def build(self) -> nn.Module:
@@ -149,11 +157,10 @@ def mean_loss(method: Method[Any], model: nn.Module, rows: Dataset[Any], device:
     """
     s, n_rows = method.settings, len(rows)  # type: ignore[arg-type]
     size = s.val_batch_size or s.batch_size
-    limit = min(n_rows, size * (s.max_val_loops or n_rows))
-    chosen = [i * n_rows // limit for i in range(limit)]
+    chosen = evenly(n_rows, size * (s.max_val_loops or n_rows))
     total, count = 0.0, 0
     with torch.no_grad():
-        for start in range(0, limit, size):
+        for start in range(0, len(chosen), size):
             batch = method.collate([rows[i] for i in chosen[start : start + size]])
             batch = {key: value.to(device) for key, value in batch.items()}
             nats, n_targets = method.score(model, batch)

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from terse.corpora import documents as module
-from terse.corpora import progress
 from terse.corpora.document import Document
 from terse.corpora.documents import (
     document_row,
@@ -19,6 +18,7 @@ from terse.corpora.documents import (
     write_documents,
 )
 from terse.errors import TerseError
+from terse.machine import progress
 
 
 def write_jsonl(path, records):

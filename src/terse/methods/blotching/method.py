@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from terse.corpora.arithmetic.characters import PAD, VOCAB_SIZE
+from terse.corpora.places import evenly
 from terse.corpora.tokenizers import load_tokenizer
 from terse.errors import TerseError
 from terse.evaluation.measures import Measure
@@ -22,8 +23,9 @@ from terse.methods.blotching.positions import RANDOM, position_table
 from terse.methods.blotching.rows import BlotchedRows, HeldOutRows, Layout, collate
 from terse.methods.blotching.settings import BlotchingSettings
 from terse.methods.blotching.tables import all_tables
-from terse.models.loading import load_model, max_context
+from terse.models.loading import check_length, load_model
 from terse.training.method import Batch, Method
+from terse.training.weights import read_tensors
 
 WEIGHTS = "blotching.safetensors"  # what a run has beside its language model
 
@@ -105,12 +107,7 @@ class Blotching(Method[BlotchingSettings]):
             device_map="auto" if self.settings.model_parallel else None,
             trust_remote_code=self.settings.trust_remote_code,
         )
-        limit = max_context(lm)
-        if limit is not None and self.layout.longest > limit:
-            raise TerseError(
-                f"chains of {self.layout.longest} tokens are longer than the {limit} positions of "
-                "the base: lower seq_len"
-            )
+        check_length(lm, self.layout.longest, "chains", "lower seq_len")
         return lm
 
     def _around(self, lm: PreTrainedModel) -> Blotcher:
@@ -182,9 +179,8 @@ class Blotching(Method[BlotchingSettings]):
         return self._scored
 
     def _scored_chains(self) -> list[Chain]:
-        chains, most = self.validation_chains, self.settings.n_val_problems
-        n = min(len(chains), most)
-        return [chains[i * len(chains) // n] for i in range(n)]
+        chains = self.validation_chains
+        return [chains[i] for i in evenly(len(chains), self.settings.n_val_problems)]
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Write the language model as transformers does, and beside it what is ours."""
@@ -194,7 +190,7 @@ class Blotching(Method[BlotchingSettings]):
 
     def load(self, folder: Path) -> nn.Module:
         model = self._around(self._lm(folder))
-        own = load_file(folder / WEIGHTS)
+        own, _ = read_tensors(folder / WEIGHTS)
         expected = {k: v for k, v in model.state_dict().items() if not k.startswith("lm.")}
         if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in expected.items()}:
             raise TerseError(f"{folder / WEIGHTS} is of another run: train this one again")

@@ -25,11 +25,11 @@ class CausalLM(Method[CausalLMSettings]):
 
     @cached_property
     def _tokenizer(self) -> PreTrainedTokenizerBase:
-        return load_tokenizer(_required(self.tokenizer_folder(), "tokenizer"))
+        return load_tokenizer(self.required(self.tokenizer_folder(), "tokenizer"))
 
     @cached_property
     def _tokens(self) -> Path:
-        return _required(self.inputs.tokens, "tokens file")
+        return self.required(self.inputs.tokens, "tokens file")
 
     @property
     def _bos(self) -> int:
@@ -74,13 +74,7 @@ class CausalLM(Method[CausalLMSettings]):
         windows = scoring_windows(self._tokens, "validation", self.settings.ctx_len, start)
         sums = score_documents(cast(PreTrainedModel, model), windows, device=device)["model"]
         targets = all_text(self.settings.corpus)
-        documents = _required(self.inputs.documents, "documents file")
+        documents = self.required(self.inputs.documents, "documents file")
         train, validation = (split_texts(documents, split) for split in ("train", "validation"))
         measures = loss_measures("model", sums, targets) + cost_measures("model", sums, targets)
         return measures + coder_baselines(train, validation, targets)
-
-
-def _required(path: Path | None, what: str) -> Path:
-    if path is None:
-        raise TerseError(f"causal-lm needs a {what}")
-    return path

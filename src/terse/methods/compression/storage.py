@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -13,6 +12,7 @@ from terse.errors import TerseError
 from terse.methods.compression.model import Compressor
 from terse.methods.compression.settings import CompressionSettings
 from terse.provenance import digest_file, digest_json
+from terse.training.weights import read_tensors
 
 CONFIG, WEIGHTS = "compressor.json", "model.safetensors"
 
@@ -38,7 +38,7 @@ def load_compressor(folder: Path, lm: PreTrainedModel, digest: str) -> Compresso
             f"(digest {trained_on['digest'][:12]}, given {digest[:12]}); train it again"
         )
     model = Compressor(lm, CompressionSettings.from_params(content["settings"]))
-    model.load_state_dict(_tensors(folder / WEIGHTS)[0])
+    model.load_state_dict(read_tensors(folder / WEIGHTS)[0])
     return model.eval()
 
 
@@ -68,16 +68,7 @@ def load_vectors(path: Path, compressor: str) -> Tensor:
 
     Raises TerseError where they were made by another compressor.
     """
-    tensors, metadata = _tensors(path)
+    tensors, metadata = read_tensors(path)
     if metadata.get("compressor") != compressor or "vectors" not in tensors:
         raise TerseError(f"the vectors in {path} were made by another compressor")
     return tensors["vectors"]
-
-
-def _tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, file.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise TerseError(f"cannot read {path}: {error}") from error

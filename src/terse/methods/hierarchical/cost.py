@@ -61,7 +61,7 @@ def row_cost(
 
 def reconstruction(model: HierarchicalAutoencoder, levels: list[Segments]) -> Tensor:
     """Return what the bytes of each row cost, given their codes at the lowest level, (B,) nats."""
-    states = None if model.context is None else model.top_lm(levels[-1].rows)
+    states = None if model.context is None else model.code_lm(levels[-1].rows)
     rows = levels[0].rows if len(levels) > 1 else model.memory(levels[0], states)
     return model.reconstruction_nats(0, levels[0], rows).sum(1)
 

@@ -207,7 +207,7 @@ def some_texts(rows: ScoringRows) -> list[bytes]:
     return [text for text in texts if text]
 
 
-def passage(model: HierarchicalAutoencoder, rows: ScoringRows) -> list[Segments]:
-    """Return the levels of the middle row."""
+def segments_of_middle_row(model: HierarchicalAutoencoder, rows: ScoringRows) -> list[Segments]:
+    """Return the segments of the middle row, level by level."""
     ids = rows[len(rows) // 2]["ids"][None].to(model.device)
     return model.encode(ids[:, : int((ids != PAD).sum())])

@@ -41,9 +41,9 @@ class Hierarchical(Method[HierarchicalSettings]):
         """Return a model with fresh weights, or with what it takes of the base."""
         s, model = self.settings, HierarchicalAutoencoder(self.settings)
         if s.n_frozen:
-            take_base(model, _required(self.inputs.base, "base"))
+            take_base(model, self.required(self.inputs.base, "base"))
         elif s.base is not None:
-            base = _required(self.inputs.base, "base")
+            base = self.required(self.inputs.base, "base")
             take_entropy(model, base, freeze=s.freeze_entropy)
         return model.train()
 
@@ -55,11 +55,11 @@ class Hierarchical(Method[HierarchicalSettings]):
 
     def _rows(self, split: str) -> Dataset[Any]:
         s = self.settings
-        store = byte_store(_required(self.inputs.tokens, "tokens file"), split)
+        store = byte_store(self.required(self.inputs.tokens, "tokens file"), split)
         rows = ByteRows(store, s.sequence_length, s.train_rows if split == "train" else None)
         if not s.needs_codes():
             return rows
-        codes = _required(self.inputs.codes, "file of codes")
+        codes = self.required(self.inputs.codes, "file of codes")
         return CodedRows(rows, codes, [level.n_digits for level in s.compressor_level_configs])
 
     def collate(self, rows: list[Any]) -> Batch:
@@ -129,7 +129,7 @@ class Hierarchical(Method[HierarchicalSettings]):
     def evaluate(self, model: nn.Module, device: str) -> list[Measure]:
         """Return reconstruction, round trip, code statistics and likelihoods, beside coders."""
         measures = evaluate_model(_own(model).to(device), self._store("validation"))
-        documents = _required(self.inputs.documents, "documents file")
+        documents = self.required(self.inputs.documents, "documents file")
         train, validation = (split_texts(documents, split) for split in SPLITS)
         return measures + coder_baselines(train, validation, all_text(self.settings.corpus))
 
@@ -138,7 +138,7 @@ class Hierarchical(Method[HierarchicalSettings]):
         return report_tables(_own(model).to(device), self._store("validation"))
 
     def _store(self, split: str) -> Any:
-        return byte_store(_required(self.inputs.tokens, "tokens file"), split)
+        return byte_store(self.required(self.inputs.tokens, "tokens file"), split)
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Write weights, codebooks and settings."""
@@ -199,9 +199,3 @@ def _own(model: nn.Module) -> HierarchicalAutoencoder:
     if not isinstance(found, HierarchicalAutoencoder):
         raise TerseError(f"this method's models are HierarchicalAutoencoder, not {type(found)}")
     return found
-
-
-def _required(path: Path | None, what: str) -> Path:
-    if path is None:
-        raise TerseError(f"hierarchical needs a {what}")
-    return path

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from terse.errors import TerseError
 from terse.methods.hierarchical.model import HierarchicalAutoencoder
 from terse.methods.hierarchical.settings import HierarchicalSettings
+from terse.training.weights import read_tensors
 
 CONFIG, WEIGHTS = "hierarchical.json", "model.safetensors"
 # What a run has to have in common with the base whose levels it takes.
@@ -44,7 +44,7 @@ def settings_in(folder: Path) -> HierarchicalSettings:
 def load_hierarchical(folder: Path) -> HierarchicalAutoencoder:
     """Return the model of a folder, in eval mode, without gradients."""
     model = HierarchicalAutoencoder(settings_in(folder))
-    _load(model, _tensors(folder), folder)
+    _load(model, read_tensors(folder / WEIGHTS)[0], folder)
     return model.eval().requires_grad_(False)
 
 
@@ -65,7 +65,7 @@ def take_base(model: HierarchicalAutoencoder, folder: Path) -> None:
             raise TerseError(
                 f"{key} is not the base's: {_difference(a, b)}; what is taken stays as it is"
             )
-    tensors = _tensors(folder)
+    tensors, _ = read_tensors(folder / WEIGHTS)
     for name in (f"{kind}.{i}" for kind in ("compressors", "expanders") for i in range(n)):
         part = model.get_submodule(name)
         own = {
@@ -100,13 +100,6 @@ def _load(part: nn.Module, tensors: dict[str, torch.Tensor], folder: Path) -> No
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise TerseError(f"the weights in {folder} are of another shape: {reason}") from error
-
-
-def _tensors(folder: Path) -> dict[str, torch.Tensor]:
-    try:
-        return load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise TerseError(f"cannot read {folder / WEIGHTS}: {error}") from error
 
 
 def _difference(theirs: Any, ours: Any) -> str:

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from terse.methods.compression.arms import ARMS, ScoredBatch, arms_of
-from terse.methods.compression.cost import ArmCosts, cost_table
+from terse.methods.compression.cost import ArmCosts, cache_bytes, cost_table
 from terse.methods.compression.evaluation import paired_rows
-from terse.methods.compression.model import Batch
+from terse.methods.compression.model import Batch, Compressor
 from terse.training.method import Inputs
 from tiny_compression import compression
 from torch_flops import flops_by_torch
@@ -84,3 +84,8 @@ def test_the_table_of_a_context(inputs: Inputs) -> None:
     assert flops["compressed"] < flops["high"] < flops["compressing"]
     assert table.loc["high"].filter(like="_ratio").eq(1).all()
     assert torch.tensor(flops.to_list()).isfinite().all()
+
+
+@torch.no_grad()
+def test_cache_bytes_are_those_of_the_keys_and_values(model: Compressor) -> None:
+    assert cache_bytes(model, torch.randn(1, 5, 16)) == 5 * 3 * 2 * 16 * 4
