@@ -21,7 +21,8 @@ CAPTIONS = {
     "with a number above the training maximum.",
     "losses": "Loss of held-out chains by teacher forcing at the shares of steps left out that an "
     "arm is trained for: per token that is kept, per token of the whole chain, and of the answer's "
-    "tokens after the remaining steps.",
+    "tokens after the remaining steps. ``evaluation.csv`` has the positions and FLOPs of "
+    "these passes per byte of the whole chain's text; of arithmetic a character is a byte.",
     "answers": "What the model writes for held-out problems (validation) and for problems out of "
     "distribution (ood) at each requested share of steps left out, temperature and "
     "number of answers that vote. ``length_ratio``: tokens written per token of the whole chain. "
@@ -29,9 +30,9 @@ CAPTIONS = {
     "by_length": "Greedy accuracy by the number of steps that the whole chain has between problem "
     "and answer, for the least, middle and largest requested share left out, with "
     "Wilson's 95 % interval.",
-    "cost": "A training step at shares p of steps left out: tokens of a chain, the ratio of "
-    "multiplications to be done (theory) and of measured time, forward and backward pass of one "
-    "batch on this machine.",
+    "cost": "A training step at shares p of steps left out: tokens of a chain, FLOPs of its "
+    "forward pass, and the measured time of the forward and backward pass of one batch on this "
+    "machine. Ratios are relative to the smallest share.",
     "samples": "Held-out problems, their whole chains, and what the model writes greedily for the "
     "least, middle and largest requested share of steps left out. Examples, not a metric.",
 }

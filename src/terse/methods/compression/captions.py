@@ -21,6 +21,7 @@ CAPTIONS = {
     "document are not independent, and at ``cmp_layer`` 0 all contexts have the same vectors.",
     "cost": "What is kept for each context, and the time to the first token after it: for all k "
     "tokens, for vectors made before, and for vectors with the pass that makes them. "
-    "``key_value_bytes`` is the size of the cache at the first token. Median of the "
+    "``key_value_bytes`` is the size of the cache at the first token, ``forward_flops`` counts "
+    "the timed passes. Median of the "
     "timings on this machine, batch 1.",
 }

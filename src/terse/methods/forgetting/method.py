@@ -17,7 +17,7 @@ from terse.evaluation.measures import Measure
 from terse.methods.forgetting import tasks
 from terse.methods.forgetting.cost import cost_table
 from terse.methods.forgetting.decisions import Calibration, decide
-from terse.methods.forgetting.evaluation import Evaluated, evaluate_arms
+from terse.methods.forgetting.evaluation import Evaluated, evaluate_arms, fullest
 from terse.methods.forgetting.generation import continuations_table
 from terse.methods.forgetting.mask_registry import baseline_arms, mask_of
 from terse.methods.forgetting.model import Forgetter
@@ -207,7 +207,10 @@ class Forgetting(Method[ForgettingSettings]):
     def tables(self, model: nn.Module, device: str) -> dict[str, pd.DataFrame]:
         """Return a passage with its keep probabilities, costs and continuations."""
         given = self._evaluated(model, device)
-        tables = {"tokens": passage_table(given, self.piece), "cost": cost_table(given)}
+        tables = {
+            "tokens": passage_table(given, self.piece),
+            "cost": cost_table(given.model, fullest(given)),
+        }
         if self.settings.n_samples:
             tables["continuations"] = continuations_table(given)
         return tables

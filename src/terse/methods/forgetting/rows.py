@@ -101,7 +101,8 @@ class AllBlocks(BlockWindows):
         super().__init__(*args)
         step = self.lengths.block
         places = [(d, a) for d, size in enumerate(self.sizes) for a in range(0, int(size), step)]
-        self.places = [places[i] for i in evenly(len(places), limit or len(places))]
+        self.n_all = len(places)
+        self.places = [places[i] for i in evenly(self.n_all, limit or self.n_all)]
 
     def __len__(self) -> int:
         return len(self.places)

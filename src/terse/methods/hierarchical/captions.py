@@ -5,9 +5,10 @@ CAPTIONS: dict[str, str] = {
     "decoded from code rows that the top LM predicts. ``two_part``: the codes, and the text given "
     "the codes, an upper bound. ``entropy_lm``: the lowest level's own next-byte LM, which decides "
     "where segments begin. ``xz`` compresses the text alone, ``xz_primed`` after the training "
-    "text. In grey the byte Transformer of ``baseline``. In brackets: million operations per byte "
-    "of causal decoding (of a first stage: of coding and decoding). Bars: 95 % intervals from "
-    "resampled documents.",
+    "text. In grey the byte Transformer of ``baseline``. In brackets: million FLOPs per byte of "
+    "causal decoding (of a first stage: of coding and decoding), counted in the scored windows, "
+    "including the context that is repeated in each. Bars: 95 % intervals from resampled "
+    "documents. ``evaluation.csv`` says which part of the text each run is scored on.",
     "segmentation": "A validation passage, byte by byte: the entropy of what comes next (curve), "
     "and the segments (boxes), which open after bytes whose successor is hard to predict. "
     "``_`` is a space; <bos> and <eos> frame a row.",

@@ -15,6 +15,7 @@ from terse.corpora.documents import split_texts
 from terse.errors import TerseError
 from terse.evaluation.bits_per_byte import coder_baselines
 from terse.evaluation.measures import Measure
+from terse.evaluation.scores import all_text
 from terse.methods.hierarchical.codes import CodedRows, collated
 from terse.methods.hierarchical.evaluation import evaluate_model
 from terse.methods.hierarchical.model import HierarchicalAutoencoder
@@ -135,7 +136,8 @@ class Hierarchical(Method[HierarchicalSettings]):
         """Return reconstruction, round trip, code statistics and likelihoods, beside coders."""
         measures = evaluate_model(_own(model).to(device), self._store("validation"))
         documents = self.required(self.inputs.documents, "documents file")
-        return measures + coder_baselines(*(split_texts(documents, s) for s in SPLITS))
+        train, validation = (split_texts(documents, split) for split in SPLITS)
+        return measures + coder_baselines(train, validation, all_text(self.settings.corpus))
 
     def tables(self, model: nn.Module, device: str) -> dict[str, pd.DataFrame]:
         """Return samples, a segmented passage, and the dimensions of the segments' vectors."""

@@ -76,7 +76,7 @@ class ScoringRows(Dataset[dict[str, Any]]):
             for document in range(len(store))
             for begin in self._begins(int(np.diff(store.offsets[document : document + 2])[0]))
         ]
-        n = len(places)
+        n = self.n_all = len(places)
         if limit is not None:
             n = min(n, max(1, limit // (sequence_length - 1 - context)))
         self.places = [places[i] for i in evenly(len(places), n)]

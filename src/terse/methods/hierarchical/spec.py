@@ -1,8 +1,8 @@
 """What the house knows of the method `hierarchical`."""
 
 from terse.methods.hierarchical.captions import CAPTIONS
-from terse.methods.hierarchical.cost import parameters
 from terse.methods.hierarchical.settings import HierarchicalSettings
+from terse.methods.hierarchical.size import parameters
 from terse.settings.method_spec import CONDUCT_KEYS, MethodSpec
 
 

@@ -21,17 +21,18 @@ def test_every_arm_has_the_same_targets_and_batches_change_nothing(
     model: Compressor, inputs: Inputs
 ) -> None:
     windows = compression(inputs)._evaluated
-    totals, n_targets, n_bytes = score_arms(model, windows, 0)
-    assert set(totals) == set(ARMS)
+    sums = score_arms(model, windows, 0)
+    assert set(sums.arms) == set(ARMS)
     items = [windows[i] for i in range(len(windows))]
-    assert n_targets.sum() == sum(int(item["is_new"].sum()) for item in items)
-    assert n_bytes.sum() == sum(item["target_bytes"] for item in items)
-    others, *_ = score_arms(model, windows, 0, batch_size=7)
-    for arm in totals:
-        np.testing.assert_allclose(others[arm], totals[arm], rtol=1e-4, atol=1e-3)
-    assert (totals["high"][3] == 0).all()
-    assert all((totals[arm][3] > 0).all() for arm in totals if arm != "high")
-    assert all((total[1] <= total[2]).all() for total in totals.values())
+    others = score_arms(model, windows, 0, batch_size=7)
+    for arm in ARMS:
+        of = sums[arm]
+        assert of["n_targets"].sum() == sum(int(item["is_new"].sum()) for item in items)
+        assert of["n_bytes"].sum() == sum(item["target_bytes"] for item in items)
+        for name, values in of.items():
+            np.testing.assert_allclose(others[arm][name], values, rtol=1e-4, atol=1e-3)
+        assert (of["kl"] == 0).all() if arm == "high" else (of["kl"] > 0).all()
+        assert (of["top1"] <= of["top5"]).all()
 
 
 def test_shuffled_contexts_are_of_other_documents(inputs: Inputs) -> None:
@@ -107,9 +108,9 @@ def test_reproduction_alone_has_all_arms_too(inputs: Inputs, tmp_path: Path) -> 
     model = method.load(train_into(tmp_path, method) / "model")
     assert {"rmb_nats", "ce_nats"} & set(pd.read_csv(tmp_path / "history.csv")) == {"rmb_nats"}
     windows = method._evaluated
-    totals, n_targets, _ = score_arms(model, windows, 0)
-    assert set(totals) == set(ARMS)
-    assert n_targets.sum() == 10 * len(windows)
+    sums = score_arms(model, windows, 0)
+    assert set(sums.arms) == set(ARMS)
+    assert sums["compressed"]["n_targets"].sum() == 10 * len(windows)
     row = windows[0]
     batch = Batch(**{name: row[name][None] for name in Batch.__dataclass_fields__})
     with torch.no_grad():

@@ -33,7 +33,7 @@ def finished(name: str, whole: float = 2.0, worse: float = 0.0, **changes: Any) 
     table.loc[len(table)] = ["identity", whole, "bits_per_byte"]
     table["interval_low"], table["interval_high"] = table["value"] - 0.01, table["value"] + 0.02
     cost = pd.DataFrame({"forget_rate": [0.0, *RATES]})
-    for column in ("wall_ratio", "computed_ratio", "linear_ratio", "attention_ratio"):
+    for column in ("wall_ratio", "forward_flops_ratio", "linear_ratio", "attention_ratio"):
         cost[column] = 1 - 0.8 * cost["forget_rate"]
     tokens = pd.DataFrame(
         {"token": ['"The "', '"$x_1$ "', '"end↵"'] * 40, "keep_prob": [0.9, 0.2, 0.6] * 40,
