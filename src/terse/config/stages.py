@@ -12,7 +12,7 @@ STAGE_VERSIONS = {
     "decimate_cloud": 1,
     "encode_corpus": 1,
     "evaluate_run": 1,
-    "make_corpus_tasks": 1,
+    "make_corpus_tasks": 2,
     "run_lm_eval": 1,
     "tabulate_lm_eval": 1,
     "plot_run": 1,
