@@ -13,7 +13,7 @@ STAGE_VERSIONS = {
     "encode_corpus": 1,
     "evaluate_run": 1,
     "make_corpus_tasks": 2,
-    "run_lm_eval": 1,
+    "run_lm_eval": 2,
     "tabulate_lm_eval": 1,
     "plot_run": 1,
     "plot_dimensions": 3,

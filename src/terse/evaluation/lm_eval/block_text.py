@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from terse.evaluation.lm_eval.causal_text import CausalText
+from terse.evaluation.lm_eval.pairs import spaces_moved
 
 
 class BlockText(CausalText):
@@ -47,9 +48,7 @@ class BlockText(CausalText):
         return self.tokenizer.decode(symbols)
 
     def _pair(self, context: str, text: str) -> tuple[int, list[int]]:
-        # Spaces at the end of a context belong to what follows, as in the library's own models.
-        bare = context.rstrip()
-        return super()._pair(bare, context[len(bare) :] + text)
+        return super()._pair(*spaces_moved(context, text))
 
     def window(self, place: int) -> tuple[int, int]:
         if place < self.context:

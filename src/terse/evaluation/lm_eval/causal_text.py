@@ -10,6 +10,7 @@ from lm_eval.api.model import LM
 from torch import Tensor
 
 from terse.errors import TerseError
+from terse.evaluation.lm_eval.pairs import joined
 
 Scored = tuple[float, bool]
 
@@ -61,7 +62,7 @@ class CausalText(LM, ABC):
 
     def _pair(self, context: str, text: str) -> tuple[int, list[int]]:
         """Return where a continuation begins among the symbols of both, and these."""
-        return len(self.encode(context)), self.encode(context + text)
+        return joined(self.encode, context, text)
 
     def _scored(self, items: list[tuple[int, list[int]]]) -> list[Scored]:
         windows = [
