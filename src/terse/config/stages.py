@@ -11,7 +11,7 @@ STAGE_VERSIONS = {
     "estimate_dimensions": 2,
     "decimate_cloud": 1,
     "encode_corpus": 1,
-    "evaluate_run": 1,
+    "evaluate_run": 2,
     "make_corpus_tasks": 2,
     "run_lm_eval": 2,
     "tabulate_lm_eval": 1,
