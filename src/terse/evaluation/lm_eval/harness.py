@@ -15,6 +15,7 @@ from lm_eval.tasks import TaskManager
 from terse.corpora.tokenizers import load_tokenizer
 from terse.errors import TerseError, unknown_name
 from terse.evaluation.lm_eval.pairs import joined, spaces_moved
+from terse.models.generation import plain_generation
 from terse.models.loading import load_model, max_context
 from terse.settings.harness import CORPUS_TASKS, Harness
 
@@ -46,6 +47,7 @@ class PlainLM(HFLM):
 def language_model(folder: Path, *, device: str, batch_size: int, **loading: Any) -> LM:
     """Return a causal LM in a local folder as the library's model; `loading`: see `load_model`."""
     model = load_model(folder, device=device, **loading)
+    model.generation_config = plain_generation(model)  # options are the task's
     tokenizer = load_tokenizer(folder, bool(loading.get("trust_remote_code")))
     build: Any = PlainLM  # its decorator hides its parameters
     return build(
@@ -88,6 +90,8 @@ def results_table(found: dict[str, Any]) -> pd.DataFrame:
             metric, _, kind = key.partition(",")
             if not kind or metric.endswith("_stderr"):
                 continue
+            if isinstance(value, float) and not math.isfinite(value):
+                raise TerseError(f"lm-eval's {metric} of task {task} is {value}")
             error = block.get(f"{metric}_stderr,{kind}", math.nan)
             stderr = error if isinstance(error, float) else math.nan
             rows.append(
