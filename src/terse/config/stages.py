@@ -3,7 +3,7 @@
 STAGE_VERSIONS = {
     "collect_corpus": 1,
     "download_model": 1,
-    "train_tokenizer": 1,
+    "train_tokenizer": 2,
     "tokenize_corpus": 1,
     "chunk_corpus": 1,
     "cache_activations": 2,
