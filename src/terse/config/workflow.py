@@ -127,6 +127,7 @@ class Workflow(Strict):
                 chain.append(base)
                 if base in chain[:-1]:
                     raise TerseError(f"runs.{name}.base: a cycle: {' -> '.join(chain)}")
+            self._check_positions(name)
         for name, run in self.runs.items():
             for other in run.compared_with():  # bases are known by now
                 self._require(f"runs.{name}.baseline", "run", other, self.runs)
@@ -144,6 +145,18 @@ class Workflow(Strict):
                 f"from; allowed: runs of {', '.join(run.bases)}"
             )
         self._check_language_model(f"runs.{name}.base", base)
+
+    def _check_positions(self, name: str) -> None:
+        """Refuse rows that are longer than what a run at the start of a chain can read."""
+        row, base = getattr(self.runs[name], "ctx_len", None), self.base_run(name)
+        while row is not None and base is not None:
+            limit = self.runs[base].context_length()
+            if limit is not None and row > limit:
+                raise TerseError(
+                    f"runs.{name}.ctx_len: {row} tokens; its base {base} has {limit} positions, "
+                    "allowed: up to that"
+                )
+            base = self.base_run(base)
 
     def _check_bytes(self, where: str, run: Run, name: str | None) -> None:
         tokenizer = self.tokenizers.get(name or "")
