@@ -2,7 +2,7 @@
 
 import lzma
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from terse.evaluation.measures import Measure
 
 Floats = NDArray[np.float64]
+N_DRAWS, BLOCK = 2000, 1 << 22  # of documents; numbers in memory at a time
 
 
 @dataclass(frozen=True)
@@ -64,16 +65,22 @@ def bits_per_byte(arm: str, scores: DocumentScores, *, seed: int = 0) -> list[Me
 
 def ratio_of_sums(arm: str, measure: str, top: Floats, bottom: Floats, seed: int = 0) -> Measure:
     """Return sum(top) / sum(bottom) with its 95 % bootstrap interval over documents, (D,) both."""
-    draws = resampled(len(top), seed)
-    ratios = top[draws].sum(1) / bottom[draws].sum(1)
-    low, high = np.quantile(ratios, [0.025, 0.975])
+    blocks = resampled(len(top), seed)
+    ratios = [top[draws].sum(1) / bottom[draws].sum(1) for draws in blocks]
+    low, high = np.quantile(np.concatenate(ratios), [0.025, 0.975])
     value = float(top.sum() / bottom.sum())
     return Measure(arm, measure, value, float(low), float(high), n=len(top))
 
 
-def resampled(n_documents: int, seed: int = 0) -> NDArray[np.int64]:
-    """Return 2000 draws of documents with replacement, (2000, D); the same for every arm."""
-    return np.random.default_rng(seed).integers(n_documents, size=(2000, n_documents))
+def resampled(n_documents: int, seed: int = 0) -> Iterator[NDArray[np.int64]]:
+    """Yield 2000 draws of documents with replacement, some (n, D) at a time; the same each time.
+
+    About 32 MiB each, however many documents there are.
+    """
+    draw = np.random.default_rng(seed)
+    n = max(1, BLOCK // n_documents)
+    for start in range(0, N_DRAWS, n):
+        yield draw.integers(n_documents, size=(min(n, N_DRAWS - start), n_documents))
 
 
 def coder_baselines(train: Iterable[str], validation: Iterable[str]) -> list[Measure]:

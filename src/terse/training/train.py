@@ -177,7 +177,7 @@ def _arguments(settings: Run, state: TrainingState, conduct: Conduct) -> Trainin
     return TrainingArguments(
         output_dir=str(state.folder),
         run_name=conduct.name,
-        seed=settings.seed + conduct.rank,  # processes draw different masks
+        seed=(settings.seed + conduct.rank) % 2**32,  # processes draw different masks
         data_seed=settings.seed,
         train_sampling_strategy="sequential" if settings.in_order else "random",
         max_steps=settings.max_steps,

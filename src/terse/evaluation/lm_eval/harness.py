@@ -49,6 +49,7 @@ def language_model(folder: Path, *, device: str, batch_size: int, **loading: Any
     model = load_model(folder, device=device, **loading)
     model.generation_config = plain_generation(model)  # options are the task's
     tokenizer = load_tokenizer(folder, bool(loading.get("trust_remote_code")))
+    tokenizer.split_special_tokens = True  # their names are text, as in a corpus
     build: Any = PlainLM  # its decorator hides its parameters
     return build(
         pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=max_context(model)
