@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback, set_seed
 
+from terse.evaluation.flops import lm_flops
 from terse.evaluation.measures import Measure
-from terse.methods.forgetting.cost import work
 from terse.methods.forgetting.decisions import Calibration, decide, droppable
 from terse.methods.forgetting.masks import MLPForgetMask
 from terse.methods.forgetting.method import Forgetting
@@ -81,11 +81,12 @@ def compare_pass() -> list[dict[str, Any]]:
     median = {name: statistics.median(found) for name, found in rounds.items()}
     ratios = sorted(a / b for a, b in zip(rounds["packed"], rounds["whole"], strict=True))
     b = int(keep.sum())
-    before, after = (sum(work(lm, n, n).values()) for n in (N, b))
+    cost = lm_flops(lm)
+    before, after = (float(cost.total(n, n)) for n in (N, b))
     n_parameters = sum(p.numel() for p in lm.parameters())
     print(
         f"pass: {n_parameters / 1e6:.1f} M parameters, {N} -> {b} tokens, ratio {ratios[0]:.3f} to "
-        f"{ratios[-1]:.3f} over {PASS_ROUNDS} rounds; computed {after / before:.3f}"
+        f"{ratios[-1]:.3f} over {PASS_ROUNDS} rounds; FLOPs {after / before:.3f}"
     )
     name = f"pass with mask and packing, n = {N}, f = {F}, s"
     return [

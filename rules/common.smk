@@ -16,6 +16,7 @@ from terse.config.resources import (
 )
 from terse.config.stages import STAGE_VERSIONS
 from terse.corpora.local import chosen_files
+from terse.settings.paths import checked_name
 from terse.errors import TerseError
 from terse.launch.roots import link_roots
 
@@ -50,7 +51,11 @@ def local_files(corpus):
 def local_weights(model):
     """Return the files of a model in a local folder, so that a change of one is seen."""
     folder = settings.models[model].path
-    return sorted(map(str, Path(folder).glob("*.*"))) if folder else []
+    files = sorted(map(str, Path(folder).glob("*.*"))) if folder else []
+    try:
+        return [checked_name(file, "the file") for file in files]
+    except TerseError as error:
+        end_with(TerseError(f"models.{model}.path: {error}"))
 
 
 def tokenizer_files(tokenizer):

@@ -1,14 +1,12 @@
 """Score a run on held-out text."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from terse import job
 from terse.artifacts import atomic_file, atomic_folder, write_json
 from terse.config.methods import method_of
+from terse.evaluation.measures import measures_table
 from terse.provenance import digest_file, record
 from terse.training.method import Inputs
 
@@ -31,7 +29,7 @@ def evaluate_run(
         for name, table in method.tables(model, device).items():
             table.to_csv(partial / f"{name}.csv", index=False)
     with atomic_file(table_path) as partial:
-        pd.DataFrame([asdict(measure) for measure in measures]).to_csv(partial, index=False)
+        measures_table(measures).to_csv(partial, index=False)
     paths = {**vars(inputs), "model": model_folder}
     digests = {name: digest_file(path) for name, path in paths.items() if path is not None}
     write_json(record_path, record(settings=run, inputs=digests, device=device))

@@ -56,6 +56,7 @@ def _check_runs(workflow: "Workflow") -> None:
     for name in workflow.runs:
         _check_no_cycle(workflow, name)
     for name in workflow.runs:  # bases are known by now
+        _check_positions(workflow, name)
         _check_compared(workflow, name)
 
 
@@ -93,6 +94,19 @@ def _check_no_cycle(workflow: "Workflow", name: str) -> None:
         chain.append(base)
         if base in chain[:-1]:
             raise TerseError(f"runs.{name}.base: a cycle: {' -> '.join(chain)}")
+
+
+def _check_positions(workflow: "Workflow", name: str) -> None:
+    """Refuse rows that are longer than what a run at the start of a chain can read."""
+    row, base = getattr(workflow.runs[name], "ctx_len", None), workflow.base_run(name)
+    while row is not None and base is not None:
+        limit = workflow.spec(base).context_length(workflow.runs[base])
+        if limit is not None and row > limit:
+            raise TerseError(
+                f"runs.{name}.ctx_len: {row} tokens; its base {base} has {limit} positions, "
+                "allowed: up to that"
+            )
+        base = workflow.base_run(base)
 
 
 def _check_compared(workflow: "Workflow", name: str) -> None:

@@ -58,7 +58,11 @@ def write_documents(settings: Corpus, path: Path, n_procs: int = 1) -> dict[str,
             writer.write_table(pa.Table.from_pylist(kept, schema=SCHEMA))
             progress.add(len(rows), sum(row["n_bytes"] for row in kept))
         if not n_documents:
-            raise TerseError(f"corpus {describe(settings)} has no document with any text in it")
+            subset = settings.dataset_subset
+            raise TerseError(
+                f"corpus {describe(settings)} has no document with any text in it"
+                + (f" within the subset {subset!r}" if subset else "")
+            )
         writer.add_key_value_metadata({"fingerprint": digest.hexdigest()})
     if n_empty:
         logger.warning("left out %d documents without text", n_empty)

@@ -1,7 +1,7 @@
 """Sums over documents of what windows cost, and the measures that follow from them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from terse.evaluation.measures import Measure
 Floats = NDArray[np.float64]
 Columns = Mapping[str, Floats]  # of one arm: what each document adds up to, (D,) each
 LN2 = math.log(2)
+N_DRAWS, BLOCK = 2000, 1 << 22  # of documents; numbers in memory at a time
 
 
 class DocumentSums:
@@ -81,16 +82,22 @@ def ratio_of_sums(
     arm: str, measure: str, top: Floats, bottom: Floats, seed: int = 0, targets: str = ""
 ) -> Measure:
     """Return sum(top) / sum(bottom) with its 95 % bootstrap interval over documents, (D,) both."""
-    draws = resampled(len(top), seed)
-    ratios = top[draws].sum(1) / bottom[draws].sum(1)
-    low, high = np.quantile(ratios, [0.025, 0.975])
+    blocks = resampled(len(top), seed)
+    ratios = [top[draws].sum(1) / bottom[draws].sum(1) for draws in blocks]
+    low, high = np.quantile(np.concatenate(ratios), [0.025, 0.975])
     value = float(top.sum() / bottom.sum())
     return Measure(arm, measure, value, float(low), float(high), n=len(top), targets=targets)
 
 
-def resampled(n_documents: int, seed: int = 0) -> NDArray[np.int64]:
-    """Return 2000 draws of documents with replacement, (2000, D); the same for every arm."""
-    return np.random.default_rng(seed).integers(n_documents, size=(2000, n_documents))
+def resampled(n_documents: int, seed: int = 0) -> Iterator[NDArray[np.int64]]:
+    """Yield 2000 draws of documents with replacement, some (n, D) at a time; the same each time.
+
+    About 32 MiB each, however many documents there are.
+    """
+    draw = np.random.default_rng(seed)
+    n = max(1, BLOCK // n_documents)
+    for start in range(0, N_DRAWS, n):
+        yield draw.integers(n_documents, size=(min(n, N_DRAWS - start), n_documents))
 
 
 def all_text(corpus: str | None) -> str:

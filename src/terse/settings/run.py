@@ -27,7 +27,9 @@ class Run(Strict):
     corpus: Name | None = Field(None, description="corpus that is trained on")
     tokenizer: Name | None = Field(None, description="tokenizer of a model made from scratch")
     base: Name | None = Field(None, description="run or model that this run starts from")
-    seed: int = Field(0, ge=0, description="of the weights, the order of rows, and all else random")
+    seed: int = Field(
+        0, ge=0, lt=2**32, description="of the weights, the order of rows, and all else random"
+    )
 
     max_steps: int = Field(gt=0, description="optimiser steps")
     batch_size: int = Field(8, gt=0, description="rows per forward pass")

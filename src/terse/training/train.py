@@ -15,7 +15,15 @@ from terse.artifacts import atomic_file, write_json
 from terse.corpora.tokenizers import load_tokenizer
 from terse.machine.signals import Stopped, StopSignal
 from terse.settings.run import Run
-from terse.training.callbacks import KeepCheckpoints, ReportProgress, StopOnSignal, progress_bar
+from terse.training.callbacks import (
+    AtTheStart,
+    KeepCheckpoints,
+    LogLastStep,
+    ReportProgress,
+    StopOnSignal,
+    progress_bar,
+)
+from terse.training.finite import check_weights
 from terse.training.history import history_table
 from terse.training.method import Method
 from terse.training.state import TrainingState
@@ -64,7 +72,8 @@ def train(
     """Train a method's model from the start or from its saved state, and publish it.
 
     `record` is written beside the model. Raises Stopped after saving if the signal came, TerseError
-    if the loss is not finite or another process took the training over.
+    if a number is not finite (loss, weights, a row of the history) or another process took the
+    training over.
     """
     settings: Run = method.settings
     _be_deterministic(conduct)
@@ -94,6 +103,7 @@ def _train_to_the_end(trainer: MethodTrainer, state: TrainingState, signal: Stop
     """Take the steps that the saved state leaves; raise Stopped after saving if the signal came."""
     checkpoint = trainer.agreed(state.latest)
     trainer.args.eval_on_start = checkpoint is None  # else the saved history has that row
+    trainer.add_callback(AtTheStart(lambda: trainer.restore_unlogged(checkpoint)))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     step, last = trainer.state.global_step, trainer.method.settings.max_steps
     if step < last:
@@ -121,7 +131,7 @@ def _publish(
     state: TrainingState,
     outputs: Outputs,
 ) -> None:
-    _save_weights(method, model, state, "model")
+    _save_weights(method, model, state, "model", trainer.state.global_step)
     state.publish("model", outputs.model)
     state.kept.mkdir(exist_ok=True)
     state.publish("kept", outputs.checkpoints)
@@ -129,10 +139,13 @@ def _publish(
         history_table(trainer.state.log_history).to_csv(partial, index=False)
 
 
-def _save_weights(method: Method[Any], model: nn.Module, state: TrainingState, name: str) -> None:
+def _save_weights(
+    method: Method[Any], model: nn.Module, state: TrainingState, name: str, step: int
+) -> None:
     """Write a model and its tokenizer in the Hugging Face format into the state."""
     with state.saving(name) as partial:
         method.save(model, partial)
+        check_weights(partial, step)
         if (folder := method.tokenizer_folder()) is not None:
             load_tokenizer(folder).save_pretrained(partial)
 
@@ -147,11 +160,12 @@ def _callbacks(
     def keep(step: int) -> None:
         if conduct.rank > 0:
             return
-        _save_weights(trainer.method, model, state, f"kept/step-{step}")
+        _save_weights(trainer.method, model, state, f"kept/step-{step}", step)
 
     return [
         KeepCheckpoints(trainer.method.settings.checkpoint_steps, keep),
         StopOnSignal(signal, trainer.any_process),
+        LogLastStep(),
         ReportProgress(),
         *progress_bar(),
     ]
@@ -164,7 +178,7 @@ def _arguments(method: Method[Any], state: TrainingState, conduct: Conduct) -> T
     return TrainingArguments(
         output_dir=str(state.folder),
         run_name=conduct.name,
-        seed=settings.seed + conduct.rank,  # processes draw different masks
+        seed=(settings.seed + conduct.rank) % 2**32,  # processes draw different masks
         data_seed=settings.seed,
         train_sampling_strategy="sequential" if method.rows_in_order else "random",
         max_steps=settings.max_steps,

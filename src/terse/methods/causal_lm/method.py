@@ -17,7 +17,7 @@ from terse.evaluation.measures import Measure
 from terse.evaluation.scores import all_text, cost_measures, loss_measures
 from terse.methods.causal_lm.settings import CausalLMSettings
 from terse.methods.causal_lm.spec import CAUSAL_LM
-from terse.models.loading import load_model
+from terse.models.loading import load_model, max_context
 from terse.training.method import Method
 
 
@@ -42,7 +42,7 @@ class CausalLM(Method[CausalLMSettings]):
     def build(self) -> PreTrainedModel:
         """Return the base's weights, or a Llama-architecture model with fresh ones."""
         if self.inputs.base is not None:
-            return load_model(self.inputs.base).requires_grad_(True).train()
+            return self._base(self.inputs.base).requires_grad_(True).train()
         s, tokenizer = self.settings, self._tokenizer
         config = LlamaConfig(
             vocab_size=len(tokenizer),
@@ -57,6 +57,16 @@ class CausalLM(Method[CausalLMSettings]):
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             setattr(config, name, getattr(tokenizer, name))
         return LlamaForCausalLM(config)
+
+    def _base(self, folder: Path) -> PreTrainedModel:
+        model = load_model(folder)
+        limit = max_context(model)
+        if limit is not None and self.settings.ctx_len > limit:
+            raise TerseError(
+                f"rows of {self.settings.ctx_len} tokens are longer than the {limit} positions of "
+                "the base; lower ctx_len"
+            )
+        return model
 
     def training_rows(self) -> Dataset[Any]:
         return packed_rows(self._tokens, "train", self.settings.ctx_len, self._bos)

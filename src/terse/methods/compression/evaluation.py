@@ -149,8 +149,9 @@ def recovery(arm: str, nats: dict[str, Floats], n_targets: Floats) -> Measure:
     nats: {arm: (D,)}. NaN, and flagged, where the gap between low and high is within its own
     interval of nothing: then there is nothing to recover.
     """
-    draws = resampled(len(n_targets))
-    low, high, own = (nats[name][draws].sum(1) for name in ("low", "high", arm))
+    names = ("low", "high", arm)
+    sums = [[nats[name][draws].sum(1) for name in names] for draws in resampled(len(n_targets))]
+    low, high, own = (np.concatenate(column) for column in zip(*sums, strict=True))
     gap = low - high  # (resamples,)
     n = len(n_targets)
     if np.quantile(gap, 0.025) <= 0 <= np.quantile(gap, 0.975):
