@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 
 from terse.errors import TerseError, unknown_name
+from terse.models.probes import sees_the_future
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,28 @@ def load_model(
     model = _from_pretrained(folder, kind, options)
     if device_map is None:
         model.to(torch.device(device))  # pyright: ignore[reportArgumentType]
-    return model.eval().requires_grad_(False)
+    model.eval().requires_grad_(False)
+    if kind == "causal-lm":
+        _check_causal(model, folder)
+    return model
+
+
+def _check_causal(model: PreTrainedModel, folder: Path) -> None:
+    """Refuse a model whose predictions see the token that they predict, by a short pass."""
+    try:
+        future = sees_the_future(model)
+    except Exception as error:  # whatever the model's own code raises
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise TerseError(
+            f"the model in {folder} loads as {type(model).__name__} in {model.dtype}, but a short "
+            f"pass fails ({reason}): dtype: auto or bfloat16 may help, or another device"
+        ) from error
+    if future:
+        raise TerseError(
+            f"{type(model).__name__} in {folder} is no causal language model: its logits change "
+            "with later tokens, so its loss would mean nothing; set kind: encoder (with save_loss "
+            "and save_entropy: false) for this model"
+        )
 
 
 def check_folder(folder: Path) -> None:

@@ -26,7 +26,8 @@ class Atom:
     Attributes:
         calls: the modules whose output it is, innermost first, and which of their calls.
         attention: whether attention over the tokens took part, since the residual stream was read.
-        stream: whether it is what a block was given.
+        stream: whether it is the residual stream: what a block was given (no calls), or a norm
+            that puts out the stream.
         reads: what the innermost module was given, as a sum.
     """
 
@@ -56,7 +57,7 @@ Sum = dict[Atom, Scale]
 
 
 def has_stream(sum_: Sum) -> bool:
-    """Whether what the block was given is among the summands."""
+    """Whether the residual stream is among the summands."""
     return any(atom.stream for atom in sum_)
 
 
@@ -142,7 +143,7 @@ def _constant(value: Any, beside: Tensor) -> Number | None:
 
 
 def is_attention(func: Any, outputs: tuple[Tensor, ...]) -> bool:
-    """Whether an operator weighs tokens by attention: fused, or a softmax of scores (B, H, T, S)."""
+    """Whether an operator is attention: a fused one, or a softmax of scores (B, H, T, S)."""
     name = func._schema.name
     if "attention" in name or "attn" in name:
         return True
@@ -165,5 +166,3 @@ def main_tensor(value: Any) -> Tensor | None:
     """Return the hidden states of what a module took or gave: the first real-valued tensor."""
     found = (t for t in tensors_in(value) if t.is_floating_point() and t.ndim >= 2)
     return next(found, None)
-
-

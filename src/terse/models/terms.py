@@ -6,22 +6,20 @@ model, a convolution, linear attention), `mlp` of those that see each token by i
 is normalised after each addition (post-LN), they are what is added before the norm.
 """
 
-import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from terse.errors import TerseError
 from terse.models.layers import layer_list
+from terse.models.probes import N_PROBE, forward, probe_tokens
 from terse.models.sums import Atom, Number, Scale, Sum
-from terse.models.trace import Trace, Watched
+from terse.models.trace import Call, Trace, Watched
 
 ROLES = ("attn", "mixer", "mlp")
-N_PROBE = 9  # tokens of a probe: no usual width or number of heads
 MOVES = 1e-4  # relative change of what depends on another token; rounding in float32 stays below
 
 
@@ -68,7 +66,7 @@ class Step:
 
     carried: Term
     terms: tuple[Term, ...]
-    into: tuple[str, int] | None = None
+    into: Call | None = None
 
 
 @dataclass(frozen=True)
@@ -80,12 +78,15 @@ class LayerTerms:
         steps: the sums that prove it.
         reason: why there are no terms; "" where there are.
         n_runs: how often the block runs in one pass.
+        streams: how many residual streams the block has, and the axis of (B, T, ...) shapes that
+            they lie on; None where there is one.
     """
 
     roles: dict[str, tuple[Term, ...]] = field(default_factory=dict)
     steps: tuple[Step, ...] = ()
     reason: str = ""
     n_runs: int = 1
+    streams: tuple[int, int] | None = None
 
     @property
     def post_norm(self) -> bool:
@@ -110,56 +111,23 @@ class _NoTerms(Exception):  # noqa: N818 - a reason, caught here
     pass
 
 
-def probe_tokens(model: nn.Module, n: int = N_PROBE) -> Tensor:
-    """Return n different tokens (1, n) that are no special ones as far as the config says."""
-    config = getattr(model, "config", None)
-    text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
-    size = int(getattr(text, "vocab_size", None) or 32)
-    special = {value for c in (config, text) for value in _token_ids(c)}
-    plain = [i for i in range(min(size, 8 * n + len(special))) if i not in special] or [0]
-    step = max(1, len(plain) // (n + 1))
-    tokens = [plain[(step * (i + 1)) % len(plain)] for i in range(n)]
-    return torch.tensor([tokens], device=_device(model))
-
-
-def _token_ids(config: Any) -> Iterator[int]:
-    for name, value in vars(config).items() if config is not None else ():
-        if name.endswith(("token_id", "token_index")) and isinstance(value, int):
-            yield value
-
-
-def _device(model: nn.Module) -> torch.device:
-    try:
-        return next(model.get_input_embeddings().parameters()).device  # type: ignore[operator]
-    except (AttributeError, NotImplementedError, TypeError, StopIteration):
-        return next((p.device for p in model.parameters()), torch.device("cpu"))
-
-
-def forward(model: nn.Module, tokens: Tensor) -> Any:
-    """Run one pass over tokens (B, T), without gradients and without a cache of keys and values."""
-    options = {}
-    if getattr(getattr(model, "config", None), "use_cache", None) is not None:
-        options["use_cache"] = False
-    elif "use_cache" in inspect.signature(model.forward).parameters:
-        options["use_cache"] = False
-    with torch.no_grad():
-        return model(input_ids=tokens, **options)
-
-
 def look_at(model: nn.Module, tokens: Tensor | None = None) -> Anatomy:
     """Find the terms of each block and the final norm by two passes over a few tokens.
 
     Args:
         model: a transformer that takes `input_ids`, in eval mode.
-        tokens: (1, T) integers; None: some that are no special ones.
+        tokens: (1, T) integers, of which the first few serve; None: some that are no special ones.
     """
-    tokens = probe_tokens(model) if tokens is None else tokens
+    tokens = probe_tokens(model) if tokens is None else tokens[:1, :N_PROBE]
     found = layer_list(model)
     blocks = {block: i for i, block in enumerate(found[1])} if found else {}
     seen = _traced(model, Trace(model, blocks), tokens)
-    moved = _traced(model, Trace(model, blocks, moved=seen.blocks), tokens)
+    norms = {(i, call) for i, watched in seen.blocks.items() for call in _norms(model, watched)}
+    if norms:
+        seen = _traced(model, Trace(model, blocks, norms=norms), tokens)
+    moved = _traced(model, Trace(model, blocks, moved=seen.blocks, norms=norms), tokens)
     mixes = _mixing(seen.blocks, moved.blocks)
-    layers = {i: _layer(model, watched, mixes) for i, watched in sorted(seen.blocks.items())}
+    layers = {i: _layer(watched, mixes) for i, watched in sorted(seen.blocks.items())}
     return Anatomy(layers, _final_norm(model, seen), seen.runs)
 
 
@@ -170,14 +138,14 @@ def _traced(model: nn.Module, trace: Trace, tokens: Tensor) -> Trace:
     return trace
 
 
-Mixes = Callable[[Watched, tuple[str, int]], bool]
+Mixes = Callable[[Watched, Call], bool]
 
 
 def _mixing(seen: Mapping[int, Watched], moved: Mapping[int, Watched]) -> Mixes:
     """Return whether a call's later outputs moved with the first position of what it reads."""
     after = {id(watched): moved.get(i) for i, watched in seen.items()}
 
-    def mixes(watched: Watched, call: tuple[str, int]) -> bool:
+    def mixes(watched: Watched, call: Call) -> bool:
         T = watched.given[1]
         other = after[id(watched)]
         if other is None or call not in other.outputs:
@@ -189,12 +157,12 @@ def _mixing(seen: Mapping[int, Watched], moved: Mapping[int, Watched]) -> Mixes:
     return mixes
 
 
-def _layer(model: nn.Module, watched: Watched, mixes: Mixes) -> LayerTerms:
+def _layer(watched: Watched, mixes: Mixes) -> LayerTerms:
     try:
         steps = tuple(_steps(watched))
-        _check_norms(model, watched, steps)
     except _NoTerms as reason:
-        return LayerTerms(reason=str(reason), n_runs=watched.n_runs)
+        streams = _streams(watched.given)
+        return LayerTerms(reason=str(reason), n_runs=watched.n_runs, streams=streams)
     roles: dict[str, tuple[Term, ...]] = {}
     for term, atom in _all_terms(watched):
         role = "mlp"
@@ -205,6 +173,14 @@ def _layer(model: nn.Module, watched: Watched, mixes: Mixes) -> LayerTerms:
         roles[role] = (*roles.get(role, ()), term)
     ordered = {role: roles[role] for role in ROLES if role in roles}
     return LayerTerms(ordered, steps, n_runs=watched.n_runs)
+
+
+def _streams(given: torch.Size) -> tuple[int, int] | None:
+    """Return the number and the axis of the streams of (1, T, S, D), (1, S, T, D), (S, 1, T, D)."""
+    if len(given) != 4:
+        return None
+    axis = 2 if given[1] == N_PROBE else int(given[1] != 1)
+    return given[axis], axis
 
 
 def _all_terms(watched: Watched) -> Iterator[tuple[Term, Atom]]:
@@ -220,27 +196,34 @@ def _steps(watched: Watched) -> Iterator[Step]:
         raise _NoTerms(f"it has several residual streams, shape {shape}")
     for sum_, carried, into in _sums(watched):
         terms = tuple(_term(atom, scale) for atom, scale in sum_.items() if atom is not carried)
-        base = Term("", 0) if carried.stream else _term(carried, Scale())
+        if not carried.stream:
+            raise _NoTerms("what it was given is no part of the sum that it puts out")
+        path, call = carried.calls[0] if carried.calls else ("", 0)
         scale = sum_[carried]
-        yield Step(Term(base.path, base.call, scale.factor, scale.offset), terms, into)
+        yield Step(Term(path, call, scale.factor, scale.offset), terms, into)
 
 
-def _check_norms(model: nn.Module, watched: Watched, steps: tuple[Step, ...]) -> None:
-    """Raise where the stream goes through a module that is no norm."""
-    for term in (step.carried for step in steps if step.carried.path):
-        like = watched.outputs[term.path, term.call]
-        given = torch.linspace(1, 90, like.numel()).sin().reshape(like.shape).to(like)
-        if not _is_norm(model.get_submodule(term.path), given):
-            raise _NoTerms(f"the stream goes through {term.path}, which is no norm")
+def _norms(model: nn.Module, watched: Watched) -> Iterator[Call]:
+    """Yield the calls that put out the stream, normalised, where that is how it gets on."""
+    try:
+        calls = [carried.calls[0] for _, carried, _ in _sums(watched) if carried.calls]
+    except _NoTerms:
+        return
+    for call in calls:
+        like = watched.outputs.get(call)
+        if like is not None:
+            given = torch.linspace(1, 90, like.numel()).sin().reshape(like.shape).to(like)
+            if _is_norm(model.get_submodule(call[0]), given):
+                yield call
 
 
-def _sums(watched: Watched) -> Iterator[tuple[Sum, Atom, tuple[str, int] | None]]:
+def _sums(watched: Watched) -> Iterator[tuple[Sum, Atom, Call | None]]:
     """Yield each sum on the way back from what a block gives to what it was given."""
     sum_, into = watched.result, None
     while True:
         carried = _carried(sum_)
         yield sum_, carried, into
-        if carried.stream:
+        if carried.stream and not carried.calls:
             return
         assert carried.reads is not None
         sum_, into = carried.reads, carried.calls[0]
@@ -249,7 +232,7 @@ def _sums(watched: Watched) -> Iterator[tuple[Sum, Atom, tuple[str, int] | None]
 def _carried(sum_: Sum) -> Atom:
     """Return the summand that is the stream itself, or a norm of it."""
     if stream := [atom for atom in sum_ if atom.stream]:
-        return stream[0]
+        return min(stream, key=lambda atom: len(atom.calls))
     depths = {atom: depth for atom in sum_ if (depth := _depth(atom)) is not None}
     nearest = [atom for atom, depth in depths.items() if depth == min(depths.values())]
     if len(nearest) != 1:
@@ -311,5 +294,3 @@ def require(anatomy: Anatomy, model: nn.Module, role: str) -> list[int]:
         )
     has = sorted({r for layer in anatomy.layers.values() for r in layer.roles}, key=ROLES.index)
     raise TerseError(f"no layer of {name} has {role!r}; allowed here: {', '.join([*has, 'block'])}")
-
-

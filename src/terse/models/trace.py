@@ -1,7 +1,7 @@
-"""One forward pass, watched: what each block adds to what it was given, as sums of module outputs."""
+"""One forward pass, watched: what each block puts out, as a sum of module outputs."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +22,7 @@ from terse.models.sums import (
 )
 
 Key = tuple[int, int, int]
+Call = tuple[str, int]  # a module's path, and which of its calls in the block
 ONCE = Scale()
 
 
@@ -34,13 +35,13 @@ class Watched:
         result: what it gave, as a sum.
         n_runs: how often it ran.
         outputs: (module, call) -> what that put out, for the modules that ran in the block.
-        stream: the tensors that hold what the block was given, in the order of their making.
+        stream: the tensors that the stream is part of, in the order of their making.
     """
 
     given: torch.Size
     result: Sum = field(default_factory=dict)
     n_runs: int = 1
-    outputs: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    outputs: dict[Call, Tensor] = field(default_factory=dict)
     stream: list[Tensor] = field(default_factory=list)
 
 
@@ -52,6 +53,7 @@ class Trace(TorchDispatchMode):
         blocks: its blocks, and the index of each.
         moved: what an earlier trace of the same pass saw: this time every operator that reads the
             residual stream is given its first position changed, while the stream stays as it was.
+        norms: (block, call) of modules that put out the stream itself, normalised.
     """
 
     def __init__(
@@ -59,9 +61,10 @@ class Trace(TorchDispatchMode):
         model: nn.Module,
         blocks: Mapping[nn.Module, int],
         moved: Mapping[int, Watched] | None = None,
+        norms: Collection[tuple[int, Call]] = (),
     ) -> None:
         super().__init__()
-        self.model, self.indices, self.moved = model, dict(blocks), moved
+        self.model, self.indices, self.moved, self.norms = model, dict(blocks), moved, set(norms)
         self.blocks: dict[int, Watched] = {}
         self.after: list[tuple[str, nn.Module, Tensor]] = []  # modules run after the last block
         self.runs: Counter[str] = Counter()
@@ -70,7 +73,7 @@ class Trace(TorchDispatchMode):
         self._now: Watched | None = None
         self._index = -1
         self._calls: Counter[str] = Counter()
-        self._open: list[tuple[str, int]] = []
+        self._open: list[Call] = []
         self._stack = ExitStack()
 
     def __enter__(self) -> "Trace":
@@ -101,7 +104,7 @@ class Trace(TorchDispatchMode):
         sum_ = followed(func, args, kwargs, self._sum) if dependent else None
         attention = any(self._attention.get(key(tensor), False) for tensor in given)
         if sum_ is None and self.moved is not None and dependent:
-            args, kwargs = self._with_first_position_moved(func, args, kwargs)
+            args = self._with_first_position_moved(func, args)
         out = func(*args, **kwargs)
         outputs = tuple(tensors_in(out))
         if sum_ is not None and not _as_large(outputs, given):  # an expanded or a broadcast one
@@ -131,16 +134,15 @@ class Trace(TorchDispatchMode):
         if n < len(before) and before[n].shape == tensor.shape:
             tensor.copy_(before[n])
 
-    def _with_first_position_moved(self, func: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    def _with_first_position_moved(self, func: Any, args: tuple) -> tuple:
         written = [
             argument.alias_info is not None and argument.alias_info.is_write
             for argument in func._schema.arguments
         ]
-        new = tuple(
+        return tuple(
             arg if i < len(written) and written[i] else self._moved(arg)
             for i, arg in enumerate(args)
         )
-        return new, kwargs
 
     def _moved(self, value: Any) -> Any:
         if isinstance(value, (list, tuple)):
@@ -199,7 +201,7 @@ class Trace(TorchDispatchMode):
 
         return leaving
 
-    def _close(self, call: tuple[str, int], given: Tensor | None, result: Tensor) -> None:
+    def _close(self, call: Call, given: Tensor | None, result: Tensor) -> None:
         """Let a module's output count as one summand, unless the stream is part of it."""
         assert self._now is not None
         sum_ = self._sum(result)
@@ -208,6 +210,10 @@ class Trace(TorchDispatchMode):
             return
         if result.numel() == self._now.given.numel():
             self._now.outputs[call] = result.clone()
+        if (self._index, call) in self.norms:
+            self._keep_stream(result, self._now)
+            self._put(result, {Atom([call], stream=True, reads=read): ONCE}, False)
+            return
         atom, scale = next(iter(sum_.items()))
         if len(sum_) > 1 or scale is not ONCE:
             atom = Atom(attention=self._attention.get(key(result), False))
