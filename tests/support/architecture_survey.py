@@ -168,20 +168,43 @@ def _faults_of_line(line: str) -> list[str]:
 
 
 class Additions(TorchDispatchMode):
-    """Keeps the operands of every addition of a pass that are as large as the hidden states."""
+    """Keeps operands and result of each addition of a pass that is as large as the hidden states."""
 
     def __init__(self, numel: int) -> None:
         super().__init__()
-        self.numel, self.operands = numel, []
+        self.numel, self.seen = numel, []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func._schema.name in ("aten::add", "aten::add_", "aten::sub", "aten::sub_"):
-            self.operands += [
-                t.detach().clone().double().flatten()
-                for t in tree_leaves(args)
-                if isinstance(t, Tensor) and t.numel() == self.numel
-            ]
-        return func(*args, **(kwargs or {}))
+        adds = func._schema.name in ("aten::add", "aten::add_", "aten::sub", "aten::sub_")
+        operands = [_flat(t) for t in tree_leaves(args) if self._large(t)] if adds else []
+        out = func(*args, **(kwargs or {}))
+        if operands:
+            self.seen.append((operands, _flat(out)))
+        return out
+
+    def _large(self, value: Any) -> bool:
+        return isinstance(value, Tensor) and value.numel() == self.numel
+
+
+class Calls:
+    """Keeps what each module without parts was given and gave, while its hooks are on."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.seen: list[tuple[Tensor, Tensor]] = []
+        leaves = [module for module in model.modules() if not list(module.children())]
+        self.handles = [leaf.register_forward_hook(self._keep) for leaf in leaves]
+
+    def _keep(self, _: Any, args: Any, output: Any) -> None:
+        if args and _real(args[0]) and _real(output):
+            self.seen.append((_flat(args[0]), _flat(output)))
+
+    def remove(self) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone().double().flatten()
 
 
 def _faults(
@@ -218,22 +241,30 @@ def _term_faults(model: PreTrainedModel, tokens: Tensor, outputs: dict[str, Tens
     if not terms:
         return
     given, made = _around_blocks(model, tokens)
+    calls = Calls(model)
     with Additions(outputs[terms[0]].numel()) as additions, torch.no_grad():
         model(input_ids=tokens)
+    calls.remove()
     for key in terms:
-        term = outputs[key].double().flatten()
-        if not any(_close(term, operand) for operand in additions.operands):
+        if not any(_close(outputs[key], x) for operands, _ in additions.seen for x in operands):
             yield f"{key} is never added"
     for i in sorted({int(key.split("-l")[1]) for key in terms}):
-        added = sum(outputs[key] for key in terms if key.endswith(f"-l{i}"))
-        total = given[i] + added
-        if not _close(total, made[i]) and not _normalised(total, made[i], outputs, i):
+        added = [outputs[key] for key in terms if key.endswith(f"-l{i}")]
+        if not _close(given[i] + sum(added), made[i]) and not _normed_after_each(
+            added, made[i], additions, calls
+        ):
             yield f"layer {i}: the terms are not what the block adds"
 
 
-def _normalised(total: Tensor, made: Tensor, outputs: dict[str, Tensor], i: int) -> bool:
-    """Whether a block ends in a norm: all tokens of what it puts out are of one size."""
-    return False
+def _normed_after_each(
+    added: list[Tensor], made: Tensor, additions: Additions, calls: Calls
+) -> bool:
+    """Whether each term is an operand of a sum that a module reads, and one such module ends it."""
+    read = []
+    for term in added:
+        sums = [out for xs, out in additions.seen if any(_close(term, x) for x in xs)]
+        read += [after for before, after in calls.seen if any(_close(before, s) for s in sums)]
+    return len(read) >= len(added) and any(_close(after, made) for after in read)
 
 
 def _around_blocks(model: PreTrainedModel, tokens: Tensor) -> tuple[dict, dict]:

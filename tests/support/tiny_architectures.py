@@ -77,7 +77,7 @@ def shrunk(config: PreTrainedConfig) -> dict[str, Any]:
 def _small(name: str, value: Any) -> Any:
     if isinstance(value, list) and PER_LAYER.search(name):
         return _fewer(value)
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, int) or value == 0:
         return _bounded_list(name, value)
     for pattern, small in RULES:
         if re.search(pattern, name):

@@ -4,7 +4,7 @@ import json
 import logging
 import platform
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ log = logging.getLogger(__name__)
 
 FROM_CHUNKS = ("bos", "bos_id", "fingerprint", "tokenizer_digest")
 PROBE_TOKENS = 2
+TRACED_TOKENS = 32  # of a context, to find and to check what each block adds
 ESTIMATION = {"save_IDs_list", "skip_first", "max_norm_multiple", "theiler_window"}
 
 
@@ -80,22 +81,15 @@ def cache_shard(
     Raises:
         TerseError: the settings do not fit the model or the chunks, or the disk is too small.
     """
-    modules = select_modules(
-        model,
-        settings.layer_idx_list,
-        settings.module_inblock_keys,
-        settings.module_outblock_keys,
-        settings.module_name_mapping,
-    )
     _check_settings(settings)
-    with (
-        _read_chunks(Path(chunks_path), settings, shard, n_shards) as chunks,
-        Capture(model, modules, stop=not needs_logits(settings)) as capture,
-    ):
+    with ExitStack() as stack:
+        chunks = stack.enter_context(_read_chunks(Path(chunks_path), settings, shard, n_shards))
         _check_model(model, chunks)
         device = _embedding(model).device
         if device.type == "cpu":
             keep_freed_memory()
+        modules = _selected(model, settings, chunks, device)
+        capture = stack.enter_context(Capture(model, modules, stop=not needs_logits(settings)))
         outputs = _probe(capture, settings, device)
         about = {
             **_about(model, modules, outputs, settings),
@@ -108,6 +102,20 @@ def cache_shard(
             _run(model, capture, chunks, writer, settings, estimator or estimate)
             writer.publish()
     _report_nonfinite(Path(out_path))
+
+
+def _selected(
+    model: PreTrainedModel, settings: CaptureSettings, chunks: "Chunks", device: torch.device
+) -> dict[str, ModuleRef]:
+    """Return the modules by key; what is added to the residual stream is found on real tokens."""
+    return select_modules(
+        model,
+        settings.layer_idx_list,
+        settings.module_inblock_keys,
+        settings.module_outblock_keys,
+        settings.module_name_mapping,
+        tokens=chunks.first_and_last(TRACED_TOKENS).to(device),
+    )
 
 
 def _writer(
@@ -182,6 +190,12 @@ class Chunks:
             part = array_at(self.file, "tokens")[start : min(start + size, self.stop)]
             yield start - self.start, torch.from_numpy(part.astype(np.int64))
 
+    def first_and_last(self, n_tokens: int) -> Tensor:
+        """Return the first tokens of the first and of the last context, (2, n_tokens) or fewer."""
+        tokens = array_at(self.file, "tokens")
+        rows = [tokens[row, :n_tokens] for row in (self.start, max(self.start, self.stop - 1))]
+        return torch.from_numpy(np.stack(rows).astype(np.int64))
+
     def highest_token(self) -> int:
         """Return the highest token id in the range, read in blocks."""
         return max((int(tokens.max()) for _, tokens in self.batches(4096)), default=-1)
@@ -253,7 +267,12 @@ def _about(
 ) -> dict[str, Any]:
     return {
         "modules": {
-            key: {"path": ref.path, "layer": ref.layer, "width": outputs[key].shape[2]}
+            key: {
+                "path": ref.path,
+                "layer": ref.layer,
+                "width": outputs[key].shape[2],
+                **_terms(ref),
+            }
             for key, ref in modules.items()
         },
         "architecture": type(model).__name__,
@@ -270,6 +289,21 @@ def _about(
             "python": platform.python_version(),
         },
     }
+
+
+def _terms(ref: ModuleRef) -> dict[str, Any]:
+    """Return what a key of the residual stream is the sum of, and how well the sum was met."""
+    if not ref.parts:
+        return {}
+    terms = [
+        {"path": part.term.path, "call": part.term.call, "factor": _number(part.term.factor)}
+        for part in ref.parts
+    ]
+    return {"terms": terms, "relative_error": ref.error}
+
+
+def _number(value: float | Tensor) -> float | str:
+    return f"one per channel ({value.numel()})" if isinstance(value, Tensor) else value
 
 
 def _recorded(settings: CaptureSettings) -> list[str]:

@@ -52,3 +52,30 @@ def sees_the_future(model: nn.Module) -> bool:
     before, after = logits[:, :-1]
     tolerance = max(MOVES, 4 * torch.finfo(next(model.parameters()).dtype).eps)
     return bool((before - after).norm() > tolerance * before.norm())
+
+
+class _PositionTables(TorchDispatchMode):
+    """Notes the tables that a pass over n tokens looks up at n places in a row."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.n = n
+        self.limits: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func._schema.name == "aten::embedding":
+            rows = args[1].flatten().tolist()
+            if rows == list(range(rows[0], rows[0] + self.n)):
+                self.limits.append(args[0].shape[0] - rows[0])
+        return func(*args, **(kwargs or {}))
+
+
+def position_limit(model: nn.Module) -> int | None:
+    """Return how many positions a model's table of positions holds; None where it has none."""
+    tables = _PositionTables(N_PROBE)
+    try:
+        with tables:
+            forward(model, probe_tokens(model).flip(1))  # no token ids in a row
+    except Exception:  # a model that wants more than tokens; whoever runs it says so
+        return None
+    return min(tables.limits, default=None)

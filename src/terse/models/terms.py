@@ -200,6 +200,8 @@ def _steps(watched: Watched) -> Iterator[Step]:
             raise _NoTerms("what it was given is no part of the sum that it puts out")
         path, call = carried.calls[0] if carried.calls else ("", 0)
         scale = sum_[carried]
+        if not carried.calls and (isinstance(scale.factor, Tensor) or scale.factor != 1.0):
+            raise _NoTerms(f"its residual stream is scaled{_by(scale.factor)} before each addition")
         yield Step(Term(path, call, scale.factor, scale.offset), terms, into)
 
 
@@ -215,6 +217,10 @@ def _norms(model: nn.Module, watched: Watched) -> Iterator[Call]:
             given = torch.linspace(1, 90, like.numel()).sin().reshape(like.shape).to(like)
             if _is_norm(model.get_submodule(call[0]), given):
                 yield call
+
+
+def _by(factor: Number) -> str:
+    return " per channel" if isinstance(factor, Tensor) else f" by {factor:.4g}"
 
 
 def _sums(watched: Watched) -> Iterator[tuple[Sum, Atom, Call | None]]:
