@@ -137,6 +137,9 @@ def _through_terse(name: str, folder: Path, tokens: Tensor) -> Found:
             inblock, outblock = _without_what_it_lacks(found.line, inblock, outblock)
     else:
         raise TerseError(found.line)
+    if "mixer" not in inblock:
+        with contextlib.suppress(TerseError):
+            refs |= select_modules(model, "all", ["mixer"], [])
     with Capture(model, refs, stop=False) as capture:
         outputs, logits = capture.run(tokens)
     found.keys = list(dict.fromkeys(key.split("-l")[0] for key in outputs))
@@ -168,7 +171,7 @@ def _faults_of_line(line: str) -> list[str]:
 
 
 class Additions(TorchDispatchMode):
-    """Keeps operands and result of each addition of a pass that is as large as the hidden states."""
+    """Keeps operands and result of each addition of a pass of the size of the hidden states."""
 
     def __init__(self, numel: int) -> None:
         super().__init__()
@@ -228,8 +231,9 @@ def _state_faults(blocks: dict[str, Tensor], outputs: dict[str, Tensor], result:
     states = getattr(result, "hidden_states", None)
     if states is None or not blocks:
         return
+    first = 0 if _close(blocks["block-l0"], states[0]) else 1  # some leave the embedding out
     for i in range(len(blocks) - 1):
-        if i + 1 < len(states) and not _close(outputs[f"block-l{i}"], states[i + 1]):
+        if not _close(outputs[f"block-l{i}"], states[i + first]):
             yield f"block-l{i} is not the hidden state"
     if "norm" in outputs and not _close(outputs["norm"], states[-1]):
         yield "norm is not the last hidden state"

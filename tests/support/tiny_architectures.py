@@ -39,7 +39,17 @@ RULES: list[tuple[str, Any]] = [  # the first that matches a name decides; None:
 PER_LAYER = re.compile(
     r"layer_types|block_type|layers_type|pattern|per_layer|_layers$|indexer_types"
 )
-EXCEPTIONS: dict[str, dict[str, Any]] = {}
+DERIVED = ("qk_head_dim",)
+EXCEPTIONS: dict[str, dict[str, Any]] = {
+    "bamba": {"mamba_d_head": 16, "attn_layer_indices": [1, 3]},
+    "granitemoehybrid": {"mamba_d_head": 16},
+    "falcon_h1": {"mamba_d_ssm": 32},
+    "mamba2": {"num_heads": 8},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "nemotron": {"num_key_value_heads": 2},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
+    "reformer": {"is_decoder": True},
+}
 
 
 def tiny_model(name: str, seed: int = 0) -> PreTrainedModel:
@@ -70,13 +80,20 @@ def shrunk(config: PreTrainedConfig) -> dict[str, Any]:
         if key not in ("transformers_version", "architectures", "dtype", "torch_dtype")
     }
     parts = {k: v for k, v in vars(config).items() if isinstance(v, PreTrainedConfig)}
-    small = {k: _small(k, v) for k, v in values.items() if k not in parts}
+    n_layers = getattr(config, "num_hidden_layers", None)
+    small = {k: _small(k, v, n_layers) for k, v in values.items() if k not in (*parts, *DERIVED)}
     return small | {k: shrunk(part) | {"model_type": part.model_type} for k, part in parts.items()}
 
 
-def _small(name: str, value: Any) -> Any:
-    if isinstance(value, list) and PER_LAYER.search(name):
-        return _fewer(value)
+def _small(name: str, value: Any, n_layers: int | None) -> Any:
+    if isinstance(value, list) and (PER_LAYER.search(name) or len(value) == n_layers):
+        return [_small(name, item, None) for item in _fewer(value)]
+    if isinstance(value, dict) and value and all(str(key).isdigit() for key in value):
+        return {LAYERS - 1: _small("", next(iter(value.values())), None)}
+    if isinstance(value, dict):
+        return {key: _small(str(key), item, None) for key, item in value.items()}
+    if name == "rope_theta" and value is None:
+        return 10000.0
     if isinstance(value, bool) or not isinstance(value, int) or value == 0:
         return _bounded_list(name, value)
     for pattern, small in RULES:
@@ -97,6 +114,4 @@ def _fewer(per_layer: list[Any]) -> list[Any]:
 def _bounded_list(name: str, value: Any) -> Any:
     if name.endswith("token_id") and isinstance(value, list):
         return [2]
-    if isinstance(value, dict) and "mrope_section" in value:
-        return value | {"mrope_section": [2, 1, 1]}
-    return value
+    return [2, 1, 1] if name == "mrope_section" else value

@@ -15,6 +15,7 @@ def layer_list(model: nn.Module) -> tuple[str, nn.ModuleList] | None:
         if isinstance(module, nn.ModuleList) and len(module)
     ]
     found = [item for item in found if not _inside_another(item[0], [path for path, _ in found])]
+    found = [item for item in found if item[1] in _text_part(model)] or found
     found = [item for item in found if len(item[1]) == _n_layers(model)] or found
     return max(found, key=lambda item: _size(item[1]), default=None)
 
@@ -40,6 +41,15 @@ def find_module(model: nn.Module, path: str) -> nn.Module | None:
         return model.get_submodule(path)
     except AttributeError:
         return None
+
+
+def _text_part(model: nn.Module) -> set[nn.Module]:
+    """Return the modules of what reads text, in a model that also sees or hears."""
+    try:
+        decoder = model.get_decoder()  # pyright: ignore[reportCallIssue]
+    except (AttributeError, NotImplementedError, TypeError):
+        return set()
+    return set(decoder.modules()) if isinstance(decoder, nn.Module) else set()
 
 
 def _inside_another(path: str, lists: list[str]) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import transformers
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -148,6 +149,11 @@ def _from_pretrained(folder: Path, kind: Kind, options: dict[str, Any]) -> PreTr
         if isinstance(error, ImportError):
             raise TerseError(
                 f"the model in {folder} needs a package that is not installed: {one_line(error)}"
+            ) from error
+        if "Unrecognized configuration class" in str(error):
+            raise TerseError(
+                f"transformers {transformers.__version__} has no {kind} for the architecture of "
+                f"{folder}/config.json, nor a vision-language model"
             ) from error
         raise TerseError(f"cannot load the {kind} in {folder}: {one_line(error)}") from error
     _check_loaded(folder, kind, info)

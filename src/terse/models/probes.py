@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 N_PROBE = 9  # tokens of a probe: no usual width or number of heads
 MOVES = 1e-4  # relative change of what depends on another token; rounding in float32 stays below

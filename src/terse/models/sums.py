@@ -143,11 +143,18 @@ def _constant(value: Any, beside: Tensor) -> Number | None:
 
 
 def is_attention(func: Any, outputs: tuple[Tensor, ...]) -> bool:
-    """Whether an operator is attention: a fused one, or a softmax of scores (B, H, T, S)."""
+    """Whether an operator is attention: a fused one, or a softmax of scores.
+
+    Scores are (B, H, T, S), or (B H, T, T) where the heads are part of the batch.
+    """
     name = func._schema.name
     if "attention" in name or "attn" in name:
         return True
-    return "softmax" in name and any(out.ndim >= 4 for out in outputs)
+    return "softmax" in name and any(map(_are_scores, outputs))
+
+
+def _are_scores(weights: Tensor) -> bool:
+    return weights.ndim >= 4 or (weights.ndim == 3 and weights.shape[-1] == weights.shape[-2])
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
