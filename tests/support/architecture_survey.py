@@ -6,18 +6,21 @@ trace of every addition. One process each, forked after the imports, with a time
 
 import contextlib
 import io
+import json
 import multiprocessing
 import os
 import sys
 import tempfile
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -143,7 +146,8 @@ def _through_terse(name: str, folder: Path, tokens: Tensor) -> Found:
     with Capture(model, refs, stop=False) as capture:
         outputs, logits = capture.run(tokens)
     found.keys = list(dict.fromkeys(key.split("-l")[0] for key in outputs))
-    found.faults += list(_faults(model, tokens, outputs, logits))
+    single = {key for key, ref in refs.items() if len(ref.parts) == 1}
+    found.faults += list(_faults(model, tokens, outputs, logits, single))
     found.outcome = "wrong" if found.faults else "right"
     return found
 
@@ -211,13 +215,17 @@ def _flat(tensor: Tensor) -> Tensor:
 
 
 def _faults(
-    model: PreTrainedModel, tokens: Tensor, outputs: dict[str, Tensor], logits: Tensor | None
+    model: PreTrainedModel,
+    tokens: Tensor,
+    outputs: dict[str, Tensor],
+    logits: Tensor | None,
+    single: set[str],
 ) -> Any:
     blocks = {key: out for key, out in outputs.items() if key.startswith("block-l")}
     with torch.no_grad():
         result = model(input_ids=tokens, output_hidden_states=True)
     yield from _state_faults(blocks, outputs, result)
-    yield from _term_faults(model, tokens, outputs)
+    yield from _term_faults(model, tokens, outputs, single)
     yield from _kind_faults(model, outputs)
     if logits is not None:
         loss, entropy = loss_and_entropy(logits, tokens)
@@ -239,8 +247,13 @@ def _state_faults(blocks: dict[str, Tensor], outputs: dict[str, Tensor], result:
         yield "norm is not the last hidden state"
 
 
-def _term_faults(model: PreTrainedModel, tokens: Tensor, outputs: dict[str, Tensor]) -> Any:
-    """Yield what is no operand of an addition, or does not add up to what the block adds."""
+def _term_faults(
+    model: PreTrainedModel, tokens: Tensor, outputs: dict[str, Tensor], single: set[str]
+) -> Any:
+    """Yield what is no operand of an addition, or does not add up to what the block adds.
+
+    A key that stands for several modules (`single` has the others) is judged by the sum alone.
+    """
     terms = [key for key in outputs if key.split("-l")[0] in ("attn", "mixer", "mlp")]
     if not terms:
         return
@@ -249,7 +262,7 @@ def _term_faults(model: PreTrainedModel, tokens: Tensor, outputs: dict[str, Tens
     with Additions(outputs[terms[0]].numel()) as additions, torch.no_grad():
         model(input_ids=tokens)
     calls.remove()
-    for key in terms:
+    for key in single.intersection(terms):
         if not any(_close(outputs[key], x) for operands, _ in additions.seen for x in operands):
             yield f"{key} is never added"
     for i in sorted({int(key.split("-l")[1]) for key in terms}):
@@ -314,12 +327,56 @@ def _close(a: Tensor, b: Tensor) -> bool:
     return bool((a - b).norm() <= CLOSE * b.norm() + 1e-12)
 
 
+def table(found: list[Found]) -> str:
+    """Return the survey as Markdown: totals, then a row for each architecture."""
+    n = Counter(item.outcome for item in found)
+    built = len(found) - n["not buildable"]
+    rows = [
+        f"| {item.name} | {item.outcome}{'' if item.kind == 'causal-lm' else ', as an encoder'} | "
+        f"{', '.join(item.keys)} | {'; '.join([*item.faults, item.line]).strip('; ')} |"
+        for item in found
+    ]
+    head = HEAD.format(
+        version=transformers.__version__, all=len(found), built=built, right=n["right"],
+        share=100 * n["right"] / max(1, built), refused=n["refused"], wrong=n["wrong"],
+        crashed=n["crashed"], unbuilt=n["not buildable"],
+    )  # fmt: skip
+    return "\n".join([head, *rows]) + "\n"
+
+
+HEAD = """# Every causal LM architecture of transformers {version}
+
+Written by `python tests/support/architecture_survey.py docs/results/architectures.md`, the survey of
+`tests/unit/models/test_every_architecture.py`: each of the {all} classes of
+`MODEL_FOR_CAUSAL_LM_MAPPING` as a tiny random model, every parameter moved from its start, saved,
+and taken through terse's own loading, keys and capture. The truth comes from the model alone:
+`output_hidden_states`, hooks on its blocks, a trace of every addition, and the loss of its logits.
+
+{built} could be built; {right} of them are right ({share:.1f} %), {refused} refused in one line,
+{wrong} wrong without a word, {crashed} crashed. {unbuilt} could not be built from a shrunk config.
+
+Right means: `block` is the hidden state, `norm` the last one, each of `attn`, `mixer` and `mlp` is
+an operand of an addition onto the residual stream, block_out = block_in + attn + mixer + mlp (in
+post-LN models: each sum is what the next norm reads), and loss and entropy are those of the logits.
+A model without attention or without a final norm is first refused with the line in the last column,
+then captured as that line says. \"As an encoder\": refused as a causal LM, since changing the last
+token moves earlier logits, then captured with `kind: encoder`.
+
+| architecture | outcome | captured | what terse says, or why it was not built |
+|---|---|---|---|"""
+
+
 def main() -> None:
-    """Print what became of each architecture; names after the command: only these."""
-    names = sys.argv[1:] or architectures()
-    for found in survey(names):
-        print(found.name, found.outcome, found.kind, found.keys, found.line, found.faults,
-              f"{found.seconds:.1f}s", flush=True)  # fmt: skip
+    """Print what becomes of each architecture; a name ending in .md: write the table there."""
+    targets = [Path(name) for name in sys.argv[1:] if name.endswith(".md")]
+    names = [name for name in sys.argv[1:] if not name.endswith(".md")] or architectures()
+    found = []
+    for item in survey(names):
+        found.append(item)
+        print(json.dumps(asdict(item)), flush=True)
+    for target in targets:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(table(found), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -36,19 +36,38 @@ RULES: list[tuple[str, Any]] = [  # the first that matches a name decides; None:
     (r"window", 16), (r"^chunk_size$|chunk_length$|mamba_chunk_size", 8),
     (r"^(image_size|crop_size)$", 16), (r"patch_size$", 8), (r"mtp|nextn|predict_layers", 0),
 ]  # fmt: skip
+WHERE_NONE = {"rope_theta": 10000.0, "head_dim": 8}
 PER_LAYER = re.compile(
     r"layer_types|block_type|layers_type|pattern|per_layer|_layers$|indexer_types"
 )
+GEMMA3N = {
+    "num_kv_shared_layers": 2, "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "laurel_rank": 8,
+}  # fmt: skip
 DERIVED = ("qk_head_dim",)
 EXCEPTIONS: dict[str, dict[str, Any]] = {
     "bamba": {"mamba_d_head": 16, "attn_layer_indices": [1, 3]},
-    "granitemoehybrid": {"mamba_d_head": 16},
-    "falcon_h1": {"mamba_d_ssm": 32},
+    "granitemoehybrid": {"mamba_d_head": 16, "layer_types": ["mamba", "attention"] * 2},
+    "falcon_h1": {"mamba_d_ssm": 64, "mamba_d_head": 16},
+    "dots1": {
+        "n_routed_experts": 4,
+        "n_shared_experts": 1,
+        "num_experts_per_tok": 2,
+        "n_group": 1,
+        "topk_group": 1,
+    },
+    "gemma3n_text": GEMMA3N,
+    "gemma3n": {"text_config": GEMMA3N},
+    "dbrx": {"attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0}},
     "mamba2": {"num_heads": 8},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "nemotron": {"num_key_value_heads": 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
-    "reformer": {"is_decoder": True},
+    "reformer": {
+        "is_decoder": True,
+        "axial_pos_embds_dim": [16, 16],
+        "axial_pos_shape": [8, 16],
+    },
 }
 
 
@@ -68,7 +87,9 @@ def tiny_config(name: str) -> PreTrainedConfig:
     """Return the small config of an architecture."""
     default = AutoConfig.for_model(name)
     values = shrunk(default)
-    values.update(copy.deepcopy(EXCEPTIONS.get(name, {})))
+    for key, value in copy.deepcopy(EXCEPTIONS.get(name, {})).items():
+        merged = isinstance(value, dict) and isinstance(values.get(key), dict)
+        values[key] = values[key] | value if merged else value
     return type(default).from_dict(values)
 
 
@@ -82,6 +103,8 @@ def shrunk(config: PreTrainedConfig) -> dict[str, Any]:
     parts = {k: v for k, v in vars(config).items() if isinstance(v, PreTrainedConfig)}
     n_layers = getattr(config, "num_hidden_layers", None)
     small = {k: _small(k, v, n_layers) for k, v in values.items() if k not in (*parts, *DERIVED)}
+    if values.get("num_key_value_heads") == values.get("num_attention_heads"):
+        small["num_key_value_heads"] = small.get("num_attention_heads")
     return small | {k: shrunk(part) | {"model_type": part.model_type} for k, part in parts.items()}
 
 
@@ -92,8 +115,8 @@ def _small(name: str, value: Any, n_layers: int | None) -> Any:
         return {LAYERS - 1: _small("", next(iter(value.values())), None)}
     if isinstance(value, dict):
         return {key: _small(str(key), item, None) for key, item in value.items()}
-    if name == "rope_theta" and value is None:
-        return 10000.0
+    if value is None and name in WHERE_NONE:
+        return WHERE_NONE[name]
     if isinstance(value, bool) or not isinstance(value, int) or value == 0:
         return _bounded_list(name, value)
     for pattern, small in RULES:

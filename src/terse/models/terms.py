@@ -126,8 +126,8 @@ def look_at(model: nn.Module, tokens: Tensor | None = None) -> Anatomy:
     if norms:
         seen = _traced(model, Trace(model, blocks, norms=norms), tokens)
     moved = _traced(model, Trace(model, blocks, moved=seen.blocks, norms=norms), tokens)
-    mixes = _mixing(seen.blocks, moved.blocks)
-    layers = {i: _layer(watched, mixes) for i, watched in sorted(seen.blocks.items())}
+    reach = _reach(seen.blocks, moved.blocks)
+    layers = {i: _layer(watched, reach) for i, watched in sorted(seen.blocks.items())}
     return Anatomy(layers, _final_norm(model, seen), seen.runs)
 
 
@@ -138,41 +138,55 @@ def _traced(model: nn.Module, trace: Trace, tokens: Tensor) -> Trace:
     return trace
 
 
-Mixes = Callable[[Watched, Call], bool]
+Reach = Callable[[Watched, Call], int]
+ITSELF, NEAR, FAR = 0, 1, 2  # how far a token moves an output: its own, the next few, the last
 
 
-def _mixing(seen: Mapping[int, Watched], moved: Mapping[int, Watched]) -> Mixes:
-    """Return whether a call's later outputs moved with the first position of what it reads."""
+def _reach(seen: Mapping[int, Watched], moved: Mapping[int, Watched]) -> Reach:
+    """Return how far what a call puts out moved with the first position of what it reads."""
     after = {id(watched): moved.get(i) for i, watched in seen.items()}
 
-    def mixes(watched: Watched, call: Call) -> bool:
+    def reach(watched: Watched, call: Call) -> int:
         T = watched.given[1]
         other = after[id(watched)]
         if other is None or call not in other.outputs:
-            return False
-        a, b = (w.outputs[call].reshape(T, -1)[1:].double() for w in (watched, other))
+            return ITSELF
+        a, b = (w.outputs[call].reshape(T, -1).double() for w in (watched, other))
         tolerance = max(MOVES, 4 * torch.finfo(watched.outputs[call].dtype).eps)
-        return bool((a - b).norm() > tolerance * a.norm())
+        moves = (a - b).norm(dim=1) > tolerance * a.norm(dim=1)  # (T,)
+        if not moves[1:].any():
+            return ITSELF
+        return FAR if moves[-1] else NEAR
 
-    return mixes
+    return reach
 
 
-def _layer(watched: Watched, mixes: Mixes) -> LayerTerms:
+def _layer(watched: Watched, reach: Reach) -> LayerTerms:
     try:
         steps = tuple(_steps(watched))
     except _NoTerms as reason:
         streams = _streams(watched.given)
         return LayerTerms(reason=str(reason), n_runs=watched.n_runs, streams=streams)
     roles: dict[str, tuple[Term, ...]] = {}
-    for term, atom in _all_terms(watched):
-        role = "mlp"
-        if atom.attention:
-            role = "attn"
-        elif mixes(watched, atom.calls[-1]):
-            role = "mixer"
+    found = [(t, atom.attention, reach(watched, atom.calls[-1])) for t, atom in _terms_of(watched)]
+    for term, attention, far in found:
+        role = "attn" if attention else "mixer" if _mixes(far, found) else "mlp"
         roles[role] = (*roles.get(role, ()), term)
     ordered = {role: roles[role] for role in ROLES if role in roles}
     return LayerTerms(ordered, steps, n_runs=watched.n_runs)
+
+
+def _mixes(far: int, found: list[tuple[Term, bool, int]]) -> bool:
+    """Whether a term that is no attention mixes tokens rather than being the block's mlp.
+
+    An mlp may look at the token before (RWKV) or be followed by a short convolution: one of near
+    reach is the mlp where another term mixes and none sees each token by itself.
+    """
+    if far != NEAR:
+        return far == FAR
+    others = [(attention, reach) for _, attention, reach in found]
+    by_itself = any(not attention and reach == ITSELF for attention, reach in others)
+    return by_itself or not any(attention or reach == FAR for attention, reach in others)
 
 
 def _streams(given: torch.Size) -> tuple[int, int] | None:
@@ -183,7 +197,7 @@ def _streams(given: torch.Size) -> tuple[int, int] | None:
     return given[axis], axis
 
 
-def _all_terms(watched: Watched) -> Iterator[tuple[Term, Atom]]:
+def _terms_of(watched: Watched) -> Iterator[tuple[Term, Atom]]:
     for sum_, carried, _ in _sums(watched):
         for atom, scale in sum_.items():
             if atom is not carried:
