@@ -346,7 +346,7 @@ def table(found: list[Found]) -> str:
 
 HEAD = """# Every causal LM architecture of transformers {version}
 
-Written by `python tests/support/architecture_survey.py docs/results/architectures.md`, the survey of
+Written by `python tests/support/architecture_survey.py docs/results/architectures.md`, as in
 `tests/unit/models/test_every_architecture.py`: each of the {all} classes of
 `MODEL_FOR_CAUSAL_LM_MAPPING` as a tiny random model, every parameter moved from its start, saved,
 and taken through terse's own loading, keys and capture. The truth comes from the model alone:

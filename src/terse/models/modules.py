@@ -176,7 +176,7 @@ def _layers_with(
 ) -> list[int]:
     """Return which of the chosen layers have the key; asked for by index, all of them must."""
     if key not in paths:
-        having = require(seen, model, key)
+        having = require(seen, model, key, chosen)
     else:
         n = chosen[-1] + 1
         path = paths[key].partition("#")[0]

@@ -137,9 +137,15 @@ def _constant(value: Any, beside: Tensor) -> Number | None:
         return None
     if value.numel() == 1:
         return float(value)
-    if value.ndim and value.shape[-1] == value.numel() == beside.shape[-1]:
-        return value.detach().reshape(-1).clone()
+    if value.ndim and value.shape[-1] == beside.shape[-1] and _repeats(value):
+        return value.detach()[(0,) * (value.ndim - 1)].clone()
     return None
+
+
+def _repeats(value: Tensor) -> bool:
+    """Whether a tensor (..., D) is one vector, repeated without a copy."""
+    leading = zip(value.shape[:-1], value.stride()[:-1], strict=True)
+    return all(size == 1 or stride == 0 for size, stride in leading)
 
 
 def is_attention(func: Any, outputs: tuple[Tensor, ...]) -> bool:

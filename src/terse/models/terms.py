@@ -7,7 +7,7 @@ is normalised after each addition (post-LN), they are what is added before the n
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -301,16 +301,21 @@ def _is_norm(module: nn.Module, given: Tensor) -> bool:
     return same_shape and torch.allclose(once, twice, rtol=1e-2) and not torch.equal(once, 0 * once)
 
 
-def require(anatomy: Anatomy, model: nn.Module, role: str) -> list[int]:
-    """Return the layers that have a term, or raise a TerseError that says why none has."""
-    if layers := anatomy.layers_with(role):
-        return layers
+def require(anatomy: Anatomy, model: nn.Module, role: str, layers: Sequence[int]) -> list[int]:
+    """Return all layers that have a term.
+
+    Raises:
+        TerseError: one of `layers` has no terms for a reason, or no layer has this one.
+    """
     name = type(model).__name__
-    if reasons := [layer.reason for layer in anatomy.layers.values() if layer.reason]:
-        raise TerseError(
-            f"{role!r} is what a block adds to the residual stream, and in {name} no such term is "
-            f"found: {reasons[0]}; a module's own output is captured by its path, "
-            f"module_name_mapping: {{{role}: ...{{layer}}...}}"
-        )
+    for i in layers:
+        if i in anatomy.layers and (reason := anatomy.layers[i].reason):
+            raise TerseError(
+                f"{role!r} is what a block adds to the residual stream; layer {i} of {name} has no "
+                f"such terms: {reason}; leave {role!r} out, or give a module's path in "
+                "module_name_mapping to capture that module's own output"
+            )
+    if having := anatomy.layers_with(role):
+        return having
     has = sorted({r for layer in anatomy.layers.values() for r in layer.roles}, key=ROLES.index)
     raise TerseError(f"no layer of {name} has {role!r}; allowed here: {', '.join([*has, 'block'])}")
