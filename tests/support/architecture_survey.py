@@ -287,7 +287,8 @@ def _normed_after_each(
 def _around_blocks(model: PreTrainedModel, tokens: Tensor) -> tuple[dict, dict]:
     given, made, handles = {}, {}, []
     n = model.config.get_text_config(decoder=True).num_hidden_layers
-    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == n]
+    every = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
+    lists = [m for m in every if len(m) == n] or every
     longest = max(lists, key=lambda m: sum(p.numel() for p in m.parameters()))
     for i, block in enumerate(longest):
 

@@ -18,7 +18,7 @@ from transformers import (
 
 from terse.errors import TerseError, unknown_name
 from terse.models.layers import layer_list
-from terse.models.probes import position_limit, sees_the_future
+from terse.models.probes import position_limits, sees_the_future, stated_positions
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +33,6 @@ CLASSES: dict[str, tuple[Any, ...]] = {  # of several, the first that knows the 
     "causal-lm": (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM),
     "encoder": (AutoModel,),
 }
-POSITION_KEYS = (
-    "max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions",
-    "max_sequence_length",
-)  # fmt: skip
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
@@ -220,7 +216,5 @@ def max_context(model: PreTrainedModel) -> int | None:
     That is the least of what its config says and of what a table of positions holds, of which some
     models leave the first rows unused (RoBERTa: 512 of 514).
     """
-    config = model.config.get_text_config(decoder=True)
-    stated = [getattr(config, key, None) for key in POSITION_KEYS]
-    limits = [value for value in (*stated, position_limit(model)) if isinstance(value, int)]
-    return min((limit for limit in limits if limit > 0), default=None)
+    limits = stated_positions(model.config.get_text_config(decoder=True))
+    return min([*limits, *position_limits(model)], default=None)

@@ -8,20 +8,31 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 N_PROBE = 9  # tokens of a probe: no usual width or number of heads
+POSITION_KEYS = (
+    "max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions",
+    "max_sequence_length",
+)  # fmt: skip
 MOVES = 1e-4  # relative change of what depends on another token; rounding in float32 stays below
 
 
 def probe_tokens(model: nn.Module, n: int = N_PROBE) -> Tensor:
-    """Return n different tokens (1, n) that are no special ones as far as the config says."""
+    """Return n different tokens (1, n), fewer where a model has fewer positions, none special."""
     config = getattr(model, "config", None)
     getter = getattr(config, "get_text_config", None)
     text = getter(decoder=True) if getter else config
     size = int(getattr(text, "vocab_size", None) or 32)
+    n = max(3, min([n, *(limit - 3 for limit in stated_positions(text))]))
     special = {value for c in (config, text) for value in _token_ids(c)}
     plain = [i for i in range(min(size, 8 * n + len(special))) if i not in special] or [0]
     step = max(1, len(plain) // (n + 1))
     tokens = [plain[(step * (i + 1)) % len(plain)] for i in range(n)]
     return torch.tensor([tokens], device=_device(model))
+
+
+def stated_positions(config: Any) -> list[int]:
+    """Return the limits of positions that a config states."""
+    stated = (getattr(config, key, None) for key in POSITION_KEYS)
+    return [limit for limit in stated if isinstance(limit, int) and limit > 0]
 
 
 def _token_ids(config: Any) -> Iterator[int]:
@@ -71,12 +82,13 @@ class _PositionTables(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def position_limit(model: nn.Module) -> int | None:
-    """Return how many positions a model's table of positions holds; None where it has none."""
-    tables = _PositionTables(N_PROBE)
+def position_limits(model: nn.Module) -> list[int]:
+    """Return how many positions each of a model's tables of positions holds; empty: it has none."""
+    tokens = probe_tokens(model).flip(1)  # no token ids in a row
+    tables = _PositionTables(tokens.shape[1])
     try:
         with tables:
-            forward(model, probe_tokens(model).flip(1))  # no token ids in a row
+            forward(model, tokens)
     except Exception:  # a model that wants more than tokens; whoever runs it says so
-        return None
-    return min(tables.limits, default=None)
+        return []
+    return tables.limits
