@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 
 FROM_CHUNKS = ("bos", "bos_id", "fingerprint", "tokenizer_digest")
 PROBE_TOKENS = 2
-TRACED_TOKENS = 32  # of a context, to find and to check what each block adds
+CHECKED_TOKENS = 32  # of a context, on which what each block adds is checked
 ESTIMATION = {"save_IDs_list", "skip_first", "max_norm_multiple", "theiler_window"}
 
 
@@ -107,14 +107,14 @@ def cache_shard(
 def _selected(
     model: PreTrainedModel, settings: CaptureSettings, chunks: "Chunks", device: torch.device
 ) -> dict[str, ModuleRef]:
-    """Return the modules by key; what is added to the residual stream is found on real tokens."""
+    """Return the modules by key; what is added to the residual stream is checked on a context."""
     return select_modules(
         model,
         settings.layer_idx_list,
         settings.module_inblock_keys,
         settings.module_outblock_keys,
         settings.module_name_mapping,
-        tokens=chunks.first_and_last(TRACED_TOKENS).to(device),
+        tokens=chunks.first_tokens(CHECKED_TOKENS).to(device),
     )
 
 
@@ -190,11 +190,10 @@ class Chunks:
             part = array_at(self.file, "tokens")[start : min(start + size, self.stop)]
             yield start - self.start, torch.from_numpy(part.astype(np.int64))
 
-    def first_and_last(self, n_tokens: int) -> Tensor:
-        """Return the first tokens of the first and of the last context, (2, n_tokens) or fewer."""
-        tokens = array_at(self.file, "tokens")
-        rows = [tokens[row, :n_tokens] for row in (self.start, max(self.start, self.stop - 1))]
-        return torch.from_numpy(np.stack(rows).astype(np.int64))
+    def first_tokens(self, n: int) -> Tensor:
+        """Return the first tokens of the first context, (1, n) or fewer."""
+        tokens = array_at(self.file, "tokens")[self.start : self.start + 1, :n]
+        return torch.from_numpy(tokens.astype(np.int64))
 
     def highest_token(self) -> int:
         """Return the highest token id in the range, read in blocks."""
@@ -275,6 +274,7 @@ def _about(
             }
             for key, ref in modules.items()
         },
+        "residual_errors": {key: ref.error for key, ref in modules.items() if ref.parts},
         "architecture": type(model).__name__,
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": model.device.type,
@@ -292,14 +292,14 @@ def _about(
 
 
 def _terms(ref: ModuleRef) -> dict[str, Any]:
-    """Return what a key of the residual stream is the sum of, and how well the sum was met."""
+    """Return what a key of the residual stream is the sum of."""
     if not ref.parts:
         return {}
     terms = [
         {"path": part.term.path, "call": part.term.call, "factor": _number(part.term.factor)}
         for part in ref.parts
     ]
-    return {"terms": terms, "relative_error": ref.error}
+    return {"terms": terms}
 
 
 def _number(value: float | Tensor) -> float | str:

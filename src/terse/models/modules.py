@@ -116,8 +116,8 @@ def select_modules(
         inblock_keys: keys looked up in each of the layers ("mlp", "attn", "block", ...).
         outblock_keys: keys outside the layers ("emb", "norm", "unemb", ...).
         mapping: see `module_paths`; "path#0" is the first of several runs of a module.
-        tokens: (n, T), a few contexts for the passes: the first finds the sums, the last checks
-            them; None: some tokens that are no special ones.
+        tokens: (1, T), part of a context that the sums are checked on; they are found on tokens
+            that depend on the model alone, so that all shards find the same. None: such tokens too.
 
     Raises:
         TerseError: a layer out of range, a key or path that matches no module or no term, or
@@ -131,11 +131,11 @@ def select_modules(
     chosen = layer_indices(layers, n_layers(model, mapping)) if inblock_keys else []
     seen = None
     if inblock_keys or "norm" in set(outblock_keys) - set(paths):
-        seen = look_at(model, None if tokens is None else tokens[:1])
+        seen = look_at(model)
     refs: list[ModuleRef] = []
     if inblock_keys and seen is not None:
         refs += _in_blocks(model, chosen, layers == "all", inblock_keys, paths, seen)
-        refs = _checked(model, refs, seen, None if tokens is None else tokens[-1:])
+        refs = _checked(model, refs, seen, tokens)
     refs += [_outside(model, key, paths, seen) for key in outblock_keys]
     if not refs:
         raise TerseError(

@@ -8,6 +8,7 @@ from torch import nn
 from terse.activations.capture import Capture
 from terse.errors import TerseError
 from terse.models.modules import layer_indices, module_paths, select_modules
+from terse.models.probes import probe_tokens
 
 N_LAYERS, WIDTH, VOCABULARY = 3, 32, 64
 WIDE = {
@@ -247,7 +248,7 @@ def test_a_block_that_adds_what_depends_on_the_tokens_otherwise_is_found_out():
     model = built("llama")
     mlp = model.model.layers[1].mlp
     plain = mlp.forward
-    tokens = torch.arange(3, 21).view(2, 9)
+    tokens = probe_tokens(model)
 
     def odd(x: torch.Tensor) -> torch.Tensor:
         return plain(x)
@@ -263,12 +264,12 @@ def test_a_block_that_adds_what_depends_on_the_tokens_otherwise_is_found_out():
     seen: list[torch.Tensor] = []
     handle = layer.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
     with torch.no_grad():
-        model(tokens[:1])
+        model(tokens)
     handle.remove()
     first = seen[0][0, 0, 0]
     layer.forward = with_more
     with pytest.raises(TerseError, match=r"layer 1 .* adds something else than"):
-        select_modules(model, "all", ["attn", "mlp"], [], tokens=tokens)
+        select_modules(model, "all", ["attn", "mlp"], [], tokens=tokens.flip(1))
 
 
 def test_a_residual_stream_that_is_scaled_has_no_terms_and_says_so():
