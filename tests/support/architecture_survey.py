@@ -276,12 +276,15 @@ def _term_faults(
 def _normed_after_each(
     added: list[Tensor], made: Tensor, additions: Additions, calls: Calls
 ) -> bool:
-    """Whether each term is an operand of a sum that a module reads, and one such module ends it."""
-    read = []
+    """Whether each term is an operand of a sum that a module reads, or that the block ends in."""
+    ends = False
     for term in added:
         sums = [out for xs, out in additions.seen if any(_close(term, x) for x in xs)]
-        read += [after for before, after in calls.seen if any(_close(before, s) for s in sums)]
-    return len(read) >= len(added) and any(_close(after, made) for after in read)
+        read = [after for before, after in calls.seen if any(_close(before, s) for s in sums)]
+        if not read and not any(_close(made, s) for s in sums):
+            return False
+        ends |= any(_close(made, each) for each in (*sums, *read))
+    return ends
 
 
 def _around_blocks(model: PreTrainedModel, tokens: Tensor) -> tuple[dict, dict]:
@@ -325,7 +328,7 @@ def _close(a: Tensor, b: Tensor) -> bool:
     if a.numel() != b.numel():
         return False
     a, b = a.double().flatten(), b.double().flatten()
-    return bool((a - b).norm() <= CLOSE * b.norm() + 1e-12)
+    return bool((a - b).norm() <= CLOSE * b.norm() + 1e-6 * b.numel() ** 0.5)
 
 
 def table(found: list[Found]) -> str:
