@@ -33,7 +33,7 @@ from terse.errors import TerseError, unknown_name
 log = logging.getLogger(__name__)
 
 write_shard = ShardWriter
-OWN = ("shard", "row_start", "row_stop")  # attributes in which the shards of one cache differ
+OWN = ("shard", "row_start", "row_stop", "residual_errors")  # in which a cache's shards differ
 READ_BYTES = 64 * 2**20
 NAMED_DAMAGE = 8
 Value = TypeVar("Value")

@@ -4,7 +4,7 @@ import json
 import logging
 import platform
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ log = logging.getLogger(__name__)
 
 FROM_CHUNKS = ("bos", "bos_id", "fingerprint", "tokenizer_digest")
 PROBE_TOKENS = 2
+CHECKED_TOKENS = 32  # of a context, on which what each block adds is checked
 ESTIMATION = {"save_IDs_list", "skip_first", "max_norm_multiple", "theiler_window"}
 
 
@@ -81,22 +82,15 @@ def cache_shard(
     Raises:
         TerseError: the settings do not fit the model or the chunks, or the disk is too small.
     """
-    modules = select_modules(
-        model,
-        settings.layer_idx_list,
-        settings.module_inblock_keys,
-        settings.module_outblock_keys,
-        settings.module_name_mapping,
-    )
     _check_settings(settings)
-    with (
-        _read_chunks(Path(chunks_path), settings, shard, n_shards) as chunks,
-        Capture(model, modules, stop=not needs_logits(settings)) as capture,
-    ):
+    with ExitStack() as stack:
+        chunks = stack.enter_context(_read_chunks(Path(chunks_path), settings, shard, n_shards))
         _check_model(model, chunks)
         device = _embedding(model).device
         if device.type == "cpu":
             keep_freed_memory()
+        modules = _selected(model, settings, chunks, device)
+        capture = stack.enter_context(Capture(model, modules, stop=not needs_logits(settings)))
         outputs = _probe(capture, settings, device)
         about = {
             **_about(model, modules, outputs, settings),
@@ -109,6 +103,20 @@ def cache_shard(
             _run(model, capture, chunks, writer, settings, estimator or estimate)
             writer.publish()
     _report_nonfinite(Path(out_path))
+
+
+def _selected(
+    model: PreTrainedModel, settings: CaptureSettings, chunks: "Chunks", device: torch.device
+) -> dict[str, ModuleRef]:
+    """Return the modules by key; what is added to the residual stream is checked on a context."""
+    return select_modules(
+        model,
+        settings.layer_idx_list,
+        settings.module_inblock_keys,
+        settings.module_outblock_keys,
+        settings.module_name_mapping,
+        tokens=chunks.first_tokens(CHECKED_TOKENS).to(device),
+    )
 
 
 def _writer(
@@ -184,6 +192,11 @@ class Chunks:
             part = array_at(self.file, "tokens")[start : min(start + size, self.stop)]
             yield start - self.start, torch.from_numpy(part.astype(np.int64))
 
+    def first_tokens(self, n: int) -> Tensor:
+        """Return the first tokens of the first context, (1, n) or fewer."""
+        tokens = array_at(self.file, "tokens")[self.start : self.start + 1, :n]
+        return torch.from_numpy(tokens.astype(np.int64))
+
     def highest_token(self) -> int:
         """Return the highest token id in the range, read in blocks."""
         return max((int(tokens.max()) for _, tokens in self.batches(4096)), default=-1)
@@ -253,9 +266,15 @@ def _about(
 ) -> dict[str, Any]:
     return {
         "modules": {
-            key: {"path": ref.path, "layer": ref.layer, "width": outputs[key].shape[2]}
+            key: {
+                "path": ref.path,
+                "layer": ref.layer,
+                "width": outputs[key].shape[2],
+                **_terms(ref),
+            }
             for key, ref in modules.items()
         },
+        "residual_errors": {key: ref.error for key, ref in modules.items() if ref.parts},
         "architecture": type(model).__name__,
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": model.device.type,
@@ -270,6 +289,21 @@ def _about(
             "python": platform.python_version(),
         },
     }
+
+
+def _terms(ref: ModuleRef) -> dict[str, Any]:
+    """Return what a key of the residual stream is the sum of."""
+    if not ref.parts:
+        return {}
+    terms = [
+        {"path": part.term.path, "call": part.term.call, "factor": _number(part.term.factor)}
+        for part in ref.parts
+    ]
+    return {"terms": terms}
+
+
+def _number(value: float | Tensor) -> float | str:
+    return f"one per channel ({value.numel()})" if isinstance(value, Tensor) else value
 
 
 def _recorded(settings: Activations) -> list[str]:

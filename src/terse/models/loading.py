@@ -2,14 +2,23 @@
 
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
+import transformers
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    PreTrainedModel,
+)
 
 from terse.errors import TerseError, unknown_name
+from terse.models.layers import layer_list
+from terse.models.probes import position_limits, sees_the_future, stated_positions
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +29,10 @@ DTYPES: dict[str, torch.dtype | str] = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
-CLASSES: dict[str, Any] = {"causal-lm": AutoModelForCausalLM, "encoder": AutoModel}
+CLASSES: dict[str, tuple[Any, ...]] = {  # of several, the first that knows the config
+    "causal-lm": (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM),
+    "encoder": (AutoModel,),
+}
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
@@ -67,7 +79,27 @@ def load_model(
     model = _from_pretrained(folder, kind, options)
     if device_map is None:
         model.to(torch.device(device))  # pyright: ignore[reportArgumentType]
-    return model.eval().requires_grad_(False)
+    model.eval().requires_grad_(False)
+    if kind == "causal-lm":
+        _check_causal(model, folder)
+    return model
+
+
+def _check_causal(model: PreTrainedModel, folder: Path) -> None:
+    """Refuse a model whose predictions see the token that they predict, by a short pass."""
+    try:
+        future = sees_the_future(model)
+    except Exception as error:  # whatever the model's own code raises
+        raise TerseError(
+            f"the model in {folder} loads as {type(model).__name__} in {model.dtype}, but a short "
+            f"pass fails ({one_line(error)}): dtype: auto or bfloat16 may help, or another device"
+        ) from error
+    if future:
+        raise TerseError(
+            f"{type(model).__name__} in {folder} is no causal language model: its logits change "
+            "with later tokens, so its loss would mean nothing; set kind: encoder (with save_loss "
+            "and save_entropy: false) for this model"
+        )
 
 
 def check_folder(folder: Path) -> None:
@@ -103,17 +135,59 @@ def _missing_weights(folder: Path) -> list[str]:
 
 def _from_pretrained(folder: Path, kind: Kind, options: dict[str, Any]) -> PreTrainedModel:
     try:
-        model, info = CLASSES[kind].from_pretrained(folder, output_loading_info=True, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        model, info = _by_first_class(folder, kind, options)
+    except Exception as error:  # transformers raises of every kind, AssertionError among them
         if "custom code" in str(error):
             raise TerseError(
                 f"the model in {folder} ships code of its own: read it, then set "
                 "trust_remote_code: true for this model"
             ) from error
-        reason = " ".join(str(error).split())[:300]
-        raise TerseError(f"cannot load the {kind} in {folder}: {reason}") from error
+        if isinstance(error, ImportError):
+            raise TerseError(
+                f"the model in {folder} needs a package that is not installed: {one_line(error)}"
+            ) from error
+        if "Unrecognized configuration class" in str(error):
+            raise TerseError(
+                f"transformers {transformers.__version__} has no {kind} for the architecture of "
+                f"{folder}/config.json, nor a vision-language model"
+            ) from error
+        raise TerseError(f"cannot load the {kind} in {folder}: {one_line(error)}") from error
     _check_loaded(folder, kind, info)
+    _check_layers(folder, model, info)
     return model
+
+
+def _by_first_class(folder: Path, kind: Kind, options: dict[str, Any]) -> tuple[Any, dict]:
+    for auto in CLASSES[kind][:-1]:
+        try:
+            return auto.from_pretrained(folder, output_loading_info=True, **options)
+        except ValueError as error:
+            if "Unrecognized configuration class" not in str(error):
+                raise
+    return CLASSES[kind][-1].from_pretrained(folder, output_loading_info=True, **options)
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """Return an error's text on one line, cut between words; its type where the text is empty."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if not isinstance(error, (OSError, ValueError, RuntimeError, ImportError)):
+        text = f"{type(error).__name__}: {text}"
+    return text if len(text) <= limit else text[:limit].rpartition(" ")[0] + " ..."
+
+
+def _check_layers(folder: Path, model: PreTrainedModel, info: dict[str, Any]) -> None:
+    """Refuse weights of more layers than the config says, which transformers would leave out."""
+    found = layer_list(model)
+    if found is None:
+        return
+    path, n = re.escape(found[0].rpartition(".")[2]), len(found[1])
+    for key in sorted(info.get("unexpected_keys", ())):
+        layer = re.search(rf"(?:^|\.){path}\.(\d+)\.", key)
+        if layer and int(layer[1]) >= n:
+            raise TerseError(
+                f"{folder}: config.json says {n} layers, and the weights have more, e.g. {key!r}: "
+                f"set num_hidden_layers in config.json, or fetch the config of these weights"
+            )
 
 
 def _check_loaded(folder: Path, kind: Kind, info: dict[str, Any]) -> None:
@@ -137,10 +211,13 @@ def _check_loaded(folder: Path, kind: Kind, info: dict[str, Any]) -> None:
 
 
 def max_context(model: PreTrainedModel) -> int | None:
-    """Return how many positions the model's config allows; None where it sets no limit."""
-    config = model.config.get_text_config()
-    limit = getattr(config, "max_position_embeddings", None)
-    return int(limit) if limit else None
+    """Return how many positions the model allows; None where nothing sets a limit.
+
+    That is the least of what its config says and of what a table of positions holds, of which some
+    models leave the first rows unused (RoBERTa: 512 of 514).
+    """
+    limits = stated_positions(model.config.get_text_config(decoder=True))
+    return min([*limits, *position_limits(model)], default=None)
 
 
 def check_length(model: PreTrainedModel, n: int, what: str, remedy: str) -> None:

@@ -21,7 +21,8 @@ Estimator = Annotated[str, AfterValidator(_known_estimator)]
 LayerRange = Annotated[str, Field(pattern=r"^\d+-\d+$")]
 
 
-INBLOCK_KEYS, OUTBLOCK_KEYS = ("attn", "mlp", "block"), ("emb", "norm", "unemb")
+INBLOCK_KEYS = ("attn", "mixer", "mlp", "block")
+OUTBLOCK_KEYS = ("emb", "norm", "unemb")
 
 
 class Chunking(Strict):
@@ -54,7 +55,8 @@ class Capture(Strict):
         "all", description="blocks: indices, negative from the end, or ranges such as `0-5`"
     )
     module_inblock_keys: list[str] = Field(
-        ["mlp", "attn", "block"], description="modules inside each block"
+        ["mlp", "attn", "block"],
+        description="inside each block: attn, mixer (other layers that mix tokens), mlp, block",
     )
     module_outblock_keys: list[str] = Field(
         ["norm"], description="modules outside the blocks: emb, norm, unemb"
