@@ -106,7 +106,7 @@ def cache_shard(
 
 
 def _selected(
-    model: PreTrainedModel, settings: CaptureSettings, chunks: "Chunks", device: torch.device
+    model: PreTrainedModel, settings: Activations, chunks: "Chunks", device: torch.device
 ) -> dict[str, ModuleRef]:
     """Return the modules by key; what is added to the residual stream is checked on a context."""
     return select_modules(
