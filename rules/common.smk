@@ -3,12 +3,13 @@
 import re
 from pathlib import Path
 
-from terse.config import end_with, load
+from terse.config import end_with, load, origins
 from terse.settings.activations import Chunking, Estimation
 from terse.config.methods import METHODS
 from terse.config.resources import (
     allocation,
     capture_min,
+    conversion_mem_mb,
     model_mem_mb,
     one_node,
     training_mem_mb,
@@ -50,7 +51,26 @@ def local_files(corpus):
 def local_weights(model):
     """Return the files of a model in a local folder, so that a change of one is seen."""
     folder = settings.models[model].path
-    return sorted(map(str, Path(folder).glob("*.*"))) if folder else []
+    as_it_lies = folder and found(origins.model_folder, model) == folder
+    return files_of(folder) if as_it_lies else []
+
+
+def files_of(*folders):
+    """Return the files in folders that lie outside the workflow."""
+    return sorted(
+        str(path)
+        for folder in folders
+        if not folder.startswith(("cache/", "results/"))
+        for path in Path(folder).glob("*.*")
+    )
+
+
+def found(look_up, model):
+    """Return what a look-up says of a model; the workflow ends where that isn't there."""
+    try:
+        return look_up(settings, model)
+    except TerseError as error:
+        end_with(error)
 
 
 def tokenizer_files(tokenizer):
@@ -67,12 +87,7 @@ def runs_remote_code(tokenizer):
 
 def model_folder(model):
     """Return the folder with a model's weights, or with those of all its run's steps."""
-    origin = settings.models[model]
-    if origin.run is None:
-        return origin.path or f"cache/models/{model}"
-    return f"results/runs/{origin.run}/" + (
-        "model" if origin.step is None else "checkpoints"
-    )
+    return found(origins.model_folder, model)
 
 
 def run_inputs(wildcards):

@@ -5,7 +5,6 @@ localrules:
     tabulate_lm_eval,
 
 
-
 def lm_eval_block():
     """Return what lm-eval asks; the workflow ends where the config does not say."""
     if settings.harness is None:

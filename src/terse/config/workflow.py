@@ -82,6 +82,7 @@ class Workflow(Strict):
         self._check_tokenizers()
         for name, model in self.models.items():
             self._require(f"models.{name}.run", "run", model.run, self.runs)
+            self._require(f"models.{name}.base", "model", model.base, self.models.keys() - {name})
         self._check_runs()
         self._check_models()
         for name in self.select.runs:
@@ -346,7 +347,7 @@ class Workflow(Strict):
         """Return what determines a model's weights and how they are loaded, as plain JSON."""
         settings, step = self.models[model], self.training_step(model)
         loading = settings.loading() | {
-            "model": settings.hub or settings.run or settings.path,
+            "model": settings.hub or settings.run or settings.path or settings.package,
             "revision": settings.revision if settings.run is None else f"step-{step}",
             "step": settings.step,
         }

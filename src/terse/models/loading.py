@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 
 from terse.errors import TerseError, unknown_name
+from terse.models.adapters import BASE, attach, holds_adapter, is_adapter, without_adapter
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,8 @@ def load_model(
     """Load a model for measuring: eval mode, no gradients, nothing fetched from the hub.
 
     Args:
-        folder: a local folder in the Hugging Face format (config.json and weights).
+        folder: a local folder in the Hugging Face format (config.json and weights); or of an
+            adapter, with its base in the folder `base` inside.
         dtype: "float32", "float16", "bfloat16", or "auto" for the one it was saved in.
         device: where the weights go; ignored when `device_map` is given.
         device_map: "auto" spreads the layers over the job's devices (model parallel).
@@ -54,6 +56,17 @@ def load_model(
         raise unknown_name("dtype", dtype, DTYPES)
     if kind not in CLASSES:
         raise unknown_name("kind of model", kind, CLASSES)
+    if is_adapter(folder) and (folder / BASE).is_dir():
+        base = load_model(
+            folder / BASE,
+            dtype=dtype,
+            device=device,
+            device_map=device_map,
+            trust_remote_code=trust_remote_code,
+            kind=kind,
+            attn_implementation=attn_implementation,
+        )
+        return attach(base, folder, merge=False)
     check_folder(folder)
     options: dict[str, Any] = {
         "dtype": DTYPES[dtype],
@@ -64,7 +77,10 @@ def load_model(
         options["device_map"] = device_map
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
-    model = _from_pretrained(folder, kind, options)
+    if holds_adapter(folder):
+        log.warning("%s: the adapter beside the model is not applied", folder)
+    with without_adapter(folder) as plain:
+        model = _from_pretrained(plain, folder, kind, options)
     if device_map is None:
         model.to(torch.device(device))  # pyright: ignore[reportArgumentType]
     return model.eval().requires_grad_(False)
@@ -72,8 +88,14 @@ def load_model(
 
 def check_folder(folder: Path) -> None:
     """Raise a TerseError that names what a model's folder lacks."""
+    if folder.is_file():
+        raise TerseError(f"{folder} is a file; a model is a folder, or a file that ends in .gguf")
     if not folder.is_dir():
         raise TerseError(f"no model in {folder}: the folder does not exist")
+    if is_adapter(folder):
+        raise TerseError(
+            f"{folder} holds an adapter and no model: its base must lie in {folder / BASE}"
+        )
     if not (folder / "config.json").is_file():
         raise TerseError(f"no model in {folder}: it has no config.json")
     try:
@@ -101,9 +123,12 @@ def _missing_weights(folder: Path) -> list[str]:
     return [" or ".join(SINGLE_FILES)]
 
 
-def _from_pretrained(folder: Path, kind: Kind, options: dict[str, Any]) -> PreTrainedModel:
+def _from_pretrained(
+    plain: Path, folder: Path, kind: Kind, options: dict[str, Any]
+) -> PreTrainedModel:
+    """Load what lies in `plain`; errors speak of `folder`."""
     try:
-        model, info = CLASSES[kind].from_pretrained(folder, output_loading_info=True, **options)
+        model, info = CLASSES[kind].from_pretrained(plain, output_loading_info=True, **options)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if "custom code" in str(error):
             raise TerseError(
@@ -112,15 +137,19 @@ def _from_pretrained(folder: Path, kind: Kind, options: dict[str, Any]) -> PreTr
             ) from error
         reason = " ".join(str(error).split())[:300]
         raise TerseError(f"cannot load the {kind} in {folder}: {reason}") from error
-    _check_loaded(folder, kind, info)
+    check_loaded(folder, kind, info)
     return model
 
 
-def _check_loaded(folder: Path, kind: Kind, info: dict[str, Any]) -> None:
+def check_loaded(folder: Path, kind: Kind, info: dict[str, Any]) -> None:
     """Refuse weights that transformers would have drawn at random without an error."""
     missing = sorted(info.get("missing_keys", ()))
     poolers = [key for key in missing if kind == "encoder" and key.startswith("pooler.")]
     fresh = [key for key in missing if key not in poolers]
+    if fresh == ["lm_head.weight"]:
+        raise TerseError(
+            f"the weights in {folder} have no LM head: set kind: encoder, or take those with one"
+        )
     if fresh:
         raise TerseError(
             f"the weights in {folder} lack {len(fresh)} tensors of this {kind}, e.g. {fresh[0]!r}: "
