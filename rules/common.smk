@@ -1,5 +1,6 @@
 """Look-ups over the typed config. No jobs."""
 
+import os
 import re
 from pathlib import Path
 
@@ -15,13 +16,18 @@ from terse.config.resources import (
     training_mem_mb,
     training_min,
 )
+from terse.config.reach import within_reach
 from terse.config.stages import STAGE_VERSIONS
 from terse.corpora.local import chosen_files
 from terse.errors import TerseError
+from terse.hub.unreachable import NOTED, read_notes
 from terse.launch.roots import link_roots
 
+if os.environ.get(NOTED):  # the second pass of `terse run`: the report reads it, too
+    config["unreachable"] = read_notes()
+
 try:
-    settings = load(config)
+    settings = within_reach(load(config))
     link_roots(settings.roots.model_dump(), Path.cwd())
 except TerseError as error:
     end_with(error)

@@ -63,6 +63,9 @@ class Workflow(Strict):
     tokenizers: dict[Name, Tokenizer] = Field({}, description="tokenizers trained here, by name")
     runs: dict[Name, RunOfMethod] = Field({}, description="trainings, by name")
     models: dict[Name, Model] = Field({}, description="models that can be measured, by name")
+    unreachable: dict[Name, str] = Field(
+        {}, description="models that could not be fetched, and why: `all` leaves them out"
+    )
     activations: Activations | None = Field(None, description="what is measured of each model")
     harness: Harness | None = Field(None, description="what lm-eval asks of models")
     select: Select = Field(

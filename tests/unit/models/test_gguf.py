@@ -88,7 +88,7 @@ def test_the_scaled_positions_of_llama_3_are_kept(tmp_path, folder):
 @pytest.mark.parametrize("how", [{"rope_factors": np.linspace(1, 3, 8)}, {"rope_scaling": "yarn"}])
 def test_other_scaled_positions_are_refused(tmp_path, folder, how):
     file = write_gguf(tmp_path / "t.gguf", tiny_llama(), **how)
-    with pytest.raises(TerseError, match="scales its rotary positions .* Hugging Face format"):
+    with pytest.raises(TerseError, match=r"scales its rotary positions .* Hugging Face format"):
         convert_gguf(file, folder)
 
 
