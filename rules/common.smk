@@ -6,7 +6,7 @@ from pathlib import Path
 
 from terse.config import end_with, load, origins
 from terse.settings.activations import Chunking, Estimation
-from terse.config.methods import METHODS
+from terse.config.methods import methods
 from terse.config.resources import (
     allocation,
     capture_min,
@@ -110,7 +110,7 @@ def run_inputs(wildcards):
         inputs["base_weights"] = (
             [] if run.base in settings.runs else local_weights(run.base)
         )
-    if run.needs_codes():
+    if settings.encoder(wildcards.run) is not None:
         inputs["codes"] = f"cache/codes/{wildcards.run}.h5"
     return inputs
 

@@ -5,13 +5,13 @@ from typing import Any
 
 from terse import job
 from terse.activations.shard import cache_shard
-from terse.config.methods import settings_of
+from terse.config.methods import method_of
 from terse.hub.download import weights_identity
 from terse.machine.owner import Owner
 from terse.models.loading import load_model
 from terse.models.quantisation import quantisation_of
 from terse.settings.activations import Activations
-from terse.training.method import Inputs, method_of
+from terse.training.method import Inputs
 
 
 def cache_activations(
@@ -54,7 +54,7 @@ def cache_activations(
 
 def _loaded(model: dict[str, Any], folder: Path, base: Path | None, device: str) -> Any:
     if base is not None:
-        method = method_of(settings_of(model["run"]), Inputs(base=base))
+        method = method_of(model["run"], Inputs(base=base))
         return method.measured(folder, device)
     loading = {key: model[key] for key in ("dtype", "device_map", "trust_remote_code", "kind")}
     return load_model(folder, device=device, **loading)

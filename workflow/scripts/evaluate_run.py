@@ -8,9 +8,9 @@ import pandas as pd
 
 from terse import job
 from terse.artifacts import atomic_file, atomic_folder, write_json
-from terse.config.methods import settings_of
+from terse.config.methods import method_of
 from terse.provenance import digest_file, record
-from terse.training.method import Inputs, method_of
+from terse.training.method import Inputs
 
 
 def evaluate_run(
@@ -24,7 +24,7 @@ def evaluate_run(
     device: str,
 ) -> None:
     """Write the run's measures, one row each, the method's own tables, and a record."""
-    method = method_of(settings_of(run), inputs)
+    method = method_of(run, inputs)
     model = method.load(model_folder)
     measures = method.evaluate(model, device)
     with atomic_folder(tables_folder) as partial:

@@ -8,7 +8,6 @@ repeated once, and from then on the hook of that module keeps a copy.
 
 import logging
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any, NoReturn
 
 import torch
@@ -50,12 +49,7 @@ class Capture:
             self._handles.append(ref.module.register_forward_hook(hook))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()

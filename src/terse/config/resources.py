@@ -2,6 +2,7 @@
 
 import re
 
+from terse.config.methods import spec_of
 from terse.config.workflow import Workflow
 
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "auto": 4}
@@ -51,7 +52,7 @@ def _grown(mem_mb: int, attempt: int) -> int:
 def training_min(settings: Workflow, run: str, attempt: int) -> int:
     """Return the time limit (minutes) of a training; it grows with each attempt."""
     chosen = settings.runs[run]
-    n, tokens = run_parameters(settings, run), chosen.tokens_per_row()
+    n, tokens = run_parameters(settings, run), spec_of(chosen).tokens_per_row(chosen)
     rows = chosen.max_steps * chosen.batch_size * chosen.n_grad_loops
     # Forward and backward pass: 6 operations per parameter and token.
     work = None if n is None or tokens is None else 6 * n * tokens * rows
@@ -97,7 +98,8 @@ def run_parameters(settings: Workflow, run: str) -> int | None:
     """Return how many parameters a run's model has, None where the config does not tell."""
     chosen = settings.runs[run]
     vocabulary = settings.tokenizers.get(chosen.tokenizer or "")
-    if (n := chosen.n_parameters(vocabulary.vocab_size if vocabulary else 0)) is not None:
+    vocab_size = vocabulary.vocab_size if vocabulary else 0
+    if (n := spec_of(chosen).n_parameters(chosen, vocab_size)) is not None:
         return n
     if chosen.base in settings.runs:
         return run_parameters(settings, chosen.base)

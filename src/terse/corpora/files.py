@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,9 +16,7 @@ from terse.corpora.html_text import html_to_text
 from terse.corpora.local import chosen_files
 from terse.corpora.records import record_document, row_filter
 from terse.errors import TerseError
-
-if TYPE_CHECKING:
-    from terse.corpora.sources import CorpusSettings
+from terse.settings.corpora import Corpus
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +24,7 @@ COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 BATCH_ROWS = 256
 
 
-def read_parquet(settings: "CorpusSettings") -> Iterator[Document]:
+def read_parquet(settings: Corpus) -> Iterator[Document]:
     """Yield a document per row of the parquet files, in order of path."""
     for path, name in chosen_files(settings):
         with readable(path), pq.ParquetFile(path, pre_buffer=False) as file:
@@ -35,7 +33,7 @@ def read_parquet(settings: "CorpusSettings") -> Iterator[Document]:
             yield from documents_of(records, settings, name, "row")
 
 
-def read_jsonl(settings: "CorpusSettings") -> Iterator[Document]:
+def read_jsonl(settings: Corpus) -> Iterator[Document]:
     """Yield a document per line of the jsonl files (plain, .gz, .zst), in order of path."""
     for path, name in chosen_files(settings):
         with readable(path), opened(path) as stream:
@@ -43,7 +41,7 @@ def read_jsonl(settings: "CorpusSettings") -> Iterator[Document]:
             yield from documents_of(parsed(lines, path), settings, name, "line")
 
 
-def read_text(settings: "CorpusSettings") -> Iterator[Document]:
+def read_text(settings: Corpus) -> Iterator[Document]:
     """Yield a document per text file, in order of path; of HTML, the text without the tags."""
     for path, name in chosen_files(settings):
         with readable(path), opened(path) as stream:
@@ -57,7 +55,7 @@ def read_text(settings: "CorpusSettings") -> Iterator[Document]:
 
 
 def documents_of(
-    records: Iterator[dict[str, Any] | None], settings: "CorpusSettings", name: str, unit: str
+    records: Iterator[dict[str, Any] | None], settings: Corpus, name: str, unit: str
 ) -> Iterator[Document]:
     """Yield the documents of a file's records; None is an empty line, counted but no document."""
     keeps = row_filter(settings.dataset_subset)

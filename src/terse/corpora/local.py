@@ -2,12 +2,9 @@
 
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from terse.errors import TerseError
-
-if TYPE_CHECKING:
-    from terse.corpora.sources import CorpusSettings
+from terse.settings.corpora import Corpus
 
 USUAL = {
     "jsonl": ("**/*.jsonl", "**/*.jsonl.gz", "**/*.jsonl.zst", "**/*.json.gz", "**/*.json.zst"),
@@ -19,7 +16,7 @@ USUAL = {
 """The glob patterns of a source whose settings name none."""
 
 
-def chosen_files(settings: "CorpusSettings") -> list[tuple[Path, str]]:
+def chosen_files(settings: Corpus) -> list[tuple[Path, str]]:
     """Return the files of a local corpus, (path, name below the corpus' folder), sorted by name.
 
     Raises TerseError where there is no such path or no file fits.

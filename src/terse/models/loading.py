@@ -170,3 +170,12 @@ def max_context(model: PreTrainedModel) -> int | None:
     config = model.config.get_text_config()
     limit = getattr(config, "max_position_embeddings", None)
     return int(limit) if limit else None
+
+
+def check_length(model: PreTrainedModel, n: int, what: str, remedy: str) -> None:
+    """Raise TerseError, with a remedy, where `what` of n tokens is longer than a base reads."""
+    limit = max_context(model)
+    if limit is not None and n > limit:
+        raise TerseError(
+            f"{what} of {n} tokens are longer than the {limit} positions of the base; {remedy}"
+        )

@@ -75,11 +75,11 @@ def train(
             state.delete()
             return
         with tracked(
-            conduct.tracking, settings, name=conduct.name, results=conduct.results,
+            conduct.tracking, method, name=conduct.name, results=conduct.results,
             state=state.folder, leads=conduct.rank == 0,
         ) as tracker:  # fmt: skip
             model = method.build()
-            trainer = MethodTrainer(method, model, _arguments(settings, state, conduct), state)
+            trainer = MethodTrainer(method, model, _arguments(method, state, conduct), state)
             for callback in [*_callbacks(trainer, model, state, conduct, signal), *tracker]:
                 trainer.add_callback(callback)
             _train_to_the_end(trainer, state, signal)
@@ -157,7 +157,8 @@ def _callbacks(
     ]
 
 
-def _arguments(settings: Run, state: TrainingState, conduct: Conduct) -> TrainingArguments:
+def _arguments(method: Method[Any], state: TrainingState, conduct: Conduct) -> TrainingArguments:
+    settings: Run = method.settings
     batch_size, n_grad_loops = settings.share(conduct.n_processes)
     several_on_cpu = conduct.n_processes > 1 and conduct.device == "cpu"
     return TrainingArguments(
@@ -165,7 +166,7 @@ def _arguments(settings: Run, state: TrainingState, conduct: Conduct) -> Trainin
         run_name=conduct.name,
         seed=settings.seed + conduct.rank,  # processes draw different masks
         data_seed=settings.seed,
-        train_sampling_strategy="sequential" if settings.in_order else "random",
+        train_sampling_strategy="sequential" if method.rows_in_order else "random",
         max_steps=settings.max_steps,
         per_device_train_batch_size=batch_size,
         gradient_accumulation_steps=n_grad_loops,
@@ -175,7 +176,7 @@ def _arguments(settings: Run, state: TrainingState, conduct: Conduct) -> Trainin
         adam_beta2=0.95,
         max_grad_norm=settings.grad_clip,
         warmup_steps=settings.warmup_steps,
-        **_schedule(settings),
+        **_schedule(method),
         bf16=settings.precision == "bfloat16",
         use_cpu=conduct.device == "cpu",
         logging_steps=settings.log_interval,
@@ -191,11 +192,12 @@ def _arguments(settings: Run, state: TrainingState, conduct: Conduct) -> Trainin
     )
 
 
-def _schedule(settings: Run) -> dict[str, Any]:
-    if settings.lr_schedule == "power":
+def _schedule(method: Method[Any]) -> dict[str, Any]:
+    settings: Run = method.settings
+    if method.lr_factor(1) is not None:
         return {"lr_scheduler_type": "constant"}  # the trainer asks the method for its factor
     if settings.lr_schedule != "plateau":
-        options = settings.schedule_options()
+        options = method.schedule_options()
         return {"lr_scheduler_type": settings.lr_schedule, "lr_scheduler_kwargs": options or None}
     return {
         "lr_scheduler_type": "reduce_lr_on_plateau",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from terse.corpora.places import evenly
 from terse.errors import TerseError
 from terse.evaluation.overlap import bleu, rouge_l
 from terse.methods.forgetting.decisions import decide, droppable
@@ -225,7 +226,7 @@ def _prompts(given: Evaluated, n: int) -> tuple[Tensor, Tensor, Tensor]:
     items = [item for item in map(given.rows.__getitem__, range(len(given.rows)))  # type: ignore[arg-type]
              if int(item["attention_mask"].sum()) == whole]  # fmt: skip
     items = items or [given.rows[0]]
-    chosen = [items[i * len(items) // min(n, len(items))] for i in range(min(n, len(items)))]
+    chosen = [items[i] for i in evenly(len(items), n)]
     ids = torch.stack([item["input_ids"] for item in chosen]).to(given.device)
     n_context = int((chosen[0]["attention_mask"] & ~chosen[0]["is_target"]).sum())
     n_real = min(int(item["attention_mask"].sum()) for item in chosen)
