@@ -32,4 +32,4 @@ def _model_is_out(settings: Workflow, name: str) -> bool:
 
 def _run_is_out(settings: Workflow, name: str) -> bool:
     run = settings.runs[name]
-    return any(_is_out(settings, other) for other in (run.base, *run.compared_with()))
+    return any(_is_out(settings, other) for other in (run.base, *settings.compared_with(name)))
