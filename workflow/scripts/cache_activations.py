@@ -9,6 +9,7 @@ from terse.config.methods import method_of
 from terse.hub.download import weights_identity
 from terse.machine.owner import Owner
 from terse.models.loading import load_model
+from terse.models.quantisation import quantisation_of
 from terse.settings.activations import Activations
 from terse.training.method import Inputs
 
@@ -29,6 +30,7 @@ def cache_activations(
 ) -> None:
     """Write one shard of activations; a model that is part of its base needs that beside it."""
     settings = Activations.model_validate(capture)
+    quantisation = quantisation_of(model_folder)
     with Owner(state_root / name / shard_path.stem, what=str(shard_path)) as owner:
         cache_shard(
             _loaded(model, model_folder, base_folder, device),
@@ -42,6 +44,7 @@ def cache_activations(
                 "origin": model["model"],
                 "revision": model["revision"],
                 "weights": weights_identity(model_folder),
+                **({"quantisation": quantisation} if quantisation else {}),
                 "corpus": settings.corpus,
             },
             confirm=owner.check,

@@ -22,6 +22,8 @@ def check(workflow: "Workflow") -> None:
     _check_tokenizers(workflow)
     for name, model in workflow.models.items():
         _require(f"models.{name}.run", "run", model.run, workflow.runs)
+        others = workflow.models.keys() - {name}
+        _require(f"models.{name}.base", "model", model.base, others)
     _check_runs(workflow)
     for name in workflow.models:
         _check_model(workflow, name)

@@ -37,6 +37,13 @@ def model_mem_mb(settings: Workflow, model: str, attempt: int) -> int:
     return _grown(_BASE_MB + 2 * n * _BYTES[settings.models[model].dtype] // 10**6, attempt)
 
 
+def conversion_mem_mb(settings: Workflow, model: str, attempt: int) -> int:
+    """Return the memory (MB) of a job that makes float32 weights of others; it grows likewise."""
+    n = model_parameters(settings, model) or _UNKNOWN
+    # As they are read, as they are used, and their sum or copy.
+    return _grown(_BASE_MB + 3 * n * _BYTES["float32"] // 10**6, attempt)
+
+
 def _grown(mem_mb: int, attempt: int) -> int:
     # Gently: an attempt may have ended for want of time, and no node has the memory of four.
     return mem_mb * (1 + attempt) // 2
@@ -100,11 +107,16 @@ def run_parameters(settings: Workflow, run: str) -> int | None:
 
 
 def model_parameters(settings: Workflow, model: str) -> int | None:
-    """Return how many parameters a model has; one on the hub tells by its name (`pythia-410m`)."""
+    """Return how many parameters a model has; one from outside tells by its name.
+
+    Such as `pythia-410m` or `SmolLM2-135M-Instruct.Q4_1.gguf`; an adapter has its base's size.
+    """
     chosen = settings.models[model]
     if chosen.run is not None:
         return run_parameters(settings, chosen.run)
-    name = (chosen.hub or chosen.path or "").lower()
+    name = (chosen.gguf or chosen.hub or chosen.path or "").lower()
+    if chosen.base is not None:
+        return model_parameters(settings, chosen.base)
     sizes = re.findall(r"(?<![a-z0-9.])(\d+(?:\.\d+)?)([mb])(?![a-z0-9])", name)
     if not sizes:
         return None

@@ -3,6 +3,10 @@
 STAGE_VERSIONS = {
     "collect_corpus": 1,
     "download_model": 1,
+    "download_gguf": 1,
+    "convert_gguf": 1,
+    "download_adapter": 1,
+    "apply_adapter": 1,
     "train_tokenizer": 2,
     "tokenize_corpus": 1,
     "chunk_corpus": 1,

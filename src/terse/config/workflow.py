@@ -64,6 +64,9 @@ class Workflow(Strict):
     tokenizers: dict[Name, Tokenizer] = Field({}, description="tokenizers trained here, by name")
     runs: dict[Name, RunOfMethod] = Field({}, description="trainings, by name")
     models: dict[Name, Model] = Field({}, description="models that can be measured, by name")
+    unreachable: dict[Name, str] = Field(
+        {}, description="models that could not be fetched, and why: `all` leaves them out"
+    )
     activations: Activations | None = Field(None, description="what is measured of each model")
     harness: Harness | None = Field(None, description="what lm-eval asks of models")
     select: Select = Field(
@@ -209,7 +212,7 @@ class Workflow(Strict):
         """Return what determines a model's weights and how they are loaded, as plain JSON."""
         settings, step = self.models[model], self.training_step(model)
         loading = settings.loading() | {
-            "model": settings.hub or settings.run or settings.path,
+            "model": settings.hub or settings.run or settings.path or settings.package,
             "revision": settings.revision if settings.run is None else f"step-{step}",
             "step": settings.step,
         }
