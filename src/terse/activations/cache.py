@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 import h5py
@@ -34,7 +33,7 @@ from terse.errors import TerseError, unknown_name
 log = logging.getLogger(__name__)
 
 write_shard = ShardWriter
-OWN = ("shard", "row_start", "row_stop")  # attributes in which the shards of one cache differ
+OWN = ("shard", "row_start", "row_stop", "residual_errors")  # in which a cache's shards differ
 READ_BYTES = 64 * 2**20
 NAMED_DAMAGE = 8
 Value = TypeVar("Value")
@@ -162,12 +161,7 @@ class Cache:
     def __enter__(self) -> "Cache":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

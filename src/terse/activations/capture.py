@@ -7,18 +7,19 @@ repeated once, and from then on the hook of that module keeps a copy.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from terse.errors import TerseError
-from terse.models.modules import ModuleRef
+from terse.models.modules import LAST, ModuleRef, Part
 
 log = logging.getLogger(__name__)
 
+Slot = tuple[str, int]  # a key, and which of its summands
 BLOCK_LOGITS = 2**18  # logits per block of the loss: 1 MiB in float32, two of which fit an L2 cache
 
 
@@ -39,23 +40,25 @@ class Capture:
         self.model = model
         self.modules = dict(modules)
         self.stop = stop
-        self._outputs: dict[str, Tensor] = {}
-        self._versions: dict[str, int] = {}
-        self._copied: set[str] = set()
+        self._outputs: dict[Slot, Tensor] = {}
+        self._versions: dict[Slot, int] = {}
+        self._copied: set[Slot] = set()
+        self._block: nn.Module | None = None  # the one that runs
+        self._calls: Counter[Slot] = Counter()  # since the block began
+        self._to_come: Counter[Slot] = Counter()  # runs until the pass may end
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def __enter__(self) -> "Capture":
         for key, ref in self.modules.items():
-            hook = self._hook(key)
-            self._handles.append(ref.module.register_forward_hook(hook))
+            for i, part in enumerate(ref.summands):
+                hook = self._hook((key, i), ref, part)
+                self._handles.append(part.module.register_forward_hook(hook))
+        for block in {ref.block for ref in self.modules.values()} - {None}:
+            assert block is not None
+            self._handles.append(block.register_forward_pre_hook(self._begins))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -73,22 +76,27 @@ class Capture:
             out so many places whatever T is.
 
         Raises:
-            TerseError: a module did not run, ran twice, or put out something other than (B, T, D).
+            TerseError: a module did not run, or put out something other than (B, T, D).
         """
         logits = self._forward(input_ids)
         if changed := self._changed():
-            log.info("kept as copies, since the model changes them in place: %s", changed)
+            names = [key for key, _ in changed]
+            log.info("kept as copies, since the model changes them in place: %s", names)
             self._copied.update(changed)
             logits = self._forward(input_ids)
         B, T = input_ids.shape
         T = getattr(self.model, "places_out", T)  # of a model that makes vectors of a context
-        outputs = {key: self._shaped(key, B, T) for key in self.modules}
+        outputs = {key: self._summed(ref, B, T) for key, ref in self.modules.items()}
         self._outputs = {}
         return outputs, logits
 
     @torch.no_grad()
     def _forward(self, input_ids: Tensor) -> Tensor | None:
-        self._outputs, self._versions = {}, {}
+        self._outputs, self._versions, self._block = {}, {}, None
+        self._calls.clear()
+        for key, ref in self.modules.items():
+            for i, part in enumerate(ref.summands):
+                self._to_come[key, i] = part.runs
         options: dict[str, Any] = {}
         if getattr(getattr(self.model, "config", None), "use_cache", None) is not None:
             options["use_cache"] = False
@@ -98,37 +106,53 @@ class Capture:
             return None
         return getattr(result, "logits", None)
 
-    def _hook(self, key: str) -> Any:
+    def _begins(self, block: nn.Module, inputs: Any) -> None:
+        self._block = block
+        self._calls.clear()
+
+    def _hook(self, slot: Slot, ref: ModuleRef, part: Part) -> Any:
         def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-            if key in self._outputs:
-                _raise_twice(key)
+            if ref.block is not None and self._block is not ref.block:
+                return  # a module that several blocks share
+            call, self._calls[slot] = self._calls[slot], self._calls[slot] + 1
+            if part.term.call not in (LAST, call):
+                return
             tensor = output[0] if isinstance(output, (tuple, list)) else output
             if not isinstance(tensor, Tensor):
-                raise TerseError(f"module {key} puts out {type(tensor).__name__}, not a tensor")
-            self._outputs[key] = tensor.clone() if key in self._copied else tensor
-            self._versions[key] = self._outputs[key]._version
-            if self.stop and len(self._outputs) == len(self.modules):
+                raise TerseError(f"module {ref.key} puts out {type(tensor).__name__}, not a tensor")
+            self._outputs[slot] = tensor.clone() if slot in self._copied else tensor
+            self._versions[slot] = self._outputs[slot]._version
+            self._to_come[slot] -= 1
+            if self.stop and not any(n > 0 for n in self._to_come.values()):
                 raise StopForward
 
         return keep
 
-    def _changed(self) -> list[str]:
-        return [key for key, out in self._outputs.items() if out._version != self._versions[key]]
+    def _changed(self) -> list[Slot]:
+        return [slot for slot, out in self._outputs.items() if out._version != self._versions[slot]]
 
-    def _shaped(self, key: str, B: int, T: int) -> Tensor:
-        if key not in self._outputs:
-            raise TerseError(f"module {key} did not run in the forward pass")
-        output = self._outputs[key]
+    def _summed(self, ref: ModuleRef, B: int, T: int) -> Tensor:
+        """Return what a key stands for, (B, T, D): an output, or a sum of outputs."""
+        total = None
+        for i, part in enumerate(ref.summands):
+            added = part.term.of(self._shaped((ref.key, i), ref, B, T))
+            total = added if total is None else total + added
+        assert total is not None
+        return total
+
+    def _shaped(self, slot: Slot, ref: ModuleRef, B: int, T: int) -> Tensor:
+        if slot not in self._outputs:
+            raise TerseError(f"module {ref.key} did not run in the forward pass")
+        output = self._outputs[slot]
+        if ref.stream is not None and output.ndim == 4:
+            index, axis = ref.stream
+            output = output.select(axis, index)
         if output.ndim == 2 and len(output) == B * T:  # OPT's mlp sees one list of tokens
             output = output.reshape(B, T, -1)  # (B, T, D)
         if output.ndim != 3 or output.shape[:2] != (B, T):
             shape = tuple(output.shape)
-            raise TerseError(f"module {key} puts out shape {shape}, not ({B}, {T}, width)")
+            raise TerseError(f"module {ref.key} puts out shape {shape}, not ({B}, {T}, width)")
         return output
-
-
-def _raise_twice(key: str) -> NoReturn:
-    raise TerseError(f"module {key} ran twice in one forward pass: which output is meant?")
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ import json
 import logging
 import platform
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,8 @@ from terse.activations.layout import (
     total_bytes,
 )
 from terse.activations.pipeline import Pipeline
-from terse.activations.progress import Progress
+from terse.activations.progress import ContextProgress
 from terse.activations.reduction import (
-    CaptureSettings,
     Estimator,
     fused_estimators,
     keeps_last_tokens,
@@ -44,11 +43,14 @@ from terse.errors import TerseError
 from terse.machine.memory import keep_freed_memory
 from terse.models.loading import max_context
 from terse.models.modules import ModuleRef, select_modules
+from terse.settings import activations as keys
+from terse.settings.activations import Activations
 
 log = logging.getLogger(__name__)
 
 FROM_CHUNKS = ("bos", "bos_id", "fingerprint", "tokenizer_digest")
 PROBE_TOKENS = 2
+CHECKED_TOKENS = 32  # of a context, on which what each block adds is checked
 ESTIMATION = {"save_IDs_list", "skip_first", "max_norm_multiple", "theiler_window"}
 
 
@@ -57,7 +59,7 @@ def cache_shard(
     chunks_path: str | Path,
     out_path: str | Path,
     *,
-    settings: CaptureSettings,
+    settings: Activations,
     shard: int,
     n_shards: int,
     attributes: Mapping[str, Any],
@@ -80,22 +82,15 @@ def cache_shard(
     Raises:
         TerseError: the settings do not fit the model or the chunks, or the disk is too small.
     """
-    modules = select_modules(
-        model,
-        settings.layer_idx_list,
-        settings.module_inblock_keys,
-        settings.module_outblock_keys,
-        settings.module_name_mapping,
-    )
     _check_settings(settings)
-    with (
-        _read_chunks(Path(chunks_path), settings, shard, n_shards) as chunks,
-        Capture(model, modules, stop=not needs_logits(settings)) as capture,
-    ):
+    with ExitStack() as stack:
+        chunks = stack.enter_context(_read_chunks(Path(chunks_path), settings, shard, n_shards))
         _check_model(model, chunks)
         device = _embedding(model).device
         if device.type == "cpu":
             keep_freed_memory()
+        modules = _selected(model, settings, chunks, device)
+        capture = stack.enter_context(Capture(model, modules, stop=not needs_logits(settings)))
         outputs = _probe(capture, settings, device)
         about = {
             **_about(model, modules, outputs, settings),
@@ -108,6 +103,20 @@ def cache_shard(
             _run(model, capture, chunks, writer, settings, estimator or estimate)
             writer.publish()
     _report_nonfinite(Path(out_path))
+
+
+def _selected(
+    model: PreTrainedModel, settings: Activations, chunks: "Chunks", device: torch.device
+) -> dict[str, ModuleRef]:
+    """Return the modules by key; what is added to the residual stream is checked on a context."""
+    return select_modules(
+        model,
+        settings.layer_idx_list,
+        settings.module_inblock_keys,
+        settings.module_outblock_keys,
+        settings.module_name_mapping,
+        tokens=chunks.first_tokens(CHECKED_TOKENS).to(device),
+    )
 
 
 def _writer(
@@ -131,20 +140,21 @@ def _run(
     capture: Capture,
     chunks: "Chunks",
     writer: ShardWriter,
-    settings: CaptureSettings,
+    settings: Activations,
     estimator: Estimator,
 ) -> None:
     device = _embedding(model).device
     n = chunks.stop - chunks.start
-    progress = Progress(writer.path.name, n, chunks.ctx_len)
-    with Pipeline(writer, min(settings.batch_size, n), on_gpu=device.type == "cuda") as pipeline:
-        for start, tokens in chunks.batches(settings.batch_size):
-            outputs, logits = capture.run(tokens.to(device))
-            with pipeline.slot(start, len(tokens)) as slot:
-                for path, values in reduced(outputs, logits, tokens, settings, estimator):
-                    slot.put(path, values)
-            progress.step(len(tokens), writer.bytes_written)
-    progress.close(writer.bytes_written)
+    on_gpu = device.type == "cuda"
+    with ContextProgress(writer.path.name, n, chunks.ctx_len) as progress:
+        with Pipeline(writer, min(settings.batch_size, n), on_gpu=on_gpu) as pipeline:
+            for start, tokens in chunks.batches(settings.batch_size):
+                outputs, logits = capture.run(tokens.to(device))
+                with pipeline.slot(start, len(tokens)) as slot:
+                    for path, values in reduced(outputs, logits, tokens, settings, estimator):
+                        slot.put(path, values)
+                progress.add(len(tokens), writer.bytes_written)
+        progress.add(0, writer.bytes_written)  # the writers are done
 
 
 @dataclass(frozen=True)
@@ -182,15 +192,18 @@ class Chunks:
             part = array_at(self.file, "tokens")[start : min(start + size, self.stop)]
             yield start - self.start, torch.from_numpy(part.astype(np.int64))
 
+    def first_tokens(self, n: int) -> Tensor:
+        """Return the first tokens of the first context, (1, n) or fewer."""
+        tokens = array_at(self.file, "tokens")[self.start : self.start + 1, :n]
+        return torch.from_numpy(tokens.astype(np.int64))
+
     def highest_token(self) -> int:
         """Return the highest token id in the range, read in blocks."""
         return max((int(tokens.max()) for _, tokens in self.batches(4096)), default=-1)
 
 
 @contextmanager
-def _read_chunks(
-    path: Path, settings: CaptureSettings, shard: int, n_shards: int
-) -> Iterator[Chunks]:
+def _read_chunks(path: Path, settings: Activations, shard: int, n_shards: int) -> Iterator[Chunks]:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
@@ -202,7 +215,7 @@ def _read_chunks(
         yield Chunks(file, *row_range(n, shard, n_shards))
 
 
-def _check_settings(settings: CaptureSettings) -> None:
+def _check_settings(settings: Activations) -> None:
     keeps = (
         settings.save_cache_tensors
         or settings.save_mean_tensors
@@ -234,7 +247,7 @@ def _embedding(model: PreTrainedModel) -> Tensor:
     return next(model.get_input_embeddings().parameters())
 
 
-def _probe(capture: Capture, settings: CaptureSettings, device: torch.device) -> dict[str, Tensor]:
+def _probe(capture: Capture, settings: Activations, device: torch.device) -> dict[str, Tensor]:
     """Return each module's output (1, 2, D) of a pass over two tokens: its width and its dtype."""
     tokens = torch.zeros((1, PROBE_TOKENS), dtype=torch.int64, device=device)
     outputs, logits = capture.run(tokens)
@@ -249,13 +262,19 @@ def _about(
     model: PreTrainedModel,
     modules: Mapping[str, ModuleRef],
     outputs: Mapping[str, Tensor],
-    settings: CaptureSettings,
+    settings: Activations,
 ) -> dict[str, Any]:
     return {
         "modules": {
-            key: {"path": ref.path, "layer": ref.layer, "width": outputs[key].shape[2]}
+            key: {
+                "path": ref.path,
+                "layer": ref.layer,
+                "width": outputs[key].shape[2],
+                **_terms(ref),
+            }
             for key, ref in modules.items()
         },
+        "residual_errors": {key: ref.error for key, ref in modules.items() if ref.parts},
         "architecture": type(model).__name__,
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": model.device.type,
@@ -272,10 +291,26 @@ def _about(
     }
 
 
-def _recorded(settings: CaptureSettings) -> list[str]:
+def _terms(ref: ModuleRef) -> dict[str, Any]:
+    """Return what a key of the residual stream is the sum of."""
+    if not ref.parts:
+        return {}
+    terms = [
+        {"path": part.term.path, "call": part.term.call, "factor": _number(part.term.factor)}
+        for part in ref.parts
+    ]
+    return {"terms": terms}
+
+
+def _number(value: float | Tensor) -> float | str:
+    return f"one per channel ({value.numel()})" if isinstance(value, Tensor) else value
+
+
+def _recorded(settings: Activations) -> list[str]:
     """Return the settings that shaped the shard; estimators that run later did not."""
     unused = set() if fused_estimators(settings) else ESTIMATION
-    return [name for name in CaptureSettings.__annotations__ if name not in unused]
+    shaping = ["ctx_len", *keys.Capture.model_fields, *keys.Estimation.model_fields]
+    return [name for name in shaping if name not in unused]
 
 
 def _report_nonfinite(path: Path) -> None:

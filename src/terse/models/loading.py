@@ -2,14 +2,24 @@
 
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
+import transformers
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    PreTrainedModel,
+)
 
 from terse.errors import TerseError, unknown_name
+from terse.models.adapters import BASE, attach, holds_adapter, is_adapter, without_adapter
+from terse.models.layers import layer_list
+from terse.models.probes import position_limits, sees_the_future, stated_positions
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +30,10 @@ DTYPES: dict[str, torch.dtype | str] = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
-CLASSES: dict[str, Any] = {"causal-lm": AutoModelForCausalLM, "encoder": AutoModel}
+CLASSES: dict[str, tuple[Any, ...]] = {  # of several, the first that knows the config
+    "causal-lm": (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM),
+    "encoder": (AutoModel,),
+}
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
@@ -38,7 +51,8 @@ def load_model(
     """Load a model for measuring: eval mode, no gradients, nothing fetched from the hub.
 
     Args:
-        folder: a local folder in the Hugging Face format (config.json and weights).
+        folder: a local folder in the Hugging Face format (config.json and weights); or of an
+            adapter, with its base in the folder `base` inside.
         dtype: "float32", "float16", "bfloat16", or "auto" for the one it was saved in.
         device: where the weights go; ignored when `device_map` is given.
         device_map: "auto" spreads the layers over the job's devices (model parallel).
@@ -54,6 +68,17 @@ def load_model(
         raise unknown_name("dtype", dtype, DTYPES)
     if kind not in CLASSES:
         raise unknown_name("kind of model", kind, CLASSES)
+    if is_adapter(folder) and (folder / BASE).is_dir():
+        base = load_model(
+            folder / BASE,
+            dtype=dtype,
+            device=device,
+            device_map=device_map,
+            trust_remote_code=trust_remote_code,
+            kind=kind,
+            attn_implementation=attn_implementation,
+        )
+        return attach(base, folder, merge=False)
     check_folder(folder)
     options: dict[str, Any] = {
         "dtype": DTYPES[dtype],
@@ -64,16 +89,45 @@ def load_model(
         options["device_map"] = device_map
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
-    model = _from_pretrained(folder, kind, options)
+    if holds_adapter(folder):
+        log.warning("%s: the adapter beside the model is not applied", folder)
+    with without_adapter(folder) as plain:
+        model = _from_pretrained(plain, folder, kind, options)
     if device_map is None:
         model.to(torch.device(device))  # pyright: ignore[reportArgumentType]
-    return model.eval().requires_grad_(False)
+    model.eval().requires_grad_(False)
+    if kind == "causal-lm":
+        _check_causal(model, folder)
+    return model
+
+
+def _check_causal(model: PreTrainedModel, folder: Path) -> None:
+    """Refuse a model whose predictions see the token that they predict, by a short pass."""
+    try:
+        future = sees_the_future(model)
+    except Exception as error:  # whatever the model's own code raises
+        raise TerseError(
+            f"the model in {folder} loads as {type(model).__name__} in {model.dtype}, but a short "
+            f"pass fails ({one_line(error)}): dtype: auto or bfloat16 may help, or another device"
+        ) from error
+    if future:
+        raise TerseError(
+            f"{type(model).__name__} in {folder} is no causal language model: its logits change "
+            "with later tokens, so its loss would mean nothing; set kind: encoder (with save_loss "
+            "and save_entropy: false) for this model"
+        )
 
 
 def check_folder(folder: Path) -> None:
     """Raise a TerseError that names what a model's folder lacks."""
+    if folder.is_file():
+        raise TerseError(f"{folder} is a file; a model is a folder, or a file that ends in .gguf")
     if not folder.is_dir():
         raise TerseError(f"no model in {folder}: the folder does not exist")
+    if is_adapter(folder):
+        raise TerseError(
+            f"{folder} holds an adapter and no model: its base must lie in {folder / BASE}"
+        )
     if not (folder / "config.json").is_file():
         raise TerseError(f"no model in {folder}: it has no config.json")
     try:
@@ -101,26 +155,76 @@ def _missing_weights(folder: Path) -> list[str]:
     return [" or ".join(SINGLE_FILES)]
 
 
-def _from_pretrained(folder: Path, kind: Kind, options: dict[str, Any]) -> PreTrainedModel:
+def _from_pretrained(
+    plain: Path, folder: Path, kind: Kind, options: dict[str, Any]
+) -> PreTrainedModel:
+    """Load what lies in `plain`; errors speak of `folder`."""
     try:
-        model, info = CLASSES[kind].from_pretrained(folder, output_loading_info=True, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        model, info = _by_first_class(plain, kind, options)
+    except Exception as error:  # transformers raises of every kind, AssertionError among them
         if "custom code" in str(error):
             raise TerseError(
                 f"the model in {folder} ships code of its own: read it, then set "
                 "trust_remote_code: true for this model"
             ) from error
-        reason = " ".join(str(error).split())[:300]
-        raise TerseError(f"cannot load the {kind} in {folder}: {reason}") from error
-    _check_loaded(folder, kind, info)
+        if isinstance(error, ImportError):
+            raise TerseError(
+                f"the model in {folder} needs a package that is not installed: {one_line(error)}"
+            ) from error
+        if "Unrecognized configuration class" in str(error):
+            raise TerseError(
+                f"transformers {transformers.__version__} has no {kind} for the architecture of "
+                f"{folder}/config.json, nor a vision-language model"
+            ) from error
+        raise TerseError(f"cannot load the {kind} in {folder}: {one_line(error)}") from error
+    check_loaded(folder, kind, info)
+    _check_layers(folder, model, info)
     return model
 
 
-def _check_loaded(folder: Path, kind: Kind, info: dict[str, Any]) -> None:
+def _by_first_class(plain: Path, kind: Kind, options: dict[str, Any]) -> tuple[Any, dict]:
+    """Load by the first of the kind's classes that knows the architecture."""
+    for auto in CLASSES[kind][:-1]:
+        try:
+            return auto.from_pretrained(plain, output_loading_info=True, **options)
+        except ValueError as error:
+            if "Unrecognized configuration class" not in str(error):
+                raise
+    return CLASSES[kind][-1].from_pretrained(plain, output_loading_info=True, **options)
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """Return an error's text on one line, cut between words; its type where the text is empty."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if not isinstance(error, (OSError, ValueError, RuntimeError, ImportError)):
+        text = f"{type(error).__name__}: {text}"
+    return text if len(text) <= limit else text[:limit].rpartition(" ")[0] + " ..."
+
+
+def _check_layers(folder: Path, model: PreTrainedModel, info: dict[str, Any]) -> None:
+    """Refuse weights of more layers than the config says, which transformers would leave out."""
+    found = layer_list(model)
+    if found is None:
+        return
+    path, n = re.escape(found[0].rpartition(".")[2]), len(found[1])
+    for key in sorted(info.get("unexpected_keys", ())):
+        layer = re.search(rf"(?:^|\.){path}\.(\d+)\.", key)
+        if layer and int(layer[1]) >= n:
+            raise TerseError(
+                f"{folder}: config.json says {n} layers, and the weights have more, e.g. {key!r}: "
+                f"set num_hidden_layers in config.json, or fetch the config of these weights"
+            )
+
+
+def check_loaded(folder: Path, kind: Kind, info: dict[str, Any]) -> None:
     """Refuse weights that transformers would have drawn at random without an error."""
     missing = sorted(info.get("missing_keys", ()))
     poolers = [key for key in missing if kind == "encoder" and key.startswith("pooler.")]
     fresh = [key for key in missing if key not in poolers]
+    if fresh == ["lm_head.weight"]:
+        raise TerseError(
+            f"the weights in {folder} have no LM head: set kind: encoder, or take those with one"
+        )
     if fresh:
         raise TerseError(
             f"the weights in {folder} lack {len(fresh)} tensors of this {kind}, e.g. {fresh[0]!r}: "
@@ -137,7 +241,19 @@ def _check_loaded(folder: Path, kind: Kind, info: dict[str, Any]) -> None:
 
 
 def max_context(model: PreTrainedModel) -> int | None:
-    """Return how many positions the model's config allows; None where it sets no limit."""
-    config = model.config.get_text_config()
-    limit = getattr(config, "max_position_embeddings", None)
-    return int(limit) if limit else None
+    """Return how many positions the model allows; None where nothing sets a limit.
+
+    That is the least of what its config says and of what a table of positions holds, of which some
+    models leave the first rows unused (RoBERTa: 512 of 514).
+    """
+    limits = stated_positions(model.config.get_text_config(decoder=True))
+    return min([*limits, *position_limits(model)], default=None)
+
+
+def check_length(model: PreTrainedModel, n: int, what: str, remedy: str) -> None:
+    """Raise TerseError, with a remedy, where `what` of n tokens is longer than a base reads."""
+    limit = max_context(model)
+    if limit is not None and n > limit:
+        raise TerseError(
+            f"{what} of {n} tokens are longer than the {limit} positions of the base; {remedy}"
+        )

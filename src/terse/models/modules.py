@@ -1,41 +1,71 @@
-"""Which module is the mlp, the attention and the block of a layer, whatever the architecture.
+"""Which modules go by which key: `block`, `attn`, `mixer`, `mlp`, `norm`, `emb`, `unemb`, any path.
 
-The paths are derived by looking at the module tree, so that an architecture that nobody has
-heard of yet works too, as long as its layers are a list and its parts have one of the usual names.
-`mlp` and `attn` are what the sublayer adds to the residual stream: where a module adds the residual
-itself (BLOOM, MPT, BERT), its last linear map stands for it.
+`block`, `emb` and `unemb` follow from the module tree, the others from watching a pass (terms.py),
+so that an architecture that nobody has heard of yet works too.
 """
 
 import difflib
-import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from torch import nn
+from torch import Tensor, nn
 
 from terse.errors import TerseError, unknown_name
+from terse.models.layers import block_path, embedding_path, find_module, layer_list
+from terse.models.proof import residual_errors
+from terse.models.terms import ROLES, Anatomy, Term, look_at, require
 
-ATTENTION_NAMES = ("self_attn", "self_attention", "attn", "attention")
-MLP_NAMES = ("mlp", "ffn", "feed_forward", "block_sparse_moe", "fc2")
-NORM_NAMES = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "final_norm", "norm_f")
-LAST_LINEARS = ("dense", "dense_4h_to_h", "out_proj", "down_proj")
+FROM_THE_PASS = (*ROLES, "norm")
+LAST = -1  # of the calls of a module that runs several times
+
+
+@dataclass(frozen=True)
+class Part:
+    """A module whose output, times a constant, is one summand of what a key stands for.
+
+    Attributes:
+        module: the module.
+        term: its path, its constant, and which of its calls is meant (LAST, or an index from 0).
+        runs: how often it runs in a pass; the last run counts.
+    """
+
+    module: nn.Module
+    term: Term
+    runs: int = 1
 
 
 @dataclass(frozen=True)
 class ModuleRef:
-    """One module of a model and the key that its activations go by.
+    """What is captured under one key: a module's output, or a sum of several.
 
     Attributes:
         key: "{key}-l{layer}", or the bare key of a module outside the layers.
-        path: dotted path in the model.
+        path: dotted path in the model; of a sum, what is added.
         layer: index from 0; None outside the layers.
-        module: the module itself.
+        module: the module itself; of a sum, the first.
+        parts: the summands; empty: the module's output as it is.
+        block: the block that it runs in, where a module may run in several.
+        runs: how often the module runs in a pass; the last run counts.
+        stream: index and axis of one of several residual streams; None where there is one.
+        error: of a sum, by how much all sums of the layer missed what the block adds, relative.
     """
 
     key: str
     path: str
     layer: int | None
     module: nn.Module
+    parts: tuple[Part, ...] = ()
+    block: nn.Module | None = None
+    runs: int = 1
+    call: int = LAST
+    stream: tuple[int, int] | None = None
+    error: float | None = None
+
+    @property
+    def summands(self) -> tuple[Part, ...]:
+        """The parts, one where the module's own output is meant."""
+        whole = Part(self.module, Term(self.path, self.call), self.runs)
+        return self.parts or (whole,)
 
 
 def module_paths(model: nn.Module, mapping: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -43,12 +73,16 @@ def module_paths(model: nn.Module, mapping: Mapping[str, str] | None = None) -> 
 
     Args:
         model: any transformer whose layers are an `nn.ModuleList`.
-        mapping: paths that are added to, or replace, the derived ones.
+        mapping: paths that are added to, or replace, those of `block`, `emb` and `unemb`.
     """
-    paths = {**_derived_paths(model), **(mapping or {})}
+    derived = {
+        "block": block_path(model),
+        "emb": embedding_path(model, "get_input_embeddings"),
+        "unemb": embedding_path(model, "get_output_embeddings"),
+    }
     for key, path in (mapping or {}).items():
         _check_path(model, key, path)
-    return paths
+    return {key: path for key, path in derived.items() if path is not None} | dict(mapping or {})
 
 
 def n_layers(model: nn.Module, mapping: Mapping[str, str] | None = None) -> int:
@@ -60,7 +94,7 @@ def n_layers(model: nn.Module, mapping: Mapping[str, str] | None = None) -> int:
             "for 'block', with {layer} where the index goes"
         )
     layer = 0
-    while _find(model, block.format(layer=layer)) is not None:
+    while find_module(model, block.format(layer=layer)) is not None:
         layer += 1
     return layer
 
@@ -71,17 +105,23 @@ def select_modules(
     inblock_keys: Sequence[str],
     outblock_keys: Sequence[str],
     mapping: Mapping[str, str] | None = None,
+    tokens: Tensor | None = None,
 ) -> dict[str, ModuleRef]:
     """Return the modules to capture by key, in the order of the layers.
 
     Args:
-        layers: "all", or a list of indices (-1 is the last layer) and ranges such as "0-5".
+        model: a transformer in eval mode; it runs a few short passes.
+        layers: "all", or a list of indices (-1 is the last layer) and ranges such as "0-5". Of
+            "all", a key takes the layers that have it.
         inblock_keys: keys looked up in each of the layers ("mlp", "attn", "block", ...).
         outblock_keys: keys outside the layers ("emb", "norm", "unemb", ...).
-        mapping: see `module_paths`.
+        mapping: see `module_paths`; "path#0" is the first of several runs of a module.
+        tokens: (1, T), part of a context that the sums are checked on; they are found on tokens
+            that depend on the model alone, so that all shards find the same. None: such tokens too.
 
     Raises:
-        TerseError: a layer out of range, or a key or path that matches no module.
+        TerseError: a layer out of range, a key or path that matches no module or no term, or
+            sums that do not add up.
     """
     paths = module_paths(model, mapping)
     for key in inblock_keys:
@@ -89,14 +129,132 @@ def select_modules(
     for key in outblock_keys:
         _check_key(key, paths, in_block=False)
     chosen = layer_indices(layers, n_layers(model, mapping)) if inblock_keys else []
-    refs = [_ref(model, f"{key}-l{i}", paths[key], i) for i in chosen for key in inblock_keys]
-    refs += [_ref(model, key, paths[key], None) for key in outblock_keys]
+    seen = None
+    if inblock_keys or "norm" in set(outblock_keys) - set(paths):
+        seen = look_at(model)
+    refs: list[ModuleRef] = []
+    if inblock_keys and seen is not None:
+        refs += _in_blocks(model, chosen, layers == "all", inblock_keys, paths, seen)
+        refs = _checked(model, refs, seen, tokens)
+    refs += [_outside(model, key, paths, seen) for key in outblock_keys]
     if not refs:
         raise TerseError(
             "no module is selected: give layer_idx_list and module_inblock_keys, or "
             "module_outblock_keys"
         )
     return {ref.key: ref for ref in refs}
+
+
+def _in_blocks(
+    model: nn.Module,
+    chosen: list[int],
+    every: bool,
+    keys: Sequence[str],
+    paths: Mapping[str, str],
+    seen: Anatomy,
+) -> list[ModuleRef]:
+    having = {
+        key: _layers_with(model, key, paths, seen, chosen, every)
+        for key in keys
+    }  # fmt: skip
+    return [
+        ref
+        for i in chosen
+        for key in keys
+        if i in having[key]
+        for ref in _refs_of(model, key, i, paths, seen)
+    ]
+
+
+def _layers_with(
+    model: nn.Module,
+    key: str,
+    paths: Mapping[str, str],
+    seen: Anatomy,
+    chosen: list[int],
+    every: bool,
+) -> list[int]:
+    """Return which of the chosen layers have the key; asked for by index, all of them must."""
+    if key not in paths:
+        having = require(seen, model, key, chosen)
+    else:
+        n = chosen[-1] + 1
+        path = paths[key].partition("#")[0]
+        having = [i for i in range(n) if find_module(model, path.format(layer=i)) is not None]
+    lacking = [i for i in chosen if i not in having]
+    if not having or (lacking and not every):
+        if key in paths:
+            raise _no_module(model, key, paths[key].format(layer=lacking[0]))
+        raise TerseError(
+            f"layer {lacking[0]} of {type(model).__name__} has no {key!r}; layers that have one: "
+            f"{', '.join(map(str, having))} (layer_idx_list: all takes these)"
+        )
+    return having
+
+
+def _refs_of(
+    model: nn.Module, key: str, layer: int, paths: Mapping[str, str], seen: Anatomy
+) -> list[ModuleRef]:
+    name = f"{key}-l{layer}"
+    block = find_module(model, paths["block"].format(layer=layer)) if "block" in paths else None
+    if key in paths:
+        ref = _by_path(model, name, paths[key].format(layer=layer), layer, seen)
+        return _by_stream(ref, key, seen) if key == "block" else [ref]
+    terms = seen.layers[layer].roles[key]
+    parts = tuple(
+        Part(model.get_submodule(term.path), term, seen.layers[layer].n_runs) for term in terms
+    )
+    path = " + ".join(term.path for term in terms)
+    return [ModuleRef(name, path, layer, parts[0].module, parts, block)]
+
+
+def _by_path(
+    model: nn.Module, name: str, path: str, layer: int | None, seen: Anatomy | None
+) -> ModuleRef:
+    path, _, call = path.partition("#")
+    module = find_module(model, path)
+    if module is None:
+        raise _no_module(model, name, path)
+    runs = max(1, seen.runs[path]) if seen else 1
+    if call and not call.isdigit():
+        raise TerseError(f"module {name}: {path}#{call} is no run; allowed: #0, #1, ...")
+    return ModuleRef(name, path, layer, module, runs=runs, call=int(call) if call else LAST)
+
+
+def _by_stream(ref: ModuleRef, key: str, seen: Anatomy) -> list[ModuleRef]:
+    """Return a block's refs, one for each of its residual streams."""
+    layer = seen.layers.get(ref.layer if ref.layer is not None else -1)
+    if layer is None or layer.streams is None:
+        return [ref]
+    n, axis = layer.streams
+    return [replace(ref, key=f"{key}.stream{j}-l{ref.layer}", stream=(j, axis)) for j in range(n)]
+
+
+def _outside(
+    model: nn.Module, key: str, paths: Mapping[str, str], seen: Anatomy | None
+) -> ModuleRef:
+    if key in paths:
+        return _by_path(model, key, paths[key], None, seen)
+    assert seen is not None
+    if seen.norm is None:
+        raise TerseError(
+            f"{type(model).__name__} has no final norm: set module_outblock_keys: [] for this model"
+        )
+    return _by_path(model, key, seen.norm, None, seen)
+
+
+def _checked(
+    model: nn.Module, refs: list[ModuleRef], seen: Anatomy, tokens: Tensor | None
+) -> list[ModuleRef]:
+    """Return the refs with the error of their sums; raise where a sum is not what is added."""
+    layers = {ref.layer for ref in refs if ref.parts and ref.layer is not None}
+    if not layers:
+        return refs
+    errors = residual_errors(model, seen, sorted(layers), tokens)
+    return [
+        replace(ref, error=errors[ref.layer]) if ref.parts and ref.layer is not None else ref
+        for ref in refs
+    ]
 
 
 def layer_indices(layers: Sequence[int | str] | str, n: int) -> list[int]:
@@ -127,29 +285,29 @@ def _indices_of(item: int | str, n: int) -> range:
 
 def _check_key(key: str, paths: Mapping[str, str], *, in_block: bool) -> None:
     if key not in paths:
-        raise unknown_name("module key", key, paths)
-    if ("{layer}" in paths[key]) != in_block:
+        if key not in FROM_THE_PASS:
+            raise unknown_name("module key", key, {*paths, *FROM_THE_PASS})
+        inside = key in ROLES
+    else:
+        inside = "{layer}" in paths[key]
+    if inside != in_block:
         right = "module_outblock_keys" if in_block else "module_inblock_keys"
-        raise TerseError(f"module key {key!r} ({paths[key]}) belongs in {right}")
-
-
-def _ref(model: nn.Module, key: str, path: str, layer: int | None) -> ModuleRef:
-    full = path.format(layer=layer)
-    module = _find(model, full)
-    if module is None:
-        raise _no_module(model, key, full)
-    return ModuleRef(key, full, layer, module)
+        raise TerseError(f"module key {key!r} ({paths.get(key, key)}) belongs in {right}")
 
 
 def _check_path(model: nn.Module, key: str, path: str) -> None:
+    """Raise where a path matches no module of any layer."""
+    found = layer_list(model)
     try:
-        full = path.format(layer=0)
+        full = [
+            path.partition("#")[0].format(layer=i) for i in range(len(found[1]) if found else 1)
+        ]
     except (KeyError, IndexError, ValueError) as error:
         raise TerseError(
             f"path {path!r} of module key {key!r} may hold {{layer}} and no other braces"
         ) from error
-    if _find(model, full) is None:
-        raise _no_module(model, key, full)
+    if all(find_module(model, each) is None for each in full):
+        raise _no_module(model, key, full[0])
 
 
 def _no_module(model: nn.Module, key: str, path: str) -> TerseError:
@@ -159,88 +317,3 @@ def _no_module(model: nn.Module, key: str, path: str) -> TerseError:
         f"module key {key!r}: {type(model).__name__} has no module {path!r}; "
         f"near matches: {', '.join(near) or 'none'}"
     )
-
-
-def _find(model: nn.Module, path: str) -> nn.Module | None:
-    try:
-        return model.get_submodule(path)
-    except AttributeError:
-        return None
-
-
-def _derived_paths(model: nn.Module) -> dict[str, str]:
-    paths: dict[str, str | None] = {}
-    if (found := _layer_list(model)) is not None:
-        list_path, blocks = found
-        block = f"{list_path}.{{layer}}"
-        paths["block"] = block
-        for key, inner in (("mlp", _mlp(blocks[0])), ("attn", _attention(blocks[0]))):
-            paths[key] = f"{block}.{inner}" if inner else None
-        paths["norm"] = _final_norm(model, list_path)
-    paths["emb"] = _embedding_path(model, "get_input_embeddings")
-    paths["unemb"] = _embedding_path(model, "get_output_embeddings")
-    return {key: path for key, path in paths.items() if path is not None}
-
-
-def _layer_list(model: nn.Module) -> tuple[str, nn.ModuleList] | None:
-    """Return the list with the most parameters among those as long as the config says."""
-    lists = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) and _attention(module[0])
-    ]
-    config = getattr(model, "config", None)
-    if config is not None and hasattr(config, "get_text_config"):
-        n = getattr(config.get_text_config(), "num_hidden_layers", None)
-        lists = [item for item in lists if len(item[1]) == n] or lists
-    return max(lists, key=lambda item: _size(item[1]), default=None)
-
-
-def _size(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _attention(block: nn.Module) -> str | None:
-    name = _first_child(block, ATTENTION_NAMES)
-    if name is None:
-        return None
-    if _find(block, f"{name}.output.dense") is not None:  # BERT: output adds and normalises
-        return f"{name}.output.dense"
-    return _before_residual(block, name)
-
-
-def _mlp(block: nn.Module) -> str | None:
-    if _find(block, "intermediate") is not None and _find(block, "output.dense") is not None:
-        return "output.dense"
-    name = _first_child(block, MLP_NAMES)
-    return _before_residual(block, name) if name else None
-
-
-def _before_residual(block: nn.Module, name: str) -> str:
-    """Return the path of the last linear map where the module adds the residual itself."""
-    module = block.get_submodule(name)
-    if "residual" not in inspect.signature(module.forward).parameters:
-        return name
-    inner = _first_child(module, LAST_LINEARS)
-    return f"{name}.{inner}" if inner else name
-
-
-def _first_child(module: nn.Module, names: Sequence[str]) -> str | None:
-    children = dict(module.named_children())
-    return next((name for name in names if name in children), None)
-
-
-def _final_norm(model: nn.Module, list_path: str) -> str | None:
-    parent = list_path.rpartition(".")[0]
-    name = _first_child(model.get_submodule(parent), NORM_NAMES)
-    return ".".join(part for part in (parent, name) if part) if name else None
-
-
-def _embedding_path(model: nn.Module, getter: str) -> str | None:
-    if not hasattr(model, getter):
-        return None
-    try:
-        module = getattr(model, getter)()
-    except NotImplementedError:
-        return None
-    return next((name for name, other in model.named_modules() if other is module), None)

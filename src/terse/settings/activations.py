@@ -21,7 +21,8 @@ Estimator = Annotated[str, AfterValidator(_known_estimator)]
 LayerRange = Annotated[str, Field(pattern=r"^\d+-\d+$")]
 
 
-INBLOCK_KEYS, OUTBLOCK_KEYS = ("attn", "mlp", "block"), ("emb", "norm", "unemb")
+INBLOCK_KEYS = ("attn", "mixer", "mlp", "block")
+OUTBLOCK_KEYS = ("emb", "norm", "unemb")
 
 
 class Chunking(Strict):
@@ -54,7 +55,8 @@ class Capture(Strict):
         "all", description="blocks: indices, negative from the end, or ranges such as `0-5`"
     )
     module_inblock_keys: list[str] = Field(
-        ["mlp", "attn", "block"], description="modules inside each block"
+        ["mlp", "attn", "block"],
+        description="inside each block: attn, mixer (other layers that mix tokens), mlp, block",
     )
     module_outblock_keys: list[str] = Field(
         ["norm"], description="modules outside the blocks: emb, norm, unemb"
@@ -108,7 +110,7 @@ class Estimation(Strict):
     save_IDs_list: list[Estimator] = Field(  # noqa: N815
         ["mle", "mle_inv", "mind_ml", "twoNN_f10"],
         min_length=1,
-        description="estimators: docs/dimension.md",
+        description="estimators: docs/use/dimension.md",
     )
     cloud: Literal["context", "last_token", "means"] = Field(
         "context",

@@ -57,12 +57,12 @@ def test_loss_is_the_models_own(model):
 
 
 def test_the_pass_stops_after_the_deepest_module(model):
+    refs = select_modules(model, [0, 1], ["attn"], [])
     ran = []
     handles = [
         layer.register_forward_hook(lambda *_, i=i: ran.append(i))
         for i, layer in enumerate(model.model.layers)
     ]
-    refs = select_modules(model, [0, 1], ["attn"], [])
     with Capture(model, refs, stop=True) as capture:
         outputs, logits = capture.run(TOKENS)
     for handle in handles:
@@ -95,19 +95,23 @@ def test_a_module_that_does_not_run_is_an_error(model):
         capture.run(TOKENS)
 
 
-def test_a_module_that_runs_twice_is_an_error(model):
+def test_of_a_module_that_runs_several_times_the_last_or_the_named_run_is_kept():
     shared = hf.AlbertModel(
         hf.AlbertConfig(
-            embedding_size=8, hidden_size=8, num_hidden_layers=2, num_attention_heads=2,
+            embedding_size=8, hidden_size=8, num_hidden_layers=3, num_attention_heads=2,
             intermediate_size=8, vocab_size=64,
         )
-    )  # fmt: skip
-    layer = shared.encoder.albert_layer_groups[0]
-    with (
-        Capture(shared, {"g": ModuleRef("g", "g", 0, layer)}, stop=False) as capture,
-        pytest.raises(TerseError, match="ran twice"),
-    ):
-        capture.run(TOKENS)
+    ).eval()  # fmt: skip
+    path = "encoder.albert_layer_groups.{layer}"
+    mapping = {"last": path, "second": f"{path}#1"}
+    refs = select_modules(shared, [0], ["last", "second"], [], mapping)
+    with torch.no_grad():
+        states = shared(TOKENS, output_hidden_states=True).hidden_states
+    for stop in (True, False):
+        with Capture(shared, refs, stop=stop) as capture:
+            outputs, _ = capture.run(TOKENS)
+        torch.testing.assert_close(outputs["last-l0"], states[3])
+        torch.testing.assert_close(outputs["second-l0"], states[2])
 
 
 def test_a_module_without_a_row_per_token_is_an_error(model):

@@ -7,10 +7,26 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertForMaskedLM, BertModel, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertLMHeadModel,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    MptConfig,
+    MptForCausalLM,
+    RobertaConfig,
+    RobertaForCausalLM,
+    XLNetConfig,
+    XLNetLMHeadModel,
+)
 
 from terse.errors import TerseError
 from terse.models.loading import load_model, max_context
+from terse.models.modules import select_modules
 
 CONFIG = {"n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 40, "n_positions": 24}
 CONFIG |= {"bos_token_id": 1, "eos_token_id": 2}
@@ -126,3 +142,69 @@ def test_an_encoder_loads_without_its_pooler(tmp_path, caplog):
         expected = saved.bert(tokens).last_hidden_state
     assert torch.equal(model(tokens).last_hidden_state, expected)
     assert "no pooler" in caplog.text
+
+
+TINY_BERT = {
+    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24,
+    "vocab_size": 40,
+}  # fmt: skip
+
+
+def test_a_model_that_sees_the_future_is_no_causal_lm(tmp_path):
+    torch.manual_seed(0)
+    BertLMHeadModel(BertConfig(**TINY_BERT)).save_pretrained(tmp_path / "both-ways")
+    with pytest.raises(TerseError, match="set kind: encoder"):
+        load_model(tmp_path / "both-ways")
+    BertLMHeadModel(BertConfig(**TINY_BERT, is_decoder=True)).save_pretrained(tmp_path / "causal")
+    assert load_model(tmp_path / "causal").config.is_decoder
+
+
+def test_positions_are_as_many_as_the_table_has_rows_to_use():
+    sizes = TINY_BERT | {"max_position_embeddings": 66, "pad_token_id": 1}
+    assert max_context(RobertaForCausalLM(RobertaConfig(**sizes, is_decoder=True)).eval()) == 64
+    assert max_context(BertModel(BertConfig(**sizes)).eval()) == 66
+    mpt = MptConfig(d_model=16, n_heads=2, n_layers=2, vocab_size=40, max_seq_len=32)
+    assert max_context(MptForCausalLM(mpt).eval()) == 32
+    xlnet = XLNetConfig(d_model=16, n_layer=2, n_head=2, d_inner=24, vocab_size=40)
+    assert max_context(XLNetLMHeadModel(xlnet).eval()) is None
+
+
+def test_weights_of_more_layers_than_the_config_says_are_refused(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"n_layer": 1}))
+    with pytest.raises(TerseError, match="says 1 layers, and the weights have more"):
+        load_model(folder)
+
+
+def test_a_quantised_config_without_its_library_names_the_package(folder):
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(TerseError, match=r"a package that is not installed: .*bitsandbytes"):
+        load_model(folder)
+
+
+def test_an_architecture_that_transformers_does_not_know_is_one_line(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "clip"}))
+    with pytest.raises(TerseError, match="has no causal-lm for the architecture of"):
+        load_model(folder)
+
+
+def test_the_text_part_of_a_vision_language_model_is_a_causal_lm(tmp_path):
+    torch.manual_seed(0)
+    text = {
+        "model_type": "llama", "hidden_size": 16, "num_hidden_layers": 2, "vocab_size": 40,
+        "num_attention_heads": 2, "intermediate_size": 24,
+    }  # fmt: skip
+    vision = {
+        "model_type": "clip_vision_model", "hidden_size": 16, "num_hidden_layers": 3,
+        "num_attention_heads": 2, "intermediate_size": 64, "image_size": 8, "patch_size": 4,
+    }  # fmt: skip
+    config = LlavaConfig(text_config=text, vision_config=vision, image_token_index=39)
+    LlavaForConditionalGeneration(config).save_pretrained(tmp_path)
+    model = load_model(tmp_path)
+    assert isinstance(model, LlavaForConditionalGeneration)
+    assert list(select_modules(model, "all", ["attn", "mlp"], ["norm"])) == [
+        "attn-l0", "mlp-l0", "attn-l1", "mlp-l1", "norm",
+    ]  # fmt: skip

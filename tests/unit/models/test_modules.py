@@ -8,6 +8,7 @@ from torch import nn
 from terse.activations.capture import Capture
 from terse.errors import TerseError
 from terse.models.modules import layer_indices, module_paths, select_modules
+from terse.models.probes import probe_tokens
 
 N_LAYERS, WIDTH, VOCABULARY = 3, 32, 64
 WIDE = {
@@ -50,6 +51,13 @@ DECODERS = {
     "falcon": lambda: hf.FalconConfig(**FALCON),
     "falcon-new": lambda: hf.FalconConfig(**FALCON, new_decoder_architecture=True),
     "falcon-sequential": lambda: hf.FalconConfig(**FALCON, parallel_attn=False, alibi=True),
+    "granite": lambda: hf.GraniteConfig(**WIDE, residual_multiplier=0.22),
+    "granite-shared": lambda: hf.GraniteMoeSharedConfig(
+        **GROUPED, shared_intermediate_size=16, num_local_experts=4, residual_multiplier=0.22
+    ),
+    "gpt-neox-japanese": lambda: hf.GPTNeoXJapaneseConfig(
+        **{k: v for k, v in WIDE.items() if k != "intermediate_size"}, intermediate_multiple_size=2
+    ),
     "mpt": lambda: hf.MptConfig(d_model=WIDTH, n_layers=N_LAYERS, n_heads=4, vocab_size=VOCABULARY),
 }
 ENCODERS = {
@@ -60,7 +68,6 @@ ENCODERS = {
     ),
     "modernbert": lambda: hf.ModernBertConfig(**WIDE, cls_token_id=1, sep_token_id=2),
 }
-POST_NORM = ("gemma2", "gemma3", "olmo2")  # they normalise what a sublayer adds
 NO_FINAL_NORM = ("bert", "roberta", "distilbert")
 POSITIONS_ADDED = ("gpt2", "opt", "bloom", *ENCODERS)  # to (or a norm after) the token embedding
 
@@ -101,7 +108,7 @@ def test_blocks_norm_and_embedding_equal_the_hidden_states(name):
         torch.testing.assert_close(outputs["emb"], expected[0])
 
 
-@pytest.mark.parametrize("name", [n for n in DECODERS if n not in POST_NORM])
+@pytest.mark.parametrize("name", DECODERS)
 def test_attention_and_mlp_are_what_the_block_adds(name):
     model = built(name)
     outputs = captured(model, ["attn", "mlp", "block"], [])
@@ -109,17 +116,6 @@ def test_attention_and_mlp_are_what_the_block_adds(name):
         added = outputs[f"block-l{layer}"] - outputs[f"block-l{layer - 1}"]
         both = outputs[f"attn-l{layer}"] + outputs[f"mlp-l{layer}"]
         torch.testing.assert_close(added, both, atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize("name", POST_NORM)
-def test_with_norms_after_the_sublayers_they_are_the_sublayers_own_output(name):
-    model = built(name)
-    outputs = captured(model, ["attn", "mlp", "block"], [])
-    block = model.get_submodule("model.layers.1")
-    after_mlp = block.post_feedforward_layernorm(outputs["mlp-l1"])
-    after_attention = block.post_attention_layernorm(outputs["attn-l1"])
-    added = outputs["block-l1"] - outputs["block-l0"]
-    torch.testing.assert_close(added, after_attention + after_mlp, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta"])
@@ -209,3 +205,79 @@ def test_mapping_adds_and_replaces():
 def test_a_tree_without_layers_says_what_to_give():
     with pytest.raises(TerseError, match="give module_name_mapping"):
         select_modules(nn.Sequential(nn.Linear(2, 2)), [0], ["0"], [], {"0": "{layer}"})
+
+
+HYBRID = GROUPED | {
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16,
+}  # fmt: skip
+
+
+def hybrid() -> nn.Module:
+    torch.manual_seed(0)
+    return hf.AutoModelForCausalLM.from_config(hf.Qwen3NextConfig(**HYBRID)).eval()
+
+
+def test_of_all_layers_a_key_takes_those_that_have_it():
+    refs = select_modules(hybrid(), "all", ["attn", "mixer", "mlp"], [])
+    assert list(refs) == ["mixer-l0", "mlp-l0", "attn-l1", "mlp-l1", "mixer-l2", "mlp-l2"]
+
+
+def test_a_layer_asked_for_by_index_that_has_no_attention_names_those_that_have():
+    with pytest.raises(TerseError, match=r"layer 0 .* has no 'attn'; layers that have one: 1 "):
+        select_modules(hybrid(), [0, 1], ["attn"], [])
+
+
+def test_a_model_without_attention_names_what_its_layers_have():
+    config = hf.MambaConfig(hidden_size=16, num_hidden_layers=2, vocab_size=64, state_size=4)
+    model = hf.MambaForCausalLM(config).eval()
+    with pytest.raises(TerseError, match="has 'attn'; allowed here: mixer, block"):
+        select_modules(model, "all", ["attn"], [])
+    assert select_modules(model, "all", ["mixer"], [])["mixer-l1"].path == "backbone.layers.1.mixer"
+
+
+def test_a_model_without_a_final_norm_says_what_to_set():
+    with pytest.raises(TerseError, match=r"set module_outblock_keys: \[\]"):
+        select_modules(built("bert"), "all", ["block"], ["norm"])
+
+
+def test_a_block_that_adds_what_depends_on_the_tokens_otherwise_is_found_out():
+    """What holds for the tokens that the terms were found on does not for others."""
+    model = built("llama")
+    mlp = model.model.layers[1].mlp
+    plain = mlp.forward
+    tokens = probe_tokens(model)
+
+    def odd(x: torch.Tensor) -> torch.Tensor:
+        return plain(x)
+
+    mlp.forward = odd
+    layer = model.model.layers[1]
+    whole = layer.forward
+
+    def with_more(hidden: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
+        out = whole(hidden, *args, **kwargs)
+        return out if hidden[0, 0, 0] == first else out + 1.0
+
+    seen: list[torch.Tensor] = []
+    handle = layer.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
+    with torch.no_grad():
+        model(tokens)
+    handle.remove()
+    first = seen[0][0, 0, 0]
+    layer.forward = with_more
+    with pytest.raises(TerseError, match=r"layer 1 .* adds something else than"):
+        select_modules(model, "all", ["attn", "mlp"], [], tokens=tokens.flip(1))
+
+
+def test_a_residual_stream_that_is_scaled_has_no_terms_and_says_so():
+    model = built("llama")
+    layer = model.model.layers[0]
+    whole = layer.forward
+    layer.forward = lambda hidden, *args, **kwargs: 0.5 * whole(hidden, *args, **kwargs)
+    with pytest.raises(TerseError, match=r"residual stream is scaled by 0\.5"):
+        select_modules(model, [0], ["attn"], [])
+    mapping = {"attn": "model.layers.{layer}.self_attn"}
+    assert select_modules(model, [0], ["attn"], [], mapping)["attn-l0"].module is layer.self_attn
