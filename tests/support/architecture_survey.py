@@ -32,7 +32,7 @@ from terse.activations.capture import Capture, loss_and_entropy
 from terse.errors import TerseError
 from terse.models.loading import load_model
 from terse.models.modules import select_modules
-from tiny_architectures import tiny_model
+from tiny_architectures import tiny_config, tiny_model
 
 TIME_LIMIT_S = 300  # of the clock: the machine may be shared
 CLOSE = 1e-4
@@ -109,6 +109,7 @@ def looked_at(name: str) -> Found:
             with torch.no_grad():
                 built(input_ids=tokens)
             built.save_pretrained(folder)
+            tiny_config(name).save_pretrained(folder)  # the whole one, where a part was built
         except Exception as error:  # whatever it is, the model alone failed
             return Found(name, "not buildable", line=f"{type(error).__name__}: {_line(error)}")
         try:
@@ -288,12 +289,20 @@ def _normed_after_each(
 
 
 def _around_blocks(model: PreTrainedModel, tokens: Tensor) -> tuple[dict, dict]:
-    given, made, handles = {}, {}, []
+    """Return what went into and came out of the blocks: the largest list of modules that runs."""
     n = model.config.get_text_config(decoder=True).num_hidden_layers
     every = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
     lists = [m for m in every if len(m) == n] or every
-    longest = max(lists, key=lambda m: sum(p.numel() for p in m.parameters()))
-    for i, block in enumerate(longest):
+    for blocks in sorted(lists, key=lambda m: -sum(p.numel() for p in m.parameters())):
+        given, made = _around(blocks, model, tokens)
+        if given:
+            return given, made
+    return {}, {}
+
+
+def _around(blocks: nn.ModuleList, model: PreTrainedModel, tokens: Tensor) -> tuple[dict, dict]:
+    given, made, handles = {}, {}, []
+    for i, block in enumerate(blocks):
 
         def before(_: Any, args: Any, kwargs: Any, i: int = i) -> None:
             given[i] = next(t for t in tree_leaves([args, kwargs]) if _real(t)).clone()
