@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from terse.dimension import kernels
-from terse.dimension.sinks import NORM_MULTIPLE, heavy_points
+from terse.dimension.sinks import heavy_points
 from terse.errors import TerseError
 
 _HASH_SEED = 20210
@@ -96,7 +96,7 @@ def keep(batch: Tensor, skip_first: int, max_norm_multiple: float | None) -> Kep
         whole = bool(used.all())
         if not bool(used.any()):
             continue
-        found = heavy_points(points if whole else points[used], max_norm_multiple or NORM_MULTIPLE)
+        found = heavy_points(points if whole else points[used], max_norm_multiple)
         heavy[cloud, used] = found.mask
         heaviest[cloud], centre[cloud] = found.norms.max(), found.centre
     if max_norm_multiple is not None:

@@ -62,8 +62,8 @@ def estimate(
         estimators: names, see `terse.dimension.names`; `gride` stands for all its scales.
         skip_first: leave out this many first points of each cloud (0 to N), such as a BOS sink.
         max_norm_multiple: leave out points whose norm about the centre exceeds this multiple (> 1)
-            of the median, at most an eighth of them. None: leave none out, but count those beyond
-            8, and estimate without them as well.
+            of the median, however many they are. None: leave none out, but count those beyond 8,
+            if they are at most an eighth, and estimate without them as well.
         theiler_window: leave out neighbours at most this many places away (0: none).
         precision: "auto" takes float32 products and repairs what they do not settle, float64
             where that is not enough or the input is float64; "float64" is the reference path.

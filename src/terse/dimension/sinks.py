@@ -28,7 +28,8 @@ class Heavy(NamedTuple):
 
     Attributes:
         mask: (n,) bool.
-        norms: (n,) float64, each point's norm about the centre, over the median of them.
+        norms: (n,) float64, each point's norm about the mean of those that are not far beyond the
+            others, over the median of them.
         centre: (D,) float64, the mean of the points that are not heavy.
     """
 
@@ -37,30 +38,43 @@ class Heavy(NamedTuple):
     centre: Tensor
 
 
-def heavy_points(points: Tensor, multiple: float = NORM_MULTIPLE) -> Heavy:
-    """Return which of the points (n, D) are heavy, about the mean of those that are not.
+def heavy_points(points: Tensor, multiple: float | None = None) -> Heavy:
+    """Return which of the points (n, D) are heavy, about a centre that heavy ones cannot move.
+
+    Without a multiple, those beyond `NORM_MULTIPLE` medians, and none where these are more than an
+    eighth. A multiple that the caller names holds for however many points it is. Points that are
+    not finite make no point heavy.
+    """
+    found = _exceptions(points)
+    if multiple is None or not bool(found.norms.isfinite().all()):
+        return found
+    mask = found.norms > multiple
+    return Heavy(mask, found.norms, _about_mean(points, mask)[1])
+
+
+def _exceptions(points: Tensor) -> Heavy:
+    """Return the heavy points, at most an eighth, about the mean of the others.
 
     The plain mean comes first. As long as any point is far from the mean, the mean is taken again
     without those: at most an eighth of the points, however heavy, cannot pull it so far that the
-    heaviest of them looks ordinary. Points that are not finite make no point heavy.
+    heaviest of them looks ordinary.
     """
     nobody = torch.zeros(len(points), dtype=torch.bool, device=points.device)
-    gate = min(_GATE, multiple / 2)
     far, plain = nobody, _about_mean(points, nobody)
     norms, centre = plain
     if not bool(norms.isfinite().all()):
         return Heavy(nobody, torch.full_like(norms, math.nan), centre)
     for _ in range(_ROUNDS):
-        before, far = far, norms > gate
+        before, far = far, norms > _GATE
         if bool((far == before).all()):
             break
         if int(far.sum()) > len(points) // 2:
             return Heavy(nobody, *plain)
         norms, centre = _about_mean(points, far)
-    mask = norms > multiple
+    mask = norms > NORM_MULTIPLE
     if bool((mask != far).any()):
         norms, centre = _about_mean(points, mask)
-        before, mask = mask, norms > multiple
+        before, mask = mask, norms > NORM_MULTIPLE
         if bool((mask != before).any()):
             norms, centre = _about_mean(points, mask)
     if int(mask.sum()) > MOST * len(points):
@@ -77,7 +91,7 @@ def _about_mean(points: Tensor, left_out: Tensor) -> tuple[Tensor, Tensor]:
         weights = (~left_out).double()
         centre = (weights @ points.double()) / weights.sum()  # (D,)
         norms = (points.double() - centre).square().sum(-1).sqrt()
-        middle = float(norms.median())
+        middle = float(norms.quantile(0.5))
     else:
         centre = torch.empty(points.shape[1], dtype=torch.float64)
         norms = torch.empty(len(points), dtype=torch.float64)

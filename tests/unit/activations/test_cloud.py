@@ -112,13 +112,16 @@ def test_tensors_serve_every_cloud(model, chunks, tmp_path):
         assert tabled(folder, cloud)["id"].between(0.5, 60).all()
 
 
-def test_options_count_contexts(model, chunks, tmp_path):
+def test_options_count_contexts(model, chunks, states, tmp_path):
     folder = cached(model, chunks, tmp_path / "a")
     plain = tabled(folder, "last_token")
     assert not np.allclose(tabled(folder, "last_token", theiler_window=2)["id"], plain["id"])
     few = tabled(folder, "last_token", max_norm_multiple=1.05)
-    assert (few.loc[few["module"] == "block", "n_eff"] < N).all()
-    assert set(few.loc[few["module"] == "norm", "n_eff"]) == {N}  # a norm makes norms equal
+    for (module, layer), part in few.groupby(["module", "layer"], dropna=False):
+        points = expected_points(states, module, None if pd.isna(layer) else layer, "last_token")
+        norms = np.linalg.norm(points - points.mean(0), axis=1)
+        assert set(part["n_eff"]) == {(norms <= 1.05 * np.median(norms)).sum()}
+        assert set(part["n_eff"]) < {*range(N)}
 
 
 def test_summary_of_one_cloud(model, chunks, tmp_path):
