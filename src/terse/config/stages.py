@@ -13,7 +13,7 @@ STAGE_VERSIONS = {
     "cache_activations": 3,
     "export_activations": 1,
     "estimate_dimensions": 3,
-    "decimate_cloud": 1,
+    "decimate_cloud": 2,
     "encode_corpus": 1,
     "evaluate_run": 2,
     "make_corpus_tasks": 2,

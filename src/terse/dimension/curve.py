@@ -16,7 +16,10 @@ from terse.errors import TerseError
 MAX_SUBSETS = 16
 """Disjoint subsets of one size that are measured."""
 
-_COLUMNS = ["estimator", "n_points", "n_subsets", "id", "standard_error", "radius"]
+_COLUMNS = [
+    "estimator", "n_points", "n_subsets", "id", "standard_error", "id_without_sinks",
+    "standard_error_without_sinks", "radius",
+]  # fmt: skip
 
 
 def decimation_curve(
@@ -42,7 +45,8 @@ def decimation_curve(
     Returns:
         One row per estimator and size: id (mean over subsets), standard_error (over subsets; of
         the estimator itself where there is one subset, NaN if it has none), radius (mean distance
-        to the second neighbour), n_points, n_subsets (that gave a finite value).
+        to the second neighbour), n_points, n_subsets (that gave a finite value); id_without_sinks
+        and standard_error_without_sinks, from the same subsets without their heavy points.
 
     Raises:
         TerseError: as `estimate`; not one cloud; n_min below 22 or above N.
@@ -77,19 +81,30 @@ def _measure(subsets: list, names: list[str], settings: dict) -> list[dict]:
     radius = [np.nanmean(one.distances[:, 1]) for one in found if one.distances is not None]
     rows = []
     for name in names:
-        values = np.array([one[name] for one in found], dtype=np.float64)
-        finite = values[np.isfinite(values)]
+        finite = _finite([one[name] for one in found])
+        light = _finite([one.without_sinks[name] for one in found])
+        own, own_light = (
+            float(errors.get(name, math.nan))
+            for errors in (found[0].errors, found[0].errors_without_sinks)
+        )
         rows.append(
             {
                 "estimator": name,
                 "n_points": len(subsets[0]),
                 "n_subsets": len(finite),
                 "id": float(finite.mean()) if len(finite) else math.nan,
-                "standard_error": _error(finite, float(found[0].errors.get(name, math.nan))),
+                "standard_error": _error(finite, own),
+                "id_without_sinks": float(light.mean()) if len(light) else math.nan,
+                "standard_error_without_sinks": _error(light, own_light),
                 "radius": float(np.mean(radius)) if radius else math.nan,
             }
         )
     return rows
+
+
+def _finite(values: list) -> np.ndarray:
+    numbers = np.array(values, dtype=np.float64)
+    return numbers[np.isfinite(numbers)]
 
 
 def _error(values: np.ndarray, own: float) -> float:

@@ -229,6 +229,7 @@ def _refused(settled: CloudNeighbours, asked: _Asked) -> CloudResult:
     result.errors = {name: math.nan for name in asked.names if name in GRIDE}
     result.reasons = dict.fromkeys(asked.names, settled.refusal)
     result.without, result.reasons_without = dict(result.values), dict(result.reasons)
+    result.errors_without = dict(result.errors)
     return result
 
 
@@ -260,7 +261,7 @@ def _finish(
         result = results[b] = _started(settled)
         result.values = {name: column[at] for name, column in columns.items()}
         result.errors = {name: column[at] for name, column in errors.items()}
-        result.without = _without(settled, result.values, asked)
+        result.without, result.errors_without = _without(settled, result, asked)
         if settled.linear is not None:
             without, everything = settled.linear
             result.values["participation_ratio"] = everything.participation
@@ -282,14 +283,17 @@ def _estimates(
     return columns, {name: error.tolist() for name, error in errors.items()}
 
 
-def _without(settled: CloudNeighbours, values: dict[str, float], asked: _Asked) -> dict[str, float]:
-    """Return the estimates without the heavy points; `values` where there are none."""
+def _without(
+    settled: CloudNeighbours, result: CloudResult, asked: _Asked
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return estimates and errors without the heavy points; those of all where none is heavy."""
     if settled.heavy is None:
-        return dict(values)
+        return dict(result.values), dict(result.errors)
     if settled.without is None:
-        return dict.fromkeys(values, math.nan)
-    columns, _ = _estimates(asked, settled.without[None].log() / 2)
-    return {name: column[0] for name, column in columns.items()}
+        return dict.fromkeys(result.values, math.nan), dict.fromkeys(result.errors, math.nan)
+    columns, errors = _estimates(asked, settled.without[None].log() / 2)
+    firsts = ({name: column[0] for name, column in all_.items()} for all_ in (columns, errors))
+    return next(firsts), next(firsts)
 
 
 _NO_SCALE = "equal_distances: neighbours equally far leave no scale"

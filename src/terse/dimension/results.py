@@ -24,8 +24,8 @@ class CloudResult:
     """The result for one cloud; the fields are those of `Estimates`.
 
     `refusal` says why the whole cloud has no estimate, or ""; `places` (n_eff,) are the rows used,
-    `light` (n_eff,) says which of them are not heavy. `without` and `reasons_without` are `values`
-    and `reasons` without the heavy points.
+    `light` (n_eff,) says which of them are not heavy. `without`, `errors_without` and
+    `reasons_without` are `values`, `errors` and `reasons` without the heavy points.
     """
 
     n_eff: int
@@ -42,6 +42,7 @@ class CloudResult:
     errors: dict[str, float] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     without: dict[str, float] = field(default_factory=dict)
+    errors_without: dict[str, float] = field(default_factory=dict)
     reasons_without: dict[str, str] = field(default_factory=dict)
     distances: np.ndarray | None = None
     neighbours: np.ndarray | None = None
@@ -56,14 +57,15 @@ class Estimates(Mapping[str, float | np.ndarray]):
         n_dup: rows left out because they equal an earlier one: int, or (B,) int64.
         flags: words joined by ";", str or list of B str. `saturated`: mind_ml is at its cap;
             `duplicates`, `sinks`: points were left out; `sink`: a few heavy points move an estimate
-            by more than 5 %; `float64`, `repaired`: which path the
-            distances took; `nonfinite`, `too_few`, `equal_distances`, `underflow`, `failed`: why
+            by more than 5 %; `float64`, `repaired`: which path the distances took;
+            `nonfinite`, `too_few`, `equal_distances`, `underflow`, `failed`: why
             there is a NaN.
         reasons: by estimator, why the value is NaN ("" where it is not), str or list of B str.
         n_heavy: points whose norm about the centre is beyond `max_norm_multiple` medians (8 where
-            none is given): int, or (B,) int64.
+            none is given, and they are at most an eighth): int, or (B,) int64.
         heaviest: the largest norm about the centre over the median: float, or (B,) float64.
         without_sinks: by estimator, the estimate with the heavy points left out; float or (B,).
+        errors_without_sinks: the standard errors of these, as `errors`.
         reasons_without_sinks: by estimator, why that is NaN, as `reasons`.
         first_share: share of the variance in the first principal component, where
             `participation_ratio` is asked for (NaN otherwise); float or (B,).
@@ -89,6 +91,9 @@ class Estimates(Mapping[str, float | np.ndarray]):
         }
         self.without_sinks = {
             name: self._column([c.without[name] for c in clouds]) for name in first.values
+        }
+        self.errors_without_sinks = {
+            name: self._column([c.errors_without[name] for c in clouds]) for name in first.errors
         }
         self.reasons_without_sinks = {
             name: self._list([c.reasons_without.get(name, "") for c in clouds])

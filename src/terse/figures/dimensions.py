@@ -152,9 +152,10 @@ def id_by_size(curves: pd.DataFrame) -> Figure:
     `curves` are decimation curves of several models, joined by `labelled`; colours are models,
     line styles estimators. Bands are 95 % intervals over the disjoint parts of a cloud.
     """
-    curves = curves.rename(columns={"id": "mean"})
     curves = curves.assign(
-        module=curves["module"].where(curves["layer"].notna(), curves["place_name"])
+        mean=curves["id_without_sinks"],
+        standard_error=curves["standard_error_without_sinks"],
+        module=curves["module"].where(curves["layer"].notna(), curves["place_name"]),
     )
     labels, panels = list(dict.fromkeys(curves["label"])), _panels(curves)
     with paper_style():
@@ -168,7 +169,7 @@ def id_by_size(curves: pd.DataFrame) -> Figure:
                     _band(axis, "n_points", part, colour, words, style)
             axis.set_xscale("log", base=2)
         figure.supxlabel("points of the cloud", fontsize=8)
-        figure.supylabel("intrinsic dimension", fontsize=8)
+        figure.supylabel(f"intrinsic dimension ({_WITHOUT})", fontsize=8)
         _legend(figure, axes, f"{_what_labels_are(curves)}, estimator")
     return figure
 

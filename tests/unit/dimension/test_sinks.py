@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from terse.dimension import estimate
+from terse.dimension import decimation_curve, estimate
 from terse.dimension.sinks import heavy_points
 
 NAMES = ["mle", "mle_inv", "mle_lb", "mind_ml", "mind_ml_uncapped", "twoNN_f10", "twoNN_mle",
@@ -119,6 +119,18 @@ def test_left_out_at_a_multiple_both_estimates_agree() -> None:
     assert "sinks" in found.flags.split(";")
 
 
+def test_a_multiple_that_is_named_holds_for_however_many_points_it_is() -> None:
+    points = manifold()
+    norms = np.linalg.norm(points - points.mean(0, dtype=np.float64), axis=1)
+    light = norms <= 1.2 * np.median(norms)
+    assert 200 <= light.sum() < 350  # more than an eighth are beyond
+    found, alone = estimate(points, NAMES, max_norm_multiple=1.2), estimate(points[light], NAMES)
+    assert (found.n_eff, found.n_heavy) == (light.sum(), (~light).sum())
+    for name in alone:
+        assert found[name] == pytest.approx(alone[name], rel=1e-6), name
+    assert "sinks" in found.flags.split(";")
+
+
 def test_sinks_are_seen_far_from_the_origin() -> None:
     points = manifold()
     mixed, is_sink = planted(points, 3, 50, "random dimension")
@@ -152,3 +164,18 @@ def test_a_batch_gives_what_its_clouds_give() -> None:
         for name in alone:
             assert together.without_sinks[name][at] == alone.without_sinks[name], name
             assert together[name][at] == alone[name], name
+
+
+def test_a_decimation_curve_has_both() -> None:
+    points = manifold()
+    mixed, _ = planted(points, 1, 200, "random dimension")
+    found = decimation_curve(mixed, ["mle", "gride"], seed=0).set_index(["estimator", "n_points"])
+    alone = estimate(points, ["mle", "gride"])
+    for name in alone:
+        whole = found.loc[(name, len(mixed))]
+        assert whole["id_without_sinks"] == pytest.approx(alone[name], rel=1e-6), name
+    assert found.loc[("mle", len(mixed)), "id"] > 1.02 * alone["mle"]
+    error = found.loc[("gride_2", len(mixed)), "standard_error_without_sinks"]
+    assert error == pytest.approx(alone.errors["gride_2"], rel=1e-6)
+    halves = found.loc[("mle", len(mixed) // 2)]
+    assert halves["standard_error_without_sinks"] < halves["standard_error"]

@@ -10,11 +10,13 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from terse.dimension import decimation_curve
 from terse.dimension.statistics import rank_correlation, summarise
 from terse.figures.dimensions import (
     id_against_loss,
     id_by_layer,
     id_by_scale,
+    id_by_size,
     id_by_step,
     labelled,
 )
@@ -178,6 +180,20 @@ def test_what_is_without_sinks_is_drawn_and_said(ids_table: Table, texts: Texts)
     heights = np.asarray(against.axes[0].lines[0].get_ydata(), float)
     np.testing.assert_allclose(heights, part["id_without_sinks"])
     assert any("without sinks" in word for word in texts(against))
+
+
+def test_by_size_draws_what_is_without_sinks(texts: Texts) -> None:
+    cloud = np.random.default_rng(0).standard_normal((256, 4))
+    cloud[17] = 5000
+    curve = decimation_curve(cloud, seed=0).assign(model="base", module="block", layer=0)
+    curve = curve.astype({"layer": "Int64"})
+    curve["id"] = 1000.0
+    figure = id_by_size(labelled([curve], [None]))
+    part = curve.query("estimator == 'gride_2'").sort_values("n_points")
+    drawn_lines = [np.asarray(line.get_ydata(), float) for line in figure.axes[0].lines]
+    assert any(np.array_equal(y, part["id_without_sinks"]) for y in drawn_lines)
+    assert max(y.max() for y in drawn_lines) < 10
+    assert "intrinsic dimension (without sinks)" in texts(figure)
 
 
 def test_modules_outside_the_blocks_are_all_drawn(ids_table: Table, texts: Texts) -> None:
