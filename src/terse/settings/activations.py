@@ -118,7 +118,9 @@ class Estimation(Strict):
     )
     skip_first: int = Field(0, ge=0, description="tokens left out at the start of each context")
     max_norm_multiple: float | None = Field(
-        None, gt=1, description="leave out points whose norm about the centre exceeds so many medians"
+        None,
+        gt=1,
+        description="leave out points whose norm about the centre exceeds so many medians",
     )
     theiler_window: int = Field(0, ge=0, description="neighbours in time that do not count")
 
