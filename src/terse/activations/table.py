@@ -160,7 +160,8 @@ def _long(names: list[str], found: Estimates, start: int) -> pd.DataFrame:
     columns = {key: getattr(found, key) for key in _PER_CLOUD}
     columns["flags"] = found.flags
     return pd.concat(
-        _of_estimator(name, found[name], found.without_sinks[name], columns, rows) for name in names
+        _of_estimator(name, np.asarray(found[name]), found.without_sinks[name], columns, rows)
+        for name in names
     )
 
 
@@ -168,8 +169,8 @@ def _stored(cache: Cache, module: str, names: list[str]) -> Iterator[pd.DataFram
     """Yield what was estimated while the activations were captured."""
     columns = {key: getattr(cache, key)[module][:] for key in (*_PER_CLOUD, "flags")}
     for name in names:
-        values = (group[name][module][:] for group in (cache.ids, cache.ids_without_sinks))
-        yield _of_estimator(name, *values, columns, np.arange(cache.n_rows))
+        ids, without = cache.ids[name][module][:], cache.ids_without_sinks[name][module][:]
+        yield _of_estimator(name, ids, without, columns, np.arange(cache.n_rows))
 
 
 _PER_CLOUD = ("n_eff", "n_dup", "n_heavy", "heaviest", "first_share")

@@ -115,14 +115,14 @@ def _with_equal_hashes(batch: Tensor, mask: Tensor) -> list[int]:
     """Return the clouds in which two used rows may be equal; equal bytes never escape."""
     row_bytes = batch.shape[-1] * batch.element_size()
     word = next(size for size in (8, 4, 2) if row_bytes % size == 0)
-    words = batch.contiguous().view(_WORDS[word])[..., :_HASHED_WORDS]  # (B, N, <= 64)
-    odd = _odd_numbers(words.shape[-1]).to(batch.device)
+    words = batch.contiguous().view(_WORDS[word])  # (B, N, W)
+    odd = _odd_numbers(min(_HASHED_WORDS, words.shape[-1])).to(batch.device)
     if word == 8 and not batch.is_cuda:
         hashes = torch.empty(words.shape[:2], dtype=torch.int64)  # (B, N), wrapping around
         for cloud, one in zip(words, hashes, strict=True):
             kernels.row_hashes(cloud.numpy(), odd.numpy(), one.numpy())
     else:
-        hashes = torch.stack([(cloud * odd).sum(-1) for cloud in words])
+        hashes = torch.stack([(cloud[:, : len(odd)] * odd).sum(-1) for cloud in words])
     if word == 8 and not batch.is_cuda and bool(mask.all()):
         ordered = np.sort(hashes.numpy())
         return (ordered[:, 1:] == ordered[:, :-1]).any(-1).nonzero()[0].tolist()

@@ -169,12 +169,13 @@ def _roots_by_kernel(
     constants = torch.as_tensor(constant, dtype=x.dtype).expand(len(x)).tolist()
     for cloud, values in enumerate(x):
         if float(start[cloud]) < torch.inf:
-            bounds = float(start[cloud]), float(lowest[cloud])
             roots[cloud] = kernels.likelihood_root(
                 values.contiguous().numpy(),
                 float(constants[cloud]),
-                *map(float, factors),
-                *bounds,
+                float(factors[0]),
+                float(factors[1]),
+                float(start[cloud]),
+                float(lowest[cloud]),
                 _NEWTON_STEPS,
                 _NEWTON_TOLERANCE,
             )

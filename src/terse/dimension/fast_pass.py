@@ -33,7 +33,7 @@ class FastResult(NamedTuple):
     """What the pass found for one cloud of n points.
 
     Attributes:
-        squared: (n, 21) float64; index: (n, 21) int64; both arbitrary for heavy points.
+        squared: (n, 21) float64; nearest: (n, 21) int64, whose they are; not for heavy points.
         norms: (n,) float32 squared norms of what the product was taken of.
         energy: sum of the squares of all products.
         unproven: (n,) bool, points whose neighbours have to be looked for among all.
@@ -42,7 +42,7 @@ class FastResult(NamedTuple):
     """
 
     squared: Tensor
-    index: Tensor
+    nearest: Tensor
     norms: Tensor
     energy: float
     unproven: Tensor
@@ -75,7 +75,9 @@ def _products(rest: Tensor, space: Workspace) -> np.ndarray:
     n = len(rest)
     room = space.take("product", (n, n), torch.float32, rest).numpy()
     # BLAS counts by columns: its lower half is the upper half by rows
-    done = blas.ssyrk(1.0, rest.numpy().T, c=room.T, trans=1, lower=1, overwrite_c=1)
+    done = blas.ssyrk(  # pyright: ignore[reportAttributeAccessIssue]: made when SciPy is loaded
+        1.0, rest.numpy().T, c=room.T, trans=1, lower=1, overwrite_c=1
+    )
     return done.T
 
 
@@ -119,7 +121,7 @@ def fast_pass(
             break
     rows = torch.from_numpy(unproven)
     settled = int(rows.sum()) <= max(8, UNPROVEN * n)
-    return FastResult(squared, index, norms, energy, rows, settled, bool(n_doubts)), centred
+    return FastResult(squared, index, norms, float(energy), rows, settled, bool(n_doubts)), centred
 
 
 def n_candidates(heavy: Tensor, window: int) -> int:

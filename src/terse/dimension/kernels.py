@@ -1,14 +1,34 @@
 """Compiled loops over one cloud on a CPU (Numba): what takes torch several passes takes one here.
 
-They release the interpreter's lock, so that clouds run on threads side by side. Compiled code is
-kept on disk by Numba; a GPU and the float64 reference never come here.
+They release the interpreter's lock, so that clouds run on threads side by side. No distance on a
+GPU or in the float64 reference comes from here.
+
+Numba keeps compiled code on disk. Two processes that save a kernel at the same moment, for
+arguments of different types, can leave the code of one under the name of the other; so every kernel
+that is called from outside gets arguments of one type only (a test holds that).
 """
+
+import logging
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numba import njit
 
+logger = logging.getLogger(__name__)
+
 _FAST = {"reassoc", "contract", "nsz", "arcp"}  # sums may be vectorised; infinities stay
-_compiled = njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile at the first call; keep the code on disk where there is a place for it."""
+    options = {"nogil": True, "fastmath": _FAST, "error_model": "numpy"}
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError as error:  # neither this folder nor the user's cache can be written
+        logger.info("%s is compiled by every process: %s", function.__name__, error)
+        return njit(**options)(function)
+
 
 FAR = np.float32(3e38)
 """A squared distance that is no neighbour's."""
@@ -301,10 +321,13 @@ def distances_from(x, rows, squared):
 
 @_compiled
 def row_hashes(words, factors, hashes):
-    """Write a hash (n,) int64 of each row of words (n, w) int64; equal rows have equal ones."""
+    """Write a hash (n,) int64 of each row of words (n, W) int64; equal rows have equal ones.
+
+    As many of its words count as there are factors (w,).
+    """
     for i in range(len(words)):
         total = np.int64(0)
-        for w in range(words.shape[1]):
+        for w in range(len(factors)):
             total += words[i, w] * factors[w]
         hashes[i] = total
 

@@ -111,7 +111,8 @@ def neighbour_pass(clouds: Clouds, dtype: torch.dtype, space: Workspace) -> Neig
     parts = [_pass(some, dtype, space) for some in together]
     linear = [one for part in parts for one in part.linear]
     tensors = [torch.cat([getattr(part, key) for part in parts]) for key in _TENSORS]
-    return Neighbours(*tensors[:2], linear, *tensors[2:])
+    squared, index, doubtful, repaired = tensors
+    return Neighbours(squared, index, linear, doubtful, repaired)
 
 
 _TENSORS = ("squared", "index", "doubtful", "repaired")
@@ -141,7 +142,7 @@ def _fast(clouds: Clouds, space: Workspace) -> Neighbours:
     limit = _LARGEST[torch.float32]
     trace, energy = _with_outliers(clouds, centred, trace, trace.new_tensor([found.energy]))
     settled = torch.tensor([found.settled]) & (trace < limit) & (trace > 1 / limit)
-    squared, index, rows = found.squared[None], found.index[None], found.unproven[None]
+    squared, index, rows = found.squared[None], found.nearest[None], found.unproven[None]
     if bool(settled) and bool(rows.any()):
         _repair_rows(clouds, squared, index, rows)
     linear = _linear(clouds, centred, trace, energy)
@@ -411,7 +412,7 @@ def _repair_pairs(raw: Tensor, squared: Tensor, index: Tensor, pairs: Tensor) ->
 
 def distances_from(points: Tensor, rows: Tensor) -> Tensor:
     """Return exact squared distances (r, n) float64 of some of the points (n, D) from all."""
-    if points.device.type == "cpu":
+    if points.device.type == "cpu" and points.dtype == torch.float32:
         squared = torch.empty((len(rows), len(points)), dtype=torch.float64)
         kernels.distances_from(points.numpy(), rows.numpy(), squared.numpy())
         return squared

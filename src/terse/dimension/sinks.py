@@ -87,7 +87,7 @@ def _about_mean(points: Tensor, left_out: Tensor) -> tuple[Tensor, Tensor]:
 
     The norms are over their median, or zero where that is.
     """
-    if points.is_cuda:
+    if points.is_cuda or points.dtype != torch.float32:
         weights = (~left_out).double()
         centre = (weights @ points.double()) / weights.sum()  # (D,)
         norms = (points.double() - centre).square().sum(-1).sqrt()

@@ -84,6 +84,7 @@ def _summary(group: pd.DataFrame) -> dict[str, float | int]:
     ids = np.asarray(group["id"], np.float64)
     values, documents = _defined(group, "id")
     light, light_documents = _defined(group, "id_without_sinks")
+    shares = group["first_share"].dropna().to_numpy(np.float64)
     flags = group["flags"].fillna("").str.split(";")
     return {
         "mean": float(values.mean()) if len(values) else math.nan,
@@ -95,7 +96,7 @@ def _summary(group: pd.DataFrame) -> dict[str, float | int]:
         "n_documents": len(np.unique(documents)),
         "n_undefined": len(ids) - len(values),
         "n_sink": sum("sink" in words for words in flags),
-        "first_share": float(group["first_share"].mean()),
+        "first_share": float(shares.mean()) if len(shares) else math.nan,
     }
 
 

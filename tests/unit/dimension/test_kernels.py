@@ -1,0 +1,57 @@
+"""Compiled code on disk: shared by processes, and not needed."""
+
+import subprocess
+import sys
+
+ONE_TYPE = """
+import numpy as np, torch
+from terse.dimension import estimate, kernels
+
+NAMES = ["mle", "mind_ml", "participation_ratio", "gride"]
+random = np.random.default_rng(0)
+for dtype in ("float16", "float32", "float64"):
+    for D in (8, 300):
+        cloud = random.standard_normal((120, D)).astype(dtype)
+        cloud[5] *= 200
+        cloud[7] = cloud[9]
+        turned = torch.from_numpy(np.ascontiguousarray(cloud.T)).T
+        part = torch.from_numpy(np.concatenate([cloud, cloud], 1))[:, :D]
+        locked = cloud.copy()
+        locked.flags.writeable = False
+        for points in (cloud, turned, part, locked, np.stack([cloud, cloud + 1])):
+            estimate(points, NAMES, skip_first=2)
+            estimate(points, NAMES, precision="float64", theiler_window=2)
+public = {name: getattr(kernels, name) for name in vars(kernels) if not name.startswith("_")}
+types = {name: len(k.signatures) for name, k in public.items() if hasattr(k, "signatures")}
+assert len(types) == 9, types
+assert set(types.values()) == {1}, types
+"""
+
+NO_PLACE = """
+import numpy as np
+from numba.core import caching
+
+caching.CacheImpl._locator_classes = []  # as where neither the package nor a home can be written
+from terse.dimension import kernels
+
+sums = np.empty(3)
+points = np.arange(12, dtype=np.float32).reshape(4, 3)
+kernels.mean_of(points, np.array([False, True, False, False]), sums)
+np.testing.assert_allclose(sums, points[[0, 2, 3]].mean(0))
+"""
+
+
+def run(code: str) -> None:
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_kernel_is_compiled_for_one_type_whatever_the_points_are() -> None:
+    run(ONE_TYPE)
+
+
+def test_where_compiled_code_cannot_be_kept_it_is_made_each_time() -> None:
+    run(NO_PLACE)
+
+
+def test_the_package_loads_no_numba() -> None:
+    run("import sys, terse.dimension; assert not {'numba', 'torch', 'numpy'} & set(sys.modules)")
