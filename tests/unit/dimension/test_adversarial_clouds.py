@@ -10,6 +10,8 @@ from terse.dimension import estimate
 NAMES = ["mle", "mle_inv", "twoNN_f10", "mind_ml", "mind_ml_uncapped"]
 FEW = ["mle", "twoNN_f10", "mind_ml"]
 
+PRECISIONS = ("auto", "float64")
+
 
 def normal(n: int = 600, D: int = 256, seed: int = 0) -> np.ndarray:
     """Return n points whose dimension is well below D and whose r_1 is about 3, float32."""
@@ -62,6 +64,20 @@ def test_two_groups_in_more_dimensions_than_are_split_off() -> None:
     found = estimate(points, NAMES)
     assert "float64" in found.flags
     assert disagreements(found, reference(points, FEW)) == {}
+
+
+def test_a_tight_cluster_is_searched_by_differences_and_the_cloud_is_not_in_float64() -> None:
+    points = normal(1600, 64)
+    random = np.random.default_rng(1)
+    chosen = np.sort(random.choice(1600, 60, replace=False))
+    centre = 5 * random.standard_normal(64) / 8  # norm 5, where the others have 1
+    points[chosen] = centre + 1e-4 * random.standard_normal((60, 64))
+    assert wrong_first_neighbours(points) == 0
+    found, exact = (estimate(points, NAMES, distances=True, precision=p) for p in PRECISIONS)
+    assert (found.flags, found.n_heavy) == ("repaired", 0)
+    np.testing.assert_allclose(found.distances[chosen], exact.distances[chosen], rtol=1e-6)
+    np.testing.assert_array_equal(found.neighbours[chosen], exact.neighbours[chosen])
+    assert dict(found) == pytest.approx(dict(exact), rel=1e-6)
 
 
 def test_one_sink() -> None:
