@@ -26,7 +26,7 @@ def test_signals_to_the_workflow(workflow: SlurmWorkflow) -> None:
     assert not (asked.folder / "results/runs/ended/model").exists()
 
     started = asked.start(evaluations[0], *targets("calm"))
-    wait_for(lambda: "goes on from step" in asked.log("train_model ended"))
+    wait_for(lambda: "resumes from step" in asked.log("train_model ended"))
     started.terminate()
     assert started.wait(timeout=240) != 0
     assert (asked.folder / "results/runs/ended/model").exists()

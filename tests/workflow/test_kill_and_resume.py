@@ -75,7 +75,7 @@ def test_sigterm_to_the_job_saves_and_goes_on(workflow: Workflow, undisturbed: W
     assert lines[0].startswith("train_model base:")
     workflow("-c2", TRAINED)
     assert workflow.weights() == undisturbed.weights()
-    assert "goes on from step" in (workflow.folder / "logs/train_model/base.log").read_text()
+    assert "resumes from step" in (workflow.folder / "logs/train_model/base.log").read_text()
 
 
 def test_orphaned_training_is_waited_for(workflow: Workflow, undisturbed: Workflow) -> None:
@@ -88,7 +88,7 @@ def test_orphaned_training_is_waited_for(workflow: Workflow, undisturbed: Workfl
     finish(workflow)
     assert workflow.weights() == undisturbed.weights()
     log = (workflow.folder / "logs/train_model/base.log").read_text()
-    assert "another process has finished this training meanwhile" in log
+    assert "another process has finished this training in the meantime" in log
 
 
 def test_changed_learning_rate_does_not_go_on(workflow: Workflow) -> None:

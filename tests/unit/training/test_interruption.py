@@ -153,7 +153,7 @@ def test_damaged_checkpoint_is_passed_over(
     optimizer = newest / "optimizer.pt"
     optimizer.write_bytes(optimizer.read_bytes()[:-100])
     assert weights(train_tiny(tmp_path)) == weights(undisturbed)
-    assert "checkpoint-9 is damaged and passed over" in caplog.text
+    assert "checkpoint-9 is damaged: skipped" in caplog.text
 
 
 def test_what_comes_out(undisturbed: Path) -> None:
