@@ -60,7 +60,7 @@ class TrainingState:
 
     @contextmanager
     def saving(self, name: str) -> Iterator[Path]:
-        """Yield a folder, published as `name` once complete if this process still owns the state."""
+        """Yield a folder, published as `name` once complete if this process still owns it."""
         with atomic_folder(self.folder / name) as partial:
             yield partial
             sizes = {str(f.relative_to(partial)): f.stat().st_size for f in _files(partial)}

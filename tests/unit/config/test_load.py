@@ -49,7 +49,7 @@ FROM_BASE = {"method": "causal-lm", "corpus": "python-docs", "max_steps": 1}
         ("runs/base/method", "causal_lm", ["runs.base:", "did you mean 'causal-lm'"]),
         ("runs/base/corpus", "python-doc", ["runs.base.corpus:", "did you mean 'python-docs'"]),
         ("runs/base/checkpoint_steps", [0, 401], ["runs.base:", "401 is outside 0..400"]),
-        ("runs/base/n_heads", 3, ["runs.base:", "no multiple of 2 x n_heads 3"]),
+        ("runs/base/n_heads", 3, ["runs.base:", "not a multiple of 2 x n_heads 3"]),
         ("runs/Big", {**FROM_BASE, "base": "base"}, ["runs.Big:", "is no name", "a-z, 0-9"]),
         ("runs/next", {**FROM_BASE, "base": "bse"}, ["runs.next.base:", "did you mean 'base'"]),
         ("runs/next", {**FROM_BASE, "base": "base", "n_layers": 2}, ["n_layers is the base's"]),

@@ -1,4 +1,4 @@
-"""What the house knows of the method `blotching`."""
+"""What the rest of terse knows about the method `blotching`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from terse.settings.method_spec import MethodSpec
 
 
 class BlotchingSpec(MethodSpec[BlotchingSettings]):
-    """A model of chains, which is no language model of whole text."""
+    """A model of chains, not a language model of whole text."""
 
     settings = BlotchingSettings
     implementation = "terse.methods.blotching.method:Blotching"

@@ -1,4 +1,4 @@
-"""What the house knows of the method `causal-lm`."""
+"""What the rest of terse knows about the method `causal-lm`."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from terse.settings.method_spec import MethodSpec
 
 
 class CausalLMSpec(MethodSpec[CausalLMSettings]):
-    """Everything that is not its own is the base's, where it has one."""
+    """A model with a base takes its architecture and tokenizer from it."""
 
     settings = CausalLMSettings
     implementation = "terse.methods.causal_lm.method:CausalLM"
