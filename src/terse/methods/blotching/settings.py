@@ -114,7 +114,7 @@ class BlotchingSettings(Run):
     max_num: int = Field(99, ge=1, description="largest addend; the smallest is 0")
     max_ents: int = Field(3, ge=2, description="most numbers in a problem")
     p_ent: float = Field(
-        0.5, ge=0, le=1, description="probability of the third number, and each later"
+        0.5, ge=0, le=1, description="probability of a third and each later number"
     )
     p_mult: float = Field(0.0, ge=0, le=1, description="probability of * instead of +")
     max_mult_num: int = Field(10, ge=0, description="largest factor of a product")
