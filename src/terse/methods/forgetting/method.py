@@ -152,7 +152,7 @@ class Forgetting(Method[ForgettingSettings]):
     def _terms(
         self, sums: dict[str, Tensor], model: nn.Module, share: float, targets: float, tokens: float
     ) -> dict[str, float]:
-        """Return the values to log; share: the batch's of the accumulated rows, so that they add."""
+        """Return the values to log; share: the batch's share of the accumulated rows."""
         forgetter = _forgetter(model)
         terms = {
             "forgotten_nats": share * _ratio(sums, "forgotten", "forgotten_targets"),

@@ -44,7 +44,7 @@ class ForgettingSettings(Run):
     n_train_loops: int | None = Field(
         None,
         gt=0,
-        description="optimiser steps per epoch: max_steps is this times the number of epochs",
+        description="optimiser steps per epoch; max_steps is this times the epochs",
     )
     lr: float = Field(5e-5, gt=0, lt=10, description="peak learning rate of the base")
     head_lr: float = Field(1e-3, gt=0, lt=10, description="peak learning rate of the mask")
@@ -178,7 +178,7 @@ class ForgettingSettings(Run):
                 raise ValueError(f"{key} does not go with mask {self.mask}: {', '.join(masks)}")
         if self.mask not in LEARNED and self.train_base == "frozen":
             raise ValueError(
-                f"mask {self.mask} learns nothing: with a frozen base there is nothing to train"
+                f"mask {self.mask} learns nothing: a frozen base leaves nothing to train"
             )
         if self.mode != "prefix" and not self.sees_the_past_only:
             raise ValueError(
