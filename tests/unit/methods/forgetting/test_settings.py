@@ -18,7 +18,7 @@ from tiny_forgetting import SETTINGS
         ({"exploration_epochs": [True]}, "schedule reinforce takes exploration_epochs as numbers"),
         ({"schedule": "two_step"}, "schedule two_step takes exploration_epochs as booleans"),
         ({"exploration_epochs": [1.5]}, "outside 0..1"),
-        ({"exploration_epochs": [1.0, 0.0], "train_base": "frozen"}, "and it is frozen"),
+        ({"exploration_epochs": [1.0, 0.0], "train_base": "frozen"}, "which is frozen"),
         ({"mask": "rnn", "bidirectional": True, "mode": "kv"}, "mask rnn looks ahead"),
         ({"decide": "topk", "mode": "kv"}, "looks ahead"),
         ({"kernel_size": 5}, "kernel_size does not go with mask mlp"),

@@ -32,7 +32,7 @@ def test_what_only_the_evaluation_reads_is_of_today(stage1: Path, text: Inputs) 
         ({"compressor_level_configs": [{"dim": 15}]}, "dim 15 is not a multiple of 2 x heads"),
         ({"compressor_level_configs": [{"quantizer": "none"}]}, "set continuous: true"),
         ({"compressor_level_configs": [{"fsq_levels": [4]}]}, "fsq_levels and quantizer: fsq"),
-        ({"compressor_level_configs": [{"entropy_delta": None}]}, "is needed to open segments"),
+        ({"compressor_level_configs": [{"entropy_delta": None}]}, "they open segments"),
         ({"propagate_key_padding_mask": False}, "propagate_key_padding_mask"),
         ({"freeze_entropy": True}, "freeze_entropy needs a base"),
         ({"freeze_levels": 1}, "freeze_levels needs a base"),
