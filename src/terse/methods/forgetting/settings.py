@@ -101,7 +101,7 @@ class ForgettingSettings(Run):
         1e-3, ge=0, description="weight of the policy's entropy; falls to 0 over the training"
     )
     mode: Literal["pack", "prefix", "kv"] = Field(
-        "prefix", description="what is removed and scored in training; the report has prefix"
+        "prefix", description="what is removed and scored in training; the report uses prefix"
     )
     positions: Literal["original", "compact"] = Field(
         "original", description="positions of kept tokens: with gaps, or without"
