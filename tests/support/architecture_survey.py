@@ -109,13 +109,15 @@ def looked_at(name: str) -> Found:
             with torch.no_grad():
                 built(input_ids=tokens)
             built.save_pretrained(folder)
-            tiny_config(name).save_pretrained(folder)  # the whole one, where a part was built
+            if type(whole := tiny_config(name)) is not type(built.config):
+                whole.save_pretrained(folder)  # what a user has, where a part of it was built
         except Exception as error:  # whatever it is, the model alone failed
             return Found(name, "not buildable", line=f"{type(error).__name__}: {_line(error)}")
         try:
             return _through_terse(name, Path(folder), tokens)
         except TerseError as error:
-            return Found(name, "refused", line=str(error), faults=_faults_of_line(str(error)))
+            line = str(error).replace(folder, "(folder)")  # the same in every run
+            return Found(name, "refused", line=line, faults=_faults_of_line(str(error)))
         except Exception as error:
             return Found(name, "crashed", line=f"{type(error).__name__}: {_line(error)}")
 
@@ -127,7 +129,7 @@ def _through_terse(name: str, folder: Path, tokens: Tensor) -> Found:
     except TerseError as error:
         if "kind: encoder" not in str(error):
             raise
-        found.line, found.kind = str(error), "encoder"
+        found.line, found.kind = str(error).replace(str(folder), "(folder)"), "encoder"
         found.faults += _faults_of_line(found.line)
         model = load_model(folder, kind="encoder")
     inblock, outblock = ["attn", "mlp", "block"], ["norm"]
