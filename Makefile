@@ -15,13 +15,13 @@ run: setup  ## run the workflow of config/config.yaml and write results/report.h
 test: setup lint  ## the fast tests
 	@$(PYTEST) -m "not slow" tests
 
-# The cluster's tests mostly wait, so the workflow's run beside them; what they say, and the slow unit
-# tests behind them, comes last.
+# The cluster's tests mostly wait, so the workflow's tests run at the same time. The output of the
+# cluster's tests, and of the slow unit tests that follow them, is printed last.
 test-slow: setup slurm  ## end to end: kills, resumes, trained known answers, browser, SLURM
 	@log=$$(mktemp); \
-	{ $(SLOW) tests/slurm; first=$$?; $(SLOW) tests/unit && exit $$first; } >$$log 2>&1 & beside=$$!; \
+	{ $(SLOW) tests/slurm; first=$$?; $(SLOW) tests/unit && exit $$first; } >$$log 2>&1 & cluster=$$!; \
 	status=0; $(SLOW) --ignore=tests/slurm --ignore=tests/unit tests || status=$$?; \
-	wait $$beside || status=$$?; cat $$log; exit $$status
+	wait $$cluster || status=$$?; cat $$log; exit $$status
 
 test-slurm: setup slurm  ## the workflow on a real SLURM cluster, started here for the tests
 	@$(BIN)/pytest -m slow tests/slurm
@@ -46,7 +46,7 @@ format: setup
 schema: setup  ## config/schema.json and the keys in config/README.md, from the code
 	@$(BIN)/terse schema
 
-dag: setup  ## the picture of the rules in the README, as Mermaid text
+dag: setup  ## the graph of the rules in docs/rules.md
 	@$(BIN)/terse dag
 
 lock: setup  ## pin what is installed and was tested

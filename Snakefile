@@ -18,6 +18,7 @@ report: "workflow/report/workflow.rst"
 include: "rules/common.smk"
 include: "rules/targets.smk"
 include: "rules/corpora.smk"
+include: "rules/models.smk"
 include: "rules/training.smk"
 include: "rules/activations.smk"
 include: "rules/dimensions.smk"
@@ -32,7 +33,7 @@ wildcard_constraints:
     run=names(settings.runs),
     model=names(settings.models),
     scored=names({**settings.models, **settings.runs}),
-    method=names(METHODS),
+    method=names(methods()),
     family=names(settings.families()),
     figure="by-layer|by-step|by-scale|by-size|against-loss",
     shard=r"\d{5}",

@@ -4,8 +4,8 @@
    the prefix again for each token: at most 0.1 x.
 2. A training step on our path (chains solved, blotched, shortened, batched as it goes) against a
    bare PyTorch loop on ready batches of the same rows: at most 1.05 x.
-3. A training step at p = 0.25 .. 1 of the steps left out against p = 0, beside the ratio of
-   multiplications: in 4 groups of like length, and padded to the longest. Not a bound.
+3. A training step at p = 0.25 .. 1 of the steps left out against p = 0, with the ratio of
+   FLOPs: in 4 groups of like length, and padded to the longest. Not a bound.
 4. Masked sequences (`excise_tokens: false`) against shortened ones at p = 0.5. Not a bound.
 5. Making a batch (problems, chains, blotches, tensors) against the training step: at most 0.1 x.
 
@@ -15,21 +15,20 @@ runs of this method have by default.
     python benchmarks/bench_blotching.py [--json FILE] [--only generation|step|shares|data]
 """
 
-import argparse
 import statistics
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rows import report, row
-from steps import Timed, differences, trained_steps
+from frame import alternating, main, row
+from steps import Timed, median_step, trained_step
 from torch import nn
 from transformers import TrainerCallback, set_seed
 
-from terse.methods.blotching.cost import multiplications, step_seconds
+from terse.evaluation.flops import lm_flops
+from terse.methods.blotching.cost import step_seconds
 from terse.methods.blotching.generation import Ending, generate
 from terse.methods.blotching.method import Blotching
 from terse.methods.blotching.model import Blotcher
@@ -39,6 +38,7 @@ from terse.training.method import Inputs
 
 THREADS, STEPS, ROUNDS = 1, 12, 5
 BATCH, WIDTH, LAYERS, NEW = 64, 128, 3, 150
+SIZES = f"Llama, width {WIDTH}, {LAYERS} blocks, batch {BATCH}"
 
 
 class Benchmarked(Blotching):
@@ -109,13 +109,13 @@ def without_cache(model: Blotcher, prompt: np.ndarray, longest: int) -> torch.Te
     return ids[:, start:]
 
 
-def our_steps() -> list[float]:
-    """Return the seconds of each step but the first two, on our path."""
+def our_step() -> float:
+    """Return the median seconds of a step on our path."""
     Benchmarked.timed = Timed()
-    return trained_steps(method(), Benchmarked.timed)
+    return trained_step(method(), Benchmarked.timed)
 
 
-def bare_steps() -> list[float]:
+def bare_step() -> float:
     """Return the same of a loop written out by hand on batches that are ready."""
     ours = method()
     rows = ours.training_rows()
@@ -145,20 +145,12 @@ def bare_steps() -> list[float]:
         optimizer.step()
         optimizer.zero_grad()
         ends.append(time.perf_counter())
-    return differences(ends)
+    return median_step(ends)
 
 
 def compare_steps() -> list[dict[str, Any]]:
     """Return the row of the training step."""
-    rounds = []
-    for i in range(ROUNDS):
-        sides = [our_steps, bare_steps] if i % 2 else [bare_steps, our_steps]
-        found = {side: statistics.median(side()) for side in sides}
-        rounds.append((found[our_steps], found[bare_steps]))
-    ratios = sorted(ours / bare for ours, bare in rounds)
-    ours, bare = (statistics.median(side) for side in zip(*rounds, strict=True))
-    print(f"training step: ratio {ratios[0]:.3f} to {ratios[-1]:.3f} over {ROUNDS} rounds")
-    return [row("training step, s", ours, bare, statistics.median(ratios), 1.05)]
+    return [alternating("training step, s", our_step, bare_step, ROUNDS, bound=1.05)]
 
 
 def compare_shares() -> list[dict[str, Any]]:
@@ -169,12 +161,12 @@ def compare_shares() -> list[dict[str, Any]]:
     for n_groups in (4, 1):
         batches = {p: batch_at(ours, p) for p in (0.0, 0.25, 0.5, 0.75, 1.0)}
         seconds = step_seconds(model, batches, ROUNDS, n_groups)
-        work = {p: multiplications(model, b["attention_mask"].sum(1)) for p, b in batches.items()}
+        flops = {p: flops_of(model, batch) for p, batch in batches.items()}
         for p, batch in batches.items():
             n_tokens = int(batch["attention_mask"].sum())
             print(
                 f"{n_groups} groups, p = {p}: {n_tokens / BATCH:.1f} tokens a chain, "
-                f"{n_tokens / seconds[p]:.0f} tokens/s, theory {work[p] / work[0.0]:.3f}"
+                f"{n_tokens / seconds[p]:.0f} tokens/s, FLOPs {flops[p] / flops[0.0]:.3f}"
             )
             rows.append(row(f"step at p = {p}, {n_groups} groups, s", seconds[p], seconds[0.0]))
     short, whole = batch_at(ours, 0.5), batch_at(masked, 0.5)
@@ -183,6 +175,12 @@ def compare_shares() -> list[dict[str, Any]]:
         row("masked at p = 0.5, s", step_seconds(model, {0.5: whole}, ROUNDS, 0)[0.5], shortened)
     )
     return rows
+
+
+def flops_of(model: Blotcher, batch: dict[str, torch.Tensor]) -> float:
+    """Return the FLOPs of a forward pass over shortened chains."""
+    lengths, n_targets = batch["attention_mask"].sum(1), batch["labels"].ne(-100).sum(1)
+    return float(lm_flops(model.lm).total(lengths, n_targets).sum())
 
 
 def batch_at(ours: Benchmarked, p: float) -> dict[str, torch.Tensor]:
@@ -219,17 +217,5 @@ PARTS = {
 }
 
 
-def main() -> int:
-    """Print the rows and return 1 where a bound does not hold."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the rows to this file")
-    parser.add_argument("--only", choices=PARTS, help="one part only")
-    given = parser.parse_args()
-    torch.set_num_threads(THREADS)
-    print(f"Llama, width {WIDTH}, {LAYERS} blocks, batch {BATCH}, float32, {THREADS} thread")
-    rows = [entry for name, part in PARTS.items() if given.only in (None, name) for entry in part()]
-    return report(rows, given.json)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, PARTS, SIZES, threads=THREADS, deterministic=False))

@@ -24,7 +24,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -35,6 +34,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from terse.activations.shard import cache_shard
+from terse.settings.activations import Activations
 
 log = logging.getLogger("bench_capture")
 
@@ -98,17 +98,17 @@ def write_chunks(path: Path, n: int, ctx_len: int = CTX_LEN) -> Path:
     return path
 
 
-def settings(batch: int, **changes: Any) -> SimpleNamespace:
+def settings(batch: int, **changes: Any) -> Activations:
     """Return the settings of the table: 6 layers x (mlp, attn, block) + final norm, float16."""
     values: dict[str, Any] = {
-        "ctx_len": CTX_LEN, "batch_size": batch, "layer_idx_list": LAYERS,
+        "corpus": "c", "ctx_len": CTX_LEN, "batch_size": batch, "layer_idx_list": LAYERS,
         "module_inblock_keys": ["mlp", "attn", "block"], "module_outblock_keys": ["norm"],
         "module_name_mapping": None, "save_fp": "float16", "save_cache_tensors": False,
         "save_mean_tensors": True, "save_loss": False, "save_entropy": False, "save_IDs": False,
         "save_IDs_list": [], "skip_first": 0, "max_norm_multiple": None, "theiler_window": 0,
         "cloud": "context", "id_input": "model", "compression": None,
     }  # fmt: skip
-    return SimpleNamespace(**{**values, **changes})
+    return Activations.model_construct(**{**values, **changes})
 
 
 class Bench:

@@ -12,8 +12,6 @@ Sides alternate in rounds; ratios are medians over the rounds. Float32, 2 thread
     python benchmarks/bench_compression.py [--json FILE] [--only step|layers|context]
 """
 
-import argparse
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -21,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rows import report, row
-from steps import Timed, differences, trained_steps
+from frame import alternating, main, row
+from steps import Timed, median_step, trained_step
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback, set_seed
@@ -39,6 +37,7 @@ from terse.training.method import Inputs
 THREADS, STEPS, ROUNDS = 2, 8, 5
 VOCAB, WIDTH, BLOCKS, HEADS, BATCH = 2048, 256, 8, 8, 8
 K, C, N = 64, 4, 32
+SIZES = f"Llama, vocabulary {VOCAB}, width {WIDTH}, {BLOCKS} blocks, batch {BATCH}"
 
 
 def language_model() -> LlamaForCausalLM:
@@ -102,13 +101,13 @@ class Benchmarked(Compression):
         return [self.timed]
 
 
-def our_steps(lm: LlamaForCausalLM) -> list[float]:
-    """Return the seconds of each step but the first two, on our path."""
+def our_step(lm: LlamaForCausalLM) -> float:
+    """Return the median seconds of a step on our path."""
     timed = Timed()
-    return trained_steps(Benchmarked(lm, timed), timed)
+    return trained_step(Benchmarked(lm, timed), timed)
 
 
-def bare_steps(lm: LlamaForCausalLM) -> list[float]:
+def bare_step(lm: LlamaForCausalLM) -> float:
     """Return the same of a loop written out by hand: the first 7 blocks, then all of them."""
     set_seed(0)
     rows = nn.Parameter(torch.randn(C + 2, WIDTH) * 0.02)
@@ -130,7 +129,7 @@ def bare_steps(lm: LlamaForCausalLM) -> list[float]:
         optimizer.step()
         optimizer.zero_grad()
         ends.append(time.perf_counter())
-    return differences(ends)
+    return median_step(ends)
 
 
 def shortened(lm: LlamaForCausalLM) -> nn.Module:
@@ -145,16 +144,9 @@ def shortened(lm: LlamaForCausalLM) -> nn.Module:
 def compare_steps() -> list[dict[str, Any]]:
     """Return the row of the training step."""
     lm = language_model()
-    our_steps(lm), bare_steps(lm)  # warm-up
-    rounds = []
-    for i in range(ROUNDS):
-        sides = [our_steps, bare_steps] if i % 2 else [bare_steps, our_steps]
-        found = {side: statistics.median(side(lm)) for side in sides}
-        rounds.append((found[our_steps], found[bare_steps]))
-    ratios = sorted(ours / bare for ours, bare in rounds)
-    ours, bare = (statistics.median(side) for side in zip(*rounds, strict=True))
-    print(f"training step: ratio {ratios[0]:.3f} to {ratios[-1]:.3f} over {ROUNDS} rounds")
-    return [row("training step, s", ours, bare, statistics.median(ratios), 1.05)]
+    our_step(lm), bare_step(lm)  # warm-up
+    sides = (lambda: our_step(lm)), (lambda: bare_step(lm))
+    return [alternating("training step, s", *sides, ROUNDS, bound=1.05)]
 
 
 def compare_layers() -> list[dict[str, Any]]:
@@ -216,21 +208,5 @@ def first_token(lm: LlamaForCausalLM, embeds: torch.Tensor) -> torch.Tensor:
 PARTS = {"step": compare_steps, "layers": compare_layers, "context": compare_context}
 
 
-def main() -> int:
-    """Print the rows and return 1 where a bound does not hold."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the rows to this file")
-    parser.add_argument("--only", choices=PARTS, help="one part only")
-    given = parser.parse_args()
-    torch.set_num_threads(THREADS)
-    torch.use_deterministic_algorithms(True)
-    print(
-        f"Llama, vocabulary {VOCAB}, width {WIDTH}, {BLOCKS} blocks, batch {BATCH}, float32, "
-        f"{THREADS} threads"
-    )
-    rows = [entry for name, part in PARTS.items() if given.only in (None, name) for entry in part()]
-    return report(rows, given.json)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, PARTS, SIZES, threads=THREADS))

@@ -11,7 +11,6 @@ Sides alternate in rounds; ratios are medians over the rounds. Float32, 2 thread
     python benchmarks/bench_forgetting.py [--json FILE] [--only pass|step]
 """
 
-import argparse
 import statistics
 import sys
 import time
@@ -19,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rows import report, row
-from steps import Timed, differences, trained_steps
+from frame import alternating, main, row
+from steps import Timed, median_step, trained_step
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback, set_seed
 
+from terse.evaluation.flops import lm_flops
 from terse.evaluation.measures import Measure
-from terse.methods.forgetting.cost import work
 from terse.methods.forgetting.decisions import Calibration, decide, droppable
 from terse.methods.forgetting.masks import MLPForgetMask
 from terse.methods.forgetting.method import Forgetting
@@ -82,11 +81,12 @@ def compare_pass() -> list[dict[str, Any]]:
     median = {name: statistics.median(found) for name, found in rounds.items()}
     ratios = sorted(a / b for a, b in zip(rounds["packed"], rounds["whole"], strict=True))
     b = int(keep.sum())
-    before, after = (sum(work(lm, n, n).values()) for n in (N, b))
+    cost = lm_flops(lm)
+    before, after = (float(cost.total(n, n)) for n in (N, b))
     n_parameters = sum(p.numel() for p in lm.parameters())
     print(
         f"pass: {n_parameters / 1e6:.1f} M parameters, {N} -> {b} tokens, ratio {ratios[0]:.3f} to "
-        f"{ratios[-1]:.3f} over {PASS_ROUNDS} rounds; computed {after / before:.3f}"
+        f"{ratios[-1]:.3f} over {PASS_ROUNDS} rounds; FLOPs {after / before:.3f}"
     )
     name = f"pass with mask and packing, n = {N}, f = {F}, s"
     return [
@@ -154,13 +154,13 @@ class Benchmarked(Forgetting):
         return [*super().callbacks(), self.timed]
 
 
-def our_steps(lm: LlamaForCausalLM) -> list[float]:
-    """Return the seconds of each step but the first two, on our path."""
+def our_step(lm: LlamaForCausalLM) -> float:
+    """Return the median seconds of a step on our path."""
     timed = Timed()
-    return trained_steps(Benchmarked(lm, timed), timed)
+    return trained_step(Benchmarked(lm, timed), timed)
 
 
-def bare_steps(lm: LlamaForCausalLM) -> list[float]:
+def bare_step(lm: LlamaForCausalLM) -> float:
     """Return the same of a loop written out by hand."""
     set_seed(0)
     lm.train().requires_grad_(True)
@@ -195,40 +195,19 @@ def bare_steps(lm: LlamaForCausalLM) -> list[float]:
         optimizer.step()
         optimizer.zero_grad()
         ends.append(time.perf_counter())
-    return differences(ends)
+    return median_step(ends)
 
 
 def compare_step() -> list[dict[str, Any]]:
     """Return the row of the training step."""
     lm = language_model(256, 8)
-    our_steps(lm), bare_steps(lm)  # warm-up
-    rounds = []
-    for i in range(ROUNDS):
-        sides = [our_steps, bare_steps] if i % 2 else [bare_steps, our_steps]
-        found = {side: statistics.median(side(lm)) for side in sides}
-        rounds.append((found[our_steps], found[bare_steps]))
-    ratios = sorted(ours / bare for ours, bare in rounds)
-    ours, bare = (statistics.median(side) for side in zip(*rounds, strict=True))
-    print(f"training step: ratio {ratios[0]:.3f} to {ratios[-1]:.3f} over {ROUNDS} rounds")
-    name = "training step of exploration, s"
-    return [row(name, ours, bare, statistics.median(ratios), 1.05)]
+    our_step(lm), bare_step(lm)  # warm-up
+    sides = (lambda: our_step(lm)), (lambda: bare_step(lm))
+    return [alternating("training step of exploration, s", *sides, ROUNDS, bound=1.05)]
 
 
 PARTS = {"pass": compare_pass, "step": compare_step}
 
 
-def main() -> int:
-    """Print the rows and return 1 where a bound does not hold."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the rows to this file")
-    parser.add_argument("--only", choices=PARTS, help="one part only")
-    given = parser.parse_args()
-    torch.set_num_threads(THREADS)
-    torch.use_deterministic_algorithms(True)
-    print(f"Llama, vocabulary {VOCAB}, float32, {THREADS} threads")
-    rows = [entry for name, part in PARTS.items() if given.only in (None, name) for entry in part()]
-    return report(rows, given.json)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, PARTS, f"Llama, vocabulary {VOCAB}", threads=THREADS))

@@ -1,7 +1,7 @@
 """Hierarchical autoencoder: training step, what segmentation costs, cached codes, generation.
 
 1. A training step (first stage, rows of 256 bytes, batch 16) against that of a byte Transformer of
-   equal operations per byte: at most 1.3 x.
+   equal FLOPs per byte: at most 1.3 x.
 2. Entropies, boundaries, pooling, quantiser and masks, forward and backward, as a share of that
    step: under 5 %; pooling alone under 2 %, and linear in the length of the row.
 3. A second stage's step from cached codes against one that encodes its rows: at least 1.5 x faster.
@@ -15,21 +15,20 @@ compiled on a CPU, so there is nothing to compile again.
     python benchmarks/bench_hierarchical.py [--json FILE] [--only step|parts|codes|generation]
 """
 
-import argparse
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import torch
-from rows import report, row
+from frame import main, row
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from terse.evaluation.cost import interleaved
-from terse.methods.hierarchical.cost import byte_transformer_flops, hierarchical_flops
+from terse.evaluation.flops import lm_flops
+from terse.methods.hierarchical.cost import PASSES, row_cost
 from terse.methods.hierarchical.generation import Reader, greedy
 from terse.methods.hierarchical.method import Hierarchical
 from terse.methods.hierarchical.model import HierarchicalAutoencoder
@@ -44,6 +43,7 @@ LEVEL = {
     "entropy_abs_threshold": 99.0, "max_segment_len": 4,
 }  # fmt: skip
 TOP = {"dim": 192, "num_layers": 6, "num_heads": 6}
+SIZES = f"rows of {S} bytes, batch {BATCH}, width {LEVEL['dim']}"
 
 
 def settings(level: dict[str, Any] | None = None, **changes: Any) -> HierarchicalSettings:
@@ -64,21 +64,24 @@ def ids(batch: int, length: int) -> Tensor:
 
 
 def byte_transformer(flops: float) -> tuple[LlamaForCausalLM, str]:
-    """Return the byte Transformer whose operations per byte are nearest, and its size in words."""
-    sizes = [
-        SimpleNamespace(ctx_len=S, d_model=d, n_layers=n, n_heads=4, n_kv_heads=None, h_mult=2.75)
-        for d in range(64, 513, 16)
-        for n in range(3, 9)
-    ]
-    best = min(sizes, key=lambda size: abs(byte_transformer_flops(size) / flops - 1))
-    config = LlamaConfig(
-        vocab_size=259, hidden_size=best.d_model, intermediate_size=round(2.75 * best.d_model),
-        num_hidden_layers=best.n_layers, num_attention_heads=4, max_position_embeddings=S,
-        tie_word_embeddings=True,
-    )  # fmt: skip
-    share = byte_transformer_flops(best) / flops
-    words = f"{best.n_layers} blocks, width {best.d_model}, {share:.3f} x our operations"
-    return LlamaForCausalLM(config).train(), words
+    """Return the byte Transformer whose FLOPs per byte are nearest, and its size in words."""
+
+    def made(width: int, n_layers: int) -> LlamaForCausalLM:
+        config = LlamaConfig(
+            vocab_size=259, hidden_size=width, intermediate_size=round(2.75 * width),
+            num_hidden_layers=n_layers, num_attention_heads=4, max_position_embeddings=S,
+            tie_word_embeddings=True,
+        )  # fmt: skip
+        return LlamaForCausalLM(config)
+
+    def per_byte(width: int, n_layers: int) -> float:
+        return float(lm_flops(made(width, n_layers).eval()).total(S, S)) / S
+
+    sizes = [(width, n_layers) for width in range(64, 321, 16) for n_layers in range(3, 9)]
+    found = {size: per_byte(*size) for size in sizes}
+    best = min(sizes, key=lambda size: abs(found[size] / flops - 1))
+    words = f"{best[1]} blocks, width {best[0]}, {found[best] / flops:.3f} x our FLOPs"
+    return made(*best).train(), words
 
 
 def stepper(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], Tensor]:
@@ -110,9 +113,10 @@ def our_step(found: HierarchicalSettings, batch: dict[str, Tensor]) -> Callable[
 def compare_steps() -> list[dict[str, Any]]:
     """Return the row of the training step."""
     found, tokens = settings(), ids(BATCH, S)
-    flops = hierarchical_flops(found, [1 / 4])
+    model = HierarchicalAutoencoder(found).eval()
+    flops = row_cost(model, ids(1, S), PASSES["model"])[1] / S
     baseline, words = byte_transformer(flops)
-    print(f"{flops / 1e6:.2f} million operations per byte; byte Transformer: {words}")
+    print(f"{flops / 1e6:.2f} million FLOPs per byte; byte Transformer: {words}")
     theirs = stepper(
         baseline, lambda: baseline(input_ids=tokens, labels=tokens, use_cache=False).loss
     )
@@ -216,7 +220,7 @@ def recomputed(model: HierarchicalAutoencoder, batch: int) -> float:
     begin = time.perf_counter()
     for length in lengths:
         levels = model.encode(ids(batch, length + 1))
-        model.predicted_states(levels, model.top_lm(levels[-1].rows))
+        model.predicted_states(levels, model.code_lm(levels[-1].rows))
     return (time.perf_counter() - begin) * WRITTEN / len(lengths)
 
 
@@ -245,20 +249,5 @@ PARTS = {
 }
 
 
-def main() -> int:
-    """Print the rows and return 1 where a bound does not hold."""
-    from pathlib import Path
-
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the rows to this file")
-    parser.add_argument("--only", choices=PARTS, help="one part only")
-    given = parser.parse_args()
-    torch.set_num_threads(THREADS)
-    torch.use_deterministic_algorithms(True)
-    print(f"rows of {S} bytes, batch {BATCH}, width {LEVEL['dim']}, float32, {THREADS} threads")
-    rows = [entry for name, part in PARTS.items() if given.only in (None, name) for entry in part()]
-    return report(rows, given.json)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, PARTS, SIZES, threads=THREADS))

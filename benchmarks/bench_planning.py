@@ -3,14 +3,15 @@
 python benchmarks/bench_planning.py [--json FILE]
 """
 
-import argparse
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
+
+from frame import alternating, main
 
 ROOT = Path(__file__).resolve().parents[1]
 N_MODELS, N_SHARDS, ROUNDS, BOUND_S = 20, 100, 3, 10.0
@@ -49,29 +50,16 @@ def commands(folder: Path) -> tuple[list[str], list[str]]:
     return ours, [*dry, "--snakefile", str(folder / "Snakefile")]
 
 
-def main() -> int:
-    """Print the row and return 1 where the bound does not hold."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the rows to this file")
-    given = parser.parse_args()
+def compare_plans() -> list[dict[str, Any]]:
+    """Return the row of the dry run."""
     with tempfile.TemporaryDirectory() as folder:
-        pair = commands(Path(folder))
-        rounds = [tuple(seconds(command) for command in pair) for _ in range(ROUNDS)]
-    ours, bare = (statistics.median(side) for side in zip(*rounds, strict=True))
-    ratios = sorted(a / b for a, b in rounds)
-    row = {
-        "measure": f"dry run of {N_MODELS} x {N_SHARDS} shards, s",
-        "ours": ours,
-        "reference": bare,
-        "ratio": statistics.median(ratios),
-        "bound": f"<= {BOUND_S:g} s",
-        "holds": ours <= BOUND_S,
-    }
-    print(f"{row}; ratio {ratios[0]:.2f} to {ratios[-1]:.2f} over {ROUNDS} rounds")
-    if given.json:
-        given.json.write_text(json.dumps([row], indent=2))
-    return 0 if row["holds"] else 1
+        ours, bare = commands(Path(folder))
+        sides = (lambda: seconds(ours)), (lambda: seconds(bare))
+        measure = f"dry run of {N_MODELS} x {N_SHARDS} shards, s"
+        return [alternating(measure, *sides, ROUNDS, most=BOUND_S)]
 
+
+PARTS = {"plan": compare_plans}
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, PARTS, f"{N_MODELS} models x {N_SHARDS} shards, {ROUNDS} rounds"))

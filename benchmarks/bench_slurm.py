@@ -7,7 +7,6 @@ a sleep, so all that a round takes beyond the sleeps of one of the four lanes is
 are of their own: the profile's settings, and nothing that loads torch.
 """
 
-import argparse
 import os
 import statistics
 import subprocess
@@ -20,7 +19,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "slurm"))
 
-from rows import report, row  # noqa: E402
+from frame import main, row  # noqa: E402
 
 import cluster  # noqa: E402
 
@@ -39,7 +38,7 @@ SLURM = [
     "--slurm-init-seconds-before-status-checks", "1", "--default-resources", "slurm_partition=cpu",
     "--jobs", str(LANES),
 ]  # fmt: skip
-# A group's shards one after the other, as docs/slurm.md has it: as many at once as single jobs.
+# A group's shards one after the other, as docs/use/slurm.md has it: as many at once as single jobs.
 GROUPS = ["--groups", "shard=g", "--group-components", "g=3", "--resources", "device=1",
           "--set-resource-scopes", "device=local"]  # fmt: skip
 WAYS = {
@@ -66,7 +65,8 @@ def seconds(words: list[str]) -> float:
 
 def measured() -> list[dict[str, Any]]:
     """Return a row for each way: wall time of all shards, beside that of one local Snakemake."""
-    rounds = [{way: seconds(words) for way, words in WAYS.items()} for _ in range(ROUNDS)]
+    with cluster.held():
+        rounds = [{way: seconds(words) for way, words in WAYS.items()} for _ in range(ROUNDS)]
     local, *others = WAYS
     ideal = WORK_S * N_SHARDS / LANES
     rows = [row("local, beside the bare sleeps, s", _median(rounds, local), ideal)]
@@ -80,15 +80,8 @@ def _median(rounds: list[dict[str, float]], way: str) -> float:
     return statistics.median(times[way] for times in rounds)
 
 
-def main() -> int:
-    """Print the rows and return 1 where a bound does not hold."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the rows to this file")
-    given = parser.parse_args()
-    with cluster.held():
-        rows = measured()
-    return report(rows, given.json)
-
+PARTS = {"shards": measured}
+SIZES = f"{N_SHARDS} shards of {WORK_S:g} s in {LANES} lanes, {ROUNDS} rounds"
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, PARTS, SIZES))

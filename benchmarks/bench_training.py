@@ -6,21 +6,19 @@ steps. The two sides alternate in rounds; the ratio is the median over the round
     python benchmarks/bench_training.py [--json FILE]
 """
 
-import argparse
-import statistics
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
-from rows import report, row
-from steps import Timed, differences, trained_steps
+from frame import alternating, main, row
+from steps import Timed, median_step, trained_step
 from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, TrainerCallback, set_seed
 
 from terse.evaluation.measures import Measure
 from terse.methods.causal_lm.settings import CausalLMSettings
+from terse.methods.causal_lm.spec import CAUSAL_LM
 from terse.training.method import Inputs, Method
 
 STEPS, ROUNDS, THREADS = 12, 7, 2
@@ -42,6 +40,8 @@ class Rows(Dataset[Any]):
 
 class Benchmarked(Method[CausalLMSettings]):
     """The default run's model on random rows."""
+
+    spec = CAUSAL_LM
 
     def __init__(self, settings: CausalLMSettings, timed: Timed) -> None:
         super().__init__(settings, Inputs())
@@ -87,13 +87,13 @@ def settings() -> CausalLMSettings:
     return CausalLMSettings.model_validate(block)
 
 
-def our_steps(save_interval: int = 10_000) -> list[float]:
-    """Return the seconds of each step but the first two, on our path."""
+def our_step(save_interval: int = 10_000) -> float:
+    """Return the median seconds of a step on our path."""
     timed = Timed()
-    return trained_steps(Benchmarked(settings(), timed), timed, save_interval=save_interval)
+    return trained_step(Benchmarked(settings(), timed), timed, save_interval=save_interval)
 
 
-def bare_steps() -> list[float]:
+def bare_step() -> float:
     """Return the same of a loop written out by hand."""
     set_seed(0)
     method = Benchmarked(settings(), Timed())
@@ -108,45 +108,29 @@ def bare_steps() -> list[float]:
         optimizer.step()
         optimizer.zero_grad()
         ends.append(time.perf_counter())
-    return differences(ends)
+    return median_step(ends)
 
 
-def checkpoint_cost() -> float:
-    """Return the seconds that saving the state adds to a step."""
-    plain = statistics.median(our_steps())
-    saving = statistics.median(our_steps(save_interval=1))
-    return saving - plain
-
-
-def main() -> int:
-    """Print the rows and return 1 where a bound does not hold."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the rows to this file")
-    given = parser.parse_args()
-    torch.set_num_threads(THREADS)
-    torch.use_deterministic_algorithms(True)
-    print(
-        f"Llama, vocabulary {VOCAB}, width {WIDTH}, {LAYERS} layers, batch {BATCH} x {CTX} tokens, "
-        f"float32, {THREADS} threads, {ROUNDS} rounds of {STEPS} steps"
-    )
-    our_steps(), bare_steps()  # warm-up
-    rounds = []
-    for i in range(ROUNDS):
-        sides = [our_steps, bare_steps] if i % 2 else [bare_steps, our_steps]
-        found = {side: statistics.median(side()) for side in sides}
-        rounds.append((found[our_steps], found[bare_steps]))
-    ratios = sorted(ours / bare for ours, bare in rounds)
-    ours, bare = (statistics.median(side) for side in zip(*rounds, strict=True))
-    saving = checkpoint_cost()
-    rows = [
-        row("training step, s", ours, bare, statistics.median(ratios), 1.05),
-        row("saving the state, s against a step", saving, bare),
-    ]
-    print(f"ratio of the step: {ratios[0]:.3f} to {ratios[-1]:.3f} over the rounds")
-    if bare < 0.05:
+def compare_steps() -> list[dict[str, Any]]:
+    """Return the row of the training step."""
+    our_step(), bare_step()  # warm-up
+    found = alternating("training step, s", our_step, bare_step, ROUNDS, bound=1.05)
+    if found["reference"] < 0.05:
         print("steps are shorter than 50 ms: the bound is meant for longer ones")
-    return report(rows, given.json)
+    return [found]
 
+
+def compare_checkpoint() -> list[dict[str, Any]]:
+    """Return the row of the seconds that saving the state adds to a step."""
+    plain, saving = our_step(), our_step(save_interval=1)
+    return [row("saving the state, s against a step", saving - plain, plain)]
+
+
+PARTS = {"step": compare_steps, "checkpoint": compare_checkpoint}
+SIZES = (
+    f"Llama, vocabulary {VOCAB}, width {WIDTH}, {LAYERS} layers, batch {BATCH} x {CTX} tokens, "
+    f"{ROUNDS} rounds of {STEPS} steps"
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, PARTS, SIZES, threads=THREADS))

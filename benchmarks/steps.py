@@ -1,6 +1,7 @@
 """Seconds of training steps on our path, as a benchmark of a method times them."""
 
 import itertools
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -23,8 +24,8 @@ class Timed(TrainerCallback):
         self.ends.append(time.perf_counter())
 
 
-def trained_steps(method: Method[Any], timed: Timed, *, save_interval: int = 10_000) -> list[float]:
-    """Train a method that calls `timed` back; return the seconds of each step but the first two."""
+def trained_step(method: Method[Any], timed: Timed, *, save_interval: int = 10_000) -> float:
+    """Train a method that calls `timed` back; return the `median_step`."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         names = ("model", "checkpoints", "history.csv", "run.json")
@@ -36,9 +37,9 @@ def trained_steps(method: Method[Any], timed: Timed, *, save_interval: int = 10_
             conduct=Conduct(name="bench", results=root, save_interval=save_interval),
             signal=StopSignal(),
         )
-    return differences(timed.ends)
+    return median_step(timed.ends)
 
 
-def differences(ends: list[float]) -> list[float]:
-    """Return the time between neighbours, the first two steps left out as warm-up."""
-    return [later - earlier for earlier, later in itertools.pairwise(ends[1:])]
+def median_step(ends: list[float]) -> float:
+    """Return the median seconds of a step from the times of their ends; two warm up."""
+    return statistics.median(later - earlier for earlier, later in itertools.pairwise(ends[1:]))

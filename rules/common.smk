@@ -1,26 +1,34 @@
 """Look-ups over the typed config. No jobs."""
 
+import os
 import re
 from pathlib import Path
 
-from terse.config import end_with, load
+from terse.config import end_with, load, origins
 from terse.settings.activations import Chunking, Estimation
-from terse.config.methods import METHODS
+from terse.config.methods import methods
 from terse.config.resources import (
     allocation,
     capture_min,
+    conversion_mem_mb,
     model_mem_mb,
     one_node,
     training_mem_mb,
     training_min,
 )
+from terse.config.reach import within_reach
 from terse.config.stages import STAGE_VERSIONS
 from terse.corpora.local import chosen_files
+from terse.settings.paths import checked_name
 from terse.errors import TerseError
+from terse.hub.unreachable import NOTED, read_notes
 from terse.launch.roots import link_roots
 
+if os.environ.get(NOTED):  # the second pass of `terse run`: the report reads it, too
+    config["unreachable"] = read_notes()
+
 try:
-    settings = load(config)
+    settings = within_reach(load(config))
     link_roots(settings.roots.model_dump(), Path.cwd())
 except TerseError as error:
     end_with(error)
@@ -50,7 +58,30 @@ def local_files(corpus):
 def local_weights(model):
     """Return the files of a model in a local folder, so that a change of one is seen."""
     folder = settings.models[model].path
-    return sorted(map(str, Path(folder).glob("*.*"))) if folder else []
+    as_it_lies = folder and found(origins.model_folder, model) == folder
+    return files_of(model, folder) if as_it_lies else []
+
+
+def files_of(model, *folders):
+    """Return a model's files in folders that lie outside the workflow."""
+    paths = sorted(
+        str(path)
+        for folder in folders
+        if not folder.startswith(("cache/", "results/"))
+        for path in Path(folder).glob("*.*")
+    )
+    try:
+        return [checked_name(path, "the file") for path in paths]
+    except TerseError as error:
+        end_with(TerseError(f"models.{model}.path: {error}"))
+
+
+def found(look_up, model):
+    """Return what a look-up says of a model; the workflow ends where that isn't there."""
+    try:
+        return look_up(settings, model)
+    except TerseError as error:
+        end_with(error)
 
 
 def tokenizer_files(tokenizer):
@@ -67,12 +98,7 @@ def runs_remote_code(tokenizer):
 
 def model_folder(model):
     """Return the folder with a model's weights, or with those of all its run's steps."""
-    origin = settings.models[model]
-    if origin.run is None:
-        return origin.path or f"cache/models/{model}"
-    return f"results/runs/{origin.run}/" + (
-        "model" if origin.step is None else "checkpoints"
-    )
+    return found(origins.model_folder, model)
 
 
 def run_inputs(wildcards):
@@ -89,7 +115,7 @@ def run_inputs(wildcards):
         inputs["base_weights"] = (
             [] if run.base in settings.runs else local_weights(run.base)
         )
-    if run.needs_codes():
+    if settings.encoder(wildcards.run) is not None:
         inputs["codes"] = f"cache/codes/{wildcards.run}.h5"
     return inputs
 

@@ -22,7 +22,7 @@ rule evaluate_run:
         mem_mb=lambda w, attempt: training_mem_mb(settings, w.run, attempt),
         runtime=lambda w, attempt: 240 * attempt,
     params:
-        run=lambda w: settings.runs[w.run].params(),
+        run=lambda w: settings.result_params(w.run),
         base_step=lambda w: settings.base_step(w.run),
         stage=stage("evaluate_run"),
     script:

@@ -1,9 +1,10 @@
 """Tasks of lm-eval: what it needs of a model or run, and its rules."""
 
+from terse.config.adapters import LANGUAGE_MODEL
+
 
 localrules:
     tabulate_lm_eval,
-
 
 
 def lm_eval_block():
@@ -43,7 +44,7 @@ def lm_eval_base_step(name):
 
 def lm_eval_loading(name):
     """Return how a whole language model is loaded; other methods know by themselves."""
-    whole = settings.harness_adapter(name).startswith("terse.evaluation")
+    whole = settings.harness_adapter(name) == LANGUAGE_MODEL
     return settings.models[name].loading() if whole and name in settings.models else {}
 
 

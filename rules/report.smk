@@ -56,11 +56,11 @@ rule plot_study:
         "logs/plot_study/{method}.benchmark.tsv"
     threads: 1
     params:
-        runs=lambda w: {r: settings.runs[r].params() for r in study_runs(w.method)},
+        runs=lambda w: {r: settings.result_params(r) for r in study_runs(w.method)},
         compared=lambda w: {
-            r: settings.runs[r].params() for r in compared_runs(w.method)
+            r: settings.result_params(r) for r in compared_runs(w.method)
         },
-        captions=lambda w: METHODS[w.method].captions,
+        captions=lambda w: methods()[w.method].captions,
         stage=stage("plot_study"),
     script:
         "../workflow/scripts/plot_study.py"

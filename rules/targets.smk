@@ -6,7 +6,7 @@ def run_targets():
     files = ["evaluation.csv", "loss.svg"]
     selected = settings.selected_runs()
     drawn = dict.fromkeys(
-        settings.runs[run].method for run in selected if settings.runs[run].figures
+        settings.runs[run].method for run in selected if settings.spec(run).figures
     )
     of_runs = [f"results/runs/{run}/{file}" for run in selected for file in files]
     return of_runs + [f"results/studies/{method}" for method in drawn]
@@ -25,8 +25,8 @@ def study_runs(method):
 
 def compared_runs(method):
     """Return the runs of other methods that stand beside those of a study."""
-    runs = [settings.runs[run] for run in study_runs(method)]
-    return list(dict.fromkeys(name for run in runs for name in run.compared_with()))
+    others = (settings.compared_with(run) for run in study_runs(method))
+    return list(dict.fromkeys(name for names in others for name in names))
 
 
 def dimension_targets():

@@ -19,7 +19,7 @@ rule encode_corpus:
         runtime=lambda w, attempt: 480 * attempt,
     params:
         batch_size=16,
-        train_rows=lambda w: settings.runs[w.run].params().get("train_rows"),
+        train_rows=lambda w: settings.spec(w.run).train_rows(settings.runs[w.run]),
         stage=stage("encode_corpus"),
     script:
         "../workflow/scripts/encode_corpus.py"
@@ -47,7 +47,7 @@ rule train_model:
         mem_mb=lambda w, attempt: training_mem_mb(settings, w.run, attempt),
         runtime=lambda w, attempt: training_min(settings, w.run, attempt),
     params:
-        run=lambda w: settings.runs[w.run].training_params(),
+        run=lambda w: settings.weight_params(w.run),
         base_step=lambda w: settings.base_step(w.run),
     script:
         "../workflow/scripts/train_model.py"

@@ -24,9 +24,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}{_PARTIAL}{os.getpid()}")
     try:
         yield partial
-        _sync(partial)
+        sync(partial)
         partial.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -52,8 +52,8 @@ def publish_folder(finished: Path, path: Path) -> None:
     names (all common ones on Linux). Elsewhere there is none for an instant.
     """
     for item in sorted(finished.rglob("*")):
-        _sync(item)
-    _sync(finished)
+        sync(item)
+    sync(finished)
     old = None
     if path.exists():
         old = finished
@@ -63,7 +63,7 @@ def publish_folder(finished: Path, path: Path) -> None:
             finished.replace(path)
     else:
         finished.replace(path)
-    _sync(path.parent)
+    sync(path.parent)
     if old is not None:
         shutil.rmtree(old)
 
@@ -105,7 +105,8 @@ def write_json(path: Path, content: Any) -> None:
         partial.write_text(json.dumps(content, indent=2, sort_keys=True, default=str) + "\n")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Return once the bytes of a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -21,7 +21,7 @@ def main(words: list[str] | None = None) -> int:
     )
     run.add_argument("snakemake", nargs=argparse.REMAINDER, help="arguments for snakemake")
     commands.add_parser("schema", help="write config/schema.json and the keys in config/README.md")
-    commands.add_parser("dag", help="write the graph of the rules into README.md, as Mermaid text")
+    commands.add_parser("dag", help="write the graph of the rules into docs/rules.md")
     verify = commands.add_parser("verify", help="compare cached activations with their checksums")
     verify.add_argument("folders", nargs="+", type=Path, help="such as cache/activations/base")
     export = commands.add_parser("export", help="cached activations in the layout of ID_scaling")
@@ -37,7 +37,7 @@ def main(words: list[str] | None = None) -> int:
         if given.command == "run":
             return run_workflow(Path.cwd(), given.snakemake)
         if given.command == "dag":
-            _write_rule_graph(Path("README.md"))
+            _write_rule_graph(Path("docs/rules.md"))
         elif given.command == "import":
             _print_overlay(given.file)
         elif given.command == "verify":
@@ -61,11 +61,11 @@ def _print_overlay(path: Path) -> None:
         print(f"terse: {path}: {key} is not imported: {why}", file=sys.stderr)
 
 
-def _write_rule_graph(readme: Path) -> None:
-    text = readme.read_text()
+def _write_rule_graph(page: Path) -> None:
+    text = page.read_text()
     before, _, rest = text.partition("```mermaid\n")
     _, _, after = rest.partition("```\n")
-    readme.write_text(f"{before}```mermaid\n{rule_graph(Path.cwd())}```\n{after}")
+    page.write_text(f"{before}```mermaid\n{rule_graph(Path.cwd())}```\n{after}")
 
 
 def _verify(folder: Path) -> int:

@@ -113,7 +113,7 @@ def _make_text(chain: Chain) -> None:
 
 
 def _make_run(chain: Chain) -> None:
-    run = chain.settings.runs["base"].params()
+    run = chain.settings.result_params("base")
     run_script(
         "train_model",
         run=run,

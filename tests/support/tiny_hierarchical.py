@@ -20,6 +20,23 @@ LEVEL: dict[str, Any] = {
     "max_segment_len": 4, "vq_reset_interval": 0,
 }  # fmt: skip
 TOP = {"dim": 16, "num_layers": 1, "num_heads": 2}
+LEVELS: tuple[dict[str, Any], ...] = (
+    {"vq_reset_interval": 2, "target_compression_ratio": 0.3, "vq_decay": 0.5, "vq_warmup": 0.4},
+    {"codebook_size": 7, "vq_reset_interval": 2},
+)
+UPPER = {"codebook_size": 7, "max_segment_len": 3, "dim": 24}
+KINDS: dict[str, dict[str, Any]] = {
+    "vq": {},
+    "two levels": {"levels": ({}, UPPER)},
+    "several queries": {"levels": ({"num_queries": 2}, UPPER)},
+    "residual": {"levels": ({"quantizer": "residual", "num_quantizers": 2},)},
+    "fsq": {"levels": ({"quantizer": "fsq", "fsq_levels": [3, 4]},)},
+    "none": {"levels": ({"quantizer": "none"},), "top": {**TOP, "continuous": True}},
+    "continuous": {"top": {**TOP, "continuous": True, "ce_weight": 0.0}},
+    "decoder only": {"use_decoder_only_expander": True, "expander_lookback": 2},
+    "encoder": {"expander_num_enc_layers": 1, "levels": ({"num_queries": 2}, UPPER)},
+    "contextual": {"expander_memory": "contextual", "expander_lookback": 0},
+}
 SETTINGS: dict[str, Any] = {
     "method": "hierarchical", "corpus": "c", "tokenizer": "bytes", "max_steps": 6,
     "batch_size": 3, "sequence_length": 32, "checkpoint_steps": [0], "lr": 3e-3,
@@ -64,3 +81,8 @@ def byte_inputs(folder: Path) -> Inputs:
     tokenizer = make_byte_tokenizer(folder / "t")
     tokenize_documents(folder / "d.parquet", tokenizer, folder / "tokens.h5")
     return Inputs(tokens=folder / "tokens.h5", documents=folder / "d.parquet")
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    """Return normal numbers of this shape, the same for each seed."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))

@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import h5py
 import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
+
+from terse.settings.activations import Activations
 
 N_CONTEXTS, CTX_LEN, VOCABULARY, WIDTH, N_LAYERS = 11, 32, 97, 24, 3
 
@@ -43,27 +45,13 @@ def write_chunks(path: Path, n: int = N_CONTEXTS, ctx_len: int = CTX_LEN) -> Pat
     return path
 
 
-def make_settings(**changes) -> SimpleNamespace:
+def make_settings(**changes: Any) -> Activations:
+    """Return what is captured of the tiny model, also what the configuration would refuse."""
     values = {
+        "corpus": "c",
         "ctx_len": CTX_LEN,
         "batch_size": 4,
-        "layer_idx_list": "all",
-        "module_inblock_keys": ["mlp", "attn", "block"],
-        "module_outblock_keys": ["norm"],
-        "module_name_mapping": None,
-        "save_fp": "float32",
-        "save_cache_tensors": True,
-        "save_mean_tensors": True,
-        "save_loss": True,
-        "save_entropy": True,
-        "save_IDs": True,
         "save_IDs_list": ["mle", "mind_ml"],
-        "skip_first": 0,
-        "max_norm_multiple": None,
-        "theiler_window": 0,
-        "cloud": "context",
-        "id_input": "model",
-        "compression": None,
     }
-    assert changes.keys() <= values.keys()
-    return SimpleNamespace(**{**values, **changes})
+    assert changes.keys() <= Activations.model_fields.keys()
+    return Activations.model_construct(**{**values, **changes})

@@ -31,7 +31,7 @@ def train_into(
         outputs=Outputs(
             folder / "model", folder / "checkpoints", folder / "history.csv", folder / "run.json"
         ),
-        record={"settings": method.settings.params()},
+        record={"settings": method.spec.result_params(method.settings)},
         conduct=Conduct(**{"name": "tiny", "results": folder, "save_interval": 2, **conduct}),
         signal=signal or StopSignal(),
     )

@@ -11,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Trainer
 from terse.evaluation.measures import Measure
 from terse.machine.signals import StopSignal
 from terse.methods.causal_lm.settings import CausalLMSettings
+from terse.methods.causal_lm.spec import CAUSAL_LM
 from terse.training.method import Inputs, Method
 from terse.training.train import Conduct, Outputs, train
 
@@ -31,6 +32,8 @@ class RandomRows(Dataset[Any]):
 
 class TinyMethod(Method[CausalLMSettings]):
     """A model with dropout, so that a resume has to restore the generators too."""
+
+    spec = CAUSAL_LM
 
     def build(self) -> PreTrainedModel:
         return LlamaForCausalLM(

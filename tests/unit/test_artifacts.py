@@ -54,7 +54,7 @@ def dying(function):
         return function(*words, **options)
     return call
 
-artifacts._sync = dying(artifacts._sync)
+artifacts.sync = dying(artifacts.sync)
 if sys.argv[3] == "exchange":
     artifacts._exchange = dying(artifacts._exchange)
 else:
@@ -153,7 +153,7 @@ def test_a_kill_leaves_the_old_folder_whole(tmp_path: Path) -> None:
 OLD, NEW = {"a": "old", "b": "old"}, {"a": "new", "b": "new"}
 
 
-# In order: three _sync, the exchange, the _sync of the parent; without it two renames in its place.
+# In order: three sync, the exchange, the sync of the parent; without it two renames in its place.
 @pytest.mark.parametrize(
     ("how", "call", "expected"),
     [("exchange", n, OLD if n < 5 else NEW) for n in range(1, 6)]

@@ -204,11 +204,11 @@ def rules_and_local_rules() -> tuple[dict[str, str], set[str]]:
 
 
 def test_where_a_rule_runs_is_told() -> None:
-    """docs/slurm.md names every rule, those that stay on the login node among them."""
+    """docs/use/slurm.md names every rule, those that stay on the login node among them."""
     rules, local = rules_and_local_rules()
     told = {
         rule: "login node" in line
-        for line in (ROOT / "docs" / "slurm.md").read_text().splitlines()
+        for line in (ROOT / "docs" / "use" / "slurm.md").read_text().splitlines()
         if line.startswith("| `")
         for rule in re.findall(r"`(\w+)`", line.split("|")[1])
     }
@@ -225,7 +225,7 @@ def test_what_goes_to_a_cluster_asks_for_more_with_each_attempt() -> None:
 
 def documented_commands() -> list[str]:
     """Return each `snakemake ...` that a code block of the documentation shows."""
-    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md")]
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*/README.md")]
     blocks = [
         block
         for page in pages
@@ -317,15 +317,15 @@ def test_lint_has_only_its_advice_on_software(default: Workflow) -> None:
     assert set(advice) == {"Specify a conda environment or container for each rule.:"}
 
 
-def test_rulegraph_in_the_readme_is_the_workflows(default: Workflow) -> None:
+def test_rulegraph_in_the_docs_is_the_workflows(default: Workflow) -> None:
     command = default.command("--rulegraph", "mermaid-js", "all")
     graph = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     arrows = set(re.findall(r"id\d+ --> id\d+", graph))
     named = dict(re.findall(r"(id\d+)\[(\w+)\]", graph))
     wanted = {tuple(named[end] for end in arrow.split(" --> ")) for arrow in arrows}
-    readme = (ROOT / "README.md").read_text()
-    found = set(re.findall(r"^ *(\w+) --> (\w+)$", readme, flags=re.MULTILINE))
-    assert found == wanted, "README.md: run `make dag`"
+    page = (ROOT / "docs" / "rules.md").read_text()
+    found = set(re.findall(r"^ *(\w+) --> (\w+)$", page, flags=re.MULTILINE))
+    assert found == wanted, "docs/rules.md: run `make dag`"
 
 
 def test_modules_of_rules_import_the_config_only() -> None:

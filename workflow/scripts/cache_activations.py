@@ -5,12 +5,13 @@ from typing import Any
 
 from terse import job
 from terse.activations.shard import cache_shard
-from terse.config.methods import settings_of
+from terse.config.methods import method_of
 from terse.hub.download import weights_identity
 from terse.machine.owner import Owner
 from terse.models.loading import load_model
+from terse.models.quantisation import quantisation_of
 from terse.settings.activations import Activations
-from terse.training.method import Inputs, method_of
+from terse.training.method import Inputs
 
 
 def cache_activations(
@@ -29,6 +30,7 @@ def cache_activations(
 ) -> None:
     """Write one shard of activations; a model that is part of its base needs that beside it."""
     settings = Activations.model_validate(capture)
+    quantisation = quantisation_of(model_folder)
     with Owner(state_root / name / shard_path.stem, what=str(shard_path)) as owner:
         cache_shard(
             _loaded(model, model_folder, base_folder, device),
@@ -42,6 +44,7 @@ def cache_activations(
                 "origin": model["model"],
                 "revision": model["revision"],
                 "weights": weights_identity(model_folder),
+                **({"quantisation": quantisation} if quantisation else {}),
                 "corpus": settings.corpus,
             },
             confirm=owner.check,
@@ -51,7 +54,7 @@ def cache_activations(
 
 def _loaded(model: dict[str, Any], folder: Path, base: Path | None, device: str) -> Any:
     if base is not None:
-        method = method_of(settings_of(model["run"]), Inputs(base=base))
+        method = method_of(model["run"], Inputs(base=base))
         return method.measured(folder, device)
     loading = {key: model[key] for key in ("dtype", "device_map", "trust_remote_code", "kind")}
     return load_model(folder, device=device, **loading)

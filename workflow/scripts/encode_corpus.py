@@ -1,15 +1,15 @@
 """Turn the text of a run into the codes of its base, once for all."""
 
+import pkgutil
 from pathlib import Path
 
 from terse import job
-from terse.methods.hierarchical.codes import encode_corpus
-from terse.methods.hierarchical.storage import load_hierarchical
 
 if __name__ == "__main__":
     with job.logged(snakemake):
-        encode_corpus(
-            load_hierarchical(Path(snakemake.input.base)),
+        encode = pkgutil.resolve_name(job.settings(snakemake).encoder(snakemake.wildcards.run))
+        encode(
+            Path(snakemake.input.base),
             Path(snakemake.input.tokens),
             Path(snakemake.output.codes),
             device=job.device(snakemake),

@@ -28,6 +28,8 @@ def estimate_dimensions(
     summary = summarise(table).assign(cloud=options["cloud"])
     if options["cloud"] != "context":  # one cloud, whose points are of many documents
         summary["n_documents"] = n_documents
+    if about.get("quantisation"):
+        summary["quantisation"] = about["quantisation"]
     for path, content in ((ids_path, table), (summary_path, summary)):
         with atomic_file(path) as partial:
             content.to_csv(partial, index=False)

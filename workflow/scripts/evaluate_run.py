@@ -1,16 +1,14 @@
 """Score a run on held-out text."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from terse import job
 from terse.artifacts import atomic_file, atomic_folder, write_json
-from terse.config.methods import settings_of
+from terse.config.methods import method_of
+from terse.evaluation.measures import measures_table
 from terse.provenance import digest_file, record
-from terse.training.method import Inputs, method_of
+from terse.training.method import Inputs
 
 
 def evaluate_run(
@@ -24,14 +22,14 @@ def evaluate_run(
     device: str,
 ) -> None:
     """Write the run's measures, one row each, the method's own tables, and a record."""
-    method = method_of(settings_of(run), inputs)
+    method = method_of(run, inputs)
     model = method.load(model_folder)
     measures = method.evaluate(model, device)
     with atomic_folder(tables_folder) as partial:
         for name, table in method.tables(model, device).items():
             table.to_csv(partial / f"{name}.csv", index=False)
     with atomic_file(table_path) as partial:
-        pd.DataFrame([asdict(measure) for measure in measures]).to_csv(partial, index=False)
+        measures_table(measures).to_csv(partial, index=False)
     paths = {**vars(inputs), "model": model_folder}
     digests = {name: digest_file(path) for name, path in paths.items() if path is not None}
     write_json(record_path, record(settings=run, inputs=digests, device=device))

@@ -7,7 +7,7 @@ import pandas as pd
 
 from terse import job
 from terse.artifacts import atomic_folder
-from terse.config.methods import settings_of
+from terse.config.methods import settings_of, spec_of
 from terse.figures.study import FinishedRun, figures_of, joined_tables
 from terse.figures.style import save
 from terse.figures.tables import page
@@ -33,10 +33,11 @@ def plot_study(
             runs.items(), evaluation_paths, table_folders, strict=True
         )
     ]
+    spec = spec_of(finished[0].settings)
     with atomic_folder(study_folder) as partial:
-        for name, figure in figures_of(finished).items():
+        for name, figure in figures_of(spec, finished).items():
             save(figure, [partial / f"{name}.svg", partial / f"{name}.pdf"])
-        for name, table in joined_tables(finished).items():
+        for name, table in joined_tables(spec, finished).items():
             table.to_csv(partial / f"{name}.csv", index=False)
             (partial / f"{name}.html").write_text(page(table, name), encoding="utf-8")
 

@@ -1,6 +1,6 @@
 """Ask a model, or a run that is scored through an adapter of its own, the tasks of lm-eval."""
 
-import importlib
+import pkgutil
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,7 @@ def run_lm_eval(
     from terse.evaluation.lm_eval.harness import run_tasks
 
     settings = Harness.model_validate(tasks)
-    module, _, name = adapter.partition(":")
-    build = getattr(importlib.import_module(module), name)
+    build = pkgutil.resolve_name(adapter)
     if base_folder is not None:
         loading = {**loading, "base": base_folder}
     model = build(model_folder, device=device, batch_size=settings.batch_size, **loading)

@@ -4,18 +4,18 @@ from pathlib import Path
 from typing import Any
 
 from terse import job
-from terse.config.methods import settings_of
+from terse.config.methods import method_of
 from terse.machine.processes import n_processes, rank
 from terse.machine.signals import StopSignal
 from terse.provenance import TRAINING_PACKAGES, digest_file, digest_json, record, versions
-from terse.training.method import Inputs, method_of
+from terse.training.method import Inputs
 from terse.training.train import Conduct, Outputs, train
 
 
 def train_model(
     *,
     run: dict[str, Any],
-    beside: dict[str, Any] | None = None,
+    non_weight: dict[str, Any] | None = None,
     inputs: Inputs,
     outputs: Outputs,
     state_root: Path,
@@ -24,7 +24,7 @@ def train_model(
 ) -> None:
     """Publish the trained weights, the kept ones, the history and a record.
 
-    beside: settings of the run that decide nothing of the weights.
+    run: the settings that determine the weights. non_weight: the rest, such as how often it saves.
     """
     digests = {name: digest_file(path) for name, path in vars(inputs).items() if path is not None}
     device = f"{conduct.device} ({'deterministic' if conduct.deterministic else 'free'})"
@@ -32,7 +32,7 @@ def train_model(
     about = {"inputs": digests, "device": device, "n_processes": conduct.n_processes}
     state = digest_json([run, about, versions(TRAINING_PACKAGES)])[:16]
     train(
-        method_of(settings_of(run | (beside or {})), inputs),
+        method_of(run | (non_weight or {}), inputs),
         state_folder=state_root / conduct.name / state,
         outputs=outputs,
         record=record(settings=run, **about),
@@ -48,7 +48,7 @@ if __name__ == "__main__":
             job.spread(snakemake, processes)
         train_model(
             run=snakemake.params.run,
-            beside=settings.runs[snakemake.wildcards.run].beside(),
+            non_weight=settings.non_weight_params(snakemake.wildcards.run),
             inputs=job.run_inputs(snakemake, Inputs),
             outputs=Outputs(
                 model=Path(snakemake.output.model),

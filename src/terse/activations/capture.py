@@ -9,7 +9,6 @@ repeated once, and from then on the hook of that module keeps a copy.
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -59,12 +58,7 @@ class Capture:
             self._handles.append(block.register_forward_pre_hook(self._begins))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()

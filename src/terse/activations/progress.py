@@ -1,20 +1,13 @@
-"""How far a long pass has come: a bar on a terminal, one line per interval in a log."""
-
-import logging
-import sys
-import time
+"""How far the capture of a shard has come."""
 
 from tqdm import tqdm
 
 from terse.activations.layout import size_text
-
-log = logging.getLogger(__name__)
-
-INTERVAL_S = 30.0
+from terse.machine.progress import Progress
 
 
-class Progress:
-    """Counts contexts; `step` after each batch, `close` at the end.
+class ContextProgress(Progress):
+    """Counts contexts.
 
     Args:
         what: named in the bar and in the lines.
@@ -23,35 +16,32 @@ class Progress:
     """
 
     def __init__(self, what: str, n: int, ctx_len: int) -> None:
-        self._what, self._n, self._ctx_len = what, n, ctx_len
-        self._done = 0
-        self._start = self._told = time.monotonic()
-        self._bar = tqdm(total=n, desc=what, unit="ctx") if sys.stderr.isatty() else None
+        super().__init__(what, unit="ctx", total=n)
+        self.n, self.ctx_len = n, ctx_len
+        self.done = self.bytes_written = 0
 
-    def step(self, contexts: int, bytes_written: int) -> None:
+    def add(self, contexts: int, bytes_written: int) -> None:
         """Count some more contexts; bytes_written is the total so far."""
-        self._done += contexts
-        if self._bar is not None:
-            self._bar.set_postfix_str(self._rates(bytes_written), refresh=False)
-            self._bar.update(contexts)
-        elif time.monotonic() - self._told >= INTERVAL_S:
-            self._told = time.monotonic()
-            left = (self._told - self._start) * (self._n - self._done) / max(1, self._done)
-            log.info("%s, %s left", self._line(bytes_written), tqdm.format_interval(left))
+        self.done += contexts
+        self.bytes_written = bytes_written
+        self.bar.set_postfix_str(self._rates(), refresh=False)
+        self.advance(contexts)
 
-    def close(self, bytes_written: int) -> None:
-        """Say how long it all took."""
-        if self._bar is not None:
-            self._bar.close()
-        elapsed = tqdm.format_interval(time.monotonic() - self._start)
-        log.info("%s, done in %s", self._line(bytes_written), elapsed)
+    def line(self) -> str:
+        """Return contexts, rates, what was written and the time that is left."""
+        left = self.elapsed_s * (self.n - self.done) / max(1, self.done)
+        return f"{self._so_far()}, {tqdm.format_interval(left)} left"
 
-    def _line(self, bytes_written: int) -> str:
-        return f"{self._what}: {self._done} of {self._n} contexts, {self._rates(bytes_written)}"
+    def last_line(self) -> str:
+        """Return contexts, rates, what was written and the time that it took."""
+        return f"{self._so_far()}, done in {tqdm.format_interval(self.elapsed_s)}"
 
-    def _rates(self, bytes_written: int) -> str:
-        per_second = self._done / max(1e-9, time.monotonic() - self._start)
+    def _so_far(self) -> str:
+        return f"{self.what}: {self.done} of {self.n} contexts, {self._rates()}"
+
+    def _rates(self) -> str:
+        per_second = self.done / self.elapsed_s
         return (
-            f"{per_second:.2f} contexts/s, {per_second * self._ctx_len:.0f} tokens/s, "
-            f"{size_text(bytes_written)} written"
+            f"{per_second:.2f} contexts/s, {per_second * self.ctx_len:.0f} tokens/s, "
+            f"{size_text(self.bytes_written)} written"
         )

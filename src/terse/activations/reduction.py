@@ -1,7 +1,7 @@
 """What is kept of each batch: tensors, means, counts, intrinsic dimensions, loss, entropy."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,53 +11,30 @@ from terse.activations.capture import loss_and_entropy
 from terse.activations.layout import TORCH_DTYPES, Dataset, as_text
 from terse.dimension.names import expand_estimators
 from terse.models.modules import ModuleRef
+from terse.settings.activations import Activations
 
 Estimator = Callable[..., Any]
 
 
-class CaptureSettings(Protocol):
-    """What is captured and kept; names as in ID_scaling, see config/README.md."""
-
-    ctx_len: int
-    batch_size: int
-    layer_idx_list: Any
-    module_inblock_keys: list[str]
-    module_outblock_keys: list[str]
-    module_name_mapping: dict[str, str] | None
-    save_fp: str
-    save_cache_tensors: bool
-    save_mean_tensors: bool
-    save_loss: bool
-    save_entropy: bool
-    save_IDs: bool  # noqa: N815
-    save_IDs_list: list[str]  # noqa: N815
-    skip_first: int
-    max_norm_multiple: float | None
-    theiler_window: int
-    cloud: str
-    id_input: str
-    compression: str | None
-
-
-def needs_logits(settings: CaptureSettings) -> bool:
+def needs_logits(settings: Activations) -> bool:
     """Whether the pass has to run to the logits."""
     return settings.save_loss or settings.save_entropy
 
 
-def fused_estimators(settings: CaptureSettings) -> list[str]:
+def fused_estimators(settings: Activations) -> list[str]:
     """Return the estimators that run while the batch is there: none where tensors are saved."""
     if not settings.save_IDs or settings.save_cache_tensors or settings.cloud != "context":
         return []
     return list(expand_estimators(settings.save_IDs_list))
 
 
-def keeps_last_tokens(settings: CaptureSettings) -> bool:
+def keeps_last_tokens(settings: Activations) -> bool:
     """Whether each context's last token is kept by itself, as a point of a cloud of contexts."""
     return settings.save_IDs and not settings.save_cache_tensors and settings.cloud == "last_token"
 
 
 def planned(
-    settings: CaptureSettings, modules: Mapping[str, ModuleRef], outputs: Mapping[str, Tensor]
+    settings: Activations, modules: Mapping[str, ModuleRef], outputs: Mapping[str, Tensor]
 ) -> list[Dataset]:
     """Return the arrays of a shard, given an output (1, t, D) of each module."""
     T = settings.ctx_len
@@ -72,7 +49,7 @@ def planned(
     return plan
 
 
-def _planned_for(settings: CaptureSettings, ref: ModuleRef, output: Tensor) -> list[Dataset]:
+def _planned_for(settings: Activations, ref: ModuleRef, output: Tensor) -> list[Dataset]:
     width = output.shape[2]
     about = {"module_path": ref.path, "layer": -1 if ref.layer is None else ref.layer}
     plan = [Dataset(f"n_nonfinite/{ref.key}", (), "int32", about)]
@@ -100,7 +77,7 @@ def reduced(
     outputs: Mapping[str, Tensor],
     logits: Tensor | None,
     tokens: Tensor,
-    settings: CaptureSettings,
+    settings: Activations,
     estimator: Estimator,
 ) -> Iterator[tuple[str, Tensor | np.ndarray]]:
     """Yield the path and the rows of every planned array of one batch.
@@ -124,7 +101,7 @@ def reduced(
 
 
 def _reduced_module(
-    key: str, output: Tensor, settings: CaptureSettings, estimator: Estimator
+    key: str, output: Tensor, settings: Activations, estimator: Estimator
 ) -> Iterator[tuple[str, Tensor | np.ndarray]]:
     mean = output.mean(dim=1, dtype=torch.float32) if settings.save_mean_tensors else None  # (B, D)
     if mean is not None:
@@ -141,7 +118,7 @@ def _reduced_module(
         yield from _estimated(key, output.to(used), names, settings, estimator)
 
 
-def _used_dtype(output: Tensor, settings: CaptureSettings) -> torch.dtype:
+def _used_dtype(output: Tensor, settings: Activations) -> torch.dtype:
     """Return the number format in which a module's output is stored or measured."""
     if settings.save_cache_tensors:
         return TORCH_DTYPES[settings.save_fp]
@@ -186,7 +163,7 @@ def _exact_count(values: Tensor) -> Tensor:
 
 
 def _estimated(
-    key: str, points: Tensor, names: list[str], settings: CaptureSettings, estimator: Estimator
+    key: str, points: Tensor, names: list[str], settings: Activations, estimator: Estimator
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the intrinsic dimensions of the clouds (B, T, D) and what is to be known of them."""
     found = estimator(

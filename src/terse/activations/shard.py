@@ -28,9 +28,8 @@ from terse.activations.layout import (
     total_bytes,
 )
 from terse.activations.pipeline import Pipeline
-from terse.activations.progress import Progress
+from terse.activations.progress import ContextProgress
 from terse.activations.reduction import (
-    CaptureSettings,
     Estimator,
     fused_estimators,
     keeps_last_tokens,
@@ -44,6 +43,8 @@ from terse.errors import TerseError
 from terse.machine.memory import keep_freed_memory
 from terse.models.loading import max_context
 from terse.models.modules import ModuleRef, select_modules
+from terse.settings import activations as keys
+from terse.settings.activations import Activations
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def cache_shard(
     chunks_path: str | Path,
     out_path: str | Path,
     *,
-    settings: CaptureSettings,
+    settings: Activations,
     shard: int,
     n_shards: int,
     attributes: Mapping[str, Any],
@@ -105,7 +106,7 @@ def cache_shard(
 
 
 def _selected(
-    model: PreTrainedModel, settings: CaptureSettings, chunks: "Chunks", device: torch.device
+    model: PreTrainedModel, settings: Activations, chunks: "Chunks", device: torch.device
 ) -> dict[str, ModuleRef]:
     """Return the modules by key; what is added to the residual stream is checked on a context."""
     return select_modules(
@@ -139,20 +140,21 @@ def _run(
     capture: Capture,
     chunks: "Chunks",
     writer: ShardWriter,
-    settings: CaptureSettings,
+    settings: Activations,
     estimator: Estimator,
 ) -> None:
     device = _embedding(model).device
     n = chunks.stop - chunks.start
-    progress = Progress(writer.path.name, n, chunks.ctx_len)
-    with Pipeline(writer, min(settings.batch_size, n), on_gpu=device.type == "cuda") as pipeline:
-        for start, tokens in chunks.batches(settings.batch_size):
-            outputs, logits = capture.run(tokens.to(device))
-            with pipeline.slot(start, len(tokens)) as slot:
-                for path, values in reduced(outputs, logits, tokens, settings, estimator):
-                    slot.put(path, values)
-            progress.step(len(tokens), writer.bytes_written)
-    progress.close(writer.bytes_written)
+    on_gpu = device.type == "cuda"
+    with ContextProgress(writer.path.name, n, chunks.ctx_len) as progress:
+        with Pipeline(writer, min(settings.batch_size, n), on_gpu=on_gpu) as pipeline:
+            for start, tokens in chunks.batches(settings.batch_size):
+                outputs, logits = capture.run(tokens.to(device))
+                with pipeline.slot(start, len(tokens)) as slot:
+                    for path, values in reduced(outputs, logits, tokens, settings, estimator):
+                        slot.put(path, values)
+                progress.add(len(tokens), writer.bytes_written)
+        progress.add(0, writer.bytes_written)  # the writers are done
 
 
 @dataclass(frozen=True)
@@ -201,9 +203,7 @@ class Chunks:
 
 
 @contextmanager
-def _read_chunks(
-    path: Path, settings: CaptureSettings, shard: int, n_shards: int
-) -> Iterator[Chunks]:
+def _read_chunks(path: Path, settings: Activations, shard: int, n_shards: int) -> Iterator[Chunks]:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
@@ -215,7 +215,7 @@ def _read_chunks(
         yield Chunks(file, *row_range(n, shard, n_shards))
 
 
-def _check_settings(settings: CaptureSettings) -> None:
+def _check_settings(settings: Activations) -> None:
     keeps = (
         settings.save_cache_tensors
         or settings.save_mean_tensors
@@ -247,7 +247,7 @@ def _embedding(model: PreTrainedModel) -> Tensor:
     return next(model.get_input_embeddings().parameters())
 
 
-def _probe(capture: Capture, settings: CaptureSettings, device: torch.device) -> dict[str, Tensor]:
+def _probe(capture: Capture, settings: Activations, device: torch.device) -> dict[str, Tensor]:
     """Return each module's output (1, 2, D) of a pass over two tokens: its width and its dtype."""
     tokens = torch.zeros((1, PROBE_TOKENS), dtype=torch.int64, device=device)
     outputs, logits = capture.run(tokens)
@@ -262,7 +262,7 @@ def _about(
     model: PreTrainedModel,
     modules: Mapping[str, ModuleRef],
     outputs: Mapping[str, Tensor],
-    settings: CaptureSettings,
+    settings: Activations,
 ) -> dict[str, Any]:
     return {
         "modules": {
@@ -306,10 +306,11 @@ def _number(value: float | Tensor) -> float | str:
     return f"one per channel ({value.numel()})" if isinstance(value, Tensor) else value
 
 
-def _recorded(settings: CaptureSettings) -> list[str]:
+def _recorded(settings: Activations) -> list[str]:
     """Return the settings that shaped the shard; estimators that run later did not."""
     unused = set() if fused_estimators(settings) else ESTIMATION
-    return [name for name in CaptureSettings.__annotations__ if name not in unused]
+    shaping = ["ctx_len", *keys.Capture.model_fields, *keys.Estimation.model_fields]
+    return [name for name in shaping if name not in unused]
 
 
 def _report_nonfinite(path: Path) -> None:

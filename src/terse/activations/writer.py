@@ -14,7 +14,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import h5py
@@ -33,6 +32,7 @@ from terse.activations.layout import (
     stored_rows,
     total_bytes,
 )
+from terse.artifacts import sync
 from terse.errors import TerseError
 
 Compression = Literal["gzip", "lzf"]
@@ -100,12 +100,7 @@ class ShardWriter:
             undo.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._fd >= 0:
             self._discard()
 
@@ -142,7 +137,7 @@ class ShardWriter:
             self.temporary.replace(self.path)
         os.close(self._fd)
         self._fd = -1
-        _sync_folder(self.path.parent)
+        sync(self.path.parent)
 
     def _create(self) -> None:
         with ExitStack() as stack:
@@ -295,11 +290,3 @@ def _write_attributes(target: h5py.File | h5py.Dataset, attributes: Mapping[str,
             value = json.dumps(value, default=str)
         target.attrs[name] = fixed_text(np.array(value)) if isinstance(value, str) else value
     target.attrs["stored_as_json"] = fixed_text(np.array(",".join(as_json)))
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

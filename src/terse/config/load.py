@@ -8,6 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from terse.config.messages import lines
+from terse.config.methods import methods
 from terse.config.sweeps import expand_sweeps
 from terse.config.workflow import Workflow
 from terse.corpora.named import NAMED
@@ -23,6 +24,7 @@ def load(raw: dict[str, Any]) -> Workflow:
     """
     if not isinstance(raw, dict):
         raise TerseError(f"config: a map of keys is needed; given: {raw!r}")
+    methods()  # a broken one is told first, whether or not a run is of it
     raw, sweeps = _without_none({**raw, "corpora": _with_named(raw.get("corpora"))}), {}
     if isinstance(raw.get("runs"), dict):
         raw["runs"], sweeps = expand_sweeps(raw["runs"])

@@ -2,6 +2,7 @@
 
 import re
 
+from terse.config.methods import spec_of
 from terse.config.workflow import Workflow
 
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "auto": 4}
@@ -36,6 +37,13 @@ def model_mem_mb(settings: Workflow, model: str, attempt: int) -> int:
     return _grown(_BASE_MB + 2 * n * _BYTES[settings.models[model].dtype] // 10**6, attempt)
 
 
+def conversion_mem_mb(settings: Workflow, model: str, attempt: int) -> int:
+    """Return the memory (MB) of a job that makes float32 weights of others; it grows likewise."""
+    n = model_parameters(settings, model) or _UNKNOWN
+    # As they are read, as they are used, and their sum or copy.
+    return _grown(_BASE_MB + 3 * n * _BYTES["float32"] // 10**6, attempt)
+
+
 def _grown(mem_mb: int, attempt: int) -> int:
     # Gently: an attempt may have ended for want of time, and no node has the memory of four.
     return mem_mb * (1 + attempt) // 2
@@ -44,7 +52,7 @@ def _grown(mem_mb: int, attempt: int) -> int:
 def training_min(settings: Workflow, run: str, attempt: int) -> int:
     """Return the time limit (minutes) of a training; it grows with each attempt."""
     chosen = settings.runs[run]
-    n, tokens = run_parameters(settings, run), chosen.tokens_per_row()
+    n, tokens = run_parameters(settings, run), spec_of(chosen).tokens_per_row(chosen)
     rows = chosen.max_steps * chosen.batch_size * chosen.n_grad_loops
     # Forward and backward pass: 6 operations per parameter and token.
     work = None if n is None or tokens is None else 6 * n * tokens * rows
@@ -90,7 +98,8 @@ def run_parameters(settings: Workflow, run: str) -> int | None:
     """Return how many parameters a run's model has, None where the config does not tell."""
     chosen = settings.runs[run]
     vocabulary = settings.tokenizers.get(chosen.tokenizer or "")
-    if (n := chosen.n_parameters(vocabulary.vocab_size if vocabulary else 0)) is not None:
+    vocab_size = vocabulary.vocab_size if vocabulary else 0
+    if (n := spec_of(chosen).n_parameters(chosen, vocab_size)) is not None:
         return n
     if chosen.base in settings.runs:
         return run_parameters(settings, chosen.base)
@@ -98,11 +107,16 @@ def run_parameters(settings: Workflow, run: str) -> int | None:
 
 
 def model_parameters(settings: Workflow, model: str) -> int | None:
-    """Return how many parameters a model has; one on the hub tells by its name (`pythia-410m`)."""
+    """Return how many parameters a model has; one from outside tells by its name.
+
+    Such as `pythia-410m` or `SmolLM2-135M-Instruct.Q4_1.gguf`; an adapter has its base's size.
+    """
     chosen = settings.models[model]
     if chosen.run is not None:
         return run_parameters(settings, chosen.run)
-    name = (chosen.hub or chosen.path or "").lower()
+    name = (chosen.gguf or chosen.hub or chosen.path or "").lower()
+    if chosen.base is not None:
+        return model_parameters(settings, chosen.base)
     sizes = re.findall(r"(?<![a-z0-9.])(\d+(?:\.\d+)?)([mb])(?![a-z0-9])", name)
     if not sizes:
         return None

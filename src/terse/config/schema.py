@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 from pydantic_core import PydanticUndefined
 
-from terse.config.methods import METHODS
+from terse.config.methods import methods
 from terse.config.workflow import Workflow
 from terse.settings.activations import Activations, Capture, Chunking, Estimation
 from terse.settings.corpora import Corpus, Tokenizer
@@ -23,16 +24,16 @@ MARKER = "<!-- below this line: made by `make schema` from the code -->\n"
 def schema() -> dict[str, Any]:
     """Return the JSON schema of `config/config.yaml` and its overlays."""
     document = Workflow.model_json_schema()
-    definitions = document["$defs"]
+    definitions, blocks = document["$defs"], [spec.settings for spec in methods().values()]
     del definitions["Run"]
-    for settings in METHODS.values():
+    for settings in blocks:
         block = settings.model_json_schema()
         definitions.update(block.pop("$defs", {}))
         block["properties"]["method"] = {"const": settings.model_fields["method"].default}
         block["properties"]["sweep"] = {"type": "object", "description": "keys with lists"}
         block["required"] = ["method"]  # the rest may come from a sweep or another file
         definitions[settings.__name__] = block
-    choices = [{"$ref": f"#/$defs/{settings.__name__}"} for settings in METHODS.values()]
+    choices = [{"$ref": f"#/$defs/{settings.__name__}"} for settings in blocks]
     document["properties"]["runs"]["additionalProperties"] = {"oneOf": choices}
     document["title"] = "terse"
     return document
@@ -53,7 +54,7 @@ def readme_text(root: Path) -> str:
         _section("`corpora.{corpus}`", Corpus),
         _section("`tokenizers.{tokenizer}`", Tokenizer),
         _section("`runs.{run}`, every method", Run),
-        *(section for name, method in METHODS.items() for section in _sections_of(name, method)),
+        *(section for n, spec in methods().items() for section in _sections_of(n, spec.settings)),
         _section("`models.{model}`", Model),
         _section("`activations`: which contexts", Chunking),
         _section("`activations`: what is written", Capture),
@@ -65,14 +66,23 @@ def readme_text(root: Path) -> str:
     return written + MARKER + "\n".join(sections)
 
 
-def _sections_of(name: str, method: type[Run]) -> list[str]:
+def _sections_of(name: str, settings: type[Run]) -> list[str]:
     """Return the section of a method's keys, and one for each block among them."""
     title = f"`runs.{{run}}`, method `{name}`"
-    sections = [_section(title, method, hidden=set(Run.model_fields))]
+    sections = [_section(title, settings, hidden=set(Run.model_fields))]
     return sections + [
         _section(f"`runs.{{run}}.{key}`, method `{name}`", block)
-        for key, block in method.blocks.items()
+        for key, field in settings.model_fields.items()
+        for block in _blocks_in(field.annotation)
     ]
+
+
+def _blocks_in(annotation: Any) -> list[type[Strict]]:
+    """Return the blocks that a key takes, by itself, in a list, or where it is not null."""
+    if get_origin(annotation) in (list, Union, UnionType):
+        return [block for part in get_args(annotation) for block in _blocks_in(part)]
+    is_block = isinstance(annotation, type) and issubclass(annotation, Strict)
+    return [annotation] if is_block else []
 
 
 def _section(title: str, block: type[Strict], hidden: set[str] = frozenset()) -> str:  # type: ignore[assignment]

@@ -1,8 +1,6 @@
 """The whole configuration: libraries of named things, and what `all` makes of them."""
 
-import importlib.util
 import re
-from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -16,12 +14,14 @@ from pydantic import (
 )
 
 from terse.config.adapters import LANGUAGE_MODEL, adapter_of
+from terse.config.checks import check
 from terse.config.messages import lines
-from terse.config.methods import METHODS
+from terse.config.methods import methods
 from terse.errors import TerseError, unknown_name
 from terse.settings.activations import Activations
 from terse.settings.corpora import Corpus, Tokenizer
 from terse.settings.harness import Harness
+from terse.settings.method_spec import MethodSpec
 from terse.settings.models import Model
 from terse.settings.roots import Roots
 from terse.settings.run import Run
@@ -33,11 +33,12 @@ def _by_method(raw: Any) -> Any:
     """Return a run's settings in the class of its method."""
     if not isinstance(raw, dict):
         raise ValueError(f"a block of keys is needed; given: {raw!r}")
+    known = methods()
     if "method" not in raw:
-        raise ValueError(f"method is missing; allowed: {', '.join(sorted(METHODS))}")
-    if not isinstance(raw["method"], str) or raw["method"] not in METHODS:
-        raise ValueError(str(unknown_name("method", str(raw["method"]), METHODS)))
-    return METHODS[raw["method"]].model_validate(raw)
+        raise ValueError(f"method is missing; allowed: {', '.join(sorted(known))}")
+    if not isinstance(raw["method"], str) or raw["method"] not in known:
+        raise ValueError(str(unknown_name("method", str(raw["method"]), known)))
+    return known[raw["method"]].settings.model_validate(raw)
 
 
 RunOfMethod = Annotated[SerializeAsAny[Run], BeforeValidator(_by_method)]
@@ -63,6 +64,9 @@ class Workflow(Strict):
     tokenizers: dict[Name, Tokenizer] = Field({}, description="tokenizers trained here, by name")
     runs: dict[Name, RunOfMethod] = Field({}, description="trainings, by name")
     models: dict[Name, Model] = Field({}, description="models that can be measured, by name")
+    unreachable: dict[Name, str] = Field(
+        {}, description="models that could not be fetched, and why: `all` leaves them out"
+    )
     activations: Activations | None = Field(None, description="what is measured of each model")
     harness: Harness | None = Field(None, description="what lm-eval asks of models")
     select: Select = Field(
@@ -76,188 +80,43 @@ class Workflow(Strict):
     step_of_revision: ClassVar[re.Pattern[str]] = re.compile(r"step-?(\d+)")
 
     @model_validator(mode="after")
-    def _references_exist(self, info: ValidationInfo) -> "Workflow":
+    def _holds_together(self, info: ValidationInfo) -> "Workflow":
         self._sweeps.update((info.context or {}).get("sweeps", {}))
-        self._check_tracking()
-        self._check_tokenizers()
-        for name, model in self.models.items():
-            self._require(f"models.{name}.run", "run", model.run, self.runs)
-        self._check_runs()
-        self._check_models()
-        for name in self.select.runs:
-            self._require("select.runs", "run", name, {*self.runs, *self._sweeps})
-        for name in self.select.ids:
-            self._require("select.ids", "model", name, self.models)
-        self._check_harness()
+        check(self)
         return self
 
-    @staticmethod
-    def _require(where: str, kind: str, name: str | None, allowed: Any) -> None:
-        if name is not None and name not in allowed:
-            raise TerseError(f"{where}: {unknown_name(kind, name, allowed)}")
+    def names_of_runs(self) -> set[str]:
+        """Return the names that a selection may have: of runs, and of sweeps for all of theirs."""
+        return {*self.runs, *self._sweeps}
 
-    def _check_tracking(self) -> None:
-        if self.tracking != "none" and importlib.util.find_spec(self.tracking) is None:
-            raise TerseError(
-                f"tracking: {self.tracking} is not installed: .venv/bin/pip install {self.tracking}"
-            )
+    def selected_runs(self) -> list[str]:
+        """Return the selected runs, sweeps expanded, without repetition."""
+        names = (m for name in self.select.runs for m in self._sweeps.get(name, [name]))
+        return list(dict.fromkeys(names))
 
-    def _check_tokenizers(self) -> None:
-        for name, tokenizer in self.tokenizers.items():
-            self._require(f"tokenizers.{name}.corpus", "corpus", tokenizer.corpus, self.corpora)
-            if name in self.models:
-                raise TerseError(f"tokenizers.{name}: a model has this name too; rename one")
+    def spec(self, run: str) -> MethodSpec[Any]:
+        """Return what the method of a run tells of itself."""
+        return methods()[self.runs[run].method]
 
-    def _check_runs(self) -> None:
-        for name, run in self.runs.items():
-            self._require(f"runs.{name}.corpus", "corpus", run.corpus, self.corpora)
-            self._require(f"runs.{name}.tokenizer", "tokenizer", run.tokenizer, self.tokenizers)
-            self._require(f"runs.{name}.base", "run or model", run.base, self._bases)
-            self._check_base(name, run)
-            self._check_bytes(f"runs.{name}.tokenizer", run, run.tokenizer)
-            if run.corpus is not None:
-                self._check_held_out(f"runs.{name}.corpus", run.corpus)
-            try:
-                run.share(self.n_processes(name))
-            except TerseError as error:
-                raise TerseError(f"runs.{name}: {error}") from None
-        for name in self.runs:
-            chain = [name]
-            while (base := self.base_run(chain[-1])) is not None:
-                chain.append(base)
-                if base in chain[:-1]:
-                    raise TerseError(f"runs.{name}.base: a cycle: {' -> '.join(chain)}")
-        for name, run in self.runs.items():
-            for other in run.compared_with():  # bases are known by now
-                self._require(f"runs.{name}.baseline", "run", other, self.runs)
-                self._check_language_model(f"runs.{name}.baseline", other)
-                self._check_bytes(f"runs.{name}.baseline", run, self.tokenizer_of_run(other))
+    def result_params(self, run: str) -> dict[str, Any]:
+        """Return the settings that determine a run's results, as plain JSON."""
+        return self.spec(run).result_params(self.runs[run])
 
-    def _check_base(self, name: str, run: Run) -> None:
-        base = self.base_run(name)
-        method = self.runs[base].method if base in self.runs else None
-        if method in run.bases:
-            return
-        if run.base is not None and run.bases:
-            raise TerseError(
-                f"runs.{name}.base: {run.base} is no run of a method that {run.method} goes on "
-                f"from; allowed: runs of {', '.join(run.bases)}"
-            )
-        self._check_language_model(f"runs.{name}.base", base)
+    def weight_params(self, run: str) -> dict[str, Any]:
+        """Return the settings that determine a run's trained weights, as plain JSON."""
+        return self.spec(run).weight_params(self.runs[run])
 
-    def _check_bytes(self, where: str, run: Run, name: str | None) -> None:
-        tokenizer = self.tokenizers.get(name or "")
-        if run.reads_bytes and tokenizer is not None and tokenizer.kind != "bytes":
-            raise TerseError(
-                f"{where}: {run.method} reads bytes, {name} is of kind {tokenizer.kind}; give a "
-                "tokenizer of kind bytes"
-            )
+    def non_weight_params(self, run: str) -> dict[str, Any]:
+        """Return what a run's training may read although it does not change the weights."""
+        return self.spec(run).non_weight_params(self.runs[run])
 
-    def _check_models(self) -> None:
-        for name, model in self.models.items():
-            if model.run is not None:
-                if not self.runs[model.run].measurement():
-                    self._check_language_model(f"models.{name}.run", model.run)
-                self._check_step(name, model)
-            if self.activations is None and name in self.select.ids:
-                raise TerseError("activations: the block is missing, and select.ids needs it")
-            if self.activations is not None:
-                self._check_measure(name)
+    def encoder(self, run: str) -> str | None:
+        """Return the "module:function" that makes a run's codes, None where it trains on text."""
+        return self.spec(run).encoder(self.runs[run])
 
-    def _check_harness(self) -> None:
-        if self.harness is not None:
-            self._require("harness.corpus", "corpus", self.harness.corpus, self.corpora)
-        for name in self.select.harness:
-            self._require("select.harness", "model or run", name, self._bases)
-            if self.harness is None:
-                raise TerseError("harness: the block is missing, and select.harness needs it")
-            self.harness_adapter(name)
-
-    def harness_adapter(self, name: str) -> str:
-        """Return the "module:function" that gives lm-eval a model or run.
-
-        Raises TerseError for what lm-eval cannot ask.
-        """
-        run = self.models[name].run if name in self.models else name
-        if run is None:
-            return LANGUAGE_MODEL
-        if self.runs[run].is_language_model and self.tokenizer_of_run(run) is None:
-            raise TerseError(f"select.harness: {name} reads no text that lm-eval could ask it")
-        return adapter_of(name, self.runs[run], is_model=name in self.models)
-
-    def _check_language_model(self, where: str, run: str | None) -> None:
-        if run in self.runs and not self.runs[run].is_language_model:
-            raise TerseError(
-                f"{where}: {run} of method {self.runs[run].method} is no whole language model; its "
-                "report has its own measurements"
-            )
-
-    def _check_held_out(self, where: str, corpus: str) -> None:
-        if self.corpora[corpus].validation_fraction == 0:
-            raise TerseError(
-                f"{where}: corpus {corpus} holds no documents out for validation; set its "
-                "validation_fraction above 0"
-            )
-
-    def _check_step(self, name: str, model: Model) -> None:
-        kept = self.runs[str(model.run)].checkpoint_steps
-        if model.step is not None and model.step not in kept:
-            raise TerseError(
-                f"models.{name}.step: runs.{model.run} keeps no step {model.step}; "
-                f"its checkpoint_steps: {', '.join(map(str, kept))}"
-            )
-
-    def _check_measure(self, name: str) -> None:
-        measure = self.measure(name)
-
-        def where(key: str) -> str:
-            own = key in self.models[name].activations
-            return f"models.{name}.activations.{key}" if own else f"activations.{key}"
-
-        self._require(where("corpus"), "corpus", measure.corpus, self.corpora)
-        if measure.documents == "validation":
-            self._check_held_out(where("documents"), measure.corpus)
-        if self.models[name].kind == "encoder" and (measure.save_loss or measure.save_entropy):
-            raise TerseError(
-                f"models.{name}.activations: an encoder has no loss: set save_loss and "
-                "save_entropy to false"
-            )
-        self._check_vectors(name, measure)
-        longest = self.context_length(name)
-        if longest is not None and measure.ctx_len > longest:
-            raise TerseError(
-                f"{where('ctx_len')}: {measure.ctx_len} tokens; model {name} was trained on rows "
-                f"of {longest}, allowed: up to that"
-            )
-        depth = self.depth(name)
-        if depth is not None and (layer := _beyond(measure, depth)) is not None:
-            raise TerseError(
-                f"{where('layer_idx_list')}: model {name} has no layer {layer}; "
-                f"allowed: {-depth}..{depth - 1}"
-            )
-
-    def _check_vectors(self, name: str, measure: Activations) -> None:
-        """Refuse what does not hold for a model that makes vectors of a context."""
-        model = self.models[name]
-        decided = self.runs[model.run].measurement() if model.run is not None else {}
-        if not decided:
-            return
-        if given := sorted(model.model_fields_set & {"kind", "dtype", "device_map"}):
-            raise TerseError(f"models.{name}.{given[0]}: run {model.run} says how it is loaded")
-        if measure.cloud == "context":
-            raise TerseError(
-                f"models.{name}.activations.cloud: the vectors of one context are too few; "
-                "allowed: last_token, means"
-            )
-        if given := sorted(set(model.activations) & (decided.keys() - {"cloud", "ctx_len"})):
-            raise TerseError(
-                f"models.{name}.activations.{given[0]}: what is measured of run {model.run} are "
-                f"its vectors; always {decided[given[0]]} there"
-            )
-
-    @cached_property
-    def _bases(self) -> set[str]:
-        return {*self.runs, *self.models}
+    def compared_with(self, run: str) -> list[str]:
+        """Return the runs of other methods that the report shows with a run."""
+        return list(self.spec(run).compared_with(self.runs[run]).values())
 
     def devices(self, item: Run | Model) -> int:
         """Return how many devices a run or model asks for on a node."""
@@ -269,13 +128,16 @@ class Workflow(Strict):
 
     def n_processes(self, run: str) -> int:
         """Return how many processes train a run: one per device, one on each node at least."""
-        devices = 1 if self.runs[run].one_process() else max(1, self.devices(self.runs[run]))
+        devices = 1 if self._in_one_process(run) else max(1, self.devices(self.runs[run]))
         return devices * self.runs[run].nodes
 
     def devices_of_evaluation(self, run: str) -> int:
         """Return how many devices the evaluation of a run asks for: one, but for a spread model."""
         devices = self.devices(self.runs[run])
-        return devices if self.runs[run].one_process() else min(1, devices)
+        return devices if self._in_one_process(run) else min(1, devices)
+
+    def _in_one_process(self, run: str) -> bool:
+        return self.spec(run).one_process(self.runs[run])
 
     def base_run(self, run: str) -> str | None:
         """Return the run whose weights a run starts from, None where there is none."""
@@ -301,7 +163,7 @@ class Workflow(Strict):
         """Ask a model's run, else the run that it starts from, and so on."""
         run = self.models[model].run
         while run is not None:
-            if (known := getattr(self.runs[run], name)()) is not None:
+            if (known := getattr(self.spec(run), name)(self.runs[run])) is not None:
                 return known
             run = self.base_run(run)
         return None
@@ -313,13 +175,17 @@ class Workflow(Strict):
         """
         if self.activations is None:
             raise TerseError(f"activations: the block is missing, and model {model} needs it")
-        chosen = self.models[model]
-        own = {} if chosen.run is None else self.runs[chosen.run].measurement()
-        raw = self.activations.model_dump(mode="json") | own | chosen.activations
+        own = self.decided_measurement(model) | self.models[model].activations
+        raw = self.activations.model_dump(mode="json") | own
         try:
             return Activations.model_validate(raw)
         except ValidationError as error:
             raise TerseError(lines(error, ("models", model, "activations"))[0]) from None
+
+    def decided_measurement(self, model: str) -> dict[str, Any]:
+        """Return the keys of `activations` that the method of a model's run decides."""
+        run = self.models[model].run
+        return {} if run is None else self.spec(run).measurement(self.runs[run])
 
     def tokenizer_of_run(self, run: str) -> str | None:
         """Return the name of a run's tokenizer: its own, or that of the base it starts from."""
@@ -346,23 +212,33 @@ class Workflow(Strict):
         """Return what determines a model's weights and how they are loaded, as plain JSON."""
         settings, step = self.models[model], self.training_step(model)
         loading = settings.loading() | {
-            "model": settings.hub or settings.run or settings.path,
+            "model": settings.hub or settings.run or settings.path or settings.package,
             "revision": settings.revision if settings.run is None else f"step-{step}",
             "step": settings.step,
         }
         if (run := self.part_of_base(model)) is not None:
-            loading |= {"run": self.runs[run].params(), "base_step": self.base_step(run)}
+            loading |= {"run": self.result_params(run), "base_step": self.base_step(run)}
         return loading
 
     def part_of_base(self, model: str) -> str | None:
-        """Return a model's run if what it publishes needs its base beside it, else None."""
+        """Return a model's run if it can be loaded only with its base, else None."""
         return self.part(self.models[model].run)
 
     def part(self, run: str | None) -> str | None:
-        """Return a run if what it publishes needs its base beside it, else None."""
-        if run is None or self.runs[run].is_language_model or not self.runs[run].needs_base:
-            return None
-        return run
+        """Return a run if its model can be loaded only with its base, else None."""
+        return run if run is not None and self.spec(run).needs_base else None
+
+    def harness_adapter(self, name: str) -> str:
+        """Return the "module:function" that gives lm-eval a model or run.
+
+        Raises TerseError for what lm-eval cannot ask.
+        """
+        run = self.models[name].run if name in self.models else name
+        if run is None:
+            return LANGUAGE_MODEL
+        if self.spec(run).is_language_model and self.tokenizer_of_run(run) is None:
+            raise TerseError(f"select.harness: {name} reads no text that lm-eval could ask it")
+        return adapter_of(name, self.runs[run], is_model=name in self.models)
 
     def families(self) -> list[str]:
         """Return the names of all families, without repetition."""
@@ -383,17 +259,3 @@ class Workflow(Strict):
             return self.runs[settings.run].max_steps if settings.step is None else settings.step
         match = self.step_of_revision.fullmatch(settings.revision)
         return int(match[1]) if match else None
-
-    def selected_runs(self) -> list[str]:
-        """Return the selected runs, sweeps expanded, without repetition."""
-        names = (m for name in self.select.runs for m in self._sweeps.get(name, [name]))
-        return list(dict.fromkeys(names))
-
-
-def _beyond(measure: Activations, depth: int) -> int | None:
-    """Return the first layer that is asked for and that a model of `depth` blocks lacks."""
-    for item in measure.layer_idx_list if measure.layer_idx_list != "all" else []:
-        for end in [item] if isinstance(item, int) else map(int, item.split("-")):
-            if not -depth <= end < depth:
-                return end
-    return None

@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 
 from terse.artifacts import atomic_file
 from terse.corpora.document import SPLITS, Document
-from terse.corpora.progress import Progress
-from terse.corpora.sources import CorpusSettings, iterate_documents
+from terse.corpora.progress import DocumentProgress
+from terse.corpora.sources import iterate_documents
 from terse.errors import TerseError
+from terse.settings.corpora import Corpus
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ ROW_GROUP_BYTES = 4 << 20  # of text in memory at once
 ROW_GROUP_ROWS = 10_000
 
 
-def write_documents(settings: CorpusSettings, path: Path, n_procs: int = 1) -> dict[str, Any]:
+def write_documents(settings: Corpus, path: Path, n_procs: int = 1) -> dict[str, Any]:
     """Write a corpus' documents to a parquet file, holding a few MB in memory at a time.
 
     n_procs: processes that prepare a dataset downloaded from the hub.
@@ -45,7 +46,7 @@ def write_documents(settings: CorpusSettings, path: Path, n_procs: int = 1) -> d
     with (
         atomic_file(path) as temporary,
         pq.ParquetWriter(temporary, SCHEMA) as writer,
-        Progress(f"reading {describe(settings)}") as progress,
+        DocumentProgress(f"reading {describe(settings)}") as progress,
     ):
         for rows in grouped(iterate_documents(settings, n_procs), settings):
             kept = [row for row in rows if row["n_bytes"]]
@@ -57,7 +58,11 @@ def write_documents(settings: CorpusSettings, path: Path, n_procs: int = 1) -> d
             writer.write_table(pa.Table.from_pylist(kept, schema=SCHEMA))
             progress.add(len(rows), sum(row["n_bytes"] for row in kept))
         if not n_documents:
-            raise TerseError(f"corpus {describe(settings)} has no document with any text in it")
+            subset = settings.dataset_subset
+            raise TerseError(
+                f"corpus {describe(settings)} has no document with any text in it"
+                + (f" within the subset {subset!r}" if subset else "")
+            )
         writer.add_key_value_metadata({"fingerprint": digest.hexdigest()})
     if n_empty:
         logger.warning("left out %d documents without text", n_empty)
@@ -69,9 +74,7 @@ def write_documents(settings: CorpusSettings, path: Path, n_procs: int = 1) -> d
     }
 
 
-def grouped(
-    documents: Iterable[Document], settings: CorpusSettings
-) -> Iterator[list[dict[str, Any]]]:
+def grouped(documents: Iterable[Document], settings: Corpus) -> Iterator[list[dict[str, Any]]]:
     """Yield the documents' rows in groups of bounded size."""
     rows: list[dict[str, Any]] = []
     size = 0
@@ -135,7 +138,7 @@ def fingerprint(path: Path) -> str:
     return metadata[b"fingerprint"].decode()
 
 
-def describe(settings: CorpusSettings) -> str:
+def describe(settings: Corpus) -> str:
     """Return what a user calls the corpus: its source and path."""
     names = [settings.source, settings.path, settings.name]
     return " ".join(filter(None, names))

@@ -3,30 +3,30 @@
 import io
 import json
 import logging
+import lzma
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import zstandard
 
 from terse.corpora.document import Document
+from terse.corpora.encodings import encoding_of, foreign, unpacked
 from terse.corpora.html_text import html_to_text
 from terse.corpora.local import chosen_files
 from terse.corpora.records import record_document, row_filter
 from terse.errors import TerseError
-
-if TYPE_CHECKING:
-    from terse.corpora.sources import CorpusSettings
+from terse.settings.corpora import Corpus
 
 logger = logging.getLogger(__name__)
 
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 BATCH_ROWS = 256
 
 
-def read_parquet(settings: "CorpusSettings") -> Iterator[Document]:
+def read_parquet(settings: Corpus) -> Iterator[Document]:
     """Yield a document per row of the parquet files, in order of path."""
     for path, name in chosen_files(settings):
         with readable(path), pq.ParquetFile(path, pre_buffer=False) as file:
@@ -35,21 +35,22 @@ def read_parquet(settings: "CorpusSettings") -> Iterator[Document]:
             yield from documents_of(records, settings, name, "row")
 
 
-def read_jsonl(settings: "CorpusSettings") -> Iterator[Document]:
+def read_jsonl(settings: Corpus) -> Iterator[Document]:
     """Yield a document per line of the jsonl files (plain, .gz, .zst), in order of path."""
     for path, name in chosen_files(settings):
         with readable(path), opened(path) as stream:
-            lines = io.TextIOWrapper(stream, encoding="utf-8")
+            lines = io.TextIOWrapper(stream, encoding=encoding_of(stream.peek()))
             yield from documents_of(parsed(lines, path), settings, name, "line")
 
 
-def read_text(settings: "CorpusSettings") -> Iterator[Document]:
+def read_text(settings: Corpus) -> Iterator[Document]:
     """Yield a document per text file, in order of path; of HTML, the text without the tags."""
     for path, name in chosen_files(settings):
         with readable(path), opened(path) as stream:
             content = stream.read()
-        text = content.decode("utf-8-sig", errors="replace")
-        if text.encode() not in (content, content.removeprefix(b"\xef\xbb\xbf")):
+        encoding = encoding_of(content)
+        text = content.decode(encoding, errors="replace")
+        if "\ufffd" in text and "\ufffd".encode(encoding) not in content:
             logger.warning("%s is not all UTF-8; other bytes were replaced by U+FFFD", path)
         if ".html" in name or ".htm" in name:
             text = html_to_text(text)
@@ -57,7 +58,7 @@ def read_text(settings: "CorpusSettings") -> Iterator[Document]:
 
 
 def documents_of(
-    records: Iterator[dict[str, Any] | None], settings: "CorpusSettings", name: str, unit: str
+    records: Iterator[dict[str, Any] | None], settings: Corpus, name: str, unit: str
 ) -> Iterator[Document]:
     """Yield the documents of a file's records; None is an empty line, counted but no document."""
     keeps = row_filter(settings.dataset_subset)
@@ -72,7 +73,8 @@ def documents_of(
 
 def parsed(lines: Iterator[str], path: Path) -> Iterator[dict[str, Any] | None]:
     """Yield the object on each line, None for an empty line."""
-    for number, line in enumerate(lines, start=1):
+    for number, marked in enumerate(lines, start=1):
+        line = marked.removeprefix("\ufeff")  # of a file that was put behind another
         if not line.strip():
             yield None
             continue
@@ -87,9 +89,16 @@ def parsed(lines: Iterator[str], path: Path) -> Iterator[dict[str, Any] | None]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[io.BufferedReader]:
-    """Open a file for reading bytes, decompressed by its ending; a cut archive raises OSError."""
-    with pa.input_stream(str(path), compression=COMPRESSIONS.get(path.suffix)) as stream:
-        yield io.BufferedReader(stream, buffer_size=1 << 20)
+    """Open a file for reading bytes, decompressed by its ending, else by its first bytes.
+
+    A cut archive raises OSError. Raises TerseError for what holds no text, such as an archive of
+    several files.
+    """
+    with path.open("rb") as raw, unpacked(raw, path) as stream:
+        reader = io.BufferedReader(stream, buffer_size=1 << 20)
+        if (kind := foreign(reader.peek(512))) is not None:
+            raise TerseError(f"{path} holds {kind}, no text: unpack or convert it")
+        yield reader
 
 
 @contextmanager
@@ -97,8 +106,10 @@ def readable(path: Path) -> Iterator[None]:
     """Turn the errors of a broken file into a sentence that names it."""
     try:
         yield
-    except (OSError, EOFError, UnicodeDecodeError, pa.ArrowException) as error:
+    except (OSError, EOFError, UnicodeError, lzma.LZMAError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())
         raise TerseError(
             f"cannot read {path}, which is broken or no such file: {reason}"
         ) from error
+    except zstandard.ZstdError as error:
+        raise TerseError(f"cannot read {path}, which is broken: {error}") from error

@@ -12,11 +12,11 @@ from terse.corpora.local import in_subset
 from terse.corpora.records import record_document, row_filter
 from terse.errors import TerseError, unknown_name
 from terse.hub.errors import chain, explain, hub_errors, one_line
+from terse.settings.corpora import Corpus
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetBuilder
 
-    from terse.corpora.sources import CorpusSettings
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ STREAM_RATIO = 10  # a corpus so many times larger than what is wanted of it is 
 BATCH_ROWS = 256
 
 
-def read_hub(settings: "CorpusSettings", n_procs: int) -> Iterator[Document]:
+def read_hub(settings: Corpus, n_procs: int) -> Iterator[Document]:
     """Yield a document per row of a split, in order; memory stays bounded.
 
     The split is streamed where `max_dataset_size` is far below its size (or that is unknown),
@@ -46,7 +46,7 @@ def read_hub(settings: "CorpusSettings", n_procs: int) -> Iterator[Document]:
             raise unreadable(settings, error) from error
 
 
-def find_builder(settings: "CorpusSettings") -> "DatasetBuilder":
+def find_builder(settings: Corpus) -> "DatasetBuilder":
     """Return what reads the dataset at its revision, restricted to the wanted files."""
     from datasets import load_dataset_builder
     from datasets.exceptions import DatasetsError
@@ -63,7 +63,7 @@ def find_builder(settings: "CorpusSettings") -> "DatasetBuilder":
         raise unreadable(settings, error) from error
 
 
-def unreadable(settings: "CorpusSettings", error: Exception) -> TerseError:
+def unreadable(settings: Corpus, error: Exception) -> TerseError:
     """Return the error for a dataset that is there and cannot be read."""
     sentence = explain(error, "dataset", settings.path or "", settings.revision)
     if sentence is not None:
@@ -76,7 +76,7 @@ def unreadable(settings: "CorpusSettings", error: Exception) -> TerseError:
     return TerseError(f"cannot read dataset {settings.path}: {one_line(list(chain(error))[-1])}")
 
 
-def look_up(settings: "CorpusSettings") -> tuple[str, list[str] | None]:
+def look_up(settings: Corpus) -> tuple[str, list[str] | None]:
     """Return the commit of the revision and the wanted files; None for those of the split.
 
     Asked of the hub first, so that a missing revision can't be replaced by what is in the cache.
@@ -108,9 +108,7 @@ def look_up(settings: "CorpusSettings") -> tuple[str, list[str] | None]:
     return info.sha or settings.revision, chosen
 
 
-def records(
-    builder: "DatasetBuilder", settings: "CorpusSettings", n_procs: int
-) -> Iterator[dict[str, Any]]:
+def records(builder: "DatasetBuilder", settings: Corpus, n_procs: int) -> Iterator[dict[str, Any]]:
     """Yield the rows of the split, streamed or from disk."""
     split = settings.split
     known = builder.info.splits or {}

@@ -1,46 +1,50 @@
 """Which files a local corpus is read from. Light: the rules ask it while they plan."""
 
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from terse.errors import TerseError
+from terse.settings.corpora import Corpus
+from terse.settings.paths import checked_name
 
-if TYPE_CHECKING:
-    from terse.corpora.sources import CorpusSettings
-
+_PACKED = (".gz", ".zst", ".bz2", ".xz")
 USUAL = {
-    "jsonl": ("**/*.jsonl", "**/*.jsonl.gz", "**/*.jsonl.zst", "**/*.json.gz", "**/*.json.zst"),
-    "parquet": ("**/*.parquet",),
-    "text": tuple(
-        f"**/*.{kind}{packed}" for kind in ("txt", "md", "rst") for packed in ("", ".gz", ".zst")
-    ),
+    "jsonl": (".jsonl", *(f"{kind}{end}" for kind in (".jsonl", ".json") for end in _PACKED)),
+    "parquet": (".parquet",),
+    "text": tuple(f"{kind}{end}" for kind in (".txt", ".md", ".rst") for end in ("", *_PACKED)),
 }
-"""The glob patterns of a source whose settings name none."""
+"""How the files of a source end whose settings name none, in capital letters or small ones."""
 
 
-def chosen_files(settings: "CorpusSettings") -> list[tuple[Path, str]]:
+def chosen_files(settings: Corpus) -> list[tuple[Path, str]]:
     """Return the files of a local corpus, (path, name below the corpus' folder), sorted by name.
 
     Raises TerseError where there is no such path or no file fits.
     """
     root = Path(settings.path or "").expanduser()
+    checked_name(str(root), "the file or folder")
     if root.is_file():
         return [(root, root.name)]
     if not root.is_dir():
         raise TerseError(f"there is no file or folder {root} to read a corpus from")
-    globs = settings.files or USUAL[settings.source]
-    names = {
-        path.relative_to(root).as_posix()
-        for glob in globs
-        for path in root.glob(glob)
-        if path.is_file()
-    }
+    names = {path.relative_to(root).as_posix() for path in _fitting(root, settings)}
     kept = sorted(name for name in names if in_subset(name, settings.dataset_subset))
     if not kept:
         subset = f" within the subset {settings.dataset_subset!r}" if names else ""
+        globs = settings.files or [f"*{end}" for end in USUAL[settings.source]]
         raise TerseError(f"no file below {root} fits {', '.join(globs)}{subset}")
-    return [(root / name, name) for name in kept]
+    return [(root / checked_name(name, f"a file below {root},"), name) for name in kept]
+
+
+def _fitting(root: Path, settings: Corpus) -> Iterator[Path]:
+    """Yield the files that the settings' globs, or the usual endings of the source, fit."""
+    if settings.files:
+        found = (path for glob in settings.files for path in root.glob(glob))
+    else:
+        ends = USUAL[settings.source]
+        found = (path for path in root.glob("**/*") if path.name.lower().endswith(ends))
+    yield from (path for path in found if path.is_file())
 
 
 def in_subset(name: str, subset: str | None) -> bool:

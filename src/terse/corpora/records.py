@@ -1,5 +1,6 @@
 """Records (rows of a table, objects of a jsonl file) as documents."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -52,10 +53,12 @@ def row_filter(subset: str | None) -> Callable[[dict[str, Any]], bool]:
     def keeps(record: dict[str, Any]) -> bool:
         found: Any = record
         for part in name.split("."):
+            if found is None:  # a parent without anything in it
+                return False
             if not isinstance(found, dict) or part not in found:
                 columns = map(str, found) if isinstance(found, dict) else []
                 raise unknown_name(f"column of dataset_subset {subset!r}:", part, columns)
             found = found[part]
-        return str(found) == value
+        return value in (str(found), json.dumps(found, default=str))  # True, and true
 
     return keeps

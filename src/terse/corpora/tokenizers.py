@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from terse.artifacts import atomic_folder
 from terse.corpora.documents import read_documents
+from terse.corpora.progress import Progress
 from terse.errors import TerseError
 
 BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
 SPECIALS = [BOS, EOS, PAD]
 SMALLEST = 256 + len(SPECIALS)  # one token per byte, and the specials
+LONGEST_RUN = 1000  # characters of a word that pairs are counted in
+RUNS = re.compile(rf"\S{{{LONGEST_RUN + 1},}}|\s{{{LONGEST_RUN + 1},}}")
 LONGEST = 1_000_000_000  # a tokenizer does not limit what it reads
 
 
@@ -85,11 +89,27 @@ def _published(tokenizer: Tokenizer, folder: Path) -> PreTrainedTokenizerFast:
 def training_texts(documents_path: Path) -> Iterator[list[str]]:
     """Yield the texts of the train split in batches."""
     empty = True
-    for rows in read_documents(documents_path, "train", ["text"]):
-        empty = empty and not rows
-        yield [row["text"] for row in rows]
+    with Progress(f"counting the words of {documents_path}") as progress:
+        for rows in read_documents(documents_path, "train", ["text"]):
+            empty = empty and not rows
+            yield [part for row in rows for part in parts(row["text"])]
+            progress.add(len(rows), sum(len(row["text"]) for row in rows))
     if empty:
         raise TerseError(f"{documents_path} has no training documents; lower validation_fraction")
+
+
+def parts(text: str) -> Iterator[str]:
+    """Yield a text, cut in runs without a space, or of nothing else, of a thousand characters.
+
+    Counting pairs takes time quadratic in the length of such a run: a base64 image of a megabyte
+    would take a quarter of an hour.
+    """
+    begin = 0
+    for run in RUNS.finditer(text):
+        for cut in range(run.start() + LONGEST_RUN, run.end(), LONGEST_RUN):
+            yield text[begin:cut]
+            begin = cut
+    yield text[begin:]
 
 
 def load_tokenizer(folder: Path | str, trust_remote_code: bool = False) -> Any:

@@ -21,7 +21,7 @@ from terse.artifacts import atomic_file
 from terse.corpora.document import SPLITS
 from terse.corpora.documents import fingerprint, read_documents
 from terse.corpora.h5 import Growing
-from terse.corpora.progress import Progress
+from terse.corpora.progress import DocumentProgress
 from terse.corpora.tokenizers import plain_backend, tokenizer_digest
 
 BATCH_BYTES = 1 << 20  # of text that one thread encodes at a time
@@ -46,7 +46,7 @@ def tokenize_documents(
         file.attrs["eos_id"] = id_or_none(tokenizer.eos_token_id)
         writers = {split: SplitWriter(file.create_group(split)) for split in SPLITS}
         batches = batched(read_documents(documents_path))
-        with single_threaded_tokenizers(), Progress("tokenising") as progress:
+        with single_threaded_tokenizers(), DocumentProgress("tokenising") as progress:
             for encoded in in_order(partial(encode_batch, backend, ends_of), batches, n_procs):
                 for split, writer in writers.items():
                     writer.write([document for document in encoded if document.split == split])

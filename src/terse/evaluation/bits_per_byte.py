@@ -1,42 +1,31 @@
 """Bits per byte of held-out text, every token scored once, next to coders that know no language."""
 
 import lzma
-import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
+from transformers import PreTrainedModel
 
+from terse.evaluation.flops import lm_flops
 from terse.evaluation.measures import Measure
-
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class DocumentScores:
-    """What each document costs: nats (D,), and its size in UTF-8 bytes (D,) and targets (D,)."""
-
-    nats: Floats
-    n_bytes: Floats
-    n_targets: Floats
+from terse.evaluation.scores import DocumentSums
 
 
 def score_documents(
-    model: nn.Module, windows: Dataset[Any], *, device: str, batch_tokens: int = 4096
-) -> DocumentScores:
-    """Score each document with a causal LM, about `batch_tokens` positions at a time.
+    model: PreTrainedModel, windows: Dataset[Any], *, device: str, batch_tokens: int = 4096
+) -> DocumentSums:
+    """Score each document with a causal LM, about `batch_tokens` positions at a time: arm `model`.
 
     `windows` are those of `terse.corpora.windows.scoring_windows`: each token a target once.
     """
     batch_size = max(1, batch_tokens // len(windows[0]["input_ids"]))
     n_documents = max(int(windows[i]["document"]) for i in (0, len(windows) - 1)) + 1  # type: ignore[arg-type]
-    totals = np.zeros((3, n_documents))
-    model.eval().to(device)
+    sums = DocumentSums(n_documents)
+    model.eval().to(device)  # type: ignore[arg-type]
+    cost = lm_flops(model)
     with torch.inference_mode():
         for batch in DataLoader(windows, batch_size=batch_size):
             labels = batch["labels"][:, 1:].to(device)  # (B, T - 1)
@@ -48,35 +37,15 @@ def score_documents(
             nats = nn.functional.cross_entropy(
                 logits.float().transpose(1, 2), labels, reduction="none", ignore_index=-100
             ).sum(1)  # (B,)
-            columns = (nats.cpu(), batch["target_bytes"], labels.ne(-100).sum(1).cpu())
-            for total, values in zip(totals, columns, strict=True):
-                np.add.at(total, batch["document"].numpy(), values.double().numpy())
-    return DocumentScores(*totals)
+            n, n_targets = batch["attention_mask"].sum(1), labels.ne(-100).sum(1)
+            sums.add(
+                "model", batch["document"], nats=nats, n_targets=n_targets,
+                n_bytes=batch["target_bytes"], positions=n, flops=cost.total(n, n_targets),
+            )  # fmt: skip
+    return sums
 
 
-def bits_per_byte(arm: str, scores: DocumentScores, *, seed: int = 0) -> list[Measure]:
-    """Return bits per byte and the loss per token, with intervals from resampled documents."""
-    return [
-        ratio_of_sums(arm, "bits_per_byte", scores.nats / math.log(2), scores.n_bytes, seed),
-        ratio_of_sums(arm, "loss_nats", scores.nats, scores.n_targets, seed),
-    ]
-
-
-def ratio_of_sums(arm: str, measure: str, top: Floats, bottom: Floats, seed: int = 0) -> Measure:
-    """Return sum(top) / sum(bottom) with its 95 % bootstrap interval over documents, (D,) both."""
-    draws = resampled(len(top), seed)
-    ratios = top[draws].sum(1) / bottom[draws].sum(1)
-    low, high = np.quantile(ratios, [0.025, 0.975])
-    value = float(top.sum() / bottom.sum())
-    return Measure(arm, measure, value, float(low), float(high), n=len(top))
-
-
-def resampled(n_documents: int, seed: int = 0) -> NDArray[np.int64]:
-    """Return 2000 draws of documents with replacement, (2000, D); the same for every arm."""
-    return np.random.default_rng(seed).integers(n_documents, size=(2000, n_documents))
-
-
-def coder_baselines(train: Iterable[str], validation: Iterable[str]) -> list[Measure]:
+def coder_baselines(train: Iterable[str], validation: Iterable[str], targets: str) -> list[Measure]:
     """Return what coders without a language model need for the validation text.
 
     `uniform`: a byte at its face value. `xz`: the text compressed by itself. `xz_primed`: what it
@@ -84,16 +53,16 @@ def coder_baselines(train: Iterable[str], validation: Iterable[str]) -> list[Mea
     """
     texts = [text.encode() for text in validation]
     held_out, seen = b"".join(texts), b"".join(text.encode() for text in train)
-    n = len(texts)
+    about: dict[str, Any] = {"n": len(texts), "targets": targets}
 
     def bits(n_bytes: int) -> float:
         return 8 * n_bytes / len(held_out)
 
     primed = _xz(seen + held_out) - _xz(seen)
     return [
-        Measure("uniform", "bits_per_byte", 8.0, n=n),
-        Measure("xz", "bits_per_byte", bits(_xz(held_out)), n=n),
-        Measure("xz_primed", "bits_per_byte", bits(primed), n=n),
+        Measure("uniform", "bits_per_byte", 8.0, **about),
+        Measure("xz", "bits_per_byte", bits(_xz(held_out)), **about),
+        Measure("xz_primed", "bits_per_byte", bits(primed), **about),
     ]
 
 

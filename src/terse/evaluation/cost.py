@@ -3,20 +3,21 @@
 import statistics
 import time
 import weakref
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+Name = TypeVar("Name", bound=Hashable)
 ROUNDS = 15
 
 
-def interleaved(ways: dict[str, Callable[[], Tensor]], rounds: int = ROUNDS) -> dict[str, float]:
-    """Return the median seconds of each way, all taken in turn."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+def interleaved(ways: dict[Name, Callable[[], Tensor]], rounds: int = ROUNDS) -> dict[Name, float]:
+    """Return the median seconds of each way by its name, all taken in turn."""
+    seconds: dict[Name, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 2):
         for name, way in ways.items():
             begin = time.perf_counter()

@@ -1,11 +1,21 @@
 """The rows of a run's `evaluation.csv`."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import pandas as pd
+
+from terse.errors import TerseError
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One row of a run's `evaluation.csv`: a value with its 95 % interval, of `n` items."""
+    """One row of a run's `evaluation.csv`: a value with its 95 % interval, of `n` items.
+
+    targets: which tokens or bytes it is over, where it is over any: values over different targets
+    are not to be compared. flag: why the value is not to be trusted, or not there.
+    """
 
     arm: str
     measure: str
@@ -13,4 +23,18 @@ class Measure:
     interval_low: float = float("nan")
     interval_high: float = float("nan")
     n: int = 0
-    flag: str = ""  # why the value is not to be trusted, or not there
+    targets: str = ""
+    flag: str = ""
+
+
+def measures_table(measures: Sequence[Measure]) -> pd.DataFrame:
+    """Return measures as `evaluation.csv`, one row each.
+
+    Raises TerseError for a value that is not finite, unless its flag says why it is not there.
+    """
+    for found in measures:
+        if not (math.isfinite(found.value) or (math.isnan(found.value) and found.flag)):
+            raise TerseError(f"{found.measure} of arm {found.arm} is {found.value}")
+        if math.isinf(found.interval_low) or math.isinf(found.interval_high):
+            raise TerseError(f"the interval of {found.measure} of arm {found.arm} is infinite")
+    return pd.DataFrame([asdict(measure) for measure in measures])

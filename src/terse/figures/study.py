@@ -1,18 +1,20 @@
 """What a method adds to the report: figures and tables over all its runs.
 
-A method names in its settings a function `draw(runs: list[FinishedRun]) -> dict[str, Figure]` that
+A method names in its spec a function `draw(runs: list[FinishedRun]) -> dict[str, Figure]` that
 needs no torch (`figures = "module:draw"`), and a caption for each name that it or `Method.tables`
 gives (`captions`). The rest is the rule `plot_study`.
 """
 
-import importlib
-from collections.abc import Sequence
+import pkgutil
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from terse.errors import TerseError
+from terse.settings.method_spec import MethodSpec
 from terse.settings.run import Run
 
 
@@ -31,18 +33,16 @@ class FinishedRun:
     compared: tuple["FinishedRun", ...] = ()
 
 
-def figures_of(runs: Sequence[FinishedRun]) -> dict[str, Figure]:
+def figures_of(spec: MethodSpec[Any], runs: Sequence[FinishedRun]) -> dict[str, Figure]:
     """Return the figures of runs of one method, by name; each has a caption."""
-    settings = runs[0].settings
-    if settings.figures is None:
+    if spec.figures is None:
         return {}
-    module, _, function = settings.figures.partition(":")
-    figures = getattr(importlib.import_module(module), function)(list(runs))
-    _check_captions(settings, figures)
+    figures = pkgutil.resolve_name(spec.figures)(list(runs))
+    _check_captions(spec, figures)
     return figures
 
 
-def joined_tables(runs: Sequence[FinishedRun]) -> dict[str, pd.DataFrame]:
+def joined_tables(spec: MethodSpec[Any], runs: Sequence[FinishedRun]) -> dict[str, pd.DataFrame]:
     """Return the tables of runs of one method, by name, a column `run` before the others."""
     joined: dict[str, list[pd.DataFrame]] = {}
     for run in runs:
@@ -50,10 +50,10 @@ def joined_tables(runs: Sequence[FinishedRun]) -> dict[str, pd.DataFrame]:
             with_run = table.copy()
             with_run.insert(0, "run", run.name)
             joined.setdefault(name, []).append(with_run)
-    _check_captions(runs[0].settings, joined)
+    _check_captions(spec, joined)
     return {name: pd.concat(tables, ignore_index=True) for name, tables in joined.items()}
 
 
-def _check_captions(settings: Run, named: dict) -> None:
-    if lacking := sorted(set(named) - set(settings.captions)):
-        raise TerseError(f"method {settings.method}: {lacking[0]!r} has no caption in its settings")
+def _check_captions(spec: MethodSpec[Any], names: Iterable[str]) -> None:
+    if lacking := sorted(set(names) - set(spec.captions)):
+        raise TerseError(f"method {spec.name}: {lacking[0]!r} has no caption in its spec")

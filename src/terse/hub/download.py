@@ -15,7 +15,7 @@ from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import build_hf_headers
 
 from terse.artifacts import publish_folder, write_json
-from terse.errors import TerseError
+from terse.errors import TerseError, unknown_name
 from terse.hub.errors import hub_errors
 from terse.provenance import digest_file
 
@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 MARKER = "download.json"  # stands in the folder once all of it is there and checked
 WEIGHTS = ("*.safetensors", "*.bin")  # in order of preference
 CODE = "*.py"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 WANTED = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.spm")
 UNWANTED = (
     "*/*",  # other precisions and formats, original checkpoints, training state
@@ -48,11 +50,13 @@ def download_model(
     *,
     token: str | None = None,
     trust_remote_code: bool = False,
+    adapter: bool = False,
 ) -> dict[str, Any]:
     """Fetch a model and its tokenizer into `folder`, going on where a broken transfer ended.
 
     Safetensors are taken where there are any, else .bin files; the model's own code only with
-    trust_remote_code. token: for gated models; HF_TOKEN if None. Sizes and digests are checked.
+    trust_remote_code. adapter: fetch the PEFT adapter of the repository in place of a model.
+    token: for gated models; HF_TOKEN if None. Sizes and digests are checked.
     Returns what the marker download.json says: {"hub_id", "revision", "commit", "files": {name:
     bytes}}. Raises TerseError for: no network, a gated model, no such revision or repository,
     a repository without weights, a transfer that broke, a disk too small.
@@ -61,7 +65,12 @@ def download_model(
     with hub_errors("model", hub_id, revision):
         info = HfApi(token=token).model_info(hub_id, revision=revision, files_metadata=True)
         commit = info.sha or revision
-        files = needed_files(hub_id, info.siblings or [], trust_remote_code)
+        siblings = info.siblings or []
+        files = (
+            adapter_files(hub_id, siblings)
+            if adapter
+            else needed_files(hub_id, siblings, trust_remote_code)
+        )
         marker = {"hub_id": hub_id, "revision": revision, "commit": commit, "files": sizes(files)}
         found = read_marker(folder)
         if found == marker:
@@ -79,15 +88,51 @@ def download_model(
     return marker
 
 
+def download_file(
+    hub_id: str, revision: str, name: str, target: Path, *, token: str | None = None
+) -> dict[str, Any]:
+    """Fetch one large file of a repository to `target`, going on where a broken transfer ended.
+
+    Returns {"hub_id", "revision", "commit", "file", "licence"}; the licence is None where the
+    repository states none. Raises TerseError as `download_model` does, and for a name that the
+    repository does not hold.
+    """
+    target = Path(target)
+    with hub_errors("model", hub_id, revision):
+        info = HfApi(token=token).model_info(hub_id, revision=revision, files_metadata=True)
+        commit, siblings = info.sha or revision, info.siblings or []
+        file = next((file for file in siblings if file.rfilename == name), None)
+        if file is None:
+            alike = [f.rfilename for f in siblings if f.rfilename.endswith(Path(name).suffix)]
+            raise unknown_name(f"file of model {hub_id}", name, alike)
+        staging = target.parent.with_name(f".{target.parent.name}.download-{commit[:12]}")
+        (staging / name).parent.mkdir(parents=True, exist_ok=True)
+        check_space(hub_id, [file], staging)
+        fetch_file(hub_id, commit, file, staging, token)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    (staging / name).replace(target)
+    shutil.rmtree(staging)
+    licence = getattr(info.card_data, "license", None)
+    return {"hub_id": hub_id, "revision": revision, "commit": commit, "file": name,
+            "licence": licence}  # fmt: skip
+
+
 def weights_identity(folder: Path) -> str:
-    """Return which weights lie in a folder: hub id and commit, or the SHA-256 of the files."""
-    marker = read_marker(folder)
-    return f"{marker['hub_id']}@{marker['commit']}" if marker else digest_file(folder)
+    """Return which weights lie in a folder.
+
+    Hub id and commit, what a rule has made them of, or the SHA-256 of the files.
+    """
+    if marker := read_marker(folder):
+        return f"{marker['hub_id']}@{marker['commit']}"
+    if (record := folder / "run.json").is_file():
+        inputs = json.loads(record.read_text())["inputs"]
+        return " + ".join(f"{name} {identity}" for name, identity in inputs.items())
+    return digest_file(folder)
 
 
 def check_space(hub_id: str, files: list[RepoSibling], folder: Path) -> None:
     """Raise TerseError if what is missing of a model does not fit on the disk."""
-    have = sum(path.stat().st_size for path in folder.iterdir())
+    have = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     missing = sum(sizes(files).values()) - have
     free = shutil.disk_usage(folder).free
     if missing > free:
@@ -114,17 +159,36 @@ def needed_files(
 ) -> list[RepoSibling]:
     """Return the files of a repository that loading its model and tokenizer reads."""
     wanted = (*WANTED, CODE) if trust_remote_code else WANTED
+    siblings = list(siblings)
     files = [file for file in siblings if not fits(file.rfilename, UNWANTED)]
     weights = next(
         (found for kind in WEIGHTS if (found := [f for f in files if fits(f.rfilename, [kind])])),
         None,
     )
+    if weights is None and any(f.rfilename == ADAPTER_CONFIG for f in siblings):
+        raise TerseError(
+            f"model {hub_id} is a PEFT adapter: write base, the name of the model here that it is "
+            f"for (its {ADAPTER_CONFIG} names it)"
+        )
     if weights is None:
         raise TerseError(f"model {hub_id} has no weights that can be read (safetensors or .bin)")
     others = [file for file in files if fits(file.rfilename, wanted)]
     if weights[0].rfilename.endswith(".safetensors"):
         others = [file for file in others if not file.rfilename.endswith(".bin.index.json")]
     return sorted([*others, *weights], key=lambda file: file.rfilename)
+
+
+def adapter_files(hub_id: str, siblings: Iterable[RepoSibling]) -> list[RepoSibling]:
+    """Return the files of a repository that loading its PEFT adapter reads."""
+    files = {file.rfilename: file for file in siblings}
+    weights = next((name for name in ADAPTER_WEIGHTS if name in files), None)
+    if ADAPTER_CONFIG not in files or weights is None:
+        raise TerseError(
+            f"model {hub_id} holds no PEFT adapter ({ADAPTER_CONFIG}, {ADAPTER_WEIGHTS[0]}); "
+            "without base it is taken as a whole model"
+        )
+    others = [n for n in files if fits(n, WANTED) and not fits(n, UNWANTED) and n != "config.json"]
+    return [files[name] for name in sorted([ADAPTER_CONFIG, weights, *others])]
 
 
 def fits(name: str, globs: Iterable[str]) -> bool:

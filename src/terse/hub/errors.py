@@ -18,6 +18,7 @@ from huggingface_hub.errors import (
 )
 
 from terse.errors import TerseError
+from terse.hub.unreachable import UnreachableError
 
 NO_NETWORK = (
     httpx2.ConnectError,
@@ -27,6 +28,7 @@ NO_NETWORK = (
     LocalEntryNotFoundError,
     ConnectionRefusedError,
 )
+CANNOT_REACH = "cannot reach the hub"
 BROKEN = (httpx2.TransportError, ConnectionError, TimeoutError)
 
 
@@ -41,7 +43,8 @@ def hub_errors(kind: str, hub_id: str, revision: str) -> Iterator[None]:
         sentence = explain(error, kind, hub_id, revision)
         if sentence is None:
             raise
-        raise TerseError(sentence) from error
+        out_of_reach = sentence.startswith(CANNOT_REACH)
+        raise (UnreachableError if out_of_reach else TerseError)(sentence) from error
 
 
 def explain(error: Exception, kind: str, hub_id: str, revision: str) -> str | None:
@@ -69,7 +72,7 @@ def explain(error: Exception, kind: str, hub_id: str, revision: str) -> str | No
             return f"the hub answered {status} for {kind} {hub_id}: {one_line(cause)}"
     if any(isinstance(cause, NO_NETWORK) for cause in causes):
         return (
-            f"cannot reach the hub at {constants.ENDPOINT} for {kind} {hub_id} "
+            f"{CANNOT_REACH} at {constants.ENDPOINT} for {kind} {hub_id} "
             f"({one_line(causes[-1])}); run this on a machine with a network"
         )
     if any(isinstance(cause, BROKEN) for cause in causes):

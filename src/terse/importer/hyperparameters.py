@@ -5,10 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from terse.config.methods import METHODS
+from terse.config.methods import methods
 from terse.corpora.named import NAMED
 from terse.errors import TerseError, unknown_name
-from terse.importer.blotching import leave_out_unread
 from terse.importer.overlay import Overlay, name_of
 from terse.settings.run import Run
 
@@ -27,23 +26,22 @@ def convert(path: Path) -> Overlay:
     combos = given.pop("combos", {})
     if not isinstance(combos, dict) or not all(isinstance(v, list) for v in combos.values()):
         raise TerseError(f"{path}: combos: a map of keys with lists of equal length is needed")
-    settings = METHODS[_method_of(path, {**given, **combos})]
+    spec = methods()[_method_of(path, {**given, **combos})]
     overlay = Overlay(path.name)
     for key in [key for key in combos if key in given]:
         overlay.notes[key] = f"swept by combos; {given.pop(key)!r} beside it is left out"
     name = name_of(str(given.pop("exp_name", path.stem)))
     overlay.notes["exp_name"] = f"the run's name, {name}"
-    run: dict[str, Any] = {"method": settings.model_fields["method"].default}
+    run: dict[str, Any] = {"method": spec.name}
     overlay.config = {"runs": {name: run}, "select": {"runs": [name], "ids": []}}
     testing = bool(given.pop("testing", False))
     sweep: dict[str, Any] = {}
     for key, value in given.items():
-        _place(overlay, settings, run, sweep, key, value)
+        _place(overlay, spec.settings, run, sweep, key, value)
     zipped: dict[str, Any] = {}
     for key, values in combos.items():
-        _place(overlay, settings, run, zipped, key, values)
-    if settings is METHODS["blotching"]:
-        leave_out_unread(overlay, run, sweep, zipped)
+        _place(overlay, spec.settings, run, zipped, key, values)
+    overlay.notes |= spec.drop_unread(overlay.config, (run, sweep, zipped))
     if testing:
         _stand_in(overlay, run, sweep, zipped)
     if zipped:
@@ -67,14 +65,14 @@ def _read(path: Path) -> dict[str, Any]:
 def _method_of(path: Path, given: dict[str, Any]) -> str:
     """Return the method that knows most of the keys that not every method has."""
     own = {
-        method: (set(settings.model_fields) | set(settings.aliases)) - _shared()
-        for method, settings in METHODS.items()
+        name: (set(spec.settings.model_fields) | set(spec.settings.aliases)) - _shared()
+        for name, spec in methods().items()
     }
     counts = {method: len(keys & set(given)) for method, keys in own.items()}
     best = max(counts, key=lambda method: counts[method])
     if not counts[best]:
         raise TerseError(
-            f"{path}: its keys are of none of the methods {', '.join(METHODS)}; is it flat?"
+            f"{path}: its keys are of none of the methods {', '.join(methods())}; is it flat?"
         )
     return best
 

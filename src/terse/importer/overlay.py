@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from terse.config.messages import lines
-from terse.config.methods import METHODS
+from terse.config.methods import methods
 from terse.config.sweeps import expand_sweeps
 from terse.errors import TerseError
 
@@ -40,7 +40,7 @@ class Overlay:
         wrong: list[str] = []
         for name, run in runs.items():
             try:
-                METHODS[run["method"]].model_validate(run)
+                methods()[run["method"]].settings.model_validate(run)
             except ValidationError as error:
                 wrong += lines(error, (name,))
         if wrong:

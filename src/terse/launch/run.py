@@ -14,15 +14,20 @@ import psutil
 
 from terse.config import read_yaml
 from terse.errors import TerseError
+from terse.hub.unreachable import FOLDER as NOTES
+from terse.hub.unreachable import NOTED, forget_notes, read_notes
 from terse.launch.runner import runner_of
 
 REPORT = "results/report.html"
+_KEEP_GOING = {"-k", "--keep-going"}
 _DRY_RUN = {"-n", "--dry-run", "--dryrun"}
 
 
 def run_workflow(folder: Path, words: list[str]) -> int:
     """Run Snakemake in `folder` with its report, and name the files to open.
 
+    Where a model can't be fetched for want of a network, all that doesn't need it is made; the
+    model and the reason are named at the end, and the status is that of the rest.
     Waits for another run of this command in the folder. Removes Snakemake's own lock if no
     Snakemake lives here, as after a kill. Returns Snakemake's exit status.
     Raises TerseError if a Snakemake that was started otherwise works in the folder.
@@ -33,14 +38,29 @@ def run_workflow(folder: Path, words: list[str]) -> int:
         report = ["--report", REPORT, "--report-after-run"]
         if _DRY_RUN & set(words):
             report = []  # it would be written all the same
-        command = [*_snakemake(), *report, *(words or ["--profile", "profiles/cpu"])]
+        words = words or ["--profile", "profiles/cpu"]
+        command, going_on = [*_snakemake(), *report], _going_on(words)
+        notes = folder / NOTES
         try:
-            status = subprocess.run(command, cwd=folder).returncode
+            forget_notes(notes)
+            status = subprocess.run([*command, *going_on, *words], cwd=folder).returncode
+            missing = read_notes(notes) if status != 0 else {}
+            if missing:
+                print(f"terse: now all that needs none of: {', '.join(missing)}", flush=True)
+                left_out = {**os.environ, NOTED: "1"}
+                status = subprocess.run([*command, *words], cwd=folder, env=left_out).returncode
         except KeyboardInterrupt:
             return 130  # Snakemake got the same signal and has ended by itself
     if status == 0:
         _name_files(folder)
+    for model, reason in missing.items():
+        print(f"terse: left out: model {model}: {reason}")
     return status
+
+
+def _going_on(words: list[str]) -> list[str]:
+    """Return the option that lets what is independent of a failed job go on, given once."""
+    return [] if _KEEP_GOING & set(words) else ["--keep-going"]
 
 
 def _check_config_files(words: list[str]) -> None:

@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from terse.errors import TerseError, unknown_name
+from terse.models.adapters import BASE, attach, holds_adapter, is_adapter, without_adapter
 from terse.models.layers import layer_list
 from terse.models.probes import position_limits, sees_the_future, stated_positions
 
@@ -50,7 +51,8 @@ def load_model(
     """Load a model for measuring: eval mode, no gradients, nothing fetched from the hub.
 
     Args:
-        folder: a local folder in the Hugging Face format (config.json and weights).
+        folder: a local folder in the Hugging Face format (config.json and weights); or of an
+            adapter, with its base in the folder `base` inside.
         dtype: "float32", "float16", "bfloat16", or "auto" for the one it was saved in.
         device: where the weights go; ignored when `device_map` is given.
         device_map: "auto" spreads the layers over the job's devices (model parallel).
@@ -66,6 +68,17 @@ def load_model(
         raise unknown_name("dtype", dtype, DTYPES)
     if kind not in CLASSES:
         raise unknown_name("kind of model", kind, CLASSES)
+    if is_adapter(folder) and (folder / BASE).is_dir():
+        base = load_model(
+            folder / BASE,
+            dtype=dtype,
+            device=device,
+            device_map=device_map,
+            trust_remote_code=trust_remote_code,
+            kind=kind,
+            attn_implementation=attn_implementation,
+        )
+        return attach(base, folder, merge=False)
     check_folder(folder)
     options: dict[str, Any] = {
         "dtype": DTYPES[dtype],
@@ -76,7 +89,10 @@ def load_model(
         options["device_map"] = device_map
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
-    model = _from_pretrained(folder, kind, options)
+    if holds_adapter(folder):
+        log.warning("%s: the adapter beside the model is not applied", folder)
+    with without_adapter(folder) as plain:
+        model = _from_pretrained(plain, folder, kind, options)
     if device_map is None:
         model.to(torch.device(device))  # pyright: ignore[reportArgumentType]
     model.eval().requires_grad_(False)
@@ -104,8 +120,14 @@ def _check_causal(model: PreTrainedModel, folder: Path) -> None:
 
 def check_folder(folder: Path) -> None:
     """Raise a TerseError that names what a model's folder lacks."""
+    if folder.is_file():
+        raise TerseError(f"{folder} is a file; a model is a folder, or a file that ends in .gguf")
     if not folder.is_dir():
         raise TerseError(f"no model in {folder}: the folder does not exist")
+    if is_adapter(folder):
+        raise TerseError(
+            f"{folder} holds an adapter and no model: its base must lie in {folder / BASE}"
+        )
     if not (folder / "config.json").is_file():
         raise TerseError(f"no model in {folder}: it has no config.json")
     try:
@@ -133,9 +155,12 @@ def _missing_weights(folder: Path) -> list[str]:
     return [" or ".join(SINGLE_FILES)]
 
 
-def _from_pretrained(folder: Path, kind: Kind, options: dict[str, Any]) -> PreTrainedModel:
+def _from_pretrained(
+    plain: Path, folder: Path, kind: Kind, options: dict[str, Any]
+) -> PreTrainedModel:
+    """Load what lies in `plain`; errors speak of `folder`."""
     try:
-        model, info = _by_first_class(folder, kind, options)
+        model, info = _by_first_class(plain, kind, options)
     except Exception as error:  # transformers raises of every kind, AssertionError among them
         if "custom code" in str(error):
             raise TerseError(
@@ -152,19 +177,20 @@ def _from_pretrained(folder: Path, kind: Kind, options: dict[str, Any]) -> PreTr
                 f"{folder}/config.json, nor a vision-language model"
             ) from error
         raise TerseError(f"cannot load the {kind} in {folder}: {one_line(error)}") from error
-    _check_loaded(folder, kind, info)
+    check_loaded(folder, kind, info)
     _check_layers(folder, model, info)
     return model
 
 
-def _by_first_class(folder: Path, kind: Kind, options: dict[str, Any]) -> tuple[Any, dict]:
+def _by_first_class(plain: Path, kind: Kind, options: dict[str, Any]) -> tuple[Any, dict]:
+    """Load by the first of the kind's classes that knows the architecture."""
     for auto in CLASSES[kind][:-1]:
         try:
-            return auto.from_pretrained(folder, output_loading_info=True, **options)
+            return auto.from_pretrained(plain, output_loading_info=True, **options)
         except ValueError as error:
             if "Unrecognized configuration class" not in str(error):
                 raise
-    return CLASSES[kind][-1].from_pretrained(folder, output_loading_info=True, **options)
+    return CLASSES[kind][-1].from_pretrained(plain, output_loading_info=True, **options)
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
@@ -190,11 +216,15 @@ def _check_layers(folder: Path, model: PreTrainedModel, info: dict[str, Any]) ->
             )
 
 
-def _check_loaded(folder: Path, kind: Kind, info: dict[str, Any]) -> None:
+def check_loaded(folder: Path, kind: Kind, info: dict[str, Any]) -> None:
     """Refuse weights that transformers would have drawn at random without an error."""
     missing = sorted(info.get("missing_keys", ()))
     poolers = [key for key in missing if kind == "encoder" and key.startswith("pooler.")]
     fresh = [key for key in missing if key not in poolers]
+    if fresh == ["lm_head.weight"]:
+        raise TerseError(
+            f"the weights in {folder} have no LM head: set kind: encoder, or take those with one"
+        )
     if fresh:
         raise TerseError(
             f"the weights in {folder} lack {len(fresh)} tensors of this {kind}, e.g. {fresh[0]!r}: "
@@ -218,3 +248,12 @@ def max_context(model: PreTrainedModel) -> int | None:
     """
     limits = stated_positions(model.config.get_text_config(decoder=True))
     return min([*limits, *position_limits(model)], default=None)
+
+
+def check_length(model: PreTrainedModel, n: int, what: str, remedy: str) -> None:
+    """Raise TerseError, with a remedy, where `what` of n tokens is longer than a base reads."""
+    limit = max_context(model)
+    if limit is not None and n > limit:
+        raise TerseError(
+            f"{what} of {n} tokens are longer than the {limit} positions of the base; {remedy}"
+        )

@@ -110,7 +110,7 @@ class Estimation(Strict):
     save_IDs_list: list[Estimator] = Field(  # noqa: N815
         ["mle", "mle_inv", "mind_ml", "twoNN_f10"],
         min_length=1,
-        description="estimators: docs/dimension.md",
+        description="estimators: docs/use/dimension.md",
     )
     cloud: Literal["context", "last_token", "means"] = Field(
         "context",

@@ -22,7 +22,7 @@ class Harness(Strict):
     )
     limit: int | None = Field(None, gt=0, description="questions of each task; null: all")
     batch_size: int = Field(8, gt=0, description="requests at a time")
-    seed: int = Field(0, ge=0, description="of examples and intervals")
+    seed: int = Field(0, ge=0, lt=2**32, description="of examples and intervals")
 
     @model_validator(mode="after")
     def _corpus_for_its_tasks(self) -> "Harness":

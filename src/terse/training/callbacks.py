@@ -54,6 +54,28 @@ class StopOnSignal(TrainerCallback):
             control.should_training_stop = True
 
 
+class LogLastStep(TrainerCallback):
+    """Ends the history with the last step, wherever the intervals fall."""
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_log = True
+
+
+class AtTheStart(TrainerCallback):
+    """Does something once the training, or its rest, begins."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self._act = act
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self._act()
+
+
 class ReportProgress(TrainerCallback):
     """Writes one line per interval to the log; the bar on a terminal is the Trainer's own."""
 

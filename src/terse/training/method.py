@@ -1,10 +1,9 @@
 """What a method brings: its model, its rows, its loss, its evaluation. Training is not its task."""
 
-import importlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import pandas as pd
 import torch
@@ -12,7 +11,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 from transformers import PreTrainedModel, TrainerCallback
 
+from terse.corpora.places import evenly
+from terse.errors import TerseError
 from terse.evaluation.measures import Measure
+from terse.settings.method_spec import MethodSpec
 from terse.settings.run import Run
 
 S = TypeVar("S", bound=Run)
@@ -37,9 +39,20 @@ class Method(ABC, Generic[S]):
     before `build`, saved in each checkpoint and restored on resume.
     """
 
+    # What is asked of the method where no torch is loaded.
+    spec: ClassVar[MethodSpec[Any]]
+    # Whether the training rows come in a random order already and are read as they stand.
+    rows_in_order: ClassVar[bool] = False
+
     def __init__(self, settings: S, inputs: Inputs) -> None:
         self.settings = settings
         self.inputs = inputs
+
+    def required(self, path: Path | None, what: str) -> Path:
+        """Return the path of an input; TerseError if the run was given none."""
+        if path is None:
+            raise TerseError(f"{self.settings.method} needs a {what}")
+        return path
 
     @abstractmethod
     def build(self) -> nn.Module:
@@ -60,7 +73,7 @@ class Method(ABC, Generic[S]):
     def tables(self, model: nn.Module, device: str) -> dict[str, pd.DataFrame]:
         """Return what else is to be read about a trained model, by name, such as samples.
 
-        Each goes into the report with the caption of its name in the settings' `captions`.
+        Each goes into the report with the caption of its name in the spec's `captions`.
         """
         return {}
 
@@ -113,6 +126,10 @@ class Method(ABC, Generic[S]):
         """Return the share of lr at a step, counted from 1; None: `lr_schedule` says it."""
         return None
 
+    def schedule_options(self) -> dict[str, float]:
+        """Return what `lr_schedule` takes in addition to its name, as transformers spells it."""
+        return {}
+
     def callbacks(self) -> list[TrainerCallback]:
         """Return callbacks that the training carries along."""
         return []
@@ -136,12 +153,6 @@ class Method(ABC, Generic[S]):
         return self.inputs.tokenizer or self.inputs.base
 
 
-def method_of(settings: Run, inputs: Inputs) -> Method[Any]:
-    """Return the implementation of a run's method."""
-    module, _, name = settings.implementation.partition(":")
-    return getattr(importlib.import_module(module), name)(settings, inputs)
-
-
 def mean_loss(method: Method[Any], model: nn.Module, rows: Dataset[Any], device: str) -> float:
     """Return the loss per target in nats, over validation rows.
 
@@ -149,11 +160,10 @@ def mean_loss(method: Method[Any], model: nn.Module, rows: Dataset[Any], device:
     """
     s, n_rows = method.settings, len(rows)  # type: ignore[arg-type]
     size = s.val_batch_size or s.batch_size
-    limit = min(n_rows, size * (s.max_val_loops or n_rows))
-    chosen = [i * n_rows // limit for i in range(limit)]
+    chosen = evenly(n_rows, size * (s.max_val_loops or n_rows))
     total, count = 0.0, 0
     with torch.no_grad():
-        for start in range(0, limit, size):
+        for start in range(0, len(chosen), size):
             batch = method.collate([rows[i] for i in chosen[start : start + size]])
             batch = {key: value.to(device) for key, value in batch.items()}
             nats, n_targets = method.score(model, batch)

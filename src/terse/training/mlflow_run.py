@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Metric, Param, RunTag
-from mlflow.tracking import MlflowClient
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from terse.training.mlflow_store import opened
 
 MOST_METRICS, MOST_PARAMS, LONGEST_PARAM = 1000, 100, 6000  # of one call; characters
 RUN_ID = "mlflow-run-id"
@@ -26,8 +27,11 @@ class MLflowRun(TrainerCallback):
     ) -> None:
         uri = f"sqlite:///{results.resolve() / 'mlflow.db'}"
         results.mkdir(parents=True, exist_ok=True)
-        self._client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI", uri))
-        self._artifacts = (results.resolve() / "mlflow-artifacts").as_uri()
+        self._client, self._experiment = opened(
+            os.environ.get("MLFLOW_TRACKING_URI", uri),
+            os.environ.get("MLFLOW_EXPERIMENT_NAME", "terse"),
+            (results.resolve() / "mlflow-artifacts").as_uri(),
+        )
         self._id_file, self._interval = state / RUN_ID, interval
         self._waiting: list[Metric] = []
         self._sent_at = 0
@@ -41,13 +45,7 @@ class MLflowRun(TrainerCallback):
         return run_id
 
     def _created(self, name: str, params: dict[str, Any]) -> str:
-        experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", "terse")
-        known = self._client.get_experiment_by_name(experiment)
-        if known is not None:
-            place = known.experiment_id
-        else:
-            place = self._client.create_experiment(experiment, self._artifacts)
-        run_id = self._client.create_run(place, run_name=name).info.run_id
+        run_id = self._client.create_run(self._experiment, run_name=name).info.run_id
         pairs = [Param(key, str(value)[:LONGEST_PARAM]) for key, value in params.items()]
         for start in range(0, len(pairs), MOST_PARAMS):
             self._client.log_batch(run_id, params=pairs[start : start + MOST_PARAMS])

@@ -5,13 +5,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
 from terse.errors import TerseError
 from terse.machine.signals import Stopped
-from terse.settings.run import Run
+from terse.training.method import Method
 
 if TYPE_CHECKING:  # it takes seconds to import
     from terse.training.mlflow_run import MLflowRun
@@ -33,7 +33,7 @@ def report_to(tracking: str) -> list[str]:
 
 @contextmanager
 def tracked(
-    tracking: str, settings: Run, *, name: str, results: Path, state: Path, leads: bool
+    tracking: str, method: Method[Any], *, name: str, results: Path, state: Path, leads: bool
 ) -> Iterator[list[TrainerCallback]]:
     """Point a tracker at the results folder and yield the callbacks that it needs.
 
@@ -48,8 +48,8 @@ def tracked(
     from terse.training.mlflow_run import MLflowRun
 
     run = MLflowRun(
-        name, settings.params(), results=results, state=state,
-        interval=settings.mlflow_batch_interval,
+        name, method.spec.result_params(method.settings), results=results, state=state,
+        interval=method.settings.mlflow_batch_interval,
     )  # fmt: skip
     _open.append(run)
     status = "FAILED"

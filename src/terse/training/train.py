@@ -15,7 +15,15 @@ from terse.artifacts import atomic_file, write_json
 from terse.corpora.tokenizers import load_tokenizer
 from terse.machine.signals import Stopped, StopSignal
 from terse.settings.run import Run
-from terse.training.callbacks import KeepCheckpoints, ReportProgress, StopOnSignal, progress_bar
+from terse.training.callbacks import (
+    AtTheStart,
+    KeepCheckpoints,
+    LogLastStep,
+    ReportProgress,
+    StopOnSignal,
+    progress_bar,
+)
+from terse.training.finite import check_weights
 from terse.training.history import history_table
 from terse.training.method import Method
 from terse.training.state import TrainingState
@@ -64,7 +72,8 @@ def train(
     """Train a method's model from the start or from its saved state, and publish it.
 
     `record` is written beside the model. Raises Stopped after saving if the signal came, TerseError
-    if the loss is not finite or another process took the training over.
+    if a number is not finite (loss, weights, a row of the history) or another process took the
+    training over.
     """
     settings: Run = method.settings
     _be_deterministic(conduct)
@@ -75,11 +84,11 @@ def train(
             state.delete()
             return
         with tracked(
-            conduct.tracking, settings, name=conduct.name, results=conduct.results,
+            conduct.tracking, method, name=conduct.name, results=conduct.results,
             state=state.folder, leads=conduct.rank == 0,
         ) as tracker:  # fmt: skip
             model = method.build()
-            trainer = MethodTrainer(method, model, _arguments(settings, state, conduct), state)
+            trainer = MethodTrainer(method, model, _arguments(method, state, conduct), state)
             for callback in [*_callbacks(trainer, model, state, conduct, signal), *tracker]:
                 trainer.add_callback(callback)
             _train_to_the_end(trainer, state, signal)
@@ -94,6 +103,7 @@ def _train_to_the_end(trainer: MethodTrainer, state: TrainingState, signal: Stop
     """Take the steps that the saved state leaves; raise Stopped after saving if the signal came."""
     checkpoint = trainer.agreed(state.latest)
     trainer.args.eval_on_start = checkpoint is None  # else the saved history has that row
+    trainer.add_callback(AtTheStart(lambda: trainer.restore_unlogged(checkpoint)))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     step, last = trainer.state.global_step, trainer.method.settings.max_steps
     if step < last:
@@ -121,7 +131,7 @@ def _publish(
     state: TrainingState,
     outputs: Outputs,
 ) -> None:
-    _save_weights(method, model, state, "model")
+    _save_weights(method, model, state, "model", trainer.state.global_step)
     state.publish("model", outputs.model)
     state.kept.mkdir(exist_ok=True)
     state.publish("kept", outputs.checkpoints)
@@ -129,10 +139,13 @@ def _publish(
         history_table(trainer.state.log_history).to_csv(partial, index=False)
 
 
-def _save_weights(method: Method[Any], model: nn.Module, state: TrainingState, name: str) -> None:
+def _save_weights(
+    method: Method[Any], model: nn.Module, state: TrainingState, name: str, step: int
+) -> None:
     """Write a model and its tokenizer in the Hugging Face format into the state."""
     with state.saving(name) as partial:
         method.save(model, partial)
+        check_weights(partial, step)
         if (folder := method.tokenizer_folder()) is not None:
             load_tokenizer(folder).save_pretrained(partial)
 
@@ -147,25 +160,27 @@ def _callbacks(
     def keep(step: int) -> None:
         if conduct.rank > 0:
             return
-        _save_weights(trainer.method, model, state, f"kept/step-{step}")
+        _save_weights(trainer.method, model, state, f"kept/step-{step}", step)
 
     return [
         KeepCheckpoints(trainer.method.settings.checkpoint_steps, keep),
         StopOnSignal(signal, trainer.any_process),
+        LogLastStep(),
         ReportProgress(),
         *progress_bar(),
     ]
 
 
-def _arguments(settings: Run, state: TrainingState, conduct: Conduct) -> TrainingArguments:
+def _arguments(method: Method[Any], state: TrainingState, conduct: Conduct) -> TrainingArguments:
+    settings: Run = method.settings
     batch_size, n_grad_loops = settings.share(conduct.n_processes)
     several_on_cpu = conduct.n_processes > 1 and conduct.device == "cpu"
     return TrainingArguments(
         output_dir=str(state.folder),
         run_name=conduct.name,
-        seed=settings.seed + conduct.rank,  # processes draw different masks
+        seed=(settings.seed + conduct.rank) % 2**32,  # processes draw different masks
         data_seed=settings.seed,
-        train_sampling_strategy="sequential" if settings.in_order else "random",
+        train_sampling_strategy="sequential" if method.rows_in_order else "random",
         max_steps=settings.max_steps,
         per_device_train_batch_size=batch_size,
         gradient_accumulation_steps=n_grad_loops,
@@ -175,7 +190,7 @@ def _arguments(settings: Run, state: TrainingState, conduct: Conduct) -> Trainin
         adam_beta2=0.95,
         max_grad_norm=settings.grad_clip,
         warmup_steps=settings.warmup_steps,
-        **_schedule(settings),
+        **_schedule(method),
         bf16=settings.precision == "bfloat16",
         use_cpu=conduct.device == "cpu",
         logging_steps=settings.log_interval,
@@ -191,11 +206,12 @@ def _arguments(settings: Run, state: TrainingState, conduct: Conduct) -> Trainin
     )
 
 
-def _schedule(settings: Run) -> dict[str, Any]:
-    if settings.lr_schedule == "power":
+def _schedule(method: Method[Any]) -> dict[str, Any]:
+    settings: Run = method.settings
+    if method.lr_factor(1) is not None:
         return {"lr_scheduler_type": "constant"}  # the trainer asks the method for its factor
     if settings.lr_schedule != "plateau":
-        options = settings.schedule_options()
+        options = method.schedule_options()
         return {"lr_scheduler_type": settings.lr_schedule, "lr_scheduler_kwargs": options or None}
     return {
         "lr_scheduler_type": "reduce_lr_on_plateau",

@@ -1,6 +1,6 @@
 """The Hugging Face Trainer with our losses, atomic checkpoints and a history in plain units."""
 
-import math
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +14,13 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from terse.artifacts import write_json
 from terse.errors import TerseError
+from terse.training.finite import check_row, check_weights
 from terse.training.method import Method, mean_loss
 from terse.training.state import TrainingState
+
+_UNLOGGED = "unlogged.json"
 
 
 class MethodTrainer(Trainer):
@@ -31,7 +35,7 @@ class MethodTrainer(Trainer):
         self._tokens_since_log = 0
         self._busy_since_log = 0.0
         self._terms: dict[str, float] = {}
-        self._logged_step: int | None = None  # of the last training row; None before the first step
+        self._logged_step = 0  # of the last training row
         rows = method.training_rows()
         super().__init__(
             model=model, args=args, train_dataset=rows, eval_dataset=method.validation_rows(),
@@ -70,8 +74,6 @@ class MethodTrainer(Trainer):
     ) -> Tensor:
         """Do one forward and backward pass, and keep count of tokens and time."""
         start = time.perf_counter()
-        if self._logged_step is None:  # 0, or where the saved state goes on
-            self._logged_step = self.state.global_step
         loss = super().training_step(model, inputs, num_items_in_batch)
         self._busy_since_log += time.perf_counter() - start
         self._tokens_since_log += self.method.n_tokens(inputs)
@@ -118,20 +120,40 @@ class MethodTrainer(Trainer):
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add throughput and the method's terms to a training row; refuse a loss that is none."""
+        """Add throughput and the method's terms to a training row; refuse a number that is none."""
+        check_row(logs, self.state.global_step)
         if "loss" in logs:
-            if not math.isfinite(logs["loss"]):
-                raise TerseError(
-                    f"the loss is {logs['loss']} at step {self.state.global_step}: lower lr, or "
-                    "look at the rows"
-                )
             tokens, *terms = self._summed([self._tokens_since_log, *self._terms.values()])
             logs["tokens_per_s"] = tokens / max(self._busy_since_log, 1e-9)
-            steps = max(self.state.global_step - (self._logged_step or 0), 1)
+            steps = max(self.state.global_step - self._logged_step, 1)
             logs.update({n: v / steps for n, v in zip(self._terms, terms, strict=True)})
+            check_row(logs, self.state.global_step)
             self._logged_step = self.state.global_step
             self._tokens_since_log, self._busy_since_log, self._terms = 0, 0.0, {}
         super().log(logs, start_time)
+
+    def _unlogged(self) -> dict[str, Any]:
+        """Return what the next training row is made of so far, over all processes."""
+        mine = [float(self._tr_loss), float(self._tokens_since_log), *self._terms.values()]
+        loss, tokens, *terms = self._summed(mine)
+        return {
+            "step": self._logged_step, "loss": loss / self.args.world_size, "tokens": tokens,
+            "busy_s": self._busy_since_log, "terms": dict(zip(self._terms, terms, strict=True)),
+        }  # fmt: skip
+
+    def restore_unlogged(self, checkpoint: Path | None) -> None:
+        """Take up a row of the history where a saved state left it; its steps are all in it."""
+        self._logged_step = self.state.global_step
+        file = None if checkpoint is None else checkpoint / _UNLOGGED
+        if file is None or not file.is_file():
+            return
+        found = json.loads(file.read_text())
+        self._logged_step = self._globalstep_last_logged = found["step"]
+        self._tr_loss += found["loss"]  # of each process: their mean is logged
+        leads = self.args.process_index == 0  # of the others: their sum is
+        self._tokens_since_log = found["tokens"] if leads else 0
+        self._busy_since_log = found["busy_s"]
+        self._terms = {name: value * leads for name, value in found["terms"].items()}
 
     def _summed(self, values: list[float]) -> list[float]:
         """Return the sums over all processes."""
@@ -158,6 +180,8 @@ class MethodTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Save the state so that a kill at any moment leaves whole checkpoints only."""
         name = f"checkpoint-{self.state.global_step}"
+        unlogged = self._unlogged()
+        check_row({**unlogged, **unlogged["terms"]}, self.state.global_step)
         if self.args.process_index > 0:
             self._write_checkpoint(None, model, trial)
             self.accelerator.wait_for_everyone()  # until it is published
@@ -168,6 +192,8 @@ class MethodTrainer(Trainer):
             for file in written.iterdir():
                 file.rename(partial / file.name)
             written.rmdir()
+            check_weights(partial, self.state.global_step)
+            write_json(partial / _UNLOGGED, unlogged)
         self.accelerator.wait_for_everyone()
         self.training_state.prune()
 

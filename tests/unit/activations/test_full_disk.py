@@ -67,8 +67,8 @@ def test_one_line_no_file_and_the_next_try_is_whole(tmp_path: Path) -> None:
     chunks = write_chunks(tmp_path / "chunks.h5", n=N)
     job = [sys.executable, "-c", JOB, str(disk), str(chunks)]
     run = subprocess.run(
-        [*MOUNTED, MOUNT, str(disk), *job], cwd=Path(__file__).parent, capture_output=True,
-        text=True, timeout=240,
+        [*MOUNTED, MOUNT, str(disk), *job], capture_output=True, text=True,
+        cwd=Path(__file__).parents[2] / "support", timeout=240,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     no_space, sentence, left, freed, whole, rows = json.loads(run.stdout)

@@ -1,6 +1,5 @@
 """SIGKILL at random moments: files under a final name are whole, a rerun redoes the rest."""
 
-import json
 import random
 import shutil
 import subprocess
@@ -17,18 +16,18 @@ N_SHARDS, N_KILLS, MOST_STARTS = 4, 10, 60
 JOB = """
 import json, sys
 from pathlib import Path
-from types import SimpleNamespace
 import torch
 torch.set_num_threads(1)
 from terse.activations.shard import cache_shard
 from terse.models.loading import load_model
+from terse.settings.activations import Activations
 model_path, chunks, out, settings = sys.argv[1:]
 model = load_model(model_path)
 print("ready", flush=True)
 for shard in range({n_shards}):
     path = Path(out, f"shard-{{shard:05d}}.h5")
     if not path.exists():
-        cache_shard(model, chunks, path, settings=SimpleNamespace(**json.loads(settings)),
+        cache_shard(model, chunks, path, settings=Activations(**json.loads(settings)),
                     shard=shard, n_shards={n_shards}, attributes={{"model": "tiny"}})
 """
 
@@ -52,14 +51,14 @@ def test_killed_at_random_moments_nothing_is_broken_or_redone(tmp_path):
     chunks = write_chunks(tmp_path / "chunks.h5", n=4000)
     settings = make_settings(batch_size=8)
     common = [str(tmp_path / "model"), str(chunks)]
-    undisturbed = start([*common, str(tmp_path / "a"), json.dumps(vars(settings))])
+    undisturbed = start([*common, str(tmp_path / "a"), settings.model_dump_json()])
     assert undisturbed.stdout
     undisturbed.stdout.readline()
     began = time.monotonic()
     assert undisturbed.wait(timeout=120) == 0
     duration = time.monotonic() - began
 
-    disturbed = [*common, str(tmp_path / "b"), json.dumps(vars(settings))]
+    disturbed = [*common, str(tmp_path / "b"), settings.model_dump_json()]
     choose = random.Random(0)
     finished: dict[str, float] = {}
     left_parts = 0

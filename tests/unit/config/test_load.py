@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from terse.config import Workflow, load, read_yaml
-from terse.config.methods import METHODS, settings_of
+from terse.config.methods import methods, settings_of, spec_of
 from terse.config.schema import readme_text, schema_text
 from terse.errors import TerseError
 from terse.settings.activations import Activations
@@ -170,16 +170,16 @@ def test_model_overrides_keys_of_the_activations(raw: dict) -> None:
 
 
 def test_params_hold_what_determines_the_result_and_no_more(raw: dict) -> None:
-    params = load(raw).runs["base"].params()
+    params = load(raw).result_params("base")
     conduct = load(put(put(raw, "runs/base/gpu", 1), "runs/base/save_interval", 7))
-    assert conduct.runs["base"].params() == params
-    assert load(put(raw, "runs/base/lr", 0.5)).runs["base"].params() != params
-    assert settings_of(params).params() == params
+    assert conduct.result_params("base") == params
+    assert load(put(raw, "runs/base/lr", 0.5)).result_params("base") != params
+    assert spec_of(again := settings_of(params)).result_params(again) == params
 
 
 def test_params_of_a_run_from_a_base_can_be_read_back(raw: dict) -> None:
-    params = load(put(raw, "runs/next", {**FROM_BASE, "base": "base"})).runs["next"].params()
-    assert settings_of(params).params() == params
+    params = load(put(raw, "runs/next", {**FROM_BASE, "base": "base"})).result_params("next")
+    assert spec_of(again := settings_of(params)).result_params(again) == params
     assert "n_layers" not in params
 
 
@@ -266,7 +266,7 @@ def test_every_key_says_what_it_means() -> None:
         Tokenizer,
         Model,
         Activations,
-        *METHODS.values(),
+        *(spec.settings for spec in methods().values()),
     ):
         for key, field in block.model_fields.items():
             assert field.description, f"{block.__name__}.{key}"
@@ -286,21 +286,21 @@ def test_a_file_that_is_no_text_is_one_line(tmp_path: Path) -> None:
 
 
 def test_what_only_the_evaluation_reads_retrains_nothing(raw: dict) -> None:
-    plain = load(raw).runs["compress"]
+    plain, run = load(raw), "compress"
     other = load(put(put(raw, "runs/compress/eval_windows", 7), "runs/compress/n_samples", 0))
-    assert other.runs["compress"].training_params() == plain.training_params()
-    assert other.runs["compress"].params() != plain.params()
-    assert settings_of(plain.training_params()).training_params() == plain.training_params()
-    more = load(put(raw, "runs/compress/n_cmps", 5)).runs["compress"]
-    assert more.training_params() != plain.training_params()
+    weights = plain.weight_params(run)
+    assert other.weight_params(run) == weights
+    assert other.result_params(run) != plain.result_params(run)
+    assert spec_of(again := settings_of(weights)).weight_params(again) == weights
+    assert load(put(raw, "runs/compress/n_cmps", 5)).weight_params(run) != weights
 
 
 @pytest.mark.parametrize("run", ["base", "compress", "codes-lm"])
 def test_a_training_gets_all_settings_in_two_parts(raw: dict, run: str) -> None:
-    found = load(put(raw, f"runs/{run}/mlflow_batch_interval", 3)).runs[run]
-    assert "mlflow_batch_interval" not in found.training_params()
-    again = settings_of(found.training_params() | found.beside())
-    assert again.model_dump() == found.model_dump()
+    found = load(put(raw, f"runs/{run}/mlflow_batch_interval", 3))
+    assert "mlflow_batch_interval" not in found.weight_params(run)
+    again = settings_of(found.weight_params(run) | found.non_weight_params(run))
+    assert again.model_dump() == found.runs[run].model_dump()
 
 
 def test_default_configuration_is_a_workflow(raw: dict) -> None:

@@ -46,7 +46,7 @@ def test_vectors_are_measured_as_points_of_contexts() -> None:
     assert found.save_IDs_list == workflow.measure("base").save_IDs_list
     assert (workflow.family("x"), workflow.text_of_model("x")[1]) == ("compress-means", "bpe")
     loading = workflow.loading_of_model("x")
-    assert loading["run"] == workflow.runs["compress"].params()
+    assert loading["run"] == workflow.result_params("compress")
     assert "run" not in workflow.loading_of_model("base")
     last = load(with_model(activations={"cloud": "last_token", "ctx_len": 30})).measure("x")
     assert (last.cloud, last.ctx_len) == ("last_token", 30)

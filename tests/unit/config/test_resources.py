@@ -146,4 +146,4 @@ def test_rows_that_cannot_be_shared_evenly_are_refused(gpu: int, nodes: int) -> 
 
 
 def test_how_many_processes_train_changes_no_params() -> None:
-    assert workflow(gpu=2, nodes=2).runs["base"].params() == workflow().runs["base"].params()
+    assert workflow(gpu=2, nodes=2).result_params("base") == workflow().result_params("base")

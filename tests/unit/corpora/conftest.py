@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +11,7 @@ import pytest
 from terse.corpora.documents import write_documents
 from terse.corpora.tokenizers import train_bpe
 from terse.corpora.tokens import tokenize_documents
+from terse.settings.corpora import Corpus
 
 WORDS = [
     "how",
@@ -33,25 +33,11 @@ WORDS = [
 
 
 @pytest.fixture(scope="session")
-def settings_of() -> Callable[..., SimpleNamespace]:
-    """Return a function that makes a corpus' settings, with the config's defaults."""
+def settings_of() -> Callable[..., Corpus]:
+    """Return a function that makes a corpus' settings, a quarter of it held out."""
 
-    def make(source: str, **changes: Any) -> SimpleNamespace:
-        defaults = {
-            "path": None,
-            "name": None,
-            "split": "train",
-            "revision": "main",
-            "files": None,
-            "text_column": "text",
-            "second_column": None,
-            "dataset_subset": None,
-            "max_dataset_size": None,
-            "validation_fraction": 0.25,
-            "seed": 0,
-            "step_pattern": None,
-        }
-        return SimpleNamespace(source=source, **{**defaults, **changes})
+    def make(source: str, **changes: Any) -> Corpus:
+        return Corpus.model_validate({"source": source, "validation_fraction": 0.25, **changes})
 
     return make
 

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from terse.corpora import documents as module
-from terse.corpora import progress
 from terse.corpora.document import Document
 from terse.corpora.documents import (
     document_row,
@@ -19,6 +18,7 @@ from terse.corpora.documents import (
     write_documents,
 )
 from terse.errors import TerseError
+from terse.machine import progress
 
 
 def write_jsonl(path, records):
@@ -136,8 +136,3 @@ def test_max_dataset_size_limits_documents(tmp_path, settings_of):
     write_jsonl(tmp_path / "a.jsonl", [{"text": str(i)} for i in range(30)])
     settings = settings_of("jsonl", path=str(tmp_path), max_dataset_size=7)
     assert sum(write_documents(settings, tmp_path / "d")["n_documents"].values()) == 7
-
-
-def test_an_unknown_source_names_the_nearest(tmp_path, settings_of):
-    with pytest.raises(TerseError, match="did you mean 'parquet'"):
-        write_documents(settings_of("parket"), tmp_path / "d.parquet")

@@ -58,11 +58,11 @@ def add_stories(hub_server, **options) -> str:
 
 CODE = """
 import json
-from types import SimpleNamespace
 from terse.corpora.sources import iterate_documents
+from terse.settings.corpora import Corpus
 def outcome(settings):
     try:
-        found = iterate_documents(SimpleNamespace(**settings), {n_procs})
+        found = iterate_documents(Corpus(**settings), {n_procs})
         return [[d.id, d.text, d.metadata] for d in found]
     except TerseError as error:
         return str(error)
@@ -75,7 +75,9 @@ def read(hub_server, run_python, settings_of):
     """Return a function from settings to documents or errors, all read by one new process."""
 
     def run(*all_settings: dict, n_procs: int = 1, endpoint: str = hub_server.url, **environment):
-        full = [vars(settings_of("hub", **{"path": REPO, **settings})) for settings in all_settings]
+        full = [
+            settings_of("hub", **{"path": REPO, **settings}).params() for settings in all_settings
+        ]
         code = CODE.format(n_procs=n_procs, all_settings=repr(full))
         return json.loads(run_python(code, endpoint, **environment))
 

@@ -16,12 +16,8 @@ from terse.corpora.token_store import TokenStore
 from terse.corpora.tokenizers import train_bpe
 from terse.corpora.tokens import tokenize_documents
 from terse.corpora.windows import scoring_windows
-from terse.evaluation.bits_per_byte import (
-    DocumentScores,
-    bits_per_byte,
-    coder_baselines,
-    score_documents,
-)
+from terse.evaluation.bits_per_byte import coder_baselines, score_documents
+from terse.evaluation.scores import Columns, loss_measures
 from terse.settings.corpora import Corpus
 
 WORDS = ["how", "few", "tokens", "naïve", "東京", "🙂", "and", "dimensions", "über", "codes"]
@@ -76,15 +72,15 @@ def test_equals_a_naive_loop_over_tokens(
     model: LlamaForCausalLM, folder: Path, ctx_len: int, stride: int | None
 ) -> None:
     windows = scoring_windows(folder / "tokens.h5", "validation", ctx_len, 0, stride)
-    found = score_documents(model, windows, device="cpu", batch_tokens=50)
+    found = score_documents(model, windows, device="cpu", batch_tokens=50)["model"]
     store = TokenStore(folder / "tokens.h5", "validation")
     documents = [store.document(i) for i in range(len(store))]
     expected = [naive_nats(model, d, ctx_len, stride or ctx_len // 2) for d in documents]
-    np.testing.assert_allclose(found.nats, expected, rtol=1e-5)
-    assert found.n_targets.tolist() == [len(d) for d in documents]  # each token once
+    np.testing.assert_allclose(found["nats"], expected, rtol=1e-5)
+    assert found["n_targets"].tolist() == [len(d) for d in documents]  # each token once
     rows = [row for rows in read_documents(folder / "out/d.parquet", "validation") for row in rows]
-    assert found.n_bytes.tolist() == [len(row["text"].encode()) for row in rows]
-    bits, loss = bits_per_byte("model", found)
+    assert found["n_bytes"].tolist() == [len(row["text"].encode()) for row in rows]
+    bits, loss = loss_measures("model", found, "all")
     assert (bits.arm, bits.measure, loss.measure) == ("model", "bits_per_byte", "loss_nats")
     n_bytes, n_tokens = sum(len(r["text"].encode()) for r in rows), sum(map(len, documents))
     assert bits.value == pytest.approx(sum(expected) / math.log(2) / n_bytes, rel=1e-6)
@@ -94,23 +90,25 @@ def test_equals_a_naive_loop_over_tokens(
 
 def test_the_size_of_a_batch_changes_nothing(model: LlamaForCausalLM, folder: Path) -> None:
     windows = scoring_windows(folder / "tokens.h5", "train", 16, 0)
-    one = score_documents(model, windows, device="cpu", batch_tokens=1)
-    many = score_documents(model, windows, device="cpu", batch_tokens=4096)
-    np.testing.assert_allclose(one.nats, many.nats, rtol=1e-5)
-    assert np.array_equal(one.n_targets, many.n_targets)
+    one = score_documents(model, windows, device="cpu", batch_tokens=1)["model"]
+    many = score_documents(model, windows, device="cpu", batch_tokens=4096)["model"]
+    np.testing.assert_allclose(one["nats"], many["nats"], rtol=1e-5)
+    for name in ("n_targets", "positions", "flops"):
+        assert np.array_equal(one[name], many[name])
 
 
-def drawn(n: int, seed: int) -> DocumentScores:
+def drawn(n: int, seed: int) -> Columns:
     """Documents of very different lengths, each with a rate of its own around 1 nat a byte."""
     random = np.random.default_rng(seed)
     n_bytes = np.ceil(random.lognormal(5, 1, n))
-    return DocumentScores(n_bytes * random.gamma(16, 1 / 16, n), n_bytes, n_bytes)
+    nats = n_bytes * random.gamma(16, 1 / 16, n)
+    return {"nats": nats, "n_bytes": n_bytes, "n_targets": n_bytes}
 
 
 def test_the_interval_holds_the_value_and_narrows_with_documents() -> None:
     widths = []
     for n in (20, 200, 2000):
-        bits, _ = bits_per_byte("model", drawn(n, seed=1))
+        bits, _ = loss_measures("model", drawn(n, seed=1), "all")
         assert bits.interval_low < bits.value < bits.interval_high
         widths.append(bits.interval_high - bits.interval_low)
     assert widths[0] > 2 * widths[1] > 4 * widths[2]
@@ -118,19 +116,23 @@ def test_the_interval_holds_the_value_and_narrows_with_documents() -> None:
 
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     truth = 1 / math.log(2)
-    found = [bits_per_byte("model", drawn(60, seed))[0] for seed in range(100)]
+    found = [loss_measures("model", drawn(60, seed), "all")[0] for seed in range(100)]
     covered = sum(m.interval_low <= truth <= m.interval_high for m in found)
     assert 87 <= covered <= 99
 
 
 def test_the_interval_is_the_same_each_time() -> None:
     scores = drawn(20, seed=0)
-    assert bits_per_byte("model", scores, seed=1) == bits_per_byte("model", scores, seed=1)
-    assert bits_per_byte("model", scores, seed=1) != bits_per_byte("model", scores, seed=2)
+    assert loss_measures("model", scores, "all", seed=1) == loss_measures(
+        "model", scores, "all", seed=1
+    )
+    assert loss_measures("model", scores, "all", seed=1) != loss_measures(
+        "model", scores, "all", seed=2
+    )
 
 
 def test_one_document_has_an_interval_of_no_width() -> None:
-    bits, _ = bits_per_byte("model", drawn(1, seed=0))
+    bits, _ = loss_measures("model", drawn(1, seed=0), "all")
     assert bits.interval_low == bits.interval_high == pytest.approx(bits.value)
 
 
@@ -139,7 +141,7 @@ def test_the_coders_beside_the_model() -> None:
     train = [" ".join(random.choice(WORDS, 300)) for _ in range(5)]
     new = [" ".join(random.choice(WORDS, 200)) for _ in range(3)]
     content = "".join(new).encode()
-    uniform, xz, primed = coder_baselines(train, new)
+    uniform, xz, primed = coder_baselines(train, new, "all")
     assert [m.arm for m in (uniform, xz, primed)] == ["uniform", "xz", "xz_primed"]
     assert {m.measure for m in (uniform, xz, primed)} == {"bits_per_byte"}
     assert [m.n for m in (uniform, xz, primed)] == [3, 3, 3]
@@ -153,8 +155,8 @@ def test_the_coders_beside_the_model() -> None:
 def test_priming_helps_with_what_was_seen_and_not_with_noise() -> None:
     random = np.random.default_rng(0)
     page, noise = ("".join(map(chr, random.integers(33, 127, 5000))) for _ in range(2))
-    _, xz, primed = coder_baselines([page], [page])
+    _, xz, primed = coder_baselines([page], [page], "all")
     assert xz.value > 6
     assert primed.value < 0.2
-    _, xz, primed = coder_baselines([page], [noise])
+    _, xz, primed = coder_baselines([page], [noise], "all")
     assert primed.value == pytest.approx(xz.value, rel=0.05)

@@ -1,17 +1,19 @@
 """What a method adds to the report: its figures and tables with their captions."""
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from terse.config.methods import METHODS, settings_of
+from terse.config.methods import methods, settings_of
 from terse.errors import TerseError
 from terse.figures.study import FinishedRun, figures_of, joined_tables
 from terse.figures.style import save
+from terse.methods.causal_lm.spec import CAUSAL_LM
 from terse.methods.compression.figures import ARMS, arms, recovery
+from terse.methods.compression.spec import COMPRESSION
 
 
 def finished(name: str, shift: float = 0.0, **changes: Any) -> FinishedRun:
@@ -66,38 +68,33 @@ def test_arms_have_a_panel_for_each_length() -> None:
 
 
 def test_one_run_is_a_point_in_each_panel(tmp_path: Path) -> None:
-    for name, figure in figures_of([RUNS[0]]).items():
+    for name, figure in figures_of(COMPRESSION, [RUNS[0]]).items():
         save(figure, [tmp_path / f"{name}.svg"])
     assert {f.name for f in tmp_path.iterdir()} == {"arms.svg", "recovery.svg"}
 
 
 def test_tables_of_all_runs_stand_below_one_another() -> None:
-    table = joined_tables(RUNS[:2])["samples"]
+    table = joined_tables(COMPRESSION, RUNS[:2])["samples"]
     assert table.to_dict("list") == {"run": ["c1", "c4"], "context": ["c1", "c4"]}
 
 
 def test_what_has_no_caption_is_refused() -> None:
     run = FinishedRun("c", RUNS[0].settings, RUNS[0].evaluation, {"secret": pd.DataFrame()})
     with pytest.raises(TerseError, match="'secret' has no caption"):
-        joined_tables([run])
+        joined_tables(COMPRESSION, [run])
 
 
 def test_a_method_without_figures_has_none() -> None:
-    class Plain(METHODS["causal-lm"]):  # type: ignore[misc,name-defined]
-        captions: ClassVar[dict[str, str]] = {}
-
-    settings = Plain(
-        method="causal-lm", corpus="c", tokenizer="t", max_steps=3, checkpoint_steps=[]
-    )
-    assert figures_of([FinishedRun("p", settings, pd.DataFrame(), {})]) == {}
+    settings = settings_of({"method": "causal-lm", "corpus": "c", "tokenizer": "t", "max_steps": 3})
+    assert figures_of(CAUSAL_LM, [FinishedRun("p", settings, pd.DataFrame(), {})]) == {}
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", sorted(methods()))
 def test_drawing_needs_no_torch(method: str) -> None:
     import subprocess
     import sys
 
-    figures = METHODS[method].figures
+    figures = methods()[method].figures
     if figures is None:
         return
     code = f"import sys, {figures.partition(':')[0]}; assert 'torch' not in sys.modules"

@@ -107,7 +107,10 @@ def test_every_key_of_the_published_base_has_its_place(tmp_path: Path) -> None:
     assert (level.num_shared_encoder_layers, level.entropy_delta) == (0, 0.3)
     assert (top.dim, top.num_layers, top.continuous) == (128, 3, True)
     assert (run.lr, run.n_grad_loops, run.grad_clip) == (1e-4, 4, 0.5)
-    assert (run.lr_schedule, run.schedule_options()) == ("cosine_with_min_lr", {"min_lr": 1e-6})
+    assert (run.lr_schedule, run.scheduler_specific_kwargs) == (
+        "cosine_with_min_lr",
+        {"min_lr": 1e-6},
+    )
     assert (run.corpus, run.tokenizer, run.save_interval) == ("fineweb-edu", "bytes", 1000)
     assert (run.expander_num_dec_layers, run.use_decoder_only_expander) == (3, True)
     assert (run.mlflow_batch_interval, run.generation_interval) == (20, 50)

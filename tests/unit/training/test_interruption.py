@@ -101,9 +101,9 @@ train_tiny(Path(sys.argv[1]))
     ("function", "name", "left"),
     [
         ("publish_folder", "step-0", []),
-        ("_sync", "checkpoint-4", []),
+        ("sync", "checkpoint-4", []),
         ("publish_folder", "step-7", ["checkpoint-4"]),
-        ("_sync", "checkpoint-8", ["checkpoint-4"]),
+        ("sync", "checkpoint-8", ["checkpoint-4"]),
         ("publish_folder", "checkpoint-12", ["checkpoint-4", "checkpoint-8"]),
         ("publish_folder", "model", ["checkpoint-8", "checkpoint-12"]),
     ],

@@ -115,5 +115,6 @@ def test_a_long_setting_is_kept_whole(tmp_path: Path) -> None:
 
 
 def test_the_interval_is_conduct() -> None:
-    params = tiny_method(mlflow_batch_interval=7).settings.params()
+    method = tiny_method(mlflow_batch_interval=7)
+    params = method.spec.result_params(method.settings)
     assert "mlflow_batch_interval" not in params

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from terse.corpora.tokenizers import plain_backend
 from terse.evaluation.lm_eval.causal_text import CausalText
+from terse.evaluation.lm_eval.pairs import spaces_moved
 
 
 class BlockText(CausalText):
@@ -31,6 +33,7 @@ class BlockText(CausalText):
     ) -> None:
         super().__init__(batch_size)
         self.tokenizer, self.context, self.block = tokenizer, context, block
+        self._core = plain_backend(tokenizer)
         end = lm.config.get_text_config().eos_token_id
         self.ends = set(end) if isinstance(end, list) else {end}  # some models have several
         self._device = torch.device(device)
@@ -41,15 +44,13 @@ class BlockText(CausalText):
         return str(self.tokenizer.name_or_path)
 
     def encode(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False)
+        return self._core.encode(text).ids  # names of special tokens are text, as in a corpus
 
     def decode(self, symbols: list[int]) -> str:
         return self.tokenizer.decode(symbols)
 
     def _pair(self, context: str, text: str) -> tuple[int, list[int]]:
-        # Spaces at the end of a context belong to what follows, as in the library's own models.
-        bare = context.rstrip()
-        return super()._pair(bare, context[len(bare) :] + text)
+        return super()._pair(*spaces_moved(context, text))
 
     def window(self, place: int) -> tuple[int, int]:
         if place < self.context:

@@ -9,7 +9,8 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from torch import Tensor
 
-from terse.errors import TerseError
+from terse.evaluation.lm_eval.options import Options, greedy_options
+from terse.evaluation.lm_eval.pairs import joined
 
 Scored = tuple[float, bool]
 
@@ -61,7 +62,7 @@ class CausalText(LM, ABC):
 
     def _pair(self, context: str, text: str) -> tuple[int, list[int]]:
         """Return where a continuation begins among the symbols of both, and these."""
-        return len(self.encode(context)), self.encode(context + text)
+        return joined(self.encode, context, text)
 
     def _scored(self, items: list[tuple[int, list[int]]]) -> list[Scored]:
         windows = [
@@ -94,19 +95,14 @@ class CausalText(LM, ABC):
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """Return what is written greedily behind contexts, up to a stop text or the end."""
         arguments: list[Any] = [request.args for request in requests]
-        return [self._written(context, dict(options)) for context, options in arguments]
+        return [self._written(context, greedy_options(options)) for context, options in arguments]
 
-    def _written(self, context: str, options: dict[str, Any]) -> str:
-        if options.get("do_sample") or float(options.get("temperature") or 0) > 0:
-            raise TerseError("this model writes greedily: leave do_sample and temperature out")
-        until = options.get("until") or []
-        stops = [stop for stop in ([until] if isinstance(until, str) else until) if stop]
-        longest = int(options.get("max_gen_toks") or 256)
+    def _written(self, context: str, options: Options) -> str:
         symbols: list[int] = []
-        for symbol in islice(self.write(self.encode(context)), longest):
+        for symbol in islice(self.write(self.encode(context)), options.longest):
             symbols.append(symbol)
-            if any(stop in self.decode(symbols) for stop in stops):
+            if any(stop in self.decode(symbols) for stop in options.stops):
                 break
         text = self.decode(symbols)
-        ends = [text.index(stop) for stop in stops if stop in text]
+        ends = [text.index(stop) for stop in options.stops if stop in text]
         return text[: min(ends, default=len(text))]

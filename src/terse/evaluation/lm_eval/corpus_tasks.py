@@ -1,10 +1,14 @@
 """Small tasks for lm-eval, made of the validation documents of a corpus: no network is needed.
 
-`corpus_cloze`: which of four passages follows a context; the others are from other documents.
+`corpus_cloze`: which of four passages follows a context; the others are from other documents. All
+four begin with a word, on a line of their own: a tokenizer knows which letters usually follow each
+other, so a passage that continued its context directly would merge with it into fewer tokens and
+win without any model.
 `corpus_bytes`: the likelihood of passages, as bits per byte.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,9 @@ from terse.errors import TerseError
 
 N_CHOICES, N_QUESTIONS = 4, 200
 CONTEXT, PASSAGE = 160, 60  # characters
+JOIN = "\n"
+BETWEEN_WORDS = re.compile(r"(?<=\S)\s+(?=\w)")
+BETWEEN_LETTERS = re.compile(r"(?<=\w)(?=\w)")  # in scripts without spaces
 CLOZE = {
     "task": "corpus_cloze",
     "output_type": "multiple_choice",
@@ -45,19 +52,21 @@ def make_corpus_tasks(documents: Path, folder: Path, *, seed: int = 0) -> None:
     Raises TerseError where the validation split has fewer than four documents that are long enough.
     """
     texts = [text for text in split_texts(documents, "validation") if len(text) >= 2 * CONTEXT]
-    if len(texts) < N_CHOICES:
+    whole = [text for text in texts if next(_cuts(text), None)]
+    if len(whole) < N_CHOICES:
         raise TerseError(
-            f"{documents} has {len(texts)} validation documents of {2 * CONTEXT} characters; a "
-            f"cloze task needs {N_CHOICES}"
+            f"{documents} has {len(whole)} validation documents of {2 * CONTEXT} characters with "
+            f"words in their middle; a cloze task needs {N_CHOICES}"
         )
-    rows = list(_questions(texts, np.random.default_rng(seed)))
+    rows = list(_questions(whole, np.random.default_rng(seed)))
     passages = [{"text": text[: 2 * CONTEXT]} for text in texts[:N_QUESTIONS]]
     with atomic_folder(folder) as partial:
-        for task, content in ((CLOZE, rows), (BYTES, passages)):
+        for task, content, version in ((CLOZE, rows, 2), (BYTES, passages, 1)):
             name = task["task"]
             lines = "".join(json.dumps(row) + "\n" for row in content)
             (partial / f"{name}.jsonl").write_text(lines, encoding="utf-8")
-            block = {**task, **_data(folder / f"{name}.jsonl"), "metadata": {"version": 1}}
+            metadata = {"metadata": {"version": version}}
+            block = {**task, **_data(folder / f"{name}.jsonl"), **metadata}
             (partial / f"{name}.yaml").write_text(yaml.safe_dump(block), encoding="utf-8")
 
 
@@ -66,19 +75,36 @@ def _data(path: Path) -> dict[str, Any]:
     return {"dataset_path": "json", "dataset_kwargs": files, "test_split": "test"}
 
 
+def _cuts(text: str) -> Iterator[tuple[int, int]]:
+    """Yield where a context can end and a passage begin, with enough text on both sides."""
+    for between in (BETWEEN_WORDS, BETWEEN_LETTERS):
+        found = False
+        for match in between.finditer(text, CONTEXT, len(text) - PASSAGE + 1):
+            found = True
+            yield match.span()
+        if found:
+            return
+
+
 def _questions(texts: list[str], draw: np.random.Generator) -> Iterator[dict[str, Any]]:
-    for number in range(N_QUESTIONS):
-        own = number % len(texts)
-        others = draw.choice(len(texts) - 1, N_CHOICES - 1, replace=False)
-        start = int(draw.integers(len(texts[own]) - CONTEXT - PASSAGE + 1))
-        choices = [texts[own][start + CONTEXT : start + CONTEXT + PASSAGE]]
-        for other in others:
-            text = texts[other + (other >= own)]
-            place = int(draw.integers(len(text) - PASSAGE + 1))
-            choices.append(text[place : place + PASSAGE])
+    """Yield questions from texts that can be cut.
+
+    The right passage and the wrong ones are drawn alike, so nothing but the context tells which is
+    which.
+    """
+    for _ in range(N_QUESTIONS):
+        chosen = [texts[i] for i in draw.choice(len(texts), N_CHOICES, replace=False)]
+        places = [_drawn(text, draw) for text in chosen]
+        passages = [text[b : b + PASSAGE] for text, (_, b) in zip(chosen, places, strict=True)]
+        end = places[0][0]
         order = draw.permutation(N_CHOICES)
         yield {
-            "context": texts[own][start : start + CONTEXT],
-            "choices": [choices[i] for i in order],
+            "context": chosen[0][end - CONTEXT : end],
+            "choices": [JOIN + passages[i] for i in order],
             "answer": int(np.flatnonzero(order == 0)[0]),
         }
+
+
+def _drawn(text: str, draw: np.random.Generator) -> tuple[int, int]:
+    cuts = list(_cuts(text))
+    return cuts[draw.integers(len(cuts))]

@@ -1,26 +1,56 @@
 """lm-eval, the library, on any model of the workflow."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from lm_eval import simple_evaluate
+from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from terse.corpora.tokenizers import load_tokenizer
 from terse.errors import TerseError, unknown_name
+from terse.evaluation.lm_eval.pairs import joined, spaces_moved
+from terse.models.generation import plain_generation
 from terse.models.loading import load_model, max_context
 from terse.settings.harness import CORPUS_TASKS, Harness
+
+
+class PlainLM(HFLM):
+    """The library's own model, which cuts pairs where the adapters of the methods cut them."""
+
+    def loglikelihood(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[tuple[float, bool]]:
+        """Return (log-likelihood in nats, whether greedy decoding gives it) of continuations."""
+        begun: list[Instance] = []
+        for request in requests:
+            context, text = spaces_moved(*map(str, request.args))
+            joined(self._alone, context, text)  # refuses what has no token
+            begun.append(replace(request, arguments=(context, text)))
+        return super().loglikelihood(begun, disable_tqdm)
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        first, whole = joined(self._alone, context, continuation)
+        alone, added = self._alone(context), self.tok_encode(context)
+        start = added[:1] if added[1 : 1 + len(alone)] == alone else []  # BOS, where it is wanted
+        return [*start, *whole[:first]], whole[first:]
+
+    def _alone(self, text: str) -> list[int]:
+        return self.tok_encode(text, add_special_tokens=False)
 
 
 def language_model(folder: Path, *, device: str, batch_size: int, **loading: Any) -> LM:
     """Return a causal LM in a local folder as the library's model; `loading`: see `load_model`."""
     model = load_model(folder, device=device, **loading)
+    model.generation_config = plain_generation(model)  # options are the task's
     tokenizer = load_tokenizer(folder, bool(loading.get("trust_remote_code")))
-    build: Any = HFLM  # its decorator hides its parameters
+    tokenizer.split_special_tokens = True  # their names are text, as in a corpus
+    build: Any = PlainLM  # its decorator hides its parameters
     return build(
         pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=max_context(model)
     )
@@ -61,6 +91,8 @@ def results_table(found: dict[str, Any]) -> pd.DataFrame:
             metric, _, kind = key.partition(",")
             if not kind or metric.endswith("_stderr"):
                 continue
+            if isinstance(value, float) and not math.isfinite(value):
+                raise TerseError(f"lm-eval's {metric} of task {task} is {value}")
             error = block.get(f"{metric}_stderr,{kind}", math.nan)
             stderr = error if isinstance(error, float) else math.nan
             rows.append(

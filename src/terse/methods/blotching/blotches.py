@@ -17,11 +17,12 @@ class Chain:
     """A problem, steps, and an answer, as tokens (T,) and the step (T,) that each belongs to.
 
     Step 0 is the problem with its separator and never left out, nor is the last, the answer with
-    EOS; those between can be.
+    EOS; those between can be. n_bytes: of the text that the tokens but EOS stand for, in UTF-8.
     """
 
     tokens: NDArray[np.int64]
     steps: NDArray[np.int64]
+    n_bytes: int
 
     @property
     def n_droppable(self) -> int:

@@ -72,10 +72,10 @@ class Arithmetic:
 
 
 def chain_of(problem: Terms) -> Chain:
-    """Return the chain of an arithmetic problem, with EOS."""
+    """Return the chain of an arithmetic problem, with EOS; a token is a character of ASCII."""
     tokens = np.append(encode("=".join(solve(problem))), EOS)
     ends = np.cumsum(tokens == SEPARATOR)
-    return Chain(tokens, np.concatenate([[0], ends[:-1]]))
+    return Chain(tokens, np.concatenate([[0], ends[:-1]]), n_bytes=len(tokens) - 1)
 
 
 def text_chains(path: Path, split: str, seq_len: int, eos_id: int) -> list[Chain]:
@@ -89,9 +89,10 @@ def text_chains(path: Path, split: str, seq_len: int, eos_id: int) -> list[Chain
     n_tokens = n_left_out = 0
     for document in range(len(store)):
         pieces = _pieces(store, document, path)
-        n_tokens += sum(map(len, pieces))
+        n_tokens += sum(p.n_tokens for p in pieces)
         windows = _windows(pieces, seq_len - 1)
-        n_left_out += sum(map(len, pieces)) - sum(len(p) for window in windows for p in window)
+        n_left_out += sum(p.n_tokens for p in pieces)
+        n_left_out -= sum(p.n_tokens for window in windows for p in window)
         chains += [_chain(window, eos_id) for window in windows]
     if not chains:
         raise TerseError(
@@ -105,8 +106,20 @@ def text_chains(path: Path, split: str, seq_len: int, eos_id: int) -> list[Chain
     return chains
 
 
-def _pieces(store: TokenStore, document: int, path: Path) -> list[np.ndarray]:
-    """Return the tokens of each piece; one that straddles a border belongs to the next."""
+@dataclass(frozen=True)
+class _Piece:
+    """Tokens (n,) of one step, and the bytes that they stand for."""
+
+    tokens: np.ndarray
+    n_bytes: int
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.tokens)
+
+
+def _pieces(store: TokenStore, document: int, path: Path) -> list[_Piece]:
+    """Return the pieces of a document; a token that straddles a border belongs to the next."""
     metadata = json.loads(store.metadata_of(document))
     if STEP_ENDS not in metadata:
         raise TerseError(f"the corpus of {path} has no steps: give it a separator")
@@ -114,22 +127,26 @@ def _pieces(store: TokenStore, document: int, path: Path) -> list[np.ndarray]:
     ends = store.byte_ends[start:stop]
     borders = np.searchsorted(ends, metadata[STEP_ENDS][:-1], side="right")
     tokens = store.tokens[start:stop].astype(np.int64)
-    return [piece for piece in np.split(tokens, borders) if len(piece)]
+    sizes = np.diff(ends.astype(np.int64), prepend=0)  # bytes of each token
+    parts = zip(np.split(tokens, borders), np.split(sizes, borders), strict=True)
+    return [_Piece(part, int(size.sum())) for part, size in parts if len(part)]
 
 
-def _windows(pieces: list[np.ndarray], room: int) -> list[list[np.ndarray]]:
+def _windows(pieces: list[_Piece], room: int) -> list[list[_Piece]]:
     """Return runs of neighbouring pieces that fit, two at least, as long as they can be."""
-    windows: list[list[np.ndarray]] = []
-    current: list[np.ndarray] = []
+    windows: list[list[_Piece]] = []
+    current: list[_Piece] = []
     for piece in pieces:
-        if sum(map(len, current)) + len(piece) > room:
+        if sum(p.n_tokens for p in current) + piece.n_tokens > room:
             windows.append(current)
             current = []
-        if len(piece) <= room:
+        if piece.n_tokens <= room:
             current.append(piece)
     return [window for window in [*windows, current] if len(window) > 1]
 
 
-def _chain(pieces: list[np.ndarray], eos_id: int) -> Chain:
-    steps = np.repeat(np.arange(len(pieces)), [len(piece) for piece in pieces])
-    return Chain(np.append(np.concatenate(pieces), eos_id), np.append(steps, steps[-1]))
+def _chain(pieces: list[_Piece], eos_id: int) -> Chain:
+    steps = np.repeat(np.arange(len(pieces)), [piece.n_tokens for piece in pieces])
+    tokens = np.concatenate([piece.tokens for piece in pieces])
+    n_bytes = sum(piece.n_bytes for piece in pieces)
+    return Chain(np.append(tokens, eos_id), np.append(steps, steps[-1]), n_bytes)

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from terse.evaluation.bits_per_byte import ratio_of_sums
+from terse.evaluation.flops import lm_flops
 from terse.evaluation.measures import Measure
 from terse.evaluation.proportions import wilson
+from terse.evaluation.scores import Columns, cost_measures, ratio_of_sums
 from terse.methods.blotching.answers import Request, answers, vote
 from terse.methods.blotching.blotches import Chain
 from terse.methods.blotching.chains import Arithmetic
@@ -100,14 +101,24 @@ class Evaluation:
         return self._losses[p]
 
     def _loss_measures(self, p: float) -> list[Measure]:
-        found = self.losses(p)
-        nats, answer = found["nats"].to_numpy(), found["answer_nats"].to_numpy()
-        arm = f"chains{_spell(p)}"
+        of: Columns = {name: _floats(self.losses(p), name) for name in self.losses(p)}
+        arm, targets = f"chains{_spell(p)}", self.targets
+        losses = {
+            "loss_nats": ("nats", "n_targets"),
+            "loss_nats_per_original_token": ("nats", "n_original"),
+            "answer_loss_nats": ("answer_nats", "n_answer"),
+        }
+        flops = lm_flops(self.model.lm).total(of["positions"], of["n_targets"])
         return [
-            ratio_of_sums(arm, "loss_nats", nats, found["n_targets"].to_numpy(float)),
-            ratio_of_sums(arm, "loss_nats_per_original_token", nats, _floats(found, "n_original")),
-            ratio_of_sums(arm, "answer_loss_nats", answer, _floats(found, "n_answer")),
-        ]
+            ratio_of_sums(arm, name, of[top], of[bottom], targets=targets)
+            for name, (top, bottom) in losses.items()
+        ] + cost_measures(arm, {**of, "flops": flops}, targets)
+
+    @property
+    def targets(self) -> str:
+        """How the `targets` column calls what losses are taken of."""
+        what = "held-out problems, solved" if self.arithmetic is not None else "held-out windows"
+        return f"what is left of {len(self.chains)} {what}"
 
 
 def score(arm: str, table: pd.DataFrame) -> list[Measure]:

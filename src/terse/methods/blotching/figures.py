@@ -42,7 +42,7 @@ def joined(runs: Sequence[FinishedRun], name: str) -> pd.DataFrame:
 
 def series_names(runs: Sequence[FinishedRun]) -> dict[str, str]:
     """Return what each run is called in a legend: its arm, and what is unusual about it there."""
-    settings = {run.name: _without_seed(run.settings.params()) for run in runs}
+    settings = {run.name: _without_seed(run.settings.model_dump(mode="json")) for run in runs}
     names: dict[str, str] = {}
     for run, own in settings.items():
         peers = [other for other in settings.values() if other["arm"] == own["arm"]]
@@ -56,8 +56,8 @@ def _is_usual(value: Any, values: Sequence[Any]) -> bool:
     return all(values.count(value) > values.count(other) for other in values if other != value)
 
 
-def _without_seed(params: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in params.items() if key not in ("seed", "stage_version")}
+def _without_seed(settings: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key != "seed"}
 
 
 def over_seeds(table: pd.DataFrame, keys: list[str], column: str) -> pd.DataFrame:

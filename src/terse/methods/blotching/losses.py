@@ -20,7 +20,9 @@ def chain_losses(
 
     Columns: nats (of all targets), n_targets, answer_nats and n_answer (of the answer's tokens,
     after what is left of the steps), n_original (tokens of the whole chain that are targets without
-    blotches), n_kept (tokens read).
+    blotches), n_kept (tokens read), positions
+    (computed: more than that where dropped tokens are only masked), n_bytes (of the whole chain's
+    text).
     """
     s = layout.settings
     rows = RequestedRows(chains, layout, p)
@@ -29,13 +31,13 @@ def chain_losses(
     found = []
     for first in range(0, len(rows), size):
         chosen = range(first, min(first + size, len(rows)))
-        batch = collate([rows[i] for i in chosen], 0)
+        items = [rows[i] for i in chosen]
+        batch = collate(items, 0)
         placed = {key: value.to(device) for key, value in batch.items()}
         nats = token_nats(model, placed, s.n_groups).cpu()
-        for line, labels, mask, i in zip(
-            nats.double().numpy(), batch["labels"].numpy(), batch["attention_mask"], chosen,
-            strict=True,
-        ):  # fmt: skip
+        for line, labels, item, i in zip(
+            nats.double().numpy(), batch["labels"].numpy(), items, chosen, strict=True
+        ):
             targets = np.flatnonzero(labels != IGNORED)
             n_answer = int((chains[i].steps == chains[i].steps[-1]).sum())
             found.append(
@@ -45,7 +47,9 @@ def chain_losses(
                     "answer_nats": line[targets[-n_answer:]].sum(),
                     "n_answer": n_answer,
                     "n_original": _n_original(chains[i], s.incl_intl_prob, s.arm == "intensity"),
-                    "n_kept": int(mask.sum()),
+                    "n_kept": int(item["attention_mask"].sum()),
+                    "positions": len(item["input_ids"]),
+                    "n_bytes": chains[i].n_bytes,
                 }
             )
     return pd.DataFrame(found)

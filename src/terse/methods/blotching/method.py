@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from terse.corpora.arithmetic.characters import PAD, VOCAB_SIZE
+from terse.corpora.places import evenly
 from terse.corpora.tokenizers import load_tokenizer
 from terse.errors import TerseError
 from terse.evaluation.measures import Measure
@@ -21,16 +21,18 @@ from terse.methods.blotching.model import Blotcher, check_positions, drop_out, f
 from terse.methods.blotching.positions import RANDOM, position_table
 from terse.methods.blotching.rows import BlotchedRows, HeldOutRows, Layout, collate
 from terse.methods.blotching.settings import BlotchingSettings
+from terse.methods.blotching.spec import BLOTCHING
+from terse.methods.blotching.storage import save_blotcher, take_own
 from terse.methods.blotching.tables import all_tables
-from terse.models.loading import load_model, max_context
+from terse.models.loading import check_length, load_model
 from terse.training.method import Batch, Method
-
-WEIGHTS = "blotching.safetensors"  # what a run has beside its language model
 
 
 class Blotching(Method[BlotchingSettings]):
     """A transformer learns chains with whole steps left out; an intensity may tell how many."""
 
+    spec = BLOTCHING
+    rows_in_order = True
     _scored: Evaluation | None = None
 
     @cached_property
@@ -105,12 +107,7 @@ class Blotching(Method[BlotchingSettings]):
             device_map="auto" if self.settings.model_parallel else None,
             trust_remote_code=self.settings.trust_remote_code,
         )
-        limit = max_context(lm)
-        if limit is not None and self.layout.longest > limit:
-            raise TerseError(
-                f"chains of {self.layout.longest} tokens are longer than the {limit} positions of "
-                "the base: lower seq_len"
-            )
+        check_length(lm, self.layout.longest, "chains", "lower seq_len")
         return lm
 
     def _around(self, lm: PreTrainedModel) -> Blotcher:
@@ -182,21 +179,13 @@ class Blotching(Method[BlotchingSettings]):
         return self._scored
 
     def _scored_chains(self) -> list[Chain]:
-        chains, most = self.validation_chains, self.settings.n_val_problems
-        n = min(len(chains), most)
-        return [chains[i * len(chains) // n] for i in range(n)]
+        chains = self.validation_chains
+        return [chains[i] for i in evenly(len(chains), self.settings.n_val_problems)]
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """Write the language model as transformers does, and beside it what is ours."""
-        cast(Blotcher, model).lm.save_pretrained(folder)
-        own = {k: v.contiguous() for k, v in model.state_dict().items() if not k.startswith("lm.")}
-        save_file({k: v.cpu() for k, v in own.items()}, folder / WEIGHTS, metadata={"format": "pt"})
+        save_blotcher(cast(Blotcher, model), folder)
 
     def load(self, folder: Path) -> nn.Module:
         model = self._around(self._lm(folder))
-        own = load_file(folder / WEIGHTS)
-        expected = {k: v for k, v in model.state_dict().items() if not k.startswith("lm.")}
-        if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in expected.items()}:
-            raise TerseError(f"{folder / WEIGHTS} is of another run: train this one again")
-        model.load_state_dict(own, strict=False)
+        take_own(model, folder)
         return model.eval()

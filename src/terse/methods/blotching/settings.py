@@ -4,7 +4,6 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from terse.methods.blotching.captions import CAPTIONS
 from terse.settings.epochs import steps_of_epochs
 from terse.settings.run import Run
 
@@ -25,15 +24,6 @@ _CONSTANT = {"vanilla": 0.0, "direct": 1.0}
 class BlotchingSettings(Run):
     """A causal transformer on chains with steps left out, from scratch or from a base."""
 
-    stage_version: ClassVar[int] = 2
-    implementation: ClassVar[str] = "terse.methods.blotching.method:Blotching"
-    is_language_model: ClassVar[bool] = False
-    in_order: ClassVar[bool] = True
-    figures: ClassVar[str | None] = "terse.methods.blotching.figures:draw"
-    captions: ClassVar[dict[str, str]] = CAPTIONS
-    evaluation_only: ClassVar[frozenset[str]] = frozenset(
-        {"val_temp", "eval_temps", "n_eval_ps", "n_votes", "n_samples"}
-    )
     aliases: ClassVar[dict[str, str]] = {
         **Run.aliases,
         "model_string": "base",
@@ -240,9 +230,6 @@ class BlotchingSettings(Run):
         fields = type(self).model_fields
         return sorted(k for k in keys if getattr(self, k) != fields[k].get_default())
 
-    def one_process(self) -> bool:
-        return self.model_parallel
-
     def lr_factor(self, step: int) -> float | None:
         """Return the share of lr at a step, counted from 1; None: the schedule has its own."""
         if self.lr_schedule != "power":
@@ -251,12 +238,6 @@ class BlotchingSettings(Run):
         return (
             step / w if step <= w else max((w / step) ** self.lr_decay_exp, self.min_lr / self.lr)
         )
-
-    def n_parameters(self, vocab_size: int) -> int | None:
-        if self.base is not None:
-            return None
-        block = (4 + 3 * self.h_mult) * self.d_model**2
-        return round(self.n_layers * block) + 2 * (vocab_size or 18) * self.d_model
 
     def trained_ps(self) -> list[float]:
         """Return the shares of steps that this arm is trained to leave out."""

@@ -2,7 +2,7 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 from torch.utils.data import Dataset
@@ -12,23 +12,27 @@ from terse.corpora.documents import split_texts
 from terse.corpora.tokenizers import load_tokenizer
 from terse.corpora.windows import packed_rows, scoring_windows
 from terse.errors import TerseError
-from terse.evaluation.bits_per_byte import bits_per_byte, coder_baselines, score_documents
+from terse.evaluation.bits_per_byte import coder_baselines, score_documents
 from terse.evaluation.measures import Measure
+from terse.evaluation.scores import all_text, cost_measures, loss_measures
 from terse.methods.causal_lm.settings import CausalLMSettings
-from terse.models.loading import load_model
+from terse.methods.causal_lm.spec import CAUSAL_LM
+from terse.models.loading import load_model, max_context
 from terse.training.method import Method
 
 
 class CausalLM(Method[CausalLMSettings]):
     """Next-token prediction on packed documents, every token of the corpus a target."""
 
+    spec = CAUSAL_LM
+
     @cached_property
     def _tokenizer(self) -> PreTrainedTokenizerBase:
-        return load_tokenizer(_required(self.tokenizer_folder(), "tokenizer"))
+        return load_tokenizer(self.required(self.tokenizer_folder(), "tokenizer"))
 
     @cached_property
     def _tokens(self) -> Path:
-        return _required(self.inputs.tokens, "tokens file")
+        return self.required(self.inputs.tokens, "tokens file")
 
     @property
     def _bos(self) -> int:
@@ -38,7 +42,7 @@ class CausalLM(Method[CausalLMSettings]):
     def build(self) -> PreTrainedModel:
         """Return the base's weights, or a Llama-architecture model with fresh ones."""
         if self.inputs.base is not None:
-            return load_model(self.inputs.base).requires_grad_(True).train()
+            return self._base(self.inputs.base).requires_grad_(True).train()
         s, tokenizer = self.settings, self._tokenizer
         config = LlamaConfig(
             vocab_size=len(tokenizer),
@@ -54,6 +58,16 @@ class CausalLM(Method[CausalLMSettings]):
             setattr(config, name, getattr(tokenizer, name))
         return LlamaForCausalLM(config)
 
+    def _base(self, folder: Path) -> PreTrainedModel:
+        model = load_model(folder)
+        limit = max_context(model)
+        if limit is not None and self.settings.ctx_len > limit:
+            raise TerseError(
+                f"rows of {self.settings.ctx_len} tokens are longer than the {limit} positions of "
+                "the base; lower ctx_len"
+            )
+        return model
+
     def training_rows(self) -> Dataset[Any]:
         return packed_rows(self._tokens, "train", self.settings.ctx_len, self._bos)
 
@@ -61,19 +75,19 @@ class CausalLM(Method[CausalLMSettings]):
         return packed_rows(self._tokens, "validation", self.settings.ctx_len, self._bos)
 
     def evaluate(self, model: nn.Module, device: str) -> list[Measure]:
-        """Return bits per byte of the validation documents, beside coders without a model."""
+        """Return bits per byte of the validation documents and their cost; coders without a model.
+
+        A target's context is what its window holds before it, half a window at least where the
+        document has that much, so that the most of a document is computed twice.
+        """
         # A tokenizer without BOS scores behind its EOS, as after the end of another document.
         start = self._bos if self._bos >= 0 else self._tokenizer.eos_token_id
         if not isinstance(start, int):
             raise TerseError("the tokenizer has neither BOS nor EOS to score a document behind")
         windows = scoring_windows(self._tokens, "validation", self.settings.ctx_len, start)
-        scores = score_documents(model, windows, device=device)
-        documents = _required(self.inputs.documents, "documents file")
+        sums = score_documents(cast(PreTrainedModel, model), windows, device=device)["model"]
+        targets = all_text(self.settings.corpus)
+        documents = self.required(self.inputs.documents, "documents file")
         train, validation = (split_texts(documents, split) for split in ("train", "validation"))
-        return bits_per_byte("model", scores) + coder_baselines(train, validation)
-
-
-def _required(path: Path | None, what: str) -> Path:
-    if path is None:
-        raise TerseError(f"causal-lm needs a {what}")
-    return path
+        measures = loss_measures("model", sums, targets) + cost_measures("model", sums, targets)
+        return measures + coder_baselines(train, validation, targets)

@@ -1,18 +1,16 @@
 """Settings of the method `causal-lm`."""
 
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from terse.settings.run import Run
 
-_ARCHITECTURE = {"d_model", "n_layers", "n_heads", "n_kv_heads", "h_mult", "tie_embeddings"}
+ARCHITECTURE = {"d_model", "n_layers", "n_heads", "n_kv_heads", "h_mult", "tie_embeddings"}
 
 
 class CausalLMSettings(Run):
     """A Llama-architecture language model, trained from scratch or on from a base."""
-
-    implementation: ClassVar[str] = "terse.methods.causal_lm.method:CausalLM"
 
     method: Literal["causal-lm"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
         "causal-lm", description="this method"
@@ -32,7 +30,7 @@ class CausalLMSettings(Run):
         if self.base is None and self.tokenizer is None:
             raise ValueError("a model from scratch needs a tokenizer")
         if self.base is not None:
-            given = sorted(self.model_fields_set & (_ARCHITECTURE | {"tokenizer"}))
+            given = sorted(self.model_fields_set & (ARCHITECTURE | {"tokenizer"}))
             if given:
                 raise ValueError(f"{given[0]} is the base's: leave it out beside base")
         elif self.d_model % (2 * self.n_heads):
@@ -40,24 +38,3 @@ class CausalLMSettings(Run):
         if self.n_kv_heads is not None and self.n_heads % self.n_kv_heads:
             raise ValueError(f"n_heads {self.n_heads} is no multiple of n_kv_heads")
         return self
-
-    def params(self) -> dict[str, Any]:
-        skipped = set() if self.base is None else _ARCHITECTURE | {"tokenizer"}
-        return {key: value for key, value in super().params().items() if key not in skipped}
-
-    def n_parameters(self, vocab_size: int) -> int | None:
-        if self.base is not None:
-            return None
-        attention = 2 * (1 + (self.n_kv_heads or self.n_heads) / self.n_heads)
-        block = (attention + 3 * self.h_mult) * self.d_model**2
-        embeddings = (1 if self.tie_embeddings else 2) * vocab_size * self.d_model
-        return round(self.n_layers * block) + embeddings
-
-    def depth(self) -> int | None:
-        return self.n_layers if self.base is None else None
-
-    def tokens_per_row(self) -> int | None:
-        return self.ctx_len
-
-    def context_length(self) -> int | None:
-        return self.ctx_len if self.base is None else None

@@ -1,17 +1,127 @@
-"""What a context costs: positions, bytes of the key-value cache, time to the first token."""
+"""What a context costs: positions, FLOPs, bytes of the key-value cache, time to the first token."""
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
+import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from terse.evaluation.cost import cache_size, interleaved
+from terse.evaluation.flops import PassFlops, counted, lm_flops
 from terse.evaluation.measures import Measure
-from terse.methods.compression.frozen_lm import embed, keeping
+from terse.evaluation.scores import Floats, floats
+from terse.methods.compression.arms import ScoredBatch
+from terse.methods.compression.frozen_lm import (
+    embed,
+    expected_embedding,
+    hidden_state,
+    keeping,
+    logits_of,
+)
+from terse.methods.compression.lora import lora_enabled
 from terse.methods.compression.model import Compressor
 from terse.methods.compression.rows import ListedWindows
+
+
+@dataclass(frozen=True)
+class ArmCosts:
+    """What a window costs in each arm.
+
+    reading: a pass of the language model. making: one as far as the hidden state that the vectors
+    are read from, scored at the places that become vectors. pooling: the same without the trained
+    rows or a LoRA, from the plain model. vector: FLOPs of projecting one vector.
+    """
+
+    model: Compressor
+    reading: PassFlops
+    making: PassFlops
+    pooling: PassFlops
+    vector: float
+
+    @classmethod
+    def of(cls, model: Compressor) -> "ArmCosts":
+        """Return the costs of a model, of short passes that are counted."""
+        states = torch.zeros(1, 1, _state_width(model), device=model.vectors.device)
+        return cls(
+            model,
+            reading=lm_flops(model.lm),
+            making=_as_far_as_vectors(model, lora=model.settings.lora_rank > 0, outputs=True),
+            pooling=_as_far_as_vectors(model, lora=False, outputs=False),
+            vector=float(counted(lambda: model.project(states))),
+        )
+
+    def of_arm(self, arm: str, at: ScoredBatch) -> tuple[Floats, Floats]:
+        """Return the positions (B,) that an arm computes for windows, and their FLOPs (B,).
+
+        A vector is a position, as is the cue; padding is none.
+        """
+        n = flops = np.zeros(len(at.batch.target))
+        if arm in ("compressed", "shuffled"):
+            n, flops = self.of_making((at.batch if arm == "compressed" else at.others).context_mask)
+        elif arm == "mean_pool":
+            n, flops = self._of_pooling(at.batch.context_mask)
+        read = self._read(arm, at)
+        return n + read, flops + self.reading.total(read, at.batch.is_new.sum(1))
+
+    def _read(self, arm: str, at: ScoredBatch) -> Floats:
+        """Return the positions (B,) of the pass that gives the targets' likelihoods."""
+        batch, model = at.batch, self.model
+        o, n_target = model.settings.seq_overlap, floats(batch.target_mask.sum(1))
+        if arm == "high":
+            return floats(batch.context_mask.sum(1)) + n_target - o - 1
+        if arm == "tail":
+            stop = batch.context.shape[1] - o
+            kept = batch.context_mask[:, max(0, stop - model.n_vectors - 1) : stop]
+            return floats(kept.sum(1)) + n_target - 1
+        return n_target - 1 + (1 if arm == "low" else model.n_vectors + 1)
+
+    def of_making(self, mask: Tensor) -> tuple[Floats, Floats]:
+        """Return positions and FLOPs (B,) of making vectors of contexts, mask (B, spans x k)."""
+        s = self.model.settings
+        spans = self._spans(mask) + s.n_cmps + s.sep_cmpr  # (B, spans)
+        flops = self.making.total(spans, s.n_cmps) + s.n_cmps * self.vector
+        return (self.model.layer != 0) * spans.sum(1), flops.sum(1)
+
+    def _of_pooling(self, mask: Tensor) -> tuple[Floats, Floats]:
+        """Return the same of means over parts, which are products with matrices (c, k)."""
+        c, spans = self.model.settings.n_cmps, self._spans(mask)
+        means = 2 * c * spans * _state_width(self.model)
+        flops = self.pooling.total(spans) + means + c * self.vector
+        return bool(self.model.layer) * spans.sum(1), flops.sum(1)
+
+    def _spans(self, mask: Tensor) -> Floats:
+        """Return the real tokens of each span of contexts, (B, spans)."""
+        return floats(mask.reshape(len(mask), self.model.settings.n_spans, -1).sum(2))
+
+
+def _as_far_as_vectors(model: Compressor, *, lora: bool, outputs: bool) -> PassFlops:
+    """Return what a pass to the states that become vectors costs.
+
+    outputs: whether expected output embeddings are taken where the settings say so; without,
+    there are none of means.
+    """
+    lm = model.lm
+
+    def run(n: int, m: int) -> None:
+        embeds = embed(lm, torch.zeros(1, n, dtype=torch.long, device=model.vectors.device))
+        real = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
+        with lora_enabled(lm, lora):
+            if model.layer is not None:
+                hidden_state(lm, embeds, real, model.layer)
+            elif outputs:
+                expected_embedding(lm, logits_of(lm, embeds, real, m))
+
+    return PassFlops.measured(run)
+
+
+def _state_width(model: Compressor) -> int:
+    """Return the width of what is projected: hidden states, or embeddings."""
+    if model.layer is None:
+        return int(cast(nn.Embedding, model.lm.get_input_embeddings()).weight.shape[1])
+    return int(model.lm.config.get_text_config().hidden_size)
 
 
 def prefixes(model: Compressor, windows: ListedWindows) -> dict[str, Tensor]:
@@ -27,7 +137,7 @@ def context_of(windows: ListedWindows) -> Tensor:
     return row["context"][row["context_mask"].bool()][None]
 
 
-def cost_measures(model: Compressor, windows: ListedWindows) -> list[Measure]:
+def context_measures(model: Compressor, windows: ListedWindows) -> list[Measure]:
     """Return the positions before the first new token and the bytes of the cache by then."""
     measures = []
     with torch.inference_mode():
@@ -43,7 +153,9 @@ def cost_table(model: Compressor, windows: ListedWindows) -> pd.DataFrame:
 
     time_to_first_token_s is the median of interleaved rounds on this machine: from tokens, from
     vectors that are there, and from vectors with the pass that makes them (`compressing`).
+    forward_flops are those of the same passes.
     """
+    costs = ArmCosts.of(model)
     with torch.inference_mode():
         before = prefixes(model, windows)
         context = context_of(windows).to(model.vectors.device)
@@ -55,17 +167,21 @@ def cost_table(model: Compressor, windows: ListedWindows) -> pd.DataFrame:
         ways = {arm: _first_token_after(model, embeds) for arm, embeds in before.items()}
         seconds = interleaved({**ways, "compressing": compressing})
         sizes = {arm: cache_bytes(model, embeds) for arm, embeds in before.items()}
+    flops = {arm: costs.reading.total(embeds.shape[1], 1) for arm, embeds in before.items()}
+    _, making = costs.of_making(torch.ones_like(context))
+    flops["compressing"] = flops["compressed"] + making.item()
     rows = [
         {
             "way": way,
             "positions": before.get(way, before["compressed"]).shape[1],
             "key_value_bytes": sizes.get(way, sizes["compressed"]),
+            "forward_flops": float(flops[way]),
             "time_to_first_token_s": median,
         }
         for way, median in seconds.items()
     ]
     table = pd.DataFrame(rows)
-    for column in ("positions", "key_value_bytes", "time_to_first_token_s"):
+    for column in ("positions", "key_value_bytes", "forward_flops", "time_to_first_token_s"):
         table[f"{column.removesuffix('_s')}_ratio"] = table[column] / table[column].iloc[0]
     return table
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,39 +12,59 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from terse.errors import TerseError
-from terse.evaluation.bits_per_byte import DocumentScores, bits_per_byte, ratio_of_sums, resampled
 from terse.evaluation.measures import Measure
+from terse.evaluation.scores import (
+    DocumentSums,
+    cost_measures,
+    loss_measures,
+    ratio_of_sums,
+    resampled,
+)
 from terse.methods.compression.arms import ARMS, ScoredBatch, arms_of
-from terse.methods.compression.cost import cost_measures
+from terse.methods.compression.cost import ArmCosts, context_measures
 from terse.methods.compression.losses import divergence
 from terse.methods.compression.model import Batch, Compressor
 from terse.methods.compression.rows import ListedWindows
 
 Floats = NDArray[np.float64]
 FIELDS = tuple(Batch.__dataclass_fields__)
-COLUMNS = ("nats", "top1", "top5", "kl")  # summed over the targets of each document
+COLUMNS = ("nats", "top1", "top5", "kl")  # of a window, summed over its targets
 
 
 def evaluate_arms(model: Compressor, windows: ListedWindows, start: int) -> list[Measure]:
     """Return the measures of all arms.
 
-    Loss in nats per target token, bits per byte, top-1 and top-5 accuracy, recovery, gain over the
-    controls, divergence from the model with the whole context, and what each arm costs.
-    start: the token that an empty context begins with.
+    Loss in nats per target token, bits per byte, positions and FLOPs per byte, top-1 and top-5
+    accuracy, recovery, gain over the controls, divergence from the model with the whole context,
+    and what is kept of a context. start: the token that an empty context begins with.
     """
-    totals, n_targets, n_bytes = score_arms(model, windows, start)
+    sums, targets = score_arms(model, windows, start), targets_of(model, windows)
     measures = []
-    for arm, sums in totals.items():
-        scores = DocumentScores(sums[0], n_bytes, n_targets)
-        measures += bits_per_byte(arm, scores)
-        for name, top in zip(("accuracy_top1", "accuracy_top5"), sums[1:3], strict=True):
-            measures.append(ratio_of_sums(arm, name, top, n_targets))
-        if arm != "high":
-            measures.append(ratio_of_sums(arm, "kl_nats", sums[3], n_targets))
-    nats = {arm: sums[0] for arm, sums in totals.items()}
-    measures += [recovery(arm, nats, n_targets) for arm in nats if arm not in ("low", "high")]
-    measures += gains(nats, n_targets)
-    return measures + cost_measures(model, windows)
+    for arm in sums.arms:
+        of = sums[arm]
+        measures += loss_measures(arm, of, targets) + cost_measures(arm, of, targets)
+        ratios = {"accuracy_top1": "top1", "accuracy_top5": "top5", "kl_nats": "kl"}
+        measures += [
+            ratio_of_sums(arm, name, of[column], of["n_targets"], targets=targets)
+            for name, column in ratios.items()
+            if (arm, column) != ("high", "kl")
+        ]
+    nats, n_targets = {arm: sums[arm]["nats"] for arm in sums.arms}, sums["high"]["n_targets"]
+    found = [recovery(arm, nats, n_targets) for arm in nats if arm not in ("low", "high")]
+    found += gains(nats, n_targets)
+    return (
+        measures + [replace(m, targets=targets) for m in found] + context_measures(model, windows)
+    )
+
+
+def targets_of(model: Compressor, windows: ListedWindows) -> str:
+    """Return how the `targets` column calls what the arms are scored on."""
+    lengths, corpus = windows.lengths, model.settings.corpus
+    what = f"up to {lengths.new} new tokens after" if lengths.new else "the context itself in"
+    return (
+        f"{what} {lengths.context} of context, {len(windows)} windows of the validation documents "
+        f"of {corpus}"
+    )
 
 
 def gains(nats: dict[str, Floats], n_targets: Floats) -> list[Measure]:
@@ -62,26 +83,25 @@ def gains(nats: dict[str, Floats], n_targets: Floats) -> list[Measure]:
 
 def score_arms(
     model: Compressor, windows: ListedWindows, start: int, batch_size: int | None = None
-) -> tuple[dict[str, Floats], Floats, Floats]:
-    """Return {arm: (nats, top1, top5, kl) x documents}, targets (D,) and their bytes (D,)."""
+) -> DocumentSums:
+    """Return the sums of all arms: nats, top1, top5 and kl of the targets, and what each costs."""
     size = batch_size or model.settings.val_batch_size or model.settings.batch_size
-    n_documents = 1 + max(int(document) for document in documents_of(windows))
-    totals = {arm: np.zeros((len(COLUMNS), n_documents)) for arm in arms_of(model)}
-    counts = np.zeros((2, n_documents))
+    sums, costs = DocumentSums(1 + max(documents_of(windows))), ArmCosts.of(model)
     with torch.inference_mode():
         for rows, others in paired_rows(windows, size):
             at = ScoredBatch(_batch(rows, model), _batch(others, model), start)
-            documents = np.array([row["document"] for row in rows])
-            np.add.at(counts[0], documents, at.batch.is_new.sum(1).cpu().numpy())
-            np.add.at(counts[1], documents, [row["target_bytes"] for row in rows])
+            documents = [row["document"] for row in rows]
+            n_bytes = [row["target_bytes"] for row in rows]
             full = ARMS["high"](model, at)
-            for arm, total in totals.items():
+            for arm in arms_of(model):
                 logits = full if arm == "high" else ARMS[arm](model, at)
                 scores = window_scores(logits, full, at.batch)
-                for column, values in zip(total, scores, strict=True):
-                    np.add.at(column, documents, values.double().cpu().numpy())
-    scored = counts[0] > 0
-    return {arm: total[:, scored] for arm, total in totals.items()}, *counts[:, scored]
+                positions, flops = costs.of_arm(arm, at)
+                sums.add(
+                    arm, documents, n_targets=at.batch.is_new.sum(1), n_bytes=n_bytes,
+                    positions=positions, flops=flops, **dict(zip(COLUMNS, scores, strict=True)),
+                )  # fmt: skip
+    return sums
 
 
 def window_scores(logits: Tensor, full: Tensor, batch: Batch) -> list[Tensor]:
@@ -98,7 +118,7 @@ def window_scores(logits: Tensor, full: Tensor, batch: Batch) -> list[Tensor]:
 
 def documents_of(windows: ListedWindows) -> list[int]:
     """Return the document of each window."""
-    return [place[0] for place in windows.places]
+    return [int(place[0]) for place in windows.places]
 
 
 def paired_rows(windows: ListedWindows, size: int) -> Iterator[tuple[list[Any], list[Any]]]:
@@ -129,8 +149,9 @@ def recovery(arm: str, nats: dict[str, Floats], n_targets: Floats) -> Measure:
     nats: {arm: (D,)}. NaN, and flagged, where the gap between low and high is within its own
     interval of nothing: then there is nothing to recover.
     """
-    draws = resampled(len(n_targets))
-    low, high, own = (nats[name][draws].sum(1) for name in ("low", "high", arm))
+    names = ("low", "high", arm)
+    sums = [[nats[name][draws].sum(1) for name in names] for draws in resampled(len(n_targets))]
+    low, high, own = (np.concatenate(column) for column in zip(*sums, strict=True))
     gap = low - high  # (resamples,)
     n = len(n_targets)
     if np.quantile(gap, 0.025) <= 0 <= np.quantile(gap, 0.975):

@@ -131,7 +131,7 @@ def _groups(runs: Sequence[FinishedRun], key: str) -> list[list[FinishedRun]]:
     """Return the runs in groups that differ in nothing but `key` and the seed."""
     groups: dict[str, list[FinishedRun]] = {}
     for run in runs:
-        settings = run.settings.params()
+        settings = run.settings.model_dump(mode="json")
         # The window's length moves along with k where what follows stays as long.
         rest = {k: v for k, v in settings.items() if k not in (key, "seed", "seq_len")}
         rest |= {"n_forward": _value(run, "n_forward")}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from terse.errors import TerseError
+from terse.models.generation import plainly
 from terse.models.modules import module_paths
 
 
@@ -113,7 +114,8 @@ def written_after(
 ) -> Tensor:
     """Return what the model writes after embeddings (B, T, E), at most n tokens, (B, n).
 
-    Uses the key-value cache. options: those of transformers' `generate`; greedy if none are given.
+    Uses the key-value cache. options: those of transformers' `generate`; greedy if none are given,
+    whatever the generation config says that the model ships with.
     """
     if mask is None:
         mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
@@ -121,7 +123,8 @@ def written_after(
     pad = end[0] if isinstance(end, list) else end  # some models have several ends
     chosen = {"do_sample": False, "num_beams": 1, "pad_token_id": pad or 0}
     generate = cast(Any, lm.generate)
-    return generate(
-        inputs_embeds=embeds.to(lm.dtype), attention_mask=mask, max_new_tokens=n, use_cache=True,
-        **{**chosen, **options},
-    )  # fmt: skip
+    with plainly(lm):
+        return generate(
+            inputs_embeds=embeds.to(lm.dtype), attention_mask=mask, max_new_tokens=n,
+            use_cache=True, **{**chosen, **options},
+        )  # fmt: skip

@@ -10,7 +10,7 @@ from terse.errors import TerseError
 from terse.evaluation.lm_eval.block_text import BlockText
 from terse.methods.compression.frozen_lm import embed, logits_of, written_after
 from terse.methods.compression.method import Compression
-from terse.methods.compression.settings import CompressionSettings
+from terse.methods.compression.spec import COMPRESSION
 from terse.methods.compression.storage import compressor_config
 from terse.training.method import Inputs
 
@@ -25,7 +25,7 @@ class CompressedLM(BlockText):
     def __init__(
         self, folder: Path, *, base: Path, device: str = "cpu", batch_size: int | str = 8
     ) -> None:
-        settings = CompressionSettings.from_params(compressor_config(folder)["settings"])
+        settings = COMPRESSION.settings_from(compressor_config(folder)["settings"])
         if settings.rmb_only:
             raise TerseError("a compressor that only reproduces (rmb_only) has no likelihood")
         method = Compression(settings, Inputs(base=base))

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from terse.training.divergence import kl_divergence
+
 Sums = dict[str, Tensor]
 
 
@@ -27,6 +29,4 @@ def soft_cross_entropy(logits: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
 def divergence(teacher: Tensor, logits: Tensor, mask: Tensor) -> Tensor:
     """Return the summed KL(teacher || model) over targets, from logits (B, n, V) both; >= 0."""
     chosen = mask.bool()
-    log_p = torch.log_softmax(teacher[chosen].float(), -1)  # (targets, V)
-    log_q = torch.log_softmax(logits[chosen].float(), -1)
-    return nn.functional.kl_div(log_q, log_p, log_target=True, reduction="sum")
+    return kl_divergence(teacher[chosen], logits[chosen])  # (targets, V) each

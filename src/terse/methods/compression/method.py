@@ -25,9 +25,10 @@ from terse.methods.compression.rows import (
     validation_windows,
 )
 from terse.methods.compression.settings import CompressionSettings
+from terse.methods.compression.spec import COMPRESSION
 from terse.methods.compression.storage import load_compressor, save_compressor
 from terse.methods.compression.tables import dimensions_table, samples_table
-from terse.models.loading import load_model, max_context
+from terse.models.loading import check_length, load_model
 from terse.provenance import digest_file
 from terse.training.method import Batch, Method
 
@@ -37,17 +38,19 @@ LOSSES = ("ce", "kl", "rmb", "static", "csl")
 class Compression(Method[CompressionSettings]):
     """A frozen language model learns to read vectors in the place of tokens."""
 
+    spec = COMPRESSION
+
     @cached_property
     def _base_digest(self) -> str:
         return digest_file(self._base)
 
     @property
     def _base(self) -> Path:
-        return _required(self.inputs.base, "base")
+        return self.required(self.inputs.base, "base")
 
     @property
     def _tokens(self) -> Path:
-        return _required(self.inputs.tokens, "tokens file")
+        return self.required(self.inputs.tokens, "tokens file")
 
     @property
     def lengths(self) -> Lengths:
@@ -63,12 +66,7 @@ class Compression(Method[CompressionSettings]):
             trust_remote_code=s.trust_remote_code,
         )  # fmt: skip
         longest = 2 * s.n_context if s.rmb_only else s.n_context + s.n_forward
-        limit = max_context(lm)
-        if limit is not None and longest > limit:
-            raise TerseError(
-                f"windows of {longest} tokens are longer than the {limit} positions of the base; "
-                "lower seq_len or cmp_len"
-            )
+        check_length(lm, longest, "windows", "lower seq_len or cmp_len")
         return lm
 
     def build(self) -> Compressor:
@@ -183,9 +181,3 @@ class Compression(Method[CompressionSettings]):
     def tokenizer_folder(self) -> Path | None:
         """Nothing: the tokenizer is the base's."""
         return None
-
-
-def _required(path: Path | None, what: str) -> Path:
-    if path is None:
-        raise TerseError(f"compression needs a {what}")
-    return path

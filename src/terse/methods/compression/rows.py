@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from terse.corpora.places import RandomPlaces, evenly
 from terse.corpora.token_store import TokenStore
 from terse.errors import TerseError
 
@@ -81,28 +82,21 @@ class ListedWindows(Windows):
 
 
 class RandomWindows(Windows):
-    """`n_rows` windows at random places; each place of each document is equally likely.
-
-    The i-th is a function of (seed, i), so a training that goes on sees what it would have seen.
-    """
+    """`n_rows` windows at `RandomPlaces`."""
 
     def __init__(self, store: TokenStore, lengths: Lengths, *, seed: int, n_rows: int) -> None:
         super().__init__(store, lengths)
-        self.seed, self.n_rows = seed, n_rows
         sizes = np.diff(store.offsets)  # (D,)
         _report_short(sizes, lengths, store.split)
-        places = np.maximum(1, sizes - (lengths.context + lengths.new) + 1)
-        self.ends = np.cumsum(np.where(sizes >= lengths.shortest, places, 0))  # (D,)
+        counts = np.maximum(1, sizes - (lengths.context + lengths.new) + 1)
+        counts = np.where(sizes >= lengths.shortest, counts, 0)
+        self.places = RandomPlaces(counts, seed=seed, n=n_rows)
 
     def __len__(self) -> int:
-        return self.n_rows
+        return len(self.places)
 
     def __getitem__(self, index: int) -> Item:
-        if not 0 <= index < self.n_rows:
-            raise IndexError(index)
-        place = int(np.random.default_rng([self.seed, index]).integers(self.ends[-1]))
-        document = int(np.searchsorted(self.ends, place, side="right"))
-        start = place - int(self.ends[document - 1]) if document else place
+        document, start = self.places[index]
         size = int(np.diff(self.store.offsets[document : document + 2])[0])
         k = self.lengths.context
         return self.item(document, start, start + k, min(start + k + self.lengths.new, size))
@@ -213,9 +207,7 @@ def _report_short(sizes: NDArray[np.int64], lengths: Lengths, split: str) -> Non
 
 
 def _spread(places: list[Any], limit: int | None) -> list[Any]:
-    if limit is None or len(places) <= limit:
-        return places
-    return [places[i * len(places) // limit] for i in range(limit)]
+    return places if limit is None else [places[i] for i in evenly(len(places), limit)]
 
 
 def _padded(values: NDArray[np.int64], width: int, *, front: bool) -> torch.Tensor:

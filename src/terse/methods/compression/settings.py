@@ -4,7 +4,6 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from terse.methods.compression.captions import CAPTIONS
 from terse.settings.epochs import steps_of_epochs
 from terse.settings.run import Run
 
@@ -12,12 +11,6 @@ from terse.settings.run import Run
 class CompressionSettings(Run):
     """A frozen causal language model and a few trained embeddings."""
 
-    stage_version: ClassVar[int] = 2
-    implementation: ClassVar[str] = "terse.methods.compression.method:Compression"
-    is_language_model: ClassVar[bool] = False
-    figures: ClassVar[str | None] = "terse.methods.compression.figures:draw"
-    captions: ClassVar[dict[str, str]] = CAPTIONS
-    evaluation_only: ClassVar[frozenset[str]] = frozenset({"eval_windows", "n_samples"})
     aliases: ClassVar[dict[str, str]] = {
         **Run.aliases,
         "model_string": "base",
@@ -106,22 +99,6 @@ class CompressionSettings(Run):
         if self.csl_task and not (self.train_embs or self.train_lmhead):
             raise ValueError("csl_task trains nothing without train_embs or train_lmhead")
         return self
-
-    def one_process(self) -> bool:
-        return self.model_parallel
-
-    def harness(self) -> str | None:
-        """A compressor that only reproduces has no likelihood."""
-        return None if self.rmb_only else "terse.methods.compression.lm_eval:CompressedLM"
-
-    def measurement(self) -> dict[str, Any]:
-        """Each context, after its BOS, is one point: the last of its vectors, or their mean."""
-        return {
-            "ctx_len": self.n_context + 1, "cloud": "means", "skip_first": 0,
-            "module_inblock_keys": [], "module_outblock_keys": ["vectors"],
-            "module_name_mapping": {"vectors": "vectors"}, "save_cache_tensors": False,
-            "save_mean_tensors": True, "save_loss": False, "save_entropy": False,
-        }  # fmt: skip
 
     def _check_overlap_and_tasks(self) -> None:
         most = 0 if self.rmb_only else self.cmp_len

@@ -4,15 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from terse.errors import TerseError
 from terse.methods.compression.model import Compressor
-from terse.methods.compression.settings import CompressionSettings
+from terse.methods.compression.spec import COMPRESSION
 from terse.provenance import digest_file, digest_json
+from terse.training.weights import read_tensors
 
 CONFIG, WEIGHTS = "compressor.json", "model.safetensors"
 
@@ -21,7 +21,7 @@ def save_compressor(model: Compressor, folder: Path, base: dict[str, Any]) -> No
     """Write what was trained into a folder; `base` holds the base's `name` and `digest`."""
     tensors = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    content = {"base": base, "settings": model.settings.params()}
+    content = {"base": base, "settings": COMPRESSION.result_params(model.settings)}
     (folder / CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
@@ -37,8 +37,8 @@ def load_compressor(folder: Path, lm: PreTrainedModel, digest: str) -> Compresso
             f"the compressor in {folder} was trained on {trained_on['name']!r} with other weights "
             f"(digest {trained_on['digest'][:12]}, given {digest[:12]}); train it again"
         )
-    model = Compressor(lm, CompressionSettings.from_params(content["settings"]))
-    model.load_state_dict(_tensors(folder / WEIGHTS)[0])
+    model = Compressor(lm, COMPRESSION.settings_from(content["settings"]))
+    model.load_state_dict(read_tensors(folder / WEIGHTS)[0])
     return model.eval()
 
 
@@ -68,16 +68,7 @@ def load_vectors(path: Path, compressor: str) -> Tensor:
 
     Raises TerseError where they were made by another compressor.
     """
-    tensors, metadata = _tensors(path)
+    tensors, metadata = read_tensors(path)
     if metadata.get("compressor") != compressor or "vectors" not in tensors:
         raise TerseError(f"the vectors in {path} were made by another compressor")
     return tensors["vectors"]
-
-
-def _tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, file.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise TerseError(f"cannot read {path}: {error}") from error

@@ -7,13 +7,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from terse.dimension import estimate
+from terse.evaluation.dimensions import dimensions_of
 from terse.methods.compression.frozen_lm import blocks_of, embed, hidden_state, written_after
 from terse.methods.compression.generation import generate
 from terse.methods.compression.model import Compressor
 from terse.methods.compression.rows import ListedWindows
-
-DIMENSION_ESTIMATORS = ["mle_inv", "mind_ml", "twoNN_f10", "participation_ratio"]
 
 
 def samples_table(
@@ -63,21 +61,7 @@ def dimensions_table(model: Compressor, windows: ListedWindows) -> pd.DataFrame:
     plain model the `last_token` of the context and the mean over its tokens, `token_mean`.
     Columns: cloud, estimator, id, n_eff (contexts used), n_dup (equal to another), flags.
     """
-    rows = []
-    for cloud, points in clouds(model, windows).items():
-        result = estimate(points, DIMENSION_ESTIMATORS)
-        for name in DIMENSION_ESTIMATORS:
-            rows.append(
-                {
-                    "cloud": cloud,
-                    "estimator": name,
-                    "id": float(result[name]),
-                    "n_eff": int(result.n_eff),
-                    "n_dup": int(result.n_dup),
-                    "flags": str(result.flags),
-                }
-            )
-    return pd.DataFrame(rows)
+    return dimensions_of(clouds(model, windows), "cloud")
 
 
 @torch.inference_mode()

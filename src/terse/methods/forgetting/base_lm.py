@@ -4,8 +4,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from terse.methods.forgetting.settings import ForgettingSettings
@@ -55,9 +54,3 @@ def at_rest(lm: nn.Module) -> Iterator[None]:
         for parameter in learning:
             parameter.requires_grad_(True)
         lm.train(was)
-
-
-def divergence(teacher: Tensor, logits: Tensor) -> Tensor:
-    """Return the summed KL(teacher || model) in nats, from logits (n, V) both."""
-    log_p, log_q = (torch.log_softmax(x.float(), -1) for x in (teacher, logits))
-    return nn.functional.kl_div(log_q, log_p, log_target=True, reduction="sum")

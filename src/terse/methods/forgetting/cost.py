@@ -1,45 +1,43 @@
 """What a window costs at each forget rate, computed and measured, the mask's own cost with it."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from terse.evaluation.cost import cache_size, interleaved, peak_memory
-from terse.methods.forgetting.evaluation import Evaluated, rows_of
+from terse.evaluation.flops import PassFlops, lm_flops
+from terse.evaluation.scores import floats
+from terse.methods.forgetting.baselines import SaliencyMask
+from terse.methods.forgetting.masks import Mask
 from terse.methods.forgetting.model import Forgetter
 from terse.methods.forgetting.packing import Packed, Rows, pack
-from terse.models.modules import module_paths, n_layers
 
 ROUNDS = 7
 
 
-def work(lm: PreTrainedModel, n: float, n_scored: float) -> dict[str, float]:
-    """Return the computed work of n positions in floating-point operations, by its parts.
+def mask_flops(mask: Mask, device: str) -> PassFlops:
+    """Return what a mask costs for windows of n positions, m of them targets.
 
-    linear: matrices of the blocks, 2 per weight. attention: scores and sums of values, causal.
-    head: output embeddings of n_scored positions.
+    Nothing where it has no matrices. The oracle's forward and backward pass count both.
     """
-    config = lm.config.get_text_config()
-    path = module_paths(lm)["block"]
-    L = n_layers(lm)
-    blocks = (lm.get_submodule(path.format(layer=i)) for i in range(L))
-    weights = sum(p.numel() for block in blocks for p in block.parameters() if p.ndim >= 2)
-    return {
-        "linear": 2.0 * weights * n,
-        "attention": 2.0 * L * config.hidden_size * n * n,
-        "head": 2.0 * config.hidden_size * config.vocab_size * n_scored,
-    }
+    if not (mask.learned or isinstance(mask, SaliencyMask)):
+        return PassFlops(0.0, 0.0)
+
+    def run(n: int, m: int) -> None:
+        real = torch.ones(1, n, dtype=torch.bool, device=device)
+        is_target = torch.arange(n, device=device)[None] >= n - m
+        rows = Rows(torch.zeros_like(real, dtype=torch.long), real, is_target)
+        mask.logits(rows, rows.is_context)
+
+    return PassFlops.measured(run)
 
 
-def cost_table(given: Evaluated) -> pd.DataFrame:
+def cost_table(model: Forgetter, rows: Rows) -> pd.DataFrame:
     """Return a row for each forget rate, 0 (the identity) first; see the caption of `cost`."""
-    model = given.model
-    rows = rows_of(_fullest(given), given.device)
     rates = [0.0] if model.settings.mask == "identity" else [0.0, *model.settings.eval_rates]
+    lm, deciding = lm_flops(model.lm), mask_flops(model.mask, str(rows.input_ids.device))
     with torch.no_grad():
         packed = {rate: _packed(model, rows, rate) for rate in rates}
         ways: dict[str, Callable[[], Tensor]] = {}
@@ -47,20 +45,36 @@ def cost_table(given: Evaluated) -> pd.DataFrame:
             ways[f"pass {rate}"] = lambda rate=rate: _pass(model, rows, rate)
             ways[f"mask {rate}"] = lambda rate=rate: _packed(model, rows, rate).input_ids
         seconds = interleaved(ways, ROUNDS)
-        found = [_row(model, rows, rate, packed[rate], seconds) for rate in rates]
+        found = [
+            {"forget_rate": rate}
+            | _computed(rows, rate, packed[rate], lm, deciding)
+            | _measured(model, rows, rate, packed[rate], seconds)
+            for rate in rates
+        ]
     table = pd.DataFrame(found)
-    for column in ("computed_flops", "wall_s", "peak_memory_bytes", "key_value_bytes"):
-        name = column.removesuffix("_s").removesuffix("_bytes").removesuffix("_flops")
+    for part in ("linear", "attention"):
+        table[f"{part}_ratio"] = table[f"{part}_flops"] / table[f"{part}_flops"].iloc[0]
+    for column in ("forward_flops", "wall_s", "peak_memory_bytes", "key_value_bytes"):
+        name = column.removesuffix("_s").removesuffix("_bytes")
         table[f"{name}_ratio"] = table[column] / table[column].iloc[0]
     return table
 
 
-def _fullest(given: Evaluated) -> list[dict[str, Any]]:
-    """Return the first batch of windows with a whole context, or of the longest there are."""
-    n = min(len(given.rows), 16 * given.batch_size)  # type: ignore[arg-type]
-    items = [given.rows[i] for i in range(n)]
-    items.sort(key=lambda item: -int(item["attention_mask"].sum()))
-    return items[: given.batch_size]
+def _computed(
+    rows: Rows, rate: float, packed: Packed, lm: PassFlops, deciding: PassFlops
+) -> dict[str, float]:
+    """Return the positions and the FLOPs of a window, the mean over rows."""
+    n, n_targets = floats(packed.lengths), rows.is_target.sum(1)
+    mask = 0.0
+    if rate > 0:
+        mask = float(deciding.total(rows.attention_mask.sum(1), n_targets).mean())
+    return {
+        "positions": float(n.mean()),
+        "linear_flops": float((lm.linear * n).mean()),
+        "attention_flops": float((lm.attention * n**2).mean()),
+        "mask_flops": mask,
+        "forward_flops": float(lm.total(n, n_targets).mean()) + mask,
+    }
 
 
 def _packed(model: Forgetter, rows: Rows, rate: float) -> Packed:
@@ -81,22 +95,11 @@ def _pass(model: Forgetter, rows: Rows, rate: float) -> Tensor:
     return model.score(rows, model.decisions(rows, "prefix", rate), "prefix").nats
 
 
-def _row(
+def _measured(
     model: Forgetter, rows: Rows, rate: float, packed: Packed, seconds: dict[str, float]
 ) -> dict[str, float]:
-    n_scored = float(rows.is_target.sum(1).float().mean())
-    before, after = (
-        float(rows.attention_mask.sum(1).float().mean()),
-        float(packed.lengths.float().mean()),
-    )
-    whole, left = work(model.lm, before, n_scored), work(model.lm, after, n_scored)
     wall = seconds[f"pass {rate}"]
     return {
-        "forget_rate": rate,
-        "positions": after,
-        "linear_ratio": left["linear"] / whole["linear"],
-        "attention_ratio": left["attention"] / whole["attention"],
-        "computed_flops": sum(left.values()),
         "wall_s": wall,
         "mask_share": 0.0 if rate == 0 else seconds[f"mask {rate}"] / wall,
         "peak_memory_bytes": float(peak_memory(lambda: _pass(model, rows, rate))),

@@ -2,32 +2,37 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 from transformers import PreTrainedModel
 
-from terse.evaluation.bits_per_byte import DocumentScores, bits_per_byte, ratio_of_sums
+from terse.evaluation.flops import PassFlops, lm_flops
 from terse.evaluation.measures import Measure
+from terse.evaluation.scores import (
+    LN2,
+    Columns,
+    DocumentSums,
+    all_text,
+    cost_measures,
+    loss_measures,
+    ratio_of_sums,
+)
 from terse.methods.forgetting.baselines import SaliencyMask
+from terse.methods.forgetting.cost import mask_flops
 from terse.methods.forgetting.decisions import decide
 from terse.methods.forgetting.masks import Mask
 from terse.methods.forgetting.model import Forgetter
 from terse.methods.forgetting.modes import Scores, decided, score
 from terse.methods.forgetting.packing import Rows
 
-Floats = NDArray[np.float64]
 FIELDS = ("input_ids", "attention_mask", "is_target")
-# Summed over the windows of each document.
-COLUMNS = ("nats", "hits", "dropped", "free", "positions", "told_bits")
 MAIN = "mask"  # the arm of the run's own mask
 COMPARED = ("random", "recency", "sink_recency", "norm", "surprisal")
-KNOWN = ("false_drops", "true_drops", "missed")  # against a task's own answer
 
 
 @dataclass(frozen=True)
@@ -49,20 +54,6 @@ class Evaluated:
         return s.val_batch_size or s.batch_size
 
 
-@dataclass
-class Totals:
-    """Sums over each document of what arms cost, {arm: (columns, D)}."""
-
-    n_documents: int
-    by_arm: dict[str, Floats] = field(default_factory=dict)
-
-    def add(self, arm: str, documents: Any, columns: list[Tensor]) -> None:
-        """Add what windows (B,) of documents (B,) cost, a tensor (B,) per column."""
-        total = self.by_arm.setdefault(arm, np.zeros((len(columns), self.n_documents)))
-        for row, values in zip(total, columns, strict=True):
-            np.add.at(row, documents, values.double().cpu().numpy())
-
-
 def name_of(arm: str, rate: float) -> str:
     """Return an arm's name at a forget rate."""
     return f"{arm}-f{rate:g}"
@@ -82,29 +73,52 @@ def rows_of(items: list[dict[str, Any]], device: str) -> Rows:
     return Rows(**{name: tensor.to(device) for name, tensor in fields.items()})
 
 
+def fullest(given: Evaluated) -> Rows:
+    """Return the first batch of windows with a whole context, or of the longest there are."""
+    n = min(len(given.rows), 16 * given.batch_size)  # type: ignore[arg-type]
+    items = [given.rows[i] for i in range(n)]
+    items.sort(key=lambda item: -int(item["attention_mask"].sum()))
+    return rows_of(items[: given.batch_size], given.device)
+
+
 @torch.no_grad()
-def score_arms(given: Evaluated) -> tuple[Totals, Totals, Floats, Floats]:
-    """Return totals of the arms (`COLUMNS`), of the kept-only loss, and targets, bytes (D,)."""
-    n_documents = 1 + max(int(given.rows[i]["document"]) for i in _ends(given.rows))
-    totals, kept_only = Totals(n_documents), Totals(n_documents)
-    counts = np.zeros((2, n_documents))
+def score_arms(given: Evaluated) -> DocumentSums:
+    """Return the sums of all arms, the loss of kept targets alone among the own mask's columns.
+
+    hits: targets that were the likeliest token. dropped, free: context tokens that are, and that
+    may be. told_bits: what the reader has to be told of the choice. kept_nats, n_kept: of targets
+    that a packed row predicts. false_drops, true_drops, missed: against a task's own answer.
+    """
+    sums = DocumentSums(1 + max(int(given.rows[i]["document"]) for i in _ends(given.rows)))
+    reading, deciding = lm_flops(given.model.lm), _deciding(given)
     for rows, items in batches(given):
-        documents = np.array([item["document"] for item in items])
-        np.add.at(counts[0], documents, rows.is_target.sum(1).cpu().numpy())
-        np.add.at(counts[1], documents, [item["target_bytes"] for item in items])
+        documents = [item["document"] for item in items]
+        n_bytes = [item["target_bytes"] for item in items]
         for arm, keep, scores, told in arms_of(given, rows):
-            totals.add(arm, documents, _columns(given.model, rows, keep, scores, told))
+            found = _columns(given.model, rows, keep, scores, told)
+            flops = reading.total(found["positions"], found["n_targets"])
+            if arm in deciding:
+                flops += deciding[arm].total(rows.attention_mask.sum(1), found["n_targets"])
+            sums.add(arm, documents, n_bytes=n_bytes, flops=flops, **found)
         if given.model.settings.decides_at_once:
             for arm, keep in own_decisions(given, rows, "pack"):
-                found = given.model.score(rows, keep, "pack")
-                kept_only.add(arm, documents, [found.nats.sum(1), found.scored.sum(1)])
-        for arm, keep in own_decisions(given, rows):
-            if "is_filler" in items[0]:
-                totals.add(f"{arm}?", documents, _answers(given.model, rows, keep, items))
-    scored = counts[0] > 0
-    for some in (totals, kept_only):
-        some.by_arm = {arm: total[:, scored] for arm, total in some.by_arm.items()}
-    return totals, kept_only, *counts[:, scored]
+                kept = given.model.score(rows, keep, "pack")
+                sums.add(arm, documents, kept_nats=kept.nats.sum(1), n_kept=kept.scored.sum(1))
+        if "is_filler" in items[0]:
+            for arm, keep in own_decisions(given, rows):
+                sums.add(arm, documents, **_answers(given.model, rows, keep, items))
+    return sums
+
+
+def _deciding(given: Evaluated) -> dict[str, PassFlops]:
+    """Return what the mask of each arm costs, of those that compute anything; read once a rate."""
+    masks = {**given.arms, MAIN: given.model.mask}
+    costs = {arm: mask_flops(mask, given.device) for arm, mask in masks.items()}
+    return {
+        name_of(arm, r): cost
+        for arm, cost in costs.items()
+        for r in given.model.settings.eval_rates
+    }
 
 
 def _ends(rows: Dataset[Any]) -> tuple[int, int]:
@@ -146,98 +160,128 @@ def binary_entropy(p: float) -> float:
 
 def _columns(
     model: Forgetter, rows: Rows, keep: Tensor, scores: Scores, told: float
-) -> list[Tensor]:
+) -> dict[str, Tensor]:
     free = model.free_tokens(rows, "prefix")
     left = rows.attention_mask & (keep | ~free)
-    return [
-        scores.nats.sum(1), scores.hit.sum(1), (free & ~keep).sum(1), free.sum(1), left.sum(1),
-        told * free.sum(1),
-    ]  # fmt: skip
+    return {
+        "nats": scores.nats.sum(1),
+        "n_targets": rows.is_target.sum(1),
+        "hits": scores.hit.sum(1),
+        "dropped": (free & ~keep).sum(1),
+        "free": free.sum(1),
+        "positions": left.sum(1),
+        "told_bits": told * free.sum(1),
+    }
 
 
 def _answers(
     model: Forgetter, rows: Rows, keep: Tensor, items: list[dict[str, Any]]
-) -> list[Tensor]:
-    """Return the fillers dropped, what else was, and the fillers kept, (B,) each (`KNOWN`)."""
+) -> dict[str, Tensor]:
+    """Return the fillers dropped, what else was, and the fillers kept, (B,) each."""
     free = model.free_tokens(rows, "prefix")
     filler = torch.stack([item["is_filler"] for item in items]).to(keep.device) & free
     dropped = free & ~keep
-    return [(dropped & ~filler).sum(1), (dropped & filler).sum(1), (filler & ~dropped).sum(1)]
+    return {
+        "false_drops": (dropped & ~filler).sum(1),
+        "true_drops": (dropped & filler).sum(1),
+        "missed": (filler & ~dropped).sum(1),
+    }
 
 
 def evaluate_arms(given: Evaluated) -> list[Measure]:
     """Return the measures of all arms, with 95 % intervals from resampled documents."""
-    totals, kept_only, n_targets, n_bytes = score_arms(given)
+    sums, targets = score_arms(given), targets_of(given)
     measures: list[Measure] = []
-    for arm, columns in totals.by_arm.items():
-        if arm.endswith("?"):
-            measures += _known_answers(arm.removesuffix("?"), columns)
-        else:
-            measures += _of_arm(arm, dict(zip(COLUMNS, columns, strict=True)), n_targets, n_bytes)
-    measures += _over_identity(totals, n_bytes)
+    for arm in sums.arms:
+        measures += _of_arm(arm, sums[arm], targets)
+    measures += _over_identity(sums)
     for rate in given.model.settings.eval_rates:
-        measures += _gains(totals, rate, n_bytes)
-    for arm, (nats, n_kept) in kept_only.by_arm.items():
-        found = ratio_of_sums(arm, "kept_only_loss_nats", nats, np.maximum(n_kept, 1e-9))
-        measures.append(_flagged(found, "not comparable: each mask chooses its own targets"))
+        measures += _gains(sums, rate)
+    measures = [replace(m, targets=targets) for m in measures]
+    for arm, of in ((arm, sums[arm]) for arm in sums.arms):
+        if "n_kept" in of:
+            n_kept = np.maximum(of["n_kept"], 1e-9)
+            found = ratio_of_sums(
+                arm,
+                "kept_only_loss_nats",
+                of["kept_nats"],
+                n_kept,
+                targets=f"kept ones of {targets}",
+            )
+            measures.append(_flagged(found, "not comparable: each mask chooses its own targets"))
     return measures
 
 
-def _of_arm(arm: str, of: dict[str, Floats], n_targets: Floats, n_bytes: Floats) -> list[Measure]:
-    nats = of["nats"] + of["told_bits"] * math.log(2)
-    measures = bits_per_byte(arm, DocumentScores(nats, n_bytes, n_targets))
+def targets_of(given: Evaluated) -> str:
+    """Return how the `targets` column calls what the arms are scored on."""
+    s, n = given.model.settings, len(given.rows)  # type: ignore[arg-type]
+    if s.task:
+        return f"the last {s.block_len} tokens of {n} windows of the task {s.task}"
+    n_all = getattr(given.rows, "n_all", n)
+    if n == n_all:
+        return all_text(s.corpus)
+    return (
+        f"{n} of {n_all} blocks of up to {s.block_len} tokens of the validation documents of "
+        f"{s.corpus}"
+    )
+
+
+def _of_arm(arm: str, of: Columns, targets: str) -> list[Measure]:
+    paid = {**of, "nats": of["nats"] + of["told_bits"] * LN2}
+    measures = loss_measures(arm, paid, targets)
     loss = measures[-1]
     edges = (math.exp(x) for x in (loss.value, loss.interval_low, loss.interval_high))
     measures.append(Measure(arm, "perplexity", *edges, n=loss.n))
-    measures.append(ratio_of_sums(arm, "accuracy", of["hits"], n_targets))
-    measures.append(ratio_of_sums(arm, "positions_per_byte", of["positions"], n_bytes))
+    measures.append(ratio_of_sums(arm, "accuracy", of["hits"], of["n_targets"]))
+    measures += cost_measures(arm, of, targets)
     if of["free"].sum():
         rate = float(of["dropped"].sum() / of["free"].sum())
-        measures.append(Measure(arm, "forget_rate", rate, n=len(n_bytes)))
+        measures.append(Measure(arm, "forget_rate", rate, n=len(of["n_bytes"])))
     if of["told_bits"].any():
-        plain = ratio_of_sums(arm, "unpaid_bits_per_byte", of["nats"] / math.log(2), n_bytes)
+        plain = ratio_of_sums(arm, "unpaid_bits_per_byte", of["nats"] / LN2, of["n_bytes"])
         measures.append(_flagged(plain, "not comparable: it has seen the targets"))
-    return measures
+    return measures + (_known_answers(arm, of) if "missed" in of else [])
 
 
-def _over_identity(totals: Totals, n_bytes: Floats) -> list[Measure]:
+def _over_identity(sums: DocumentSums) -> list[Measure]:
     """Return how far each arm is above the whole context in bits per byte, document by document."""
-    identity = totals.by_arm["identity"]
+    identity = sums["identity"]
     return [
         ratio_of_sums(
             arm, "over_identity_bits_per_byte",
-            (columns[0] - identity[0]) / math.log(2) + columns[COLUMNS.index("told_bits")], n_bytes,
+            (sums[arm]["nats"] - identity["nats"]) / LN2 + sums[arm]["told_bits"],
+            identity["n_bytes"],
         )
-        for arm, columns in totals.by_arm.items()
-        if arm != "identity" and not arm.endswith("?")
+        for arm in sums.arms
+        if arm != "identity"
     ]  # fmt: skip
 
 
-def _gains(totals: Totals, rate: float, n_bytes: Floats) -> list[Measure]:
+def _gains(sums: DocumentSums, rate: float) -> list[Measure]:
     """Return how far the own mask is below others in bits per byte, document by document."""
-    own = totals.by_arm.get(name_of(MAIN, rate))
-    if own is None:
+    own = name_of(MAIN, rate)
+    if own not in sums.arms:
         return []
     others = {f"gain_over_{arm}": name_of(arm, rate) for arm in COMPARED}
     return [
         ratio_of_sums(
-            name_of(MAIN, rate), f"{measure}_bits_per_byte",
-            (totals.by_arm[arm][0] - own[0]) / math.log(2), n_bytes,
+            own, f"{measure}_bits_per_byte",
+            (sums[arm]["nats"] - sums[own]["nats"]) / LN2, sums[own]["n_bytes"],
         )
         for measure, arm in others.items()
     ]  # fmt: skip
 
 
-def _known_answers(arm: str, columns: Floats) -> list[Measure]:
+def _known_answers(arm: str, of: Columns) -> list[Measure]:
     """Return precision and recall of what was dropped, where the answer is known."""
-    wrong, right, missed = columns
+    wrong, right, missed = (of[name].sum() for name in ("false_drops", "true_drops", "missed"))
     found = []
-    if (right + wrong).sum():
-        found.append(Measure(arm, "filler_precision", float(right.sum() / (right + wrong).sum())))
-    if (right + missed).sum():
-        found.append(Measure(arm, "filler_recall", float(right.sum() / (right + missed).sum())))
+    if right + wrong:
+        found.append(Measure(arm, "filler_precision", float(right / (right + wrong))))
+    if right + missed:
+        found.append(Measure(arm, "filler_recall", float(right / (right + missed))))
     return found
 
 
 def _flagged(measure: Measure, flag: str) -> Measure:
-    return Measure(**{**vars(measure), "flag": flag})
+    return replace(measure, flag=flag)

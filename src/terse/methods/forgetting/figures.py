@@ -49,7 +49,7 @@ def seeds_apart(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
     """Return the runs in groups that differ in nothing but the seed, by what the groups are."""
     groups: dict[str, list[FinishedRun]] = {}
     for run in runs:
-        rest = {k: v for k, v in run.settings.params().items() if k != "seed"}
+        rest = {k: v for k, v in run.settings.model_dump(mode="json").items() if k != "seed"}
         groups.setdefault(str(sorted(rest.items(), key=str)), []).append(run)
     return {label_of(group): group for group in groups.values()}
 
@@ -109,7 +109,7 @@ def _curves_panel(ax: Axes, group: Sequence[FinishedRun]) -> None:
 
 
 def cost_by_rate(runs: Sequence[FinishedRun]) -> Figure:
-    """Draw measured and computed cost against the forget rate."""
+    """Draw time and FLOPs against the forget rate."""
     with paper_style():
         figure = Figure(figsize=(WIDTH_IN, 2.8))
         left, right = figure.subplots(1, 2, sharey=True)
@@ -120,11 +120,11 @@ def cost_by_rate(runs: Sequence[FinishedRun]) -> Figure:
                 pd.concat([run.tables["cost"] for run in group]).groupby("forget_rate").mean()
             )
             left.plot(table.index, table["wall_ratio"], "o-", color=colour, label=label)
-            left.plot(table.index, table["computed_ratio"], "--", color=colour)
+            left.plot(table.index, table["forward_flops_ratio"], "--", color=colour)
             right.plot(table.index, table["linear_ratio"], "-", color=colour)
             right.plot(table.index, table["attention_ratio"], ":", color=colour)
-        left.set_title("time measured (points), work computed (dashes)")
-        right.set_title("computed: linear part (line), attention (dots)")
+        left.set_title("time measured (points), FLOPs (dashes)")
+        right.set_title("FLOPs: linear part (line), attention (dots)")
         for ax in (left, right):
             ax.set_xlabel("share f of the context that is forgotten")
             ax.axhline(1, color=GREY, linewidth=0.6)

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from terse.methods.forgetting.packing import Rows
+from terse.methods.forgetting.windows import in_windows
 
 NAME = "terse_gated"
 MOST = 30.0  # of a score above the largest among kept tokens; exp stays finite
@@ -73,7 +74,7 @@ def gated_nats(lm: PreTrainedModel, rows: Rows, gates: Tensor) -> Tensor:
     with gating(lm):
         logits = lm(
             input_ids=rows.input_ids,
-            attention_mask=gate_matrix(gates, rows.attention_mask),
+            attention_mask=_windowed(lm, gate_matrix(gates, rows.attention_mask)),
             use_cache=False,
         ).logits[:, :-1]  # (B, T - 1, V)
     labels = rows.input_ids[:, 1:].masked_fill(~rows.is_target[:, 1:], -100)
@@ -81,3 +82,9 @@ def gated_nats(lm: PreTrainedModel, rows: Rows, gates: Tensor) -> Tensor:
         logits.float().transpose(1, 2), labels, ignore_index=-100, reduction="none"
     )
     return nn.functional.pad(nats, (1, 0))
+
+
+def _windowed(lm: PreTrainedModel, gates: Tensor) -> Tensor | dict[str, Tensor]:
+    """Return gates (B, 1, T, T), 0 outside the windows of a model's layers."""
+    places = torch.arange(gates.shape[-1], device=gates.device)[None]
+    return in_windows(lm, places, places, lambda near: gates * near[:, None])

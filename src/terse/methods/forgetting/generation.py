@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from terse.corpora.places import evenly
 from terse.errors import TerseError
 from terse.evaluation.overlap import bleu, rouge_l
 from terse.methods.forgetting.decisions import decide, droppable
 from terse.methods.forgetting.evaluation import Evaluated
 from terse.methods.forgetting.model import Forgetter
-from terse.methods.forgetting.modes import hiding_mask
+from terse.methods.forgetting.modes import hiding_masks
 from terse.methods.forgetting.packing import pack
+from terse.methods.forgetting.windows import FULL, attention_masks, layer_kinds
 
 
 class Writer:
@@ -24,7 +26,8 @@ class Writer:
     The last token is always seen by the next prediction; once another follows, it is forgotten or
     kept for good. So `pack`, where a dropped token never enters the model together with later ones,
     and `kv`, where it is processed and then hidden, give the same text; they differ in what the
-    prompt costs (and `kv` always has original positions). forget_p 0 keeps all.
+    prompt costs (and `kv` always has original positions, by which it counts the windows of sliding
+    layers; `pack` counts the tokens that are left). forget_p 0 keeps all.
     """
 
     def __init__(self, model: Forgetter, forget_p: float, mode: str = "pack") -> None:
@@ -83,7 +86,7 @@ class Writer:
             past_key_values=DynamicCache(),
             use_cache=True,
         )
-        cache = Cache(found.past_key_values, packed.attention_mask)
+        cache = Cache(found.past_key_values, packed.attention_mask, packed.src_index)
         cache.retain(keep.gather(1, packed.src_index) & packed.attention_mask)
         rows = torch.arange(len(text.ids), device=text.ids.device)
         return found.logits[rows, packed.lengths - 1], cache
@@ -91,11 +94,11 @@ class Writer:
     def _prefill_hidden(self, text: "Text", keep: Tensor) -> tuple[Tensor, "Cache"]:
         found = self.model.lm(
             input_ids=text.ids,
-            attention_mask=hiding_mask(keep, self.model.lm.dtype),
+            attention_mask=hiding_masks(self.model.lm, keep),
             past_key_values=DynamicCache(),
             use_cache=True,
         )
-        cache = Cache(found.past_key_values, text.real)
+        cache = Cache(found.past_key_values, text.real, _places(text.ids))
         cache.retain(keep)
         rows = torch.arange(len(text.ids), device=text.ids.device)
         return found.logits[rows, text.lengths - 1], cache
@@ -108,19 +111,26 @@ class Writer:
         """Feed the last token of each row; keep its keys and values if it is kept."""
         last = text.lengths[:, None] - 1
         places = last if self._positions == "original" else cache.lengths[:, None]
-        mask = torch.cat([cache.visible, torch.ones_like(last, dtype=torch.bool)], 1)
+        cache.append(last)
         found = self.model.lm(
             input_ids=text.ids.gather(1, last),
-            attention_mask=mask.long(),
+            attention_mask=self._mask(cache),
             position_ids=places,
             past_key_values=cache.states,
             use_cache=True,
         )
-        cache.visible = mask
-        kept = mask.clone()
+        kept = cache.visible.clone()
         kept[:, -1:] = self.keeps(text.ids, text.real).gather(1, last)
         cache.retain(kept)
         return found.logits[:, -1]
+
+    def _mask(self, cache: "Cache") -> Any:
+        """Return what the last token of each row sees of the cache (B, n), windows included."""
+        if layer_kinds(self.model.lm) == {FULL}:
+            return cache.visible.long()
+        ranks = cache.visible.long().cumsum(1) - 1
+        places = cache.places if self.mode == "kv" else ranks
+        return attention_masks(self.model.lm, cache.visible[:, None], places[:, -1:], places)
 
 
 class BlockWriter(Writer):
@@ -161,21 +171,34 @@ class Text:
         self.real = self.real.scatter(1, lengths, torch.ones_like(lengths, dtype=torch.bool))
 
 
+def _places(ids: Tensor) -> Tensor:
+    """Return the place of each token of rows (B, T)."""
+    return torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+
+
 def _with_a_place(x: Tensor) -> Tensor:
     """Return rows (B, T) with an empty place behind each."""
     return torch.nn.functional.pad(x, (0, 1))
 
 
 class Cache:
-    """Keys and values; visible (B, n): which places hold a token of the row, in front."""
+    """Keys and values; visible (B, n): which of them are of a token of the row, in front.
 
-    def __init__(self, states: DynamicCache, visible: Tensor) -> None:
-        self.states, self.visible = states, visible
+    places (B, n): where these tokens stand in the text.
+    """
+
+    def __init__(self, states: DynamicCache, visible: Tensor, places: Tensor) -> None:
+        self.states, self.visible, self.places = states, visible, places
 
     @property
     def lengths(self) -> Tensor:
         """Tokens (B,) that each row's cache holds."""
         return self.visible.sum(1)
+
+    def append(self, last: Tensor) -> None:
+        """Make room for a token of each row that stands at a place (B, 1)."""
+        self.visible = torch.cat([self.visible, torch.ones_like(last, dtype=torch.bool)], 1)
+        self.places = torch.cat([self.places, last], 1)
 
     def retain(self, kept: Tensor) -> None:
         """Throw away all places but these (B, n); what is left moves to the front."""
@@ -183,7 +206,7 @@ class Cache:
         layers: Any = self.states.layers
         for layer in layers:
             layer.keys, layer.values = (_chosen(x, order) for x in (layer.keys, layer.values))
-        self.visible = kept.gather(1, order)
+        self.visible, self.places = kept.gather(1, order), self.places.gather(1, order)
 
 
 def _chosen(states: Any, order: Tensor) -> Tensor:
@@ -225,7 +248,7 @@ def _prompts(given: Evaluated, n: int) -> tuple[Tensor, Tensor, Tensor]:
     items = [item for item in map(given.rows.__getitem__, range(len(given.rows)))  # type: ignore[arg-type]
              if int(item["attention_mask"].sum()) == whole]  # fmt: skip
     items = items or [given.rows[0]]
-    chosen = [items[i * len(items) // min(n, len(items))] for i in range(min(n, len(items)))]
+    chosen = [items[i] for i in evenly(len(items), n)]
     ids = torch.stack([item["input_ids"] for item in chosen]).to(given.device)
     n_context = int((chosen[0]["attention_mask"] & ~chosen[0]["is_target"]).sum())
     n_real = min(int(item["attention_mask"].sum()) for item in chosen)

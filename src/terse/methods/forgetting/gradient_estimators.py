@@ -89,7 +89,7 @@ def saliency(model: "Forgetter", step: Step, uniform: Tensor) -> tuple[Tensor, T
     return errors.sum() / model.constant_length, keep
 
 
-ESTIMATORS: dict[str, Callable[["Forgetter", Step, Tensor], tuple[Tensor, Tensor]]] = {
+GRADIENT_ESTIMATORS: dict[str, Callable[["Forgetter", Step, Tensor], tuple[Tensor, Tensor]]] = {
     "reinforce": reinforce,
     "st_gumbel": st_gumbel,
     "saliency": saliency,

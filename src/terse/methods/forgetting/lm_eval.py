@@ -12,7 +12,7 @@ from terse.evaluation.lm_eval.block_text import BlockText
 from terse.methods.forgetting.generation import BlockWriter
 from terse.methods.forgetting.method import Forgetting
 from terse.methods.forgetting.packing import Rows
-from terse.methods.forgetting.settings import ForgettingSettings
+from terse.methods.forgetting.spec import FORGETTING
 from terse.methods.forgetting.storage import forgetter_config
 from terse.training.method import Inputs
 
@@ -25,8 +25,8 @@ class ForgetfulLM(BlockText):
     """
 
     def __init__(self, folder: Path, *, device: str = "cpu", batch_size: int | str = 8) -> None:
-        settings = ForgettingSettings.from_params(forgetter_config(folder)["settings"])
-        if settings.harness() is None:
+        settings = FORGETTING.settings_from(forgetter_config(folder)["settings"])
+        if FORGETTING.lm_eval_adapter(settings) is None:
             raise TerseError("a model of made-up text (task) has no likelihood of any other")
         method = Forgetting(settings, Inputs(base=folder))  # its tokenizer is published with it
         model = method.load(folder).to(device)

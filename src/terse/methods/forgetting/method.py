@@ -17,7 +17,7 @@ from terse.evaluation.measures import Measure
 from terse.methods.forgetting import tasks
 from terse.methods.forgetting.cost import cost_table
 from terse.methods.forgetting.decisions import Calibration, decide
-from terse.methods.forgetting.evaluation import Evaluated, evaluate_arms
+from terse.methods.forgetting.evaluation import Evaluated, evaluate_arms, fullest
 from terse.methods.forgetting.generation import continuations_table
 from terse.methods.forgetting.mask_registry import baseline_arms, mask_of
 from terse.methods.forgetting.model import Forgetter
@@ -26,9 +26,10 @@ from terse.methods.forgetting.packing import Rows
 from terse.methods.forgetting.rows import AllBlocks, Lengths, RandomBlocks, token_counts
 from terse.methods.forgetting.schedule import BASE, FollowSchedule
 from terse.methods.forgetting.settings import ForgettingSettings
+from terse.methods.forgetting.spec import FORGETTING
 from terse.methods.forgetting.storage import load_mask, published_counts, save_forgetter
 from terse.methods.forgetting.tables import passage_table
-from terse.models.loading import load_model, max_context
+from terse.models.loading import check_length, load_model
 from terse.training.method import Batch, Method
 
 FIELDS = ("input_ids", "attention_mask", "is_target")
@@ -40,6 +41,8 @@ CALIBRATION_ROWS = 128
 class Forgetting(Method[ForgettingSettings]):
     """A mask learns which tokens of its context a language model can do without."""
 
+    spec = FORGETTING
+
     @property
     def lengths(self) -> Lengths:
         """Return how many tokens a window has."""
@@ -47,12 +50,12 @@ class Forgetting(Method[ForgettingSettings]):
 
     @property
     def _tokens(self) -> Path:
-        return _required(self.inputs.tokens, "tokens file")
+        return self.required(self.inputs.tokens, "tokens file")
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The base's tokenizer."""
-        return load_tokenizer(_required(self.inputs.base, "base"))
+        return load_tokenizer(self.required(self.inputs.base, "base"))
 
     @cached_property
     def special_ids(self) -> tuple[int, ...]:
@@ -72,13 +75,8 @@ class Forgetting(Method[ForgettingSettings]):
     def _base_model(self, device: str = "cpu") -> PreTrainedModel:
         if self.settings.task:
             return tasks.task_model(self.lengths)
-        lm = load_model(_required(self.inputs.base, "base"), device=device)
-        limit = max_context(lm)
-        if limit is not None and self.lengths.total > limit:
-            raise TerseError(
-                f"windows of {self.lengths.total} tokens are longer than the {limit} positions of "
-                "the base; lower context_len or block_len"
-            )
+        lm = load_model(self.required(self.inputs.base, "base"), device=device)
+        check_length(lm, self.lengths.total, "windows", "lower context_len or block_len")
         return lm
 
     def build(self) -> Forgetter:
@@ -209,7 +207,10 @@ class Forgetting(Method[ForgettingSettings]):
     def tables(self, model: nn.Module, device: str) -> dict[str, pd.DataFrame]:
         """Return a passage with its keep probabilities, costs and continuations."""
         given = self._evaluated(model, device)
-        tables = {"tokens": passage_table(given, self.piece), "cost": cost_table(given)}
+        tables = {
+            "tokens": passage_table(given, self.piece),
+            "cost": cost_table(given.model, fullest(given)),
+        }
         if self.settings.n_samples:
             tables["continuations"] = continuations_table(given)
         return tables
@@ -278,9 +279,3 @@ def _forgetter(model: nn.Module) -> Forgetter:
 
 def _ratio(sums: dict[str, Tensor], top: str, bottom: str) -> float:
     return float(sums[top]) / max(float(sums[bottom]), 1.0)
-
-
-def _required(path: Path | None, what: str) -> Path:
-    if path is None:
-        raise TerseError(f"forgetting needs a {what}")
-    return path

@@ -11,15 +11,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from terse.errors import TerseError
-from terse.methods.forgetting.base_lm import at_rest, divergence, prepare_base
+from terse.methods.forgetting.base_lm import at_rest, prepare_base
 from terse.methods.forgetting.decisions import Calibration, decide, droppable
-from terse.methods.forgetting.gradient_estimators import ESTIMATORS, Step
+from terse.methods.forgetting.gradient_estimators import GRADIENT_ESTIMATORS, Step
 from terse.methods.forgetting.masks import Mask
 from terse.methods.forgetting.modes import Scores, check_sight, decided, score
 from terse.methods.forgetting.packing import Rows
 from terse.methods.forgetting.policy import entropy
 from terse.methods.forgetting.schedule import Phase, phase_at
 from terse.methods.forgetting.settings import ForgettingSettings
+from terse.training.divergence import kl_divergence
 
 Sums = dict[str, Tensor]
 DUALS = ("multiplier", "excess", "scale")
@@ -133,7 +134,7 @@ class Forgetter(nn.Module):
         logits = self.mask.logits(rows, decided(rows, self.settings.mode)).float()
         credited = free & decided(rows, self.reward_mode)
         step = Step(rows, logits, free, credited, phase, full)
-        policy, keep = ESTIMATORS[self.settings.grad](self, step, uniform)
+        policy, keep = GRADIENT_ESTIMATORS[self.settings.grad](self, step, uniform)
         bonus = entropy(logits, free).sum()
         sums = {"policy": policy, "entropy": bonus, "identity": full.nats.sum()}
         sums["targets"] = full.scored.sum()
@@ -179,7 +180,7 @@ class Forgetter(nn.Module):
         if full is None:
             with torch.no_grad(), at_rest(self.lm):
                 full = self.score(rows, torch.ones_like(rows.is_target), self.settings.mode)
-        return divergence(full.logits[scores.scored[full.scored]], scores.logits)
+        return kl_divergence(full.logits[scores.scored[full.scored]], scores.logits)
 
     def reward_scale(self, advantages: Tensor, credited: Tensor, q: Tensor) -> Tensor:
         """Return what one token was worth in the steps before, in nats per target; 1 at first.

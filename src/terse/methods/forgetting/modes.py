@@ -6,6 +6,7 @@ shift by one packed neighbour.
 
 import inspect
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel
 
 from terse.errors import TerseError
 from terse.methods.forgetting.packing import IGNORED, Packed, Rows, pack
+from terse.methods.forgetting.windows import attention_masks
 
 MODES = ("pack", "prefix", "kv")
 
@@ -58,7 +60,8 @@ def score(
 
     `pack`: the next original token of each kept one, as far as it is a target. `prefix`: every
     target, behind its packed context. `kv`: every target; a dropped token is hidden from all later
-    ones.
+    ones. A layer's sliding window counts the tokens that are left in `pack` and `prefix`, and the
+    places of the original row in `kv`.
     """
     if mode == "kv":
         return _score_hidden(lm, rows, keep)
@@ -141,16 +144,19 @@ def _score_hidden(lm: PreTrainedModel, rows: Rows, keep: Tensor) -> Scores:
 
 def hidden_logits(lm: PreTrainedModel, rows: Rows, keep: Tensor) -> Tensor:
     """Return the logits (B, T, V) of rows whose dropped tokens no later token sees."""
-    mask: Tensor = rows.attention_mask.long()
+    mask: Any = rows.attention_mask.long()
     if not bool((keep | ~rows.attention_mask).all()):
-        mask = hiding_mask(keep & rows.attention_mask, lm.dtype)
+        mask = hiding_masks(lm, keep & rows.attention_mask)
     return lm(input_ids=rows.input_ids, attention_mask=mask, use_cache=False).logits
 
 
-def hiding_mask(keep: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the additive mask (B, 1, T, T): causal, a token sees itself and what is kept."""
+def hiding_masks(lm: PreTrainedModel, keep: Tensor) -> Tensor | dict[str, Tensor]:
+    """Return the additive mask (B, 1, T, T) of rows, or one for each kind of a model's layers.
+
+    Causal, within a layer's window; a token sees itself and what is kept (B, T).
+    """
     T = keep.shape[1]
     own = torch.eye(T, dtype=torch.bool, device=keep.device)
     seen = torch.ones_like(own).tril() & keep[:, None, :] | own  # (B, T, T)
-    hidden = torch.zeros(seen.shape, dtype=dtype, device=keep.device)
-    return hidden.masked_fill(~seen, torch.finfo(dtype).min)[:, None]
+    places = torch.arange(T, device=keep.device).expand_as(keep)
+    return attention_masks(lm, seen, places, places)

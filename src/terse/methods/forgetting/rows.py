@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from terse.corpora.places import RandomPlaces, evenly
 from terse.corpora.token_store import TokenStore
 from terse.errors import TerseError
 
@@ -76,23 +77,18 @@ class BlockWindows(Dataset[Item]):
 
 
 class RandomBlocks(BlockWindows):
-    """`n_rows` blocks at random places; the i-th is a function of (seed, i)."""
+    """`n_rows` blocks at `RandomPlaces`."""
 
     def __init__(self, *args: Any, seed: int, n_rows: int) -> None:
         super().__init__(*args)
-        self.seed, self.n_rows = seed, n_rows
-        places = np.maximum(1, self.sizes - self.lengths.block + 1)
-        self.ends = np.cumsum(np.where(self.sizes > 0, places, 0))  # (D,)
+        counts = np.maximum(1, self.sizes - self.lengths.block + 1)
+        self.places = RandomPlaces(np.where(self.sizes > 0, counts, 0), seed=seed, n=n_rows)
 
     def __len__(self) -> int:
-        return self.n_rows
+        return len(self.places)
 
     def __getitem__(self, index: int) -> Item:
-        if not 0 <= index < self.n_rows:
-            raise IndexError(index)
-        place = int(np.random.default_rng([self.seed, index]).integers(self.ends[-1]))
-        document = int(np.searchsorted(self.ends, place, side="right"))
-        return self.window(document, place - (int(self.ends[document - 1]) if document else 0))
+        return self.window(*self.places[index])
 
 
 class AllBlocks(BlockWindows):
@@ -105,8 +101,8 @@ class AllBlocks(BlockWindows):
         super().__init__(*args)
         step = self.lengths.block
         places = [(d, a) for d, size in enumerate(self.sizes) for a in range(0, int(size), step)]
-        n = min(limit or len(places), len(places))
-        self.places = [places[i * len(places) // n] for i in range(n)]
+        self.n_all = len(places)
+        self.places = [places[i] for i in evenly(self.n_all, limit or self.n_all)]
 
     def __len__(self) -> int:
         return len(self.places)

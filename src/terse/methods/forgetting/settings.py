@@ -5,8 +5,6 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, StrictBool, model_validator
 
-from terse.errors import TerseError
-from terse.methods.forgetting.captions import CAPTIONS
 from terse.settings.run import Run
 
 LEARNED = ("mlp", "cnn_mlp", "rnn")
@@ -30,12 +28,6 @@ _OF_MASKS = {
 class ForgettingSettings(Run):
     """A language model and a mask that drops tokens of its context."""
 
-    implementation: ClassVar[str] = "terse.methods.forgetting.method:Forgetting"
-    figures: ClassVar[str | None] = "terse.methods.forgetting.figures:draw"
-    captions: ClassVar[dict[str, str]] = CAPTIONS
-    evaluation_only: ClassVar[frozenset[str]] = frozenset(
-        {"eval_rates", "eval_windows", "n_samples"}
-    )
     aliases: ClassVar[dict[str, str]] = {
         **Run.aliases,
         "model_string": "base",
@@ -206,26 +198,6 @@ class ForgettingSettings(Run):
             raise ValueError(f"exploration_epochs: {bad[0]} is outside 0..1")
         if self.train_base == "frozen" and (any if booleans else max)(given) == 1:
             raise ValueError("an epoch of exploration alone trains the base, and it is frozen")
-
-    def n_parameters(self, vocab_size: int) -> int | None:
-        return None if self.task is None else 100_000
-
-    def tokens_per_row(self) -> int | None:
-        # A pass forwards costs a third of one with its gradients.
-        learning = self.n_rollouts + 1 if self.mask in LEARNED else 0
-        return (self.context_len + self.block_len) * (3 + learning) // 3
-
-    def harness(self) -> str | None:
-        """A task's model knows no text but its own, which is made up."""
-        if self.task is not None:
-            return None
-        if self.draws:
-            raise TerseError(
-                f"mask {self.mask} with decide {self.decide} draws anew what it forgets each time "
-                "it reads, so no text has one likelihood; a model of this run (`models: {x: {run: "
-                "...}}`) is its language model by itself, which has"
-            )
-        return "terse.methods.forgetting.lm_eval:ForgetfulLM"
 
     @property
     def draws(self) -> bool:

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -13,6 +12,8 @@ from terse.methods.forgetting.base_lm import merged
 from terse.methods.forgetting.baselines import SurprisalMask
 from terse.methods.forgetting.decisions import Calibration
 from terse.methods.forgetting.model import Forgetter
+from terse.methods.forgetting.spec import FORGETTING
+from terse.training.weights import read_tensors
 
 CONFIG, WEIGHTS = "forgetter.json", "mask.safetensors"
 
@@ -27,7 +28,8 @@ def save_forgetter(model: Forgetter, folder: Path, calibration: Calibration | No
     if isinstance(model.mask, SurprisalMask):
         tensors["counts"] = model.mask.get_buffer("counts").cpu()
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    content = {"settings": model.settings.training_params(), "multiplier": float(model.multiplier)}
+    settings = FORGETTING.weight_params(model.settings)
+    content = {"settings": settings, "multiplier": float(model.multiplier)}
     (folder / CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
@@ -36,7 +38,7 @@ def load_mask(model: Forgetter, folder: Path) -> Calibration | None:
 
     Raises TerseError where there is none, or one of other settings.
     """
-    tensors = _tensors(folder)
+    tensors, _ = read_tensors(folder / WEIGHTS)
     quantiles = tensors.pop("quantiles", None)
     tensors.pop("counts", None)  # the mask is made of them
     own = _own(model)
@@ -49,7 +51,7 @@ def load_mask(model: Forgetter, folder: Path) -> Calibration | None:
 
 def published_counts(folder: Path) -> Tensor | None:
     """Return the counts (V,) that the mask of a folder was made of, None if it holds none."""
-    return _tensors(folder).get("counts")
+    return read_tensors(folder / WEIGHTS)[0].get("counts")
 
 
 def forgetter_config(folder: Path) -> dict[str, Any]:
@@ -62,12 +64,3 @@ def forgetter_config(folder: Path) -> dict[str, Any]:
 
 def _own(model: Forgetter) -> dict[str, Any]:
     return {f"mask.{name}": tensor.data for name, tensor in model.mask.named_parameters()}
-
-
-def _tensors(folder: Path) -> dict[str, Any]:
-    path = folder / WEIGHTS
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise TerseError(f"no mask in {folder}: {WEIGHTS} is missing or broken") from error

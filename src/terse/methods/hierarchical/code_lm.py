@@ -72,17 +72,17 @@ def expected_rows(head: SymbolHead, states: Tensor, quantizer: Quantizer, L: int
     return torch.stack([quantizer.expected(shares[i * d : (i + 1) * d]) for i in range(L)], -2)
 
 
-class TopStream:
+class CodeSequenceStream:
     """A top LM that reads one segment at a time, for B rows at their own pace."""
 
-    def __init__(self, top: CodeSequenceTransformer, n_rows: int) -> None:
-        self.top = top
-        self.caches: list[KeyValueCache] = top.stack.caches(n_rows, top.start)
+    def __init__(self, code_lm: CodeSequenceTransformer, n_rows: int) -> None:
+        self.code_lm = code_lm
+        self.caches: list[KeyValueCache] = code_lm.stack.caches(n_rows, code_lm.start)
 
     def begin(self, rows: Tensor) -> Tensor:
         """Return the states (b, D) before the first segment."""
-        return self.top.stack.step(self.top.start.expand(len(rows), -1), self.caches, rows)
+        return self.code_lm.stack.step(self.code_lm.start.expand(len(rows), -1), self.caches, rows)
 
     def step(self, vectors: Tensor, rows: Tensor) -> Tensor:
         """Return the states (b, D) behind the next segments (b, L, W) of some rows."""
-        return self.top.stack.step(self.top.read(vectors.flatten(1)), self.caches, rows)
+        return self.code_lm.stack.step(self.code_lm.read(vectors.flatten(1)), self.caches, rows)

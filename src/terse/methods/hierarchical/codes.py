@@ -12,12 +12,27 @@ from torch.utils.data import Dataset
 from terse.artifacts import atomic_file
 from terse.corpora.document import SPLITS
 from terse.corpora.h5 import FileReader, Growing
-from terse.corpora.progress import Progress
+from terse.corpora.progress import DocumentProgress
 from terse.errors import TerseError
 from terse.methods.hierarchical.compressor import Segments
 from terse.methods.hierarchical.model import HierarchicalAutoencoder
 from terse.methods.hierarchical.rows import ByteRows, byte_store
 from terse.methods.hierarchical.settings import PAD
+from terse.methods.hierarchical.storage import load_hierarchical
+
+
+def encode_with_base(
+    base: Path,
+    tokens: Path,
+    out: Path,
+    *,
+    device: str,
+    batch_size: int,
+    train_rows: int | None = None,
+) -> None:
+    """Write the codes that the model in the folder `base` makes of a tokens file."""
+    model = load_hierarchical(base)
+    encode_corpus(model, tokens, out, device=device, batch_size=batch_size, train_rows=train_rows)
 
 
 def encode_corpus(
@@ -51,7 +66,7 @@ def _write_split(
     model: HierarchicalAutoencoder, rows: ByteRows, group: h5py.Group, device: str, size: int
 ) -> None:
     writers = [_LevelWriter(group, i) for i in range(len(model.levels))]
-    with Progress(f"encoding {group.name}") as progress:
+    with DocumentProgress(f"encoding {group.name}") as progress:
         for start in range(0, len(rows), size):
             chosen = [rows[i]["ids"] for i in range(start, min(start + size, len(rows)))]
             ids = torch.stack(chosen).to(device)

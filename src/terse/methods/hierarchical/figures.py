@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from terse.figures.study import FinishedRun
 from terse.figures.style import BLUE, GREY, ORANGE, WIDTH_IN, ordered_colours, paper_style
-from terse.methods.causal_lm.settings import CausalLMSettings
-from terse.methods.hierarchical.cost import byte_transformer_flops
 from terse.methods.hierarchical.settings import HierarchicalSettings
 
 ARMS = ("two_part", "causal", "entropy_lm")
@@ -58,13 +56,12 @@ def _points(ax: Axes, rows: pd.DataFrame, places: NDArray[Any], colour: Any, lab
 
 
 def _label(run: FinishedRun) -> str:
-    """Return a run's name, with its operations per byte where they are known."""
-    if isinstance(run.settings, CausalLMSettings):
-        flops = byte_transformer_flops(run.settings)
-    else:
-        known = run.evaluation.set_index("measure")["value"]
-        flops = known.at["flops_per_byte"] if "flops_per_byte" in known.index else np.nan
-    return run.name if np.isnan(flops) else f"{run.name} ({flops / 1e6:.2f} M)"
+    """Return a run's name, with its FLOPs per byte: of causal decoding where it can."""
+    rows = run.evaluation[run.evaluation["measure"] == "flops_per_byte"].set_index("arm")["value"]
+    for arm in ("causal", "model"):
+        if arm in rows.index:
+            return f"{run.name} ({rows.at[arm] / 1e6:.2f} M)"
+    return run.name
 
 
 def _coder_lines(ax: Axes, run: FinishedRun) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from terse.methods.hierarchical.code_lm import TopStream, expected_rows
+from terse.methods.hierarchical.code_lm import CodeSequenceStream, expected_rows
 from terse.methods.hierarchical.compressor import CompressorStream, Segments
 from terse.methods.hierarchical.expander import ExpanderStream
 from terse.methods.hierarchical.model import HierarchicalAutoencoder
@@ -67,7 +67,7 @@ def decompress(model: HierarchicalAutoencoder, codes: Compressed) -> list[bytes]
     """Return the most likely text of each row of codes, symbol by symbol, level by level."""
     last = model.levels[-1][0]
     rows = last.rows_of(codes.codes) if codes.codes.shape[-1] else codes.rows
-    states = None if model.context is None else model.top_lm(rows)[:, :-1]
+    states = None if model.context is None else model.code_lm(rows)[:, :-1]
     rows, n = model.with_context(rows, states), codes.n
     for i in reversed(range(1, len(model.levels))):
         symbols, n = LevelDecoder(model, i, rows, n).run()
@@ -146,9 +146,9 @@ class Reader:
         self.model = model
         self.compressors = [CompressorStream(c, n_rows, pools=True) for c, _ in model.levels]
         self.expanders = [ExpanderStream(e, n_rows) for _, e in model.levels]
-        self.top = TopStream(model.top_lm, n_rows)
+        self.top = CodeSequenceStream(model.code_lm, n_rows)
         self.rows = torch.arange(n_rows, device=model.device)
-        like = model.top_lm.start
+        like = model.code_lm.start
         self.states = [like.new_zeros(n_rows, e.place.embedding_dim) for _, e in model.levels]
         self.top_states = like.new_zeros(n_rows, len(like))
 
@@ -189,7 +189,7 @@ class Reader:
         compressor = self.model.levels[i][0]
         if i == len(self.expanders) - 1:
             states = self.top_states[rows]
-            expected = self.model.top_lm.predicted(states, compressor.quantizer)
+            expected = self.model.code_lm.predicted(states, compressor.quantizer)
             return self.model.with_context(expected, states)
         above = self.model.levels[i + 1][1]
         L = compressor.level.num_queries

@@ -37,8 +37,8 @@ def undefined(model: HierarchicalAutoencoder) -> str | None:
 
 def two_part(model: HierarchicalAutoencoder, levels: list[Segments]) -> TwoPart:
     """Return the bound of encoded rows: p_top(codes, EOS), p_exp(symbols | codes above) each."""
-    last, states = levels[-1], model.top_lm(levels[-1].rows)
-    codes = model.top_lm.nats(states, last.codes, last.n).sum(1)
+    last, states = levels[-1], model.code_lm(levels[-1].rows)
+    codes = model.code_lm.nats(states, last.codes, last.n).sum(1)
     parts = []
     for i in reversed(range(len(levels))):
         rows = model.memory(last, states) if i == len(levels) - 1 else levels[i].rows
@@ -52,4 +52,4 @@ def causal_nats(model: HierarchicalAutoencoder, ids: Tensor) -> Tensor:
     Padding costs nothing.
     """
     levels = model.encode(ids)
-    return model.predicted_nats(levels, model.top_lm(levels[-1].rows))
+    return model.predicted_nats(levels, model.code_lm(levels[-1].rows))

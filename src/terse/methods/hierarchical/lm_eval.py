@@ -64,7 +64,7 @@ class HierarchicalAELM(CausalText):
         ids = torch.stack([padded(torch.tensor(row).numpy(), self.width + 1) for row in rows])
         ids = ids.to(self._device)
         levels = self.model.encode(ids)
-        states = self.model.predicted_states(levels, self.model.top_lm(levels[-1].rows))
+        states = self.model.predicted_states(levels, self.model.code_lm(levels[-1].rows))
         targets = ids[:, 1:, None]
         logits = self.model.levels[0][1].head.logits(states, targets)[0].float()
         known = targets.clamp(max=logits.shape[-1] - 1)  # padding is no target

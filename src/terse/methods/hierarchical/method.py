@@ -15,11 +15,13 @@ from terse.corpora.documents import split_texts
 from terse.errors import TerseError
 from terse.evaluation.bits_per_byte import coder_baselines
 from terse.evaluation.measures import Measure
+from terse.evaluation.scores import all_text
 from terse.methods.hierarchical.codes import CodedRows, collated
 from terse.methods.hierarchical.evaluation import evaluate_model
 from terse.methods.hierarchical.model import HierarchicalAutoencoder
 from terse.methods.hierarchical.rows import ByteRows, byte_store
 from terse.methods.hierarchical.settings import PAD, HierarchicalSettings
+from terse.methods.hierarchical.spec import HIERARCHICAL
 from terse.methods.hierarchical.storage import (
     load_hierarchical,
     save_model,
@@ -36,13 +38,15 @@ logger = logging.getLogger(__name__)
 class Hierarchical(Method[HierarchicalSettings]):
     """Compressors, expanders and the language model on the codes, in one or two stages."""
 
+    spec = HIERARCHICAL
+
     def build(self) -> HierarchicalAutoencoder:
         """Return a model with fresh weights, or with what it takes of the base."""
         s, model = self.settings, HierarchicalAutoencoder(self.settings)
         if s.n_frozen:
-            take_base(model, _required(self.inputs.base, "base"))
+            take_base(model, self.required(self.inputs.base, "base"))
         elif s.base is not None:
-            base = _required(self.inputs.base, "base")
+            base = self.required(self.inputs.base, "base")
             take_entropy(model, base, freeze=s.freeze_entropy)
         return model.train()
 
@@ -54,11 +58,11 @@ class Hierarchical(Method[HierarchicalSettings]):
 
     def _rows(self, split: str) -> Dataset[Any]:
         s = self.settings
-        store = byte_store(_required(self.inputs.tokens, "tokens file"), split)
+        store = byte_store(self.required(self.inputs.tokens, "tokens file"), split)
         rows = ByteRows(store, s.sequence_length, s.train_rows if split == "train" else None)
-        if not s.needs_codes():
+        if not s.is_second_stage:
             return rows
-        codes = _required(self.inputs.codes, "file of codes")
+        codes = self.required(self.inputs.codes, "file of codes")
         return CodedRows(rows, codes, [level.n_digits for level in s.compressor_level_configs])
 
     def collate(self, rows: list[Any]) -> Batch:
@@ -122,21 +126,25 @@ class Hierarchical(Method[HierarchicalSettings]):
             {"params": groups[False], "weight_decay": 0.0},
         ]
 
+    def schedule_options(self) -> dict[str, float]:
+        return {str(key): value for key, value in self.settings.scheduler_specific_kwargs.items()}
+
     def callbacks(self) -> list[TrainerCallback]:
         return [_AfterStep(), _Samples(self.settings)]
 
     def evaluate(self, model: nn.Module, device: str) -> list[Measure]:
         """Return reconstruction, round trip, code statistics and likelihoods, beside coders."""
         measures = evaluate_model(_own(model).to(device), self._store("validation"))
-        documents = _required(self.inputs.documents, "documents file")
-        return measures + coder_baselines(*(split_texts(documents, s) for s in SPLITS))
+        documents = self.required(self.inputs.documents, "documents file")
+        train, validation = (split_texts(documents, split) for split in SPLITS)
+        return measures + coder_baselines(train, validation, all_text(self.settings.corpus))
 
     def tables(self, model: nn.Module, device: str) -> dict[str, pd.DataFrame]:
         """Return samples, a segmented passage, and the dimensions of the segments' vectors."""
         return report_tables(_own(model).to(device), self._store("validation"))
 
     def _store(self, split: str) -> Any:
-        return byte_store(_required(self.inputs.tokens, "tokens file"), split)
+        return byte_store(self.required(self.inputs.tokens, "tokens file"), split)
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Write weights, codebooks and settings."""
@@ -197,9 +205,3 @@ def _own(model: nn.Module) -> HierarchicalAutoencoder:
     if not isinstance(found, HierarchicalAutoencoder):
         raise TerseError(f"this method's models are HierarchicalAutoencoder, not {type(found)}")
     return found
-
-
-def _required(path: Path | None, what: str) -> Path:
-    if path is None:
-        raise TerseError(f"hierarchical needs a {what}")
-    return path

@@ -50,7 +50,7 @@ class HierarchicalAutoencoder(nn.Module):
         return [(cast(ByteSegmentCompressor, c), cast(CodeExpander, e)) for c, e in pairs]
 
     @property
-    def top_lm(self) -> CodeSequenceTransformer:
+    def code_lm(self) -> CodeSequenceTransformer:
         """The language model on the codes; TerseError where the first stage has none."""
         if self.top is None:
             raise ValueError("a first stage has no top LM: train a second one on it")
@@ -144,7 +144,7 @@ class HierarchicalAutoencoder(nn.Module):
         """Return the lowest expander's states (B, S - 1, D) behind predicted rows."""
         before = states[:, :-1]
         compressors = [compressor for compressor, _ in self.levels]
-        own = self.with_context(self.top_lm.predicted(before, compressors[-1].quantizer), before)
+        own = self.with_context(self.code_lm.predicted(before, compressors[-1].quantizer), before)
         past = self.memory(levels[-1], states)
         hidden = own
         for i in reversed(range(len(levels))):
@@ -168,7 +168,7 @@ class HierarchicalAutoencoder(nn.Module):
             opens, codes = ([cached[f"{key}{i}"] for i in range(n)] for key in ("opens", "codes"))
             with torch.no_grad():
                 levels = self.restored(ids, opens, codes)
-            return self._top_losses(levels, self.top_lm(levels[-1].rows))
+            return self._top_losses(levels, self.code_lm(levels[-1].rows))
         levels = self.encode(ids)
         states = None if self.top is None else self.top(levels[-1].rows)
         sums: Sums = {}
@@ -185,7 +185,7 @@ class HierarchicalAutoencoder(nn.Module):
         return sums if states is None else sums | self._top_losses(levels, states)
 
     def _top_losses(self, levels: list[Segments], states: Tensor) -> Sums:
-        s, last, top = self.settings, levels[-1], self.top_lm
+        s, last, top = self.settings, levels[-1], self.code_lm
         sums: Sums = {}
         if top.head is not None:
             sums["top_ce"] = top.nats(states, last.codes, last.n).sum()

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from terse.corpora.places import evenly
 from terse.corpora.token_store import TokenStore
 from terse.errors import TerseError
 from terse.methods.hierarchical.settings import BOS, EOS, PAD
@@ -75,10 +76,10 @@ class ScoringRows(Dataset[dict[str, Any]]):
             for document in range(len(store))
             for begin in self._begins(int(np.diff(store.offsets[document : document + 2])[0]))
         ]
-        n = len(places)
+        n = self.n_all = len(places)
         if limit is not None:
             n = min(n, max(1, limit // (sequence_length - 1 - context)))
-        self.places = [places[i * len(places) // n] for i in range(n)]
+        self.places = [places[i] for i in evenly(len(places), n)]
 
     def _begins(self, n_bytes: int) -> list[int]:
         """Return where the rows of a document begin in it; EOS is one of its places."""

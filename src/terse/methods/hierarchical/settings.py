@@ -5,7 +5,6 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from terse.methods.hierarchical.captions import CAPTIONS
 from terse.settings.run import Run
 from terse.settings.strict import Strict
 
@@ -152,21 +151,6 @@ class TopSettings(Strict):
 class HierarchicalSettings(Run):
     """An autoencoder from bytes to codes, level by level, and a language model on top."""
 
-    implementation: ClassVar[str] = "terse.methods.hierarchical.method:Hierarchical"
-    is_language_model: ClassVar[bool] = False
-    needs_base: ClassVar[bool] = False
-    bases: ClassVar[tuple[str, ...]] = ("hierarchical",)
-    reads_bytes: ClassVar[bool] = True
-    blocks: ClassVar[dict[str, type[Strict]]] = {
-        "compressor_level_configs": LevelSettings,
-        "top_transformer_config": TopSettings,
-    }
-    figures: ClassVar[str | None] = "terse.methods.hierarchical.figures:draw"
-    captions: ClassVar[dict[str, str]] = CAPTIONS
-    evaluation_only: ClassVar[frozenset[str]] = frozenset(
-        {"eval_bytes", "n_samples", "sample_prompt_for_generation", "generation_max_len_override"}
-    )
-    conduct: ClassVar[frozenset[str]] = Run.conduct | {"generation_interval", "baseline"}
     aliases: ClassVar[dict[str, str]] = {
         **Run.aliases,
         "scheduler_type": "lr_schedule",
@@ -339,25 +323,3 @@ class HierarchicalSettings(Run):
     def expander_heads(self, level: LevelSettings) -> int:
         """Return the heads of a level's expander."""
         return round(self.expander_heads_scale * level.heads)
-
-    def harness(self) -> str | None:
-        """A first stage has no likelihood."""
-        has_top = self.top_transformer_config is not None
-        return "terse.methods.hierarchical.lm_eval:HierarchicalAELM" if has_top else None
-
-    def compared_with(self) -> list[str]:
-        return [] if self.baseline is None else [self.baseline]
-
-    def needs_codes(self) -> bool:
-        return self.is_second_stage
-
-    def n_parameters(self, vocab_size: int) -> int | None:
-        from terse.methods.hierarchical.cost import parameters  # it needs these settings
-
-        return parameters(self)
-
-    def tokens_per_row(self) -> int | None:
-        return self.sequence_length
-
-    def schedule_options(self) -> dict[str, float]:
-        return {str(key): value for key, value in self.scheduler_specific_kwargs.items()}

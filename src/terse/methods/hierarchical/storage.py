@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from terse.errors import TerseError
 from terse.methods.hierarchical.model import HierarchicalAutoencoder
 from terse.methods.hierarchical.settings import HierarchicalSettings
+from terse.methods.hierarchical.spec import HIERARCHICAL
+from terse.training.weights import read_tensors
 
 CONFIG, WEIGHTS = "hierarchical.json", "model.safetensors"
 # What a run has to have in common with the base whose levels it takes.
@@ -26,7 +27,7 @@ def save_model(model: HierarchicalAutoencoder, folder: Path) -> None:
     """Write weights, codebooks and settings into a folder."""
     tensors = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    content = model.settings.training_params()
+    content = HIERARCHICAL.weight_params(model.settings)
     (folder / CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
@@ -34,7 +35,7 @@ def settings_in(folder: Path) -> HierarchicalSettings:
     """Return the settings of the model in a folder; TerseError where there is none."""
     try:
         content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        return HierarchicalSettings.from_params(content)
+        return HIERARCHICAL.settings_from(content)
     except (OSError, ValueError, KeyError) as error:
         raise TerseError(
             f"no hierarchical model in {folder}: {CONFIG} is missing or broken"
@@ -44,7 +45,7 @@ def settings_in(folder: Path) -> HierarchicalSettings:
 def load_hierarchical(folder: Path) -> HierarchicalAutoencoder:
     """Return the model of a folder, in eval mode, without gradients."""
     model = HierarchicalAutoencoder(settings_in(folder))
-    _load(model, _tensors(folder), folder)
+    _load(model, read_tensors(folder / WEIGHTS)[0], folder)
     return model.eval().requires_grad_(False)
 
 
@@ -56,7 +57,7 @@ def take_base(model: HierarchicalAutoencoder, folder: Path) -> None:
     s, base, n = model.settings, settings_in(folder), model.settings.n_frozen
     if base.num_levels < n or (s.is_second_stage and base.num_levels > n):
         raise TerseError(f"num_levels is not the base's: {base.num_levels} there, {n} here")
-    ours, theirs = ({key: s.params()[key] for key in SHARED} for s in (s, base))
+    ours, theirs = ({k: HIERARCHICAL.result_params(s)[k] for k in SHARED} for s in (s, base))
     for key in SHARED:
         a, b = theirs[key], ours[key]
         if key == "compressor_level_configs":
@@ -65,7 +66,7 @@ def take_base(model: HierarchicalAutoencoder, folder: Path) -> None:
             raise TerseError(
                 f"{key} is not the base's: {_difference(a, b)}; what is taken stays as it is"
             )
-    tensors = _tensors(folder)
+    tensors, _ = read_tensors(folder / WEIGHTS)
     for name in (f"{kind}.{i}" for kind in ("compressors", "expanders") for i in range(n)):
         part = model.get_submodule(name)
         own = {
@@ -100,13 +101,6 @@ def _load(part: nn.Module, tensors: dict[str, torch.Tensor], folder: Path) -> No
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise TerseError(f"the weights in {folder} are of another shape: {reason}") from error
-
-
-def _tensors(folder: Path) -> dict[str, torch.Tensor]:
-    try:
-        return load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise TerseError(f"cannot read {folder / WEIGHTS}: {error}") from error
 
 
 def _difference(theirs: Any, ours: Any) -> str:

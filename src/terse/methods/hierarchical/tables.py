@@ -7,14 +7,13 @@ import torch
 from torch import Tensor
 
 from terse.corpora.token_store import TokenStore
-from terse.dimension import estimate
-from terse.methods.hierarchical.evaluation import batches, passage, some_texts
+from terse.evaluation.dimensions import dimensions_of
+from terse.methods.hierarchical.evaluation import batches, segments_of_middle_row, some_texts
 from terse.methods.hierarchical.generation import compress, decompress, generate_bytes, text_of
 from terse.methods.hierarchical.model import HierarchicalAutoencoder
 from terse.methods.hierarchical.rows import ScoringRows
 from terse.methods.hierarchical.settings import BOS, EOS, PAD
 
-ESTIMATORS = ["mle_inv", "mind_ml", "twoNN_f10", "participation_ratio"]
 MOST_SEGMENTS = 4000  # of a cloud
 RESERVED = {BOS: "<bos>", EOS: "<eos>", PAD: "<pad>"}
 
@@ -100,7 +99,7 @@ def _codes(codes: Tensor) -> str:
 def segmentation_table(model: HierarchicalAutoencoder, rows: ScoringRows) -> pd.DataFrame:
     """Return a passage: level, position, symbol, entropy_nats behind it, opens (1: a segment)."""
     entries = []
-    for number, level in enumerate(passage(model, rows)):
+    for number, level in enumerate(segments_of_middle_row(model, rows)):
         digits = level.sequence.digits[0].tolist()
         entropies = level.made.entropies[0].tolist()
         for t, (symbol, entropy) in enumerate(zip(digits, entropies, strict=True)):
@@ -128,22 +127,7 @@ def dimensions_table(model: HierarchicalAutoencoder, rows: ScoringRows) -> pd.Da
     Columns: level, cloud (pooled, quantised), estimator, id, n_eff, n_dup, flags. A point is one
     vector of one segment.
     """
-    entries = []
-    for (level, cloud), points in clouds(model, rows).items():
-        result = estimate(points, ESTIMATORS)
-        for name in ESTIMATORS:
-            entries.append(
-                {
-                    "level": level,
-                    "cloud": cloud,
-                    "estimator": name,
-                    "id": float(result[name]),
-                    "n_eff": int(result.n_eff),
-                    "n_dup": int(result.n_dup),
-                    "flags": str(result.flags),
-                }
-            )
-    return pd.DataFrame(entries)
+    return dimensions_of(clouds(model, rows), "level", "cloud")
 
 
 @torch.inference_mode()

@@ -1,6 +1,4 @@
-"""Positions, masks and generation of the method `blotching`."""
-
-from typing import Any
+"""Masks, requests and embeddings of the model."""
 
 import numpy as np
 import pytest
@@ -8,30 +6,23 @@ import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from terse.corpora.arithmetic.characters import EOS, PAD, VOCAB_SIZE
+from terse.corpora.arithmetic.characters import VOCAB_SIZE
 from terse.errors import TerseError
-from terse.methods.blotching.cost import cost_table, multiplications
-from terse.methods.blotching.generation import Ending, generate, sample
+from terse.methods.blotching.generation import Ending, generate
 from terse.methods.blotching.losses import token_nats
 from terse.methods.blotching.model import Blotcher, check_positions
-from terse.methods.blotching.rows import IGNORED
-from tiny_blotching import POSENCS, blotching, built, long_chain, rng, settings
+from tiny_blotching import (
+    EVERY,
+    POSENCS,
+    batch_of,
+    blotching,
+    built,
+    logits_of,
+    long_chain,
+    settings,
+    uncached,
+)
 from tiny_lms import BUILD
-
-EVERY = {
-    posenc: {"posenc_type": posenc} | ({} if posenc.startswith("Rotary") else {"max_posencs": 200})
-    for posenc in POSENCS
-}
-
-
-def batch_of(method: Any, n: int = 6, p: float = 0.5) -> dict[str, Tensor]:
-    rows = [method.layout.row(method.validation_chains[i], p, rng(i)) for i in range(n)]
-    return method.collate(rows)
-
-
-def logits_of(model: Blotcher, batch: dict[str, Tensor]) -> Tensor:
-    with torch.no_grad():
-        return model(batch["input_ids"], batch["attention_mask"], batch["position_ids"])
 
 
 @pytest.mark.parametrize("skip", [True, False])
@@ -86,66 +77,6 @@ def test_a_dropped_token_changes_no_kept_logit() -> None:
     torch.testing.assert_close(logits_of(model, changed)[kept], before[kept])
 
 
-def test_share_zero_has_the_loss_of_whole_chains_bit_for_bit() -> None:
-    vanilla, blind = blotching(arm="vanilla"), blotching(arm="blind", blotch_p=0.0)
-    model = built(vanilla)
-    for rows in ("training_rows", "validation_rows"):
-        made = [m.collate([getattr(m, rows)()[i] for i in range(8)]) for m in (vanilla, blind)]
-        losses = [m.loss(model, b, 1)[0] for m, b in zip((vanilla, blind), made, strict=True)]
-        assert torch.equal(losses[0], losses[1])
-        assert losses[0] > 0
-    chain = vanilla.validation_chains[0]
-    batch = vanilla.collate([vanilla.layout.row(chain, 0.0, rng(0))])
-    whole = torch.from_numpy(chain.tokens)
-    first = int((chain.steps > 0).argmax())  # the first target
-    plain = torch.nn.functional.cross_entropy(
-        model.lm(whole[None]).logits[0, first - 1 : -1], whole[first:], reduction="none"
-    )
-    assert torch.equal(token_nats(model, batch, 1)[0, first - 1 : -1], plain)
-
-
-def uncached(model: Blotcher, prompt: np.ndarray, places: np.ndarray, ending: Ending) -> list[int]:
-    """Return the greedy continuation by reading the whole prefix again for each token."""
-    ids = list(prompt)
-    while len(ids) < ending.longest and (len(ids) == len(prompt) or ids[-1] != ending.eos):
-        n = len(ids)
-        batch = {
-            "input_ids": torch.tensor([ids]),
-            "attention_mask": torch.ones(1, n, dtype=torch.long),
-            "position_ids": torch.from_numpy(places[:n])[None],
-        }
-        ids.append(int(logits_of(model, batch)[0, -1].argmax()))
-    return ids[len(prompt) :]
-
-
-@pytest.mark.parametrize("posenc", POSENCS)
-def test_cached_generation_equals_reading_the_prefix_again(posenc: str) -> None:
-    method = blotching(**EVERY[posenc])
-    model = built(method, seed=3)
-    with torch.no_grad():
-        model.lm.lm_head.weight[EOS] *= 2.5  # some sequences end before others
-    chains = method.validation_chains[:8]
-    prompts = [method.layout.prompt(c, [0.0, 0.5, 1.0][i % 3]) for i, c in enumerate(chains)]
-    places = np.stack([method.layout.positions(rng(i)) for i in range(8)])
-    short = Ending(EOS, PAD, max(map(len, prompts)) + 2)
-    for line, prompt, place in zip(
-        generate(model, prompts, places, short), prompts, places, strict=True
-    ):
-        expected = uncached(model, prompt, place, short)
-        assert line.tolist() == expected + [PAD] * (len(line) - len(expected))
-    ending = Ending(EOS, PAD, method.layout.longest)
-    written = generate(model, prompts, places, ending)
-    lengths = set()
-    for line, prompt, place in zip(written, prompts, places, strict=True):
-        expected = uncached(model, prompt, place, ending)
-        lengths.add(len(expected))
-        assert line[: len(expected)].tolist() == expected
-        assert (line[len(expected) :] == PAD).all()
-    assert len({len(prompt) for prompt in prompts}) > 1
-    assert len(lengths) > 1
-    assert (written == EOS).any()
-
-
 def test_requests_are_read_and_never_written() -> None:
     method = blotching()
     model = built(method)
@@ -159,50 +90,6 @@ def test_requests_are_read_and_never_written() -> None:
     asked = {**batch, "input_ids": batch["input_ids"].clone()}
     asked["input_ids"][:, 0] = VOCAB_SIZE + 3
     assert (logits_of(model, asked) - logits)[:, -1].abs().max() > 1e-5
-
-
-def test_sampling_follows_the_probabilities() -> None:
-    logits = torch.tensor([[0.0, 1.0, 2.0]]).repeat(6000, 1)
-    generator = torch.Generator().manual_seed(0)
-    assert (sample(logits, 0.0, generator) == 2).all()
-    for temperature in (0.5, 1.0, 2.0):
-        found = sample(logits, temperature, generator).bincount() / 6000
-        expected = (torch.tensor([0.0, 1.0, 2.0]) / temperature).softmax(0)
-        torch.testing.assert_close(found, expected, atol=0.025, rtol=0)
-    seeded = [
-        sample(logits, 1.0, torch.Generator().manual_seed(seed)).tolist() for seed in (1, 1, 2)
-    ]
-    assert seeded[0] == seeded[1] != seeded[2]
-
-
-def test_tables_are_trained_only_where_they_are_to_be() -> None:
-    for posenc in POSENCS[:3]:
-        for learnable in (True, False):
-            model = built(blotching(**EVERY[posenc], learnable_posencs=learnable))
-            names = [name for name, _ in model.named_parameters()]
-            assert ("positions.table" in names) == learnable
-            assert "positions.table" in model.state_dict()
-    model = built(blotching(posenc_type="SinPositionalEncoding", posenc_drop_p=0.5)).train()
-    places = torch.arange(1, 40)[None]
-    torch.manual_seed(0)
-    assert abs((model.positions(places) == 0).float().mean() - 0.5) < 0.08
-    found = model.eval().positions(places)[0]
-    angles = torch.arange(1, 40)[:, None] / 10000 ** (torch.arange(8) / 8)
-    torch.testing.assert_close(found[:, 0::2], angles.sin())
-    torch.testing.assert_close(found[:, 1::2], angles.cos())
-
-
-@pytest.mark.parametrize("posenc", POSENCS[:3])
-def test_tables_stand_beside_scaled_embeddings_and_nothing_is_turned(posenc: str) -> None:
-    method = blotching(**EVERY[posenc], arm="vanilla")
-    model, batch = built(method), batch_of(method, 1, 0.0)
-    embeds = 4.0 * model.lm.get_input_embeddings()(batch["input_ids"])  # sqrt(width)
-    embeds = embeds + model.positions.table[batch["position_ids"]]
-    with torch.no_grad():
-        expected = model.lm(
-            inputs_embeds=embeds, position_ids=torch.zeros_like(batch["position_ids"])
-        ).logits
-    torch.testing.assert_close(logits_of(model, batch), expected)
 
 
 def test_dropout_is_on_in_training_only() -> None:
@@ -221,20 +108,6 @@ def test_dropout_is_on_in_training_only() -> None:
     torch.testing.assert_close(logits_of(model, batch), logits_of(model, batch))
     model.train()
     assert not torch.allclose(logits_of(model, batch), logits_of(model, batch))
-
-
-def test_smoothing_counts_in_the_loss_and_not_in_the_score() -> None:
-    plain, smooth = blotching(), blotching(label_smoothing=0.2)
-    model, batch = built(plain), batch_of(plain)
-    n = plain.count(batch)
-    assert n == batch["labels"].ne(IGNORED).sum()
-    logits = logits_of(model, batch).log_softmax(-1)
-    chosen = batch["labels"] != IGNORED
-    nats = -logits[chosen].gather(1, batch["labels"][chosen][:, None]).sum()
-    uniform = -logits[chosen].mean(-1).sum()
-    torch.testing.assert_close(plain.loss(model, batch, n)[0], nats / n)
-    torch.testing.assert_close(smooth.loss(model, batch, n)[0], (0.8 * nats + 0.2 * uniform) / n)
-    assert smooth.score(model, batch)[0] == pytest.approx(nats.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "bloom", "gpt_neox", "opt"])
@@ -268,23 +141,6 @@ def test_tied_weights_are_saved_once() -> None:
     torch.testing.assert_close(other.lm.lm_head.weight, lm.lm_head.weight)
 
 
-def test_multiplications_are_those_of_matrices_and_pairs() -> None:
-    lengths = torch.tensor([3, 5])
-    llama = built(blotching())
-    matrices = 2 * (4 * 16 * 16 + 3 * 16 * 44) + 18 * 16  # blocks, head; embeddings: looked up
-    assert multiplications(llama, lengths) == 8 * matrices + (9 + 25) * 2 * 16
-    config = GPT2Config(vocab_size=50, n_positions=16, n_embd=8, n_layer=1, n_head=1)
-    tied = Blotcher(GPT2LMHeadModel(config), 0)
-    assert multiplications(tied, lengths) == 8 * (12 * 8 * 8 + 50 * 8) + (9 + 25) * 8
-
-
-def test_costs_are_of_the_shares_that_may_be_asked_for() -> None:
-    method = blotching(blotch_p_min=0.3, blotch_p_max=0.4)
-    table = cost_table(built(method), method.layout, method.validation_chains, rounds=1)
-    np.testing.assert_allclose(table["p"], [0.3, 0.325, 0.35, 0.375, 0.4])
-    assert (table["theory_ratio"].iloc[0], table["step_ratio"].iloc[0]) == (1, 1)
-
-
 def test_a_base_that_counts_by_itself_is_not_told_otherwise() -> None:
     model = Blotcher(BUILD["bloom"](), 0)
     assert not model.knows_positions
@@ -292,13 +148,3 @@ def test_a_base_that_counts_by_itself_is_not_told_otherwise() -> None:
     for changes in ({"pad_pos_skip": False}, {"excise_tokens": False}):
         with pytest.raises(TerseError, match="counts its positions by itself"):
             check_positions(model, settings(**changes))
-
-
-def test_fewer_steps_cost_less() -> None:
-    method = blotching(d_model=64, n_problems=100, n_val_problems=40, batch_size=40, max_num=99)
-    table = cost_table(built(method), method.layout, method.validation_chains, rounds=3)
-    assert list(table["p"]) == [0.0, 0.25, 0.5, 0.75, 1.0]
-    for column in ("tokens_per_chain", "theory_ratio"):
-        assert table[column].is_monotonic_decreasing
-    assert table["theory_ratio"].iloc[-1] < 0.5
-    assert table["step_ratio"].iloc[-1] < 1

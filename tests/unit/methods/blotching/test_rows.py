@@ -1,105 +1,17 @@
-"""Which steps are left out, and what a row says to the model."""
-
-import math
+"""What a row says to the model."""
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
-from pydantic import ValidationError
 
-from terse.corpora.arithmetic.characters import EOS, SEPARATOR, VOCAB_SIZE, decode
-from terse.corpora.arithmetic.expressions import read, value
-from terse.errors import TerseError
-from terse.methods.blotching.blotches import bin_of, dropped_steps, evenly, kept_tokens
+from terse.corpora.arithmetic.characters import SEPARATOR, VOCAB_SIZE, decode
+from terse.methods.blotching.blotches import kept_tokens
 from terse.methods.blotching.rows import IGNORED, BlotchedRows, Layout, collate
-from tiny_blotching import blotching, long_chain, rng, settings
-
-CHAIN = long_chain()  # 3*2+18=2*3+18=3+3+18=8+3+3+10=3+11+10=1+3+10+10=4+10+10=14+10=24
+from tiny_blotching import CHAIN, blotching, rng, settings
 
 
 def row_of(p: float, seed: int = 0, **changes):
     layout = Layout(settings(**changes), VOCAB_SIZE, len(CHAIN.tokens) + 1, None)
     return layout.row(CHAIN, p, rng(seed))
-
-
-@given(
-    st.floats(0, 1), st.sampled_from(["random", "equal"]), st.integers(0, 10**6),
-    st.sampled_from([0.0, 0.4]),
-)  # fmt: skip
-def test_problem_first_separator_answer_and_eos_stay(
-    p: float, spacing: str, seed: int, tok_drop_p: float
-) -> None:
-    chosen = settings(blotch_spacing=spacing, tok_drop_p=tok_drop_p)
-    kept = CHAIN.tokens[kept_tokens(CHAIN, p, chosen, rng(seed))]
-    text = decode(kept)
-    assert text.startswith("3*2+18=")
-    assert text.endswith("24")
-    assert kept[-1] == EOS
-    if not tok_drop_p:
-        whole = decode(CHAIN.tokens).split("=")
-        statements = text.split("=")
-        assert all(value(read(statement)) == 24 for statement in statements)
-        assert [s for s in whole if s in statements] == statements
-
-
-def test_share_zero_keeps_all_and_share_one_the_answer() -> None:
-    for spacing in ("random", "equal"):
-        chosen = settings(blotch_spacing=spacing)
-        assert kept_tokens(CHAIN, 0.0, chosen, rng(1)).all()
-        kept = kept_tokens(CHAIN, 1.0, chosen, rng(1))
-        assert decode(CHAIN.tokens[kept]) == "3*2+18=24"
-
-
-def test_single_tokens_go_at_their_rate() -> None:
-    kept = np.array([kept_tokens(CHAIN, 0.0, settings(tok_drop_p=0.3), rng(i)) for i in range(200)])
-    inside = (CHAIN.steps > 0) & (CHAIN.steps < CHAIN.steps[-1])
-    n = kept[:, inside].size
-    assert abs(1 - kept[:, inside].mean() - 0.3) < 4 * math.sqrt(0.3 * 0.7 / n)
-    assert kept[:, ~inside].all()
-
-
-@pytest.mark.parametrize("p", [0.1, 0.5, 0.8])
-def test_random_spacing_has_its_rate(p: float) -> None:
-    chosen, n = settings(), 4000
-    dropped = np.concatenate([dropped_steps(7, p, chosen, rng(i)) for i in range(n // 7)])
-    bound = 4 * math.sqrt(p * (1 - p) / len(dropped))
-    assert abs(dropped.mean() - p) < bound
-
-
-def test_neighbours_stay_where_they_must_not_both_go() -> None:
-    chosen = settings(contig_blotches=False)
-    for i in range(50):
-        dropped = dropped_steps(9, 0.9, chosen, rng(i))
-        assert not (dropped[1:] & dropped[:-1]).any()
-        assert dropped.sum() >= 2
-
-
-@given(st.integers(0, 40), st.floats(0, 1))
-def test_equal_spacing_has_its_exact_count(n: int, p: float) -> None:
-    dropped = dropped_steps(n, p, settings(blotch_spacing="equal"), rng(3))
-    count = math.floor(p * n + 0.5)
-    assert dropped.sum() == count
-    places = np.flatnonzero(dropped)
-    assert list(places) == [math.floor((i + 0.5) * n / count) for i in range(count)]
-    gaps = np.diff(places)
-    assert len(gaps) == 0 or gaps.max() - gaps.min() <= 1
-
-
-def test_evenly_spread_places_differ_by_one_at_most() -> None:
-    for n in range(1, 30):
-        for count in range(1, n + 1):
-            gaps = np.diff(np.flatnonzero(evenly(n, count)))
-            assert evenly(n, count).sum() == count
-            assert not len(gaps) or gaps.max() - gaps.min() <= 1
-
-
-def test_a_drawn_rounding_has_the_right_mean() -> None:
-    chosen = settings(blotch_spacing="equal", equal_rounding="seeded")
-    counts = [dropped_steps(7, 0.5, chosen, rng(i)).sum() for i in range(800)]
-    assert set(counts) == {3, 4}
-    assert abs(np.mean(counts) - 3.5) < 0.08
 
 
 def test_a_row_is_the_same_alone_as_in_any_batch() -> None:
@@ -113,20 +25,6 @@ def test_a_row_is_the_same_alone_as_in_any_batch() -> None:
         for key, value_ in row.items():
             np.testing.assert_array_equal(value_, alone[i][key])
             np.testing.assert_array_equal(batch[key][i, : len(value_)], value_)
-
-
-@pytest.mark.parametrize("n", [2, 5, 11])
-def test_a_bin_stands_for_its_share_and_back(n: int) -> None:
-    chosen = settings(n_btokens=n, blotch_p_min=0.1, blotch_p_max=0.9)
-    shares = chosen.trained_ps()
-    np.testing.assert_allclose(shares, np.linspace(0.1, 0.9, n))
-    assert [bin_of(p, chosen) for p in shares] == list(range(n))
-    for p in np.linspace(0.1, 0.9, 50):
-        nearest = np.abs(np.array(shares) - p)
-        assert nearest[bin_of(float(p), chosen)] <= nearest.min() + 1e-9
-    for p in (0.09, 0.91, -1.0):
-        with pytest.raises(TerseError, match=r"was not trained; allowed: 0\.1 to 0\.9"):
-            bin_of(p, chosen)
 
 
 @pytest.mark.parametrize("excise", [True, False])
@@ -219,86 +117,3 @@ def test_padding_is_on_the_right_and_no_target() -> None:
     assert (batch["input_ids"][0, short:] == 7).all()
     assert (batch["labels"][0, short:] == IGNORED).all()
     assert (batch["attention_mask"][0, short:] == 0).all()
-
-
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"arm": "blind"}, "blind needs blotch_p"),
-        ({"arm": "vanilla", "blotch_p": 0.5}, "vanilla has no blotch_p 0.5"),
-        ({"arm": "direct", "n_btokens": 5}, "n_btokens is of the arm intensity"),
-        ({"blotch_p_min": 0.5, "blotch_p_max": 0.5}, "less than blotch_p_max"),
-        ({"blotch_spacing": "equal", "contig_blotches": False}, "contig_blotches"),
-        ({"equal_rounding": "seeded"}, "goes with blotch_spacing equal"),
-        ({"arm": "direct", "curriculum_steps": 5}, "one share only"),
-        ({"max_posencs": 50}, "rotary positions have no table"),
-        ({"posenc_drop_p": 0.1}, "rotary positions have no table"),
-        (
-            {"posenc_type": "SinPositionalEncoding", "max_posencs": 9, "seq_len": 20},
-            "21 tokens have to fit",
-        ),
-        ({"min_lr": 0.1}, r"min_lr 0\.1 > lr"),
-        ({"lr_schedule": "cosine", "min_lr": 1e-4}, "min_lr goes with lr_schedule power"),
-        ({"warmup_steps": 0}, "1 or more"),
-        ({"d_model": 18, "n_heads": 4}, "no multiple of"),
-        ({"base": "b"}, "leave base and tokenizer out"),
-        ({"corpus": "c", "seq_len": 9}, "is of the arithmetic problems"),
-        ({"model_parallel": True}, "model_parallel"),
-        ({"ood_max_num": 30}, "more than the training's 30"),
-        ({"ood_max_num": 40, "p_mult": 0.2, "max_mult_num": 40}, "more than the training's 40"),
-        ({"arm": "direct", "contig_blotches": False}, "leaves out neighbours too"),
-        ({"n_votes": 1}, "no vote"),
-        ({"n_epochs": 2}, "n_epochs and n_train_loops go together"),
-        ({"torch_dtype": "float16"}, "precision"),
-    ],
-)
-def test_contradictions_are_refused(changes: dict, reason: str) -> None:
-    with pytest.raises(ValidationError, match=reason):
-        settings(**changes)
-
-
-def test_the_arm_follows_from_blotch_p() -> None:
-    assert settings().arm == "intensity"
-    assert [settings(blotch_p=p).arm for p in (0, 1, 0.3)] == ["vanilla", "direct", "blind"]
-    assert settings(learn_posencs=True, posenc_type="SinPositionalEncoding").learnable_posencs
-    assert settings(n_epochs=3, n_train_loops=4, max_steps=None).max_steps == 12
-
-
-@hypothesis_settings(max_examples=30)
-@given(st.integers(1, 300), st.floats(0.1, 2))
-def test_the_rate_rises_to_its_peak_and_falls_by_its_power(w: int, exponent: float) -> None:
-    chosen = settings(warmup_steps=w, max_steps=1000, lr_decay_exp=exponent, lr=1e-2, min_lr=1e-3)
-    for step in (1, w, w + 1, 4 * w, 100 * w):
-        expected = 1e-2 * step / w if step <= w else max(1e-2 * (w / step) ** exponent, 1e-3)
-        assert chosen.lr_factor(step) * chosen.lr == pytest.approx(expected)
-
-
-def test_what_only_the_evaluation_reads_retrains_nothing() -> None:
-    scored = {"val_temp": 0.3, "eval_temps": [2.0], "n_votes": 3, "n_samples": 1, "n_eval_ps": 2}
-    plain = settings()
-    assert settings(**scored).training_params() == plain.training_params()
-    for key, value_ in scored.items():
-        assert settings(**{key: value_}).params() != plain.params()
-    for key, value_ in {"n_val_problems": 9, "ood_max_num": 99, "blotch_p_max": 0.5}.items():
-        assert settings(**{key: value_}).training_params() != plain.training_params()
-
-
-def test_numbers_out_of_distribution_are_above_factors_too() -> None:
-    products = {"max_ents": 2, "p_mult": 1.0, "max_num": 3, "max_mult_num": 20}
-    ood = blotching(**products).arithmetic.problems.ood
-    largest = [max(factors) for (factors,) in ood]
-    assert all(20 < number <= 41 for number in largest)
-    assert len(set(largest)) > 3
-
-
-def test_over_long_chains_are_an_error() -> None:
-    with pytest.raises(TerseError, match=r"the longest chain has \d+ tokens, seq_len allows 20"):
-        blotching(seq_len=20).training_rows()
-    arithmetic = blotching(max_num=9, max_ents=2).arithmetic
-    within, ood = (
-        max(len(chain.tokens) for chain in chains)
-        for chains in ((*arithmetic.train, *arithmetic.validation), arithmetic.ood)
-    )
-    assert arithmetic.longest == ood > within
-    with pytest.raises(TerseError, match="max_posencs is 30"):
-        blotching(posenc_type="SinPositionalEncoding", max_posencs=30).build()

@@ -1,23 +1,15 @@
-"""A tiny compressor and what it reads, made once for each module of tests."""
+"""A trained compressor, made once for the tests of this folder."""
 
 from pathlib import Path
 
 import pytest
-import torch
 
+from terse.methods.compression.model import Compressor
 from terse.training.method import Inputs
-from tiny_compression import compression, make_inputs
-from tiny_run import train_into
+from tiny_compression import compression
 
 
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
-    """A tiny base and its tokens."""
-    torch.set_num_threads(1)
-    return make_inputs(tmp_path_factory.mktemp("inputs"))
-
-
-@pytest.fixture(scope="module")
-def trained(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished training."""
-    return train_into(tmp_path_factory.mktemp("trained"), compression(inputs))
+@pytest.fixture(scope="session")
+def model(inputs: Inputs, trained: Path) -> Compressor:
+    """The trained compressor, in eval mode."""
+    return compression(inputs).load(trained / "model")

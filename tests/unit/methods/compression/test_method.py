@@ -1,6 +1,5 @@
-"""Training, resuming, saving and loading compressors on the common path."""
+"""Training and resuming compressors on the common path."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,8 @@ from safetensors.torch import load_file
 
 from terse.errors import TerseError
 from terse.machine.signals import Stopped, StopSignal
-from terse.methods.compression.storage import identity_of, load_vectors, save_vectors
 from terse.training.method import Inputs, mean_loss
-from tiny_compression import SETTINGS, compression
+from tiny_compression import compression
 from tiny_run import AtStep, train_into
 
 
@@ -29,41 +27,6 @@ def test_resumed_equals_uninterrupted(
     train_into(tmp_path, compression(inputs))
     for name in ("model/model.safetensors", "checkpoints/step-0/model.safetensors"):
         assert (tmp_path / name).read_bytes() == (trained / name).read_bytes()
-
-
-def test_the_checkpoint_holds_what_is_trained_and_whose_it_is(
-    trained: Path, inputs: Inputs
-) -> None:
-    assert {f.name for f in (trained / "model").iterdir()} == {
-        "compressor.json", "model.safetensors",
-    }  # fmt: skip
-    tensors = load_file(trained / "model" / "model.safetensors")
-    assert {name: tuple(t.shape) for name, t in tensors.items()} == {
-        "vectors": (4, 16), "static": (3, 16),
-    }  # fmt: skip
-    content = json.loads((trained / "model" / "compressor.json").read_text())
-    assert content["base"]["name"] == "tiny-base"
-    assert len(content["base"]["digest"]) == 64
-    before = load_file(trained / "checkpoints" / "step-0" / "model.safetensors")
-    assert all(not torch.equal(before[name], tensors[name]) for name in tensors)
-    model = compression(inputs).load(trained / "model")
-    assert not model.training
-    assert torch.equal(model.vectors, tensors["vectors"])
-
-
-def test_another_base_is_refused(trained: Path, inputs: Inputs, tmp_path: Path) -> None:
-    import shutil
-
-    assert inputs.base is not None
-    shutil.copytree(inputs.base, tmp_path / "other")
-    weights = load_file(tmp_path / "other" / "model.safetensors")
-    weights["model.norm.weight"][0] += 1e-3
-    from safetensors.torch import save_file
-
-    save_file(weights, tmp_path / "other" / "model.safetensors", metadata={"format": "pt"})
-    other = Inputs(inputs.tokens, inputs.documents, base=tmp_path / "other")
-    with pytest.raises(TerseError, match="was trained on 'tiny-base' with other weights"):
-        compression(other).load(trained / "model")
 
 
 def test_the_base_on_disk_and_in_memory_is_left_as_it_was(inputs: Inputs, tmp_path: Path) -> None:
@@ -211,63 +174,3 @@ def test_plateau_halves_the_rate(inputs: Inputs, tmp_path: Path) -> None:
 def test_windows_longer_than_the_base_reads_are_refused(inputs: Inputs) -> None:
     with pytest.raises(TerseError, match="windows of 65 tokens are longer than the 64 positions"):
         compression(inputs, seq_len=65).build()
-
-
-def test_vectors_come_back_to_their_own_compressor_only(
-    trained: Path, inputs: Inputs, tmp_path: Path
-) -> None:
-    method = compression(inputs)
-    model = method.load(trained / "model")
-    row = method.validation_rows()[0]
-    with torch.no_grad():
-        Z = model.compress(row["context"][None], row["context_mask"][None])
-    name = identity_of(trained / "model")
-    save_vectors(tmp_path / "z.safetensors", Z, name)
-    assert torch.equal(load_vectors(tmp_path / "z.safetensors", name), Z)
-    earlier = identity_of(trained / "checkpoints" / "step-0")
-    assert earlier != name
-    with pytest.raises(TerseError, match="were made by another compressor"):
-        load_vectors(tmp_path / "z.safetensors", earlier)
-    with pytest.raises(TerseError, match="no compressor in"):
-        identity_of(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"base": None}, "compression needs a base"),
-        ({"seq_len": 8}, "leaves nothing to predict after 8 compressed tokens"),
-        ({"n_spans": 2}, "leaves nothing to predict after 16"),
-        ({"seq_overlap": 9}, "allowed is 0 to 8"),
-        ({"csl_task": True}, "trains nothing without train_embs or train_lmhead"),
-        ({"rmb_only": True, "kl_scale": 1.0}, "leave kl_scale out"),
-        ({"n_epochs": 2}, "n_epochs and n_train_loops go together"),
-        ({"n_train_loops": 2}, "n_epochs and n_train_loops go together"),
-        ({"n_epochs": 2, "n_train_loops": 5}, "is not n_epochs x n_train_loops = 10"),
-        ({"tokenizer": "t"}, "tokenizer is the base's"),
-        ({"cmp_layer": "middle"}, "cmp_layer"),
-    ],
-)
-def test_contradictions_are_refused(changes: dict[str, Any], words: str) -> None:
-    from pydantic import ValidationError
-
-    from terse.config.methods import settings_of
-
-    with pytest.raises(ValidationError, match=words):
-        settings_of(SETTINGS | changes)
-
-
-def test_names_that_users_of_the_original_know() -> None:
-    from terse.config.methods import settings_of
-
-    known: dict[str, Any] = {
-        "method": "compression", "model_string": "base", "dataset": "c", "rmb_rask": True,
-        "n_epochs": 3, "n_train_loops": 7, "checkpt_mod": 5, "seq_len": 20,
-        "seq_len_counts": "after", "checkpoint_steps": [],
-    }  # fmt: skip
-    settings: Any = settings_of(known)
-    assert (settings.base, settings.corpus, settings.rmb_task) == ("base", "c", True)
-    assert (settings.max_steps, settings.save_interval) == (21, 5)
-    assert (settings.n_context, settings.n_forward) == (10, 20)
-    total = settings_of({**known, "seq_len_counts": "total"})
-    assert total.n_forward == 10  # type: ignore[attr-defined]

@@ -1,16 +1,13 @@
 """Two processes with gloo train to the weights of one."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from ranks import run_ranks
 from tiny_compression import compression, make_inputs
 
 pytestmark = pytest.mark.slow
@@ -32,7 +29,7 @@ folder, inputs, changes = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.a
 rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 method = compression(Inputs(inputs / "tokens.h5", base=inputs / "base"), **changes)
 rows = method.training_rows
-method.training_rows = lambda: setattr(found := rows(), "n_rows", 24) or found
+method.training_rows = lambda: setattr((found := rows()).places, "n", 24) or found
 set_seed(method.settings.seed)
 with TrainingState(folder / f"state-{rank}") as state:
     arguments = _arguments(method.settings, state, Conduct("tiny"))
@@ -47,28 +44,9 @@ with TrainingState(folder / f"state-{rank}") as state:
 """
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
 def train(folder: Path, inputs: Path, world: int, **changes: object) -> Path:
     folder.mkdir()
-    port = str(free_port())
-    processes = []
-    for rank in range(world):
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3] / "support")}
-        if world > 1:
-            environment |= {
-                "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world),
-                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
-            }  # fmt: skip
-        words = [sys.executable, "-c", TRAIN, str(folder), str(inputs), json.dumps(changes)]
-        processes.append(subprocess.Popen(words, env=environment, stderr=subprocess.PIPE))
-    for process in processes:
-        _, error = process.communicate(timeout=240)
-        assert process.returncode == 0, error.decode()[-3000:]
+    run_ranks(TRAIN, [str(folder), str(inputs), json.dumps(changes)], world)
     return folder
 
 

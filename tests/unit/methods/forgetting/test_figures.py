@@ -11,6 +11,7 @@ from terse.config.methods import settings_of
 from terse.figures.study import FinishedRun, figures_of, joined_tables
 from terse.figures.style import save
 from terse.methods.forgetting.figures import LINE_WIDTH, bits_per_byte, curves, passage
+from terse.methods.forgetting.spec import FORGETTING
 
 RATES = (0.1, 0.5, 0.9)
 
@@ -32,7 +33,7 @@ def finished(name: str, whole: float = 2.0, worse: float = 0.0, **changes: Any) 
     table.loc[len(table)] = ["identity", whole, "bits_per_byte"]
     table["interval_low"], table["interval_high"] = table["value"] - 0.01, table["value"] + 0.02
     cost = pd.DataFrame({"forget_rate": [0.0, *RATES]})
-    for column in ("wall_ratio", "computed_ratio", "linear_ratio", "attention_ratio"):
+    for column in ("wall_ratio", "forward_flops_ratio", "linear_ratio", "attention_ratio"):
         cost[column] = 1 - 0.8 * cost["forget_rate"]
     tokens = pd.DataFrame(
         {"token": ['"The "', '"$x_1$ "', '"end↵"'] * 40, "keep_prob": [0.9, 0.2, 0.6] * 40,
@@ -78,7 +79,7 @@ def test_the_passage_is_written_and_shaded() -> None:
 
 
 def test_all_figures_and_tables_have_captions_and_can_be_saved(tmp_path: Path) -> None:
-    for name, figure in figures_of(RUNS).items():
+    for name, figure in figures_of(FORGETTING, RUNS).items():
         save(figure, [tmp_path / f"{name}.svg"])
         assert (tmp_path / f"{name}.svg").stat().st_size > 3000
-    assert set(joined_tables(RUNS)) == {"cost", "tokens"}
+    assert set(joined_tables(FORGETTING, RUNS)) == {"cost", "tokens"}

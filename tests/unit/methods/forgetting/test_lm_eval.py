@@ -15,6 +15,7 @@ from terse.methods.forgetting.evaluation import Evaluated, arms_of, rows_of
 from terse.methods.forgetting.lm_eval import ForgetfulLM
 from terse.methods.forgetting.method import Forgetting
 from terse.methods.forgetting.rows import AllBlocks
+from terse.methods.forgetting.spec import FORGETTING
 from terse.training.method import Inputs
 from tiny_asking import (
     ask,
@@ -117,7 +118,7 @@ def test_what_is_written_is_the_likeliest_at_each_place(lm: ForgetfulLM, n: int)
 def test_what_has_no_one_likelihood_is_refused(
     changes: dict[str, Any], words: str, inputs: Inputs, tmp_path: Path
 ) -> None:
-    settings = forgetting(inputs, **changes).settings.training_params()
+    settings = FORGETTING.weight_params(forgetting(inputs, **changes).settings)
     (tmp_path / "forgetter.json").write_text(json.dumps({"settings": settings}))
     with pytest.raises(TerseError, match=words):
         ForgetfulLM(tmp_path)

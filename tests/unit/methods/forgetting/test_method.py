@@ -6,35 +6,17 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from pydantic import ValidationError
-from safetensors.torch import load_file
-from torch import nn
 from transformers import set_seed
 
 from terse.config.methods import settings_of
 from terse.errors import TerseError
 from terse.machine.signals import Stopped, StopSignal
-from terse.methods.forgetting.base_lm import at_rest
 from terse.methods.forgetting.evaluation import rows_of
 from terse.methods.forgetting.masks import MLPForgetMask
 from terse.methods.forgetting.model import Forgetter
-from terse.methods.forgetting.schedule import phase_at
-from terse.models.loading import load_model
 from terse.training.method import Inputs
-from tiny_forgetting import (
-    ARCHITECTURES,
-    SETTINGS,
-    forgetting,
-    language_model,
-    text_rows,
-)
+from tiny_forgetting import ARCHITECTURES, SETTINGS, forgetting, language_model, text_rows
 from tiny_run import AtStep, train_into
-
-
-@pytest.fixture(scope="module")
-def trained_forgetter(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished training."""
-    return train_into(tmp_path_factory.mktemp("forgetter"), forgetting(inputs))
 
 
 @pytest.mark.parametrize("step", [1, 4])
@@ -49,32 +31,6 @@ def test_resumed_equals_uninterrupted(
     train_into(tmp_path, forgetting(inputs))
     for name in ("model/model.safetensors", "model/mask.safetensors", "model/forgetter.json"):
         assert (tmp_path / name).read_bytes() == (trained_forgetter / name).read_bytes()
-
-
-def test_what_is_published_is_a_language_model_and_its_mask(
-    trained_forgetter: Path, inputs: Inputs
-) -> None:
-    assert load_model(trained_forgetter / "model").config.vocab_size == 300
-    method = forgetting(inputs)
-    model, before = method.load(trained_forgetter / "model"), method.build()
-    assert not model.training
-    mask = load_file(trained_forgetter / "model" / "mask.safetensors")
-    assert set(mask) == {f"mask.{name}" for name, _ in model.mask.named_parameters()} | {
-        "quantiles"
-    }
-    assert not torch.equal(model.mask.last.weight, before.mask.last.weight)  # type: ignore[union-attr]
-    changed = [
-        not torch.equal(a, b)
-        for a, b in zip(model.lm.parameters(), before.lm.parameters(), strict=True)
-    ]
-    assert all(changed)
-    again = method.load(trained_forgetter / "model")
-    rows = rows_of([method.validation_rows()[i] for i in range(6)], "cpu")
-    decisions = [m.decisions(rows, "prefix", 0.4) for m in (model, again)]
-    assert torch.equal(*decisions)
-    assert not decisions[0].all()
-    with pytest.raises(TerseError, match="is of other settings"):
-        forgetting(inputs, mask="rnn").load(trained_forgetter / "model")
 
 
 def test_history_says_what_the_mask_does(trained_forgetter: Path) -> None:
@@ -196,45 +152,6 @@ def test_any_architecture_learns(architecture: str, changes: dict[str, Any]) -> 
     assert lm.config._attn_implementation == "sdpa"
 
 
-def test_two_step_explores_with_the_base_and_exploits_with_the_mask(inputs: Inputs) -> None:
-    method = forgetting(
-        inputs, schedule="two_step", exploration_epochs=[True, False], exploit_base_rate=0.1
-    )
-    model = method.build()
-    rows = [method.training_rows()[i] for i in range(4)]
-    batch = method.collate(rows)
-    for step, learns in ((0, False), (5, True)):
-        model.step = step
-        model.zero_grad()
-        method.loss(model, batch, method.count(batch))[0].backward()
-        assert all((p.grad is not None) == learns for p in model.mask.parameters())
-        assert all(p.grad is not None for p in model.lm.parameters())
-    s = method.settings
-    assert [phase_at(s, i).base_rate for i in (0, 2, 3, 5)] == [1.0, 1.0, 0.1, 0.1]
-    assert phase_at(s, 0).entropy_beta == s.entropy_beta
-    assert phase_at(s, 5).entropy_beta == pytest.approx(s.entropy_beta / 6)
-    four: Any = settings_of(
-        {**SETTINGS, "max_steps": 8, "exploration_epochs": [0.75, 0.5, 0.25, 0]}
-    )
-    assert [phase_at(four, i).epsilon for i in range(8)] == [0.75, 0.75, 0.5, 0.5, 0.25, 0.25, 0, 0]
-
-
-def test_the_base_is_slowed_while_the_mask_learns(inputs: Inputs, tmp_path: Path) -> None:
-    shared: dict[str, Any] = {
-        "schedule": "two_step", "exploration_epochs": [False], "max_steps": 1, "warmup_steps": 0,
-        "lr_schedule": "constant", "checkpoint_steps": [],
-    }  # fmt: skip
-    moved = []
-    start = dict(forgetting(inputs).build().lm.named_parameters())
-    for share in (0.1, 1.0, 0.0):
-        method = forgetting(inputs, exploit_base_rate=share, **shared)
-        train_into(tmp_path / str(share), method)
-        after = dict(method.load(tmp_path / str(share) / "model").lm.named_parameters())
-        moved.append(sum((after[n] - p).abs().sum().item() for n, p in start.items()))
-    assert moved[0] / moved[1] == pytest.approx(0.1, rel=0.02)
-    assert moved[2] == 0
-
-
 @pytest.mark.parametrize(("fraction", "n_whole"), [(0.0, 0), (0.25, 16), (1.0, 64)])
 def test_a_share_of_the_rows_is_read_whole(fraction: float, n_whole: int, inputs: Inputs) -> None:
     method = forgetting(inputs, identity_fraction=fraction, exploration_epochs=[1.0])
@@ -281,63 +198,3 @@ def test_price_rises_where_too_much_is_kept(inputs: Inputs) -> None:
 def test_windows_longer_than_the_base_reads_are_refused(inputs: Inputs) -> None:
     with pytest.raises(TerseError, match="windows of 68 tokens are longer than the 64 positions"):
         forgetting(inputs, context_len=60).build()
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"base": None}, "needs a base and a corpus, or a task"),
-        ({"task": "filler"}, "a task makes its own text and model: leave base out"),
-        ({"exploration_epochs": [True]}, "schedule reinforce takes exploration_epochs as numbers"),
-        ({"schedule": "two_step"}, "schedule two_step takes exploration_epochs as booleans"),
-        ({"exploration_epochs": [1.5]}, "outside 0..1"),
-        ({"exploration_epochs": [1.0, 0.0], "train_base": "frozen"}, "and it is frozen"),
-        ({"mask": "rnn", "bidirectional": True, "mode": "kv"}, "mask rnn looks ahead"),
-        ({"decide": "topk", "mode": "kv"}, "looks ahead"),
-        ({"kernel_size": 5}, "kernel_size does not go with mask mlp"),
-        ({"mask": "random", "hidden_dim": 512, "train_base": "frozen"}, "leaves no training"),
-        ({"n_train_loops": 4}, "max_steps 6 is not n_train_loops x epochs = 8"),
-        ({"grad": "saliency", "mode": "pack"}, "goes with mode prefix or kv"),
-        ({"tokenizer": "t"}, "tokenizer is the base's"),
-        ({"mask": "rn"}, "mask"),
-    ],
-)
-def test_contradictions_are_refused(changes: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValidationError, match=words):
-        settings_of(SETTINGS | changes)
-
-
-def test_steps_and_warm_up_follow() -> None:
-    plain = {k: v for k, v in SETTINGS.items() if k not in ("max_steps", "lr")}
-    settings: Any = settings_of({**plain, "n_train_loops": 50, "learning_rate": 0.01})
-    assert (settings.max_steps, settings.warmup_steps, settings.lr) == (100, 5, 0.01)
-    assert settings_of({**plain, "max_steps": 100, "warmup_steps": 0}).warmup_steps == 0
-
-
-def test_what_only_the_report_reads_trains_nothing_again() -> None:
-    settings = settings_of(SETTINGS)
-    for key, value in {"eval_rates": [0.9], "eval_windows": 7, "n_samples": 0}.items():
-        assert settings_of(SETTINGS | {key: value}).training_params() == settings.training_params()
-    assert settings_of(SETTINGS | {"eval_interval": 2}).training_params() != (
-        settings.training_params()
-    )
-
-
-def test_rollouts_count_in_the_time_limit() -> None:
-    windows = 28  # tokens: one pass forwards and backwards, three forwards
-    assert settings_of(SETTINGS).tokens_per_row() == 2 * windows
-    assert settings_of(SETTINGS | {"mask": "random", "hidden_dim": 512}).tokens_per_row() == windows
-
-
-def test_rewards_are_told_by_a_base_at_rest() -> None:
-    lm = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5)).train()
-    lm[0].bias.requires_grad_(False)
-    x = torch.ones(1, 4, requires_grad=True)
-    with at_rest(lm):
-        first, second = lm(x), lm(x)
-    assert torch.equal(first, second)  # rollouts differ by their masks alone
-    first.sum().backward()
-    assert x.grad is not None
-    assert lm[0].weight.grad is None
-    assert lm.training
-    assert [p.requires_grad for p in lm.parameters()] == [True, False]

@@ -6,13 +6,11 @@ import pytest
 import torch
 
 from terse.errors import TerseError
-from terse.methods.forgetting import apply_mask, create_random_forgetting_mask, pack
-from terse.methods.forgetting.gates import gated_nats
-from terse.methods.forgetting.model import all_targets
+from terse.methods.forgetting import pack
 from terse.methods.forgetting.modes import hidden_logits, packed_logits, score
 from terse.methods.forgetting.packing import Rows
 from tiny_forgetting import ARCHITECTURES, language_model, random_keep, text_rows
-from tiny_lms import random_tokens, tiny_lm
+from tiny_lms import tiny_lm
 
 
 def naive_nats(lm, ids: list[int], positions: list[int], target: int) -> float:
@@ -22,43 +20,6 @@ def naive_nats(lm, ids: list[int], positions: list[int], target: int) -> float:
         attention_mask=torch.ones(1, len(ids), dtype=torch.long),
     ).logits  # fmt: skip
     return -logits[0, -1].float().log_softmax(-1)[target].item()
-
-
-def test_pack_by_hand() -> None:
-    ids = torch.tensor([[5, 6, 7, 8, 9], [5, 6, 7, 0, 0]])
-    real = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
-    keep = torch.tensor([[1, 0, 1, 0, 1], [1, 0, 1, 1, 1]]).bool()
-    packed = pack(ids, keep, real, pad_id=3)
-    assert packed.input_ids.tolist() == [[5, 7, 9], [5, 7, 3]]
-    assert packed.attention_mask.tolist() == [[True, True, True], [True, True, False]]
-    assert packed.labels.tolist() == [[6, 8, -100], [6, -100, -100]]
-    assert packed.src_index.tolist() == [[0, 2, 4], [0, 2, 0]]
-    assert packed.lengths.tolist() == [3, 2]
-    assert packed.position_ids.tolist() == [[0, 2, 4], [0, 2, 0]]
-    compact = pack(ids, keep, real, positions="compact")
-    assert compact.position_ids.tolist() == [[0, 1, 2], [0, 1, 0]]
-    tokens, mask = apply_mask(ids[:1], keep[:1].long())
-    assert tokens.tolist() == [[5, 7, 9]]
-    assert mask.all()
-
-
-def test_random_mask_drops_exactly_its_share() -> None:
-    torch.manual_seed(0)
-    ids = random_tokens(40, 30)
-    for share, n_dropped in ((0.0, 0), (0.1, 3), (0.55, 16), (0.7, 21), (1.0, 30)):
-        keep = create_random_forgetting_mask(ids, share)
-        assert ((~keep).sum(1) == n_dropped).all()
-    keep = create_random_forgetting_mask(ids, 0.5)
-    often = (~keep).float().mean(0)
-    assert (often > 0.15).all()
-    assert (often < 0.85).all()
-    free = torch.zeros_like(keep)
-    free[:, 10:20] = True
-    keep = create_random_forgetting_mask(ids, 0.5, free)
-    assert ((~keep).sum(1) == 5).all()
-    assert keep[:, :10].all()
-    with pytest.raises(TerseError, match="allowed: 0 to 1"):
-        create_random_forgetting_mask(ids, 1.1)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -175,41 +136,3 @@ def test_dropped_tokens_leave_no_trace() -> None:
         ) or torch.allclose(
             score(lm, rows, seen, mode).nats, score(lm, changed, seen, mode).nats, atol=1e-5
         )
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_gates_of_zero_and_one_are_drop_and_identity(architecture: str) -> None:
-    lm, rows = language_model(architecture), text_rows()
-    keep = random_keep(rows) | rows.is_target
-    keep[:, 7:] = True
-    with torch.no_grad():
-        for chosen in (torch.ones_like(keep), keep):
-            expected = score(lm, rows, chosen, "prefix").nats
-            found = gated_nats(lm, rows, chosen.float())
-            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-        expected = score(lm, all_targets(rows), keep, "kv").nats
-        found = gated_nats(lm, all_targets(rows), keep.float())
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    gates = keep.float().requires_grad_(True)
-    (slope,) = torch.autograd.grad(gated_nats(lm, rows, gates).sum(), gates)
-    assert slope.isfinite().all()
-    assert (slope[~keep & rows.is_context] != 0).any()  # a dropped token can come back
-
-
-def test_slope_of_a_gate_is_that_of_the_loss() -> None:
-    lm = language_model("llama").double()
-    rows = text_rows((10,), block=3)
-    gates = torch.full((1, 10), 0.7, dtype=torch.double)
-    with torch.no_grad():
-
-        def nats(t: int, step: float) -> float:
-            moved = gates.clone()
-            moved[0, t] += step
-            return gated_nats(lm, rows, moved).sum().item()
-
-        expected = [(nats(t, 1e-2) - nats(t, -1e-2)) / 2e-2 for t in range(7)]
-    gates.requires_grad_(True)
-    (slope,) = torch.autograd.grad(gated_nats(lm, rows, gates).sum(), gates)
-    torch.testing.assert_close(
-        slope[0, :7], torch.tensor(expected, dtype=torch.double), rtol=2e-2, atol=2e-3
-    )

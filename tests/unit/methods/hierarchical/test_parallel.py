@@ -1,15 +1,12 @@
 """Two processes with gloo train to the weights, codebooks and thresholds of one."""
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from ranks import run_ranks
 from terse.methods.hierarchical.model import HierarchicalAutoencoder
 from tiny_hierarchical import byte_inputs, settings
 
@@ -49,28 +46,10 @@ with TrainingState(folder / f"state-{rank}") as state:
 """
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
 def train(folder: Path, tokens: Path, world: int, batch_size: int) -> list[dict[str, torch.Tensor]]:
     """Return what each process has in the end."""
     folder.mkdir()
-    port, processes = str(free_port()), []
-    for rank in range(world):
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3] / "support")}
-        if world > 1:
-            environment |= {
-                "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world),
-                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
-            }  # fmt: skip
-        words = [sys.executable, "-c", TRAIN, str(folder), str(tokens), str(batch_size)]
-        processes.append(subprocess.Popen(words, env=environment, stderr=subprocess.PIPE))
-    for process in processes:
-        _, error = process.communicate(timeout=240)
-        assert process.returncode == 0, error.decode()[-3000:]
+    run_ranks(TRAIN, [str(folder), str(tokens), str(batch_size)], world)
     return [load_file(folder / f"rank-{rank}.safetensors") for rank in range(world)]
 
 

@@ -1,0 +1,123 @@
+"""How a model from outside becomes a local folder in the Hugging Face format."""
+
+import json
+from pathlib import Path
+
+from terse.config.workflow import Workflow
+from terse.errors import TerseError
+from terse.settings.models import Model
+
+ADAPTER = "adapter_config.json"
+_WHOLE = ("model*.safetensors*", "pytorch_model*.bin*")
+
+
+def model_folder(settings: Workflow, name: str) -> str:
+    """Return the folder with a model's weights, or with those of all its run's steps.
+
+    Raises TerseError where what `path` names is not there, or is a model and an adapter at once.
+    """
+    model = settings.models[name]
+    if model.run is not None:
+        return f"results/runs/{model.run}/" + ("model" if model.step is None else "checkpoints")
+    lies_there = model.path is not None and not model.is_gguf and not is_adapter(settings, name)
+    return str(model.path) if lies_there else f"cache/models/{name}"
+
+
+def is_adapter(settings: Workflow, name: str) -> bool:
+    """Return whether a model is an adapter that goes on a base.
+
+    Raises TerseError where a whole model lies beside it and `adapter` does not say what is meant.
+    """
+    model = settings.models[name]
+    if model.adapter == "ignored" or model.is_gguf or model.run is not None:
+        return False
+    if model.adapter is not None or model.base is not None:
+        return True
+    if model.path is None or not (Path(model.path) / ADAPTER).is_file():
+        return False
+    if any(any(Path(model.path).glob(pattern)) for pattern in _WHOLE):
+        raise TerseError(
+            f"models.{name}.path: {model.path} holds a whole model and an adapter; say what is "
+            "meant by adapter: merged or adapter: ignored"
+        )
+    return True
+
+
+def adapter_folder(settings: Workflow, name: str) -> str:
+    """Return the folder of an adapter's files. Raises TerseError where there are none."""
+    model = settings.models[name]
+    if model.path is None:
+        return f"cache/adapters/{name}"
+    if not (Path(model.path) / ADAPTER).is_file():
+        raise TerseError(f"models.{name}.path: {model.path} holds no {ADAPTER}, so no adapter")
+    return model.path
+
+
+def adapter_base(settings: Workflow, name: str) -> str:
+    """Return the folder of the model that an adapter is for.
+
+    Raises TerseError where the adapter does not name one that is here.
+    """
+    model = settings.models[name]
+    if model.base is not None:
+        return _base_of_config(settings, name, model.base)
+    folder = Path(adapter_folder(settings, name))
+    if (folder / "config.json").is_file():  # a whole model lies beside it
+        return str(folder)
+    named = _named_base(name, folder / ADAPTER)
+    if Path(named).is_dir():
+        return named
+    raise TerseError(
+        f"models.{name}: the adapter in {folder} is for {named!r}, which is no folder here: add "
+        f"that model under models ({{hub: {named}}}, for instance) and write its name as base"
+    )
+
+
+def _base_of_config(settings: Workflow, name: str, base: str) -> str:
+    chain = [name, base]
+    while (base_of := settings.models[chain[-1]].base) is not None:
+        if base_of in chain:
+            raise TerseError(f"models.{name}.base: a cycle: {' -> '.join([*chain, base_of])}")
+        chain.append(base_of)
+    if settings.models[base].step is not None:
+        raise TerseError(
+            f"models.{name}.base: {base} is one step of a run; allowed: whole models, such as "
+            "a run's last step"
+        )
+    return model_folder(settings, base)
+
+
+def _named_base(name: str, path: Path) -> str:
+    try:
+        named = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise TerseError(
+            f"models.{name}: {path} does not name a base (base_model_name_or_path): is it whole? "
+            "Else write base, the name of a model here"
+        ) from error
+    return str(named)
+
+
+def gguf_file(settings: Workflow, name: str) -> str:
+    """Return the GGUF file that a model is made of. Raises TerseError where it is not there."""
+    path = settings.models[name].path
+    if path is None:
+        return f"cache/gguf/{name}/model.gguf"
+    if not Path(path).is_file():
+        raise TerseError(f"models.{name}.path: there is no file {path}")
+    return path
+
+
+def of_kind(settings: Workflow, kind: str) -> list[str]:
+    """Return the models of a kind: hub, gguf, fetched-gguf, or adapter, which any folder may be."""
+    return [name for name, model in settings.models.items() if kind in _kinds(model)]
+
+
+def _kinds(model: Model) -> set[str]:
+    if model.run is not None:
+        return set()
+    if model.is_gguf:
+        return {"gguf"} | ({"fetched-gguf"} if model.path is None else set())
+    if model.base is not None or model.path is not None:
+        return {"adapter"}
+    return {"hub"}

@@ -1,0 +1,35 @@
+"""What `all` still makes where a model could not be fetched for want of a network."""
+
+from terse.config.workflow import Workflow
+from terse.settings.select import Select
+
+
+def within_reach(settings: Workflow) -> Workflow:
+    """Return the settings whose selection leaves out what needs an unreachable model."""
+    if not settings.unreachable:
+        return settings
+    chosen = settings.select
+    kept = {
+        "runs": [run for run in settings.selected_runs() if not _run_is_out(settings, run)],
+        "ids": [model for model in chosen.ids if not _model_is_out(settings, model)],
+        "harness": [name for name in chosen.harness if not _is_out(settings, name)],
+    }
+    return settings.model_copy(update={"select": Select.model_validate(kept)})
+
+
+def _is_out(settings: Workflow, name: str | None) -> bool:
+    if name in settings.runs:
+        return _run_is_out(settings, name)
+    return name in settings.models and _model_is_out(settings, name)
+
+
+def _model_is_out(settings: Workflow, name: str) -> bool:
+    model = settings.models[name]
+    return name in settings.unreachable or any(
+        _is_out(settings, other) for other in (model.run, model.base)
+    )
+
+
+def _run_is_out(settings: Workflow, name: str) -> bool:
+    run = settings.runs[name]
+    return any(_is_out(settings, other) for other in (run.base, *settings.compared_with(name)))

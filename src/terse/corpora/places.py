@@ -1,0 +1,37 @@
+"""Places in documents to cut windows at: drawn at random, or spread evenly."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+class RandomPlaces:
+    """Places drawn at random; each place of each document is equally likely.
+
+    The i-th is a function of (seed, i), so a resumed training sees what it would have seen.
+
+    Args:
+        counts: (D,) how many places each document has, 0 or more, not all 0.
+        seed: of the draws.
+        n: how many there are.
+    """
+
+    def __init__(self, counts: ArrayLike, *, seed: int, n: int) -> None:
+        self.seed, self.n = seed, n
+        self.ends = np.cumsum(counts)  # (D,)
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: int) -> tuple[int, int]:
+        """Return the document of a draw and the place in it."""
+        if not 0 <= index < self.n:
+            raise IndexError(index)
+        place = int(np.random.default_rng([self.seed, index]).integers(self.ends[-1]))
+        document = int(np.searchsorted(self.ends, place, side="right"))
+        return document, place - (int(self.ends[document - 1]) if document else 0)
+
+
+def evenly(n_all: int, n: int) -> list[int]:
+    """Return the indices of n of n_all things, evenly spread; all of them if there are fewer."""
+    n = min(n, n_all)
+    return [i * n_all // n for i in range(n)]

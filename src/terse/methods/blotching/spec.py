@@ -1,0 +1,38 @@
+"""What the house knows of the method `blotching`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from terse.methods.blotching.captions import CAPTIONS
+from terse.methods.blotching.imported import drop_unread
+from terse.methods.blotching.settings import BlotchingSettings
+from terse.settings.method_spec import MethodSpec
+
+
+class BlotchingSpec(MethodSpec[BlotchingSettings]):
+    """A model of chains, which is no language model of whole text."""
+
+    settings = BlotchingSettings
+    implementation = "terse.methods.blotching.method:Blotching"
+    stage_version = 2
+    is_language_model = False
+    evaluation_keys = frozenset({"val_temp", "eval_temps", "n_eval_ps", "n_votes", "n_samples"})
+    figures = "terse.methods.blotching.figures:draw"
+    captions = CAPTIONS
+
+    def one_process(self, run: BlotchingSettings) -> bool:
+        return run.model_parallel
+
+    def n_parameters(self, run: BlotchingSettings, vocab_size: int) -> int | None:
+        if run.base is not None:
+            return None
+        block = (4 + 3 * run.h_mult) * run.d_model**2
+        return round(run.n_layers * block) + 2 * (vocab_size or 18) * run.d_model
+
+    def drop_unread(
+        self, config: dict[str, Any], blocks: Sequence[dict[str, Any]]
+    ) -> dict[str, str]:
+        return drop_unread(config, blocks)
+
+
+BLOTCHING = BlotchingSpec()

@@ -1,0 +1,39 @@
+"""Blotching models on disk: the language model as transformers writes it, and what is ours."""
+
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from terse.errors import TerseError
+from terse.methods.blotching.model import Blotcher
+from terse.training.weights import read_tensors
+
+WEIGHTS = "blotching.safetensors"  # what a run has in addition to its language model
+
+
+def save_blotcher(model: Blotcher, folder: Path) -> None:
+    """Write the language model in the Hugging Face format, intensities and positions with it."""
+    model.lm.save_pretrained(folder)
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in _own(model).items()}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def take_own(model: Blotcher, folder: Path) -> None:
+    """Give a model whose language model is loaded the rest of a folder.
+
+    Raises TerseError where that is missing, broken, or of a run with other settings.
+    """
+    path = folder / WEIGHTS
+    tensors, _ = read_tensors(path)
+    if _shapes(tensors) != _shapes(_own(model)):
+        raise TerseError(f"{path} is of another run: train this one again")
+    model.load_state_dict(tensors, strict=False)
+
+
+def _own(model: Blotcher) -> dict[str, Tensor]:
+    return {name: t for name, t in model.state_dict().items() if not name.startswith("lm.")}
+
+
+def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}

@@ -1,0 +1,38 @@
+"""What the house knows of the method `causal-lm`."""
+
+from typing import Any
+
+from terse.methods.causal_lm.settings import ARCHITECTURE, CausalLMSettings
+from terse.settings.method_spec import MethodSpec
+
+
+class CausalLMSpec(MethodSpec[CausalLMSettings]):
+    """Everything that is not its own is the base's, where it has one."""
+
+    settings = CausalLMSettings
+    implementation = "terse.methods.causal_lm.method:CausalLM"
+
+    def result_params(self, run: CausalLMSettings) -> dict[str, Any]:
+        of_base = set() if run.base is None else ARCHITECTURE | {"tokenizer"}
+        params = super().result_params(run)
+        return {key: value for key, value in params.items() if key not in of_base}
+
+    def n_parameters(self, run: CausalLMSettings, vocab_size: int) -> int | None:
+        if run.base is not None:
+            return None
+        attention = 2 * (1 + (run.n_kv_heads or run.n_heads) / run.n_heads)
+        block = (attention + 3 * run.h_mult) * run.d_model**2
+        embeddings = (1 if run.tie_embeddings else 2) * vocab_size * run.d_model
+        return round(run.n_layers * block) + embeddings
+
+    def depth(self, run: CausalLMSettings) -> int | None:
+        return run.n_layers if run.base is None else None
+
+    def context_length(self, run: CausalLMSettings) -> int | None:
+        return run.ctx_len if run.base is None else None
+
+    def tokens_per_row(self, run: CausalLMSettings) -> int | None:
+        return run.ctx_len
+
+
+CAUSAL_LM = CausalLMSpec()

@@ -1,0 +1,39 @@
+"""What the house knows of the method `compression`."""
+
+from typing import Any
+
+from terse.methods.compression.captions import CAPTIONS
+from terse.methods.compression.settings import CompressionSettings
+from terse.settings.method_spec import MethodSpec
+
+
+class CompressionSpec(MethodSpec[CompressionSettings]):
+    """A compressor reads and writes through its frozen base, and is measured by its vectors."""
+
+    settings = CompressionSettings
+    implementation = "terse.methods.compression.method:Compression"
+    stage_version = 2
+    is_language_model = False
+    needs_base = True
+    evaluation_keys = frozenset({"eval_windows", "n_samples"})
+    figures = "terse.methods.compression.figures:draw"
+    captions = CAPTIONS
+
+    def one_process(self, run: CompressionSettings) -> bool:
+        return run.model_parallel
+
+    def lm_eval_adapter(self, run: CompressionSettings) -> str | None:
+        """A compressor that only reproduces has no likelihood."""
+        return None if run.rmb_only else "terse.methods.compression.lm_eval:CompressedLM"
+
+    def measurement(self, run: CompressionSettings) -> dict[str, Any]:
+        """Each context, after its BOS, is one point: the last of its vectors, or their mean."""
+        return {
+            "ctx_len": run.n_context + 1, "cloud": "means", "skip_first": 0,
+            "module_inblock_keys": [], "module_outblock_keys": ["vectors"],
+            "module_name_mapping": {"vectors": "vectors"}, "save_cache_tensors": False,
+            "save_mean_tensors": True, "save_loss": False, "save_entropy": False,
+        }  # fmt: skip
+
+
+COMPRESSION = CompressionSpec()

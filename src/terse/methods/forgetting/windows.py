@@ -1,0 +1,75 @@
+"""Additive attention masks for models whose layers see all of a text, a window of it, or a chunk.
+
+What a window counts: in mode `kv` places of the original row, since a dropped token was there; in
+`pack` and `prefix` the tokens that are left, which are all that the model reads.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from terse.errors import TerseError
+
+FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
+
+
+def layer_kinds(lm: PreTrainedModel) -> set[str]:
+    """Return what kinds of attention a model's layers have, as transformers names them.
+
+    Raises TerseError for layers that no mask can hide a token from.
+    """
+    config: Any = lm.config.get_text_config()
+    if kinds := set(getattr(config, "layer_types", None) or []):
+        if other := sorted(kinds - {FULL, SLIDING, CHUNKED}):
+            raise TerseError(
+                f"{type(lm).__name__} has layers of kind {other[0]}, and tokens cannot be hidden "
+                "from those: take mode pack or prefix"
+            )
+        return kinds
+    if getattr(config, "sliding_window", None) is not None:
+        return {SLIDING}
+    return {CHUNKED} if getattr(config, "attention_chunk_size", None) is not None else {FULL}
+
+
+def in_windows(
+    lm: PreTrainedModel, queries: Tensor, keys: Tensor, mask: Callable[[Tensor], Tensor]
+) -> Tensor | dict[str, Tensor]:
+    """Return what a model takes as its mask: one, or one for each kind of its layers.
+
+    queries (B, Q), keys (B, K): the places that a window counts. mask: gives what a kind of layer
+    gets, from which keys are in its window, (B, Q, K) bool.
+    """
+    masks = {
+        kind: mask(_near(lm, kind, queries[:, :, None], keys[:, None]))
+        for kind in sorted(layer_kinds(lm))
+    }
+    return masks if len(masks) > 1 else next(iter(masks.values()))
+
+
+def attention_masks(
+    lm: PreTrainedModel, seen: Tensor, queries: Tensor, keys: Tensor
+) -> Tensor | dict[str, Tensor]:
+    """Return additive masks (B, 1, Q, K), as `in_windows` does.
+
+    seen (B, Q, K) bool: what each query sees where its layer has no window.
+    """
+    return in_windows(lm, queries, keys, lambda near: _additive(seen & near, lm.dtype))
+
+
+def _near(lm: PreTrainedModel, kind: str, queries: Tensor, keys: Tensor) -> Tensor:
+    """Return which keys (B, Q, K) are in the window of a kind of layer."""
+    config: Any = lm.config.get_text_config()
+    if kind == SLIDING and config.sliding_window is not None:
+        return keys > queries - config.sliding_window
+    if kind == CHUNKED:
+        size = config.attention_chunk_size
+        return keys // size == queries // size
+    return torch.ones_like(keys > queries)
+
+
+def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    hidden = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+    return hidden.masked_fill(~seen, torch.finfo(dtype).min)[:, None]

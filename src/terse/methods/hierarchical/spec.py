@@ -1,0 +1,45 @@
+"""What the house knows of the method `hierarchical`."""
+
+from terse.methods.hierarchical.captions import CAPTIONS
+from terse.methods.hierarchical.settings import HierarchicalSettings
+from terse.methods.hierarchical.size import parameters
+from terse.settings.method_spec import CONDUCT_KEYS, MethodSpec
+
+
+class HierarchicalSpec(MethodSpec[HierarchicalSettings]):
+    """An autoencoder of bytes; a second stage trains on the codes of the first."""
+
+    settings = HierarchicalSettings
+    implementation = "terse.methods.hierarchical.method:Hierarchical"
+    is_language_model = False
+    starts_from = ("hierarchical",)
+    reads_bytes = True
+    conduct_keys = CONDUCT_KEYS | {"generation_interval", "baseline"}
+    evaluation_keys = frozenset(
+        {"eval_bytes", "n_samples", "sample_prompt_for_generation", "generation_max_len_override"}
+    )
+    figures = "terse.methods.hierarchical.figures:draw"
+    captions = CAPTIONS
+
+    def n_parameters(self, run: HierarchicalSettings, vocab_size: int) -> int | None:
+        return parameters(run)
+
+    def tokens_per_row(self, run: HierarchicalSettings) -> int | None:
+        return run.sequence_length
+
+    def encoder(self, run: HierarchicalSettings) -> str | None:
+        return "terse.methods.hierarchical.codes:encode_with_base" if run.is_second_stage else None
+
+    def train_rows(self, run: HierarchicalSettings) -> int | None:
+        return run.train_rows
+
+    def lm_eval_adapter(self, run: HierarchicalSettings) -> str | None:
+        """A first stage has no likelihood."""
+        has_top = run.top_transformer_config is not None
+        return "terse.methods.hierarchical.lm_eval:HierarchicalAELM" if has_top else None
+
+    def compared_with(self, run: HierarchicalSettings) -> dict[str, str]:
+        return {} if run.baseline is None else {"baseline": run.baseline}
+
+
+HIERARCHICAL = HierarchicalSpec()

@@ -1,0 +1,30 @@
+"""Numbers that are none: what holds one is never saved, logged or published."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import safe_open
+
+from terse.errors import TerseError
+
+
+def check_row(row: Mapping[str, object], step: int) -> None:
+    """Raise TerseError where a number of a row of the history is infinite or none."""
+    for name, value in row.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            what = {"loss": "the loss", "eval_loss": "the validation loss"}.get(name, name)
+            raise TerseError(f"{what} is {value} at step {step}: lower lr, or look at the rows")
+
+
+def check_weights(folder: Path, step: int) -> None:
+    """Raise TerseError where a tensor that was just written into a folder is not finite."""
+    for file in sorted(folder.rglob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - it is no mapping
+                values = tensors.get_tensor(name)
+                if values.is_floating_point() and not bool(values.isfinite().all()):
+                    raise TerseError(
+                        f"the weights {name} hold a number that is not finite after step {step}: "
+                        "lower lr, or look at the rows"
+                    )

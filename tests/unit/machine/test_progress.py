@@ -1,0 +1,36 @@
+"""Long work says how far it has come."""
+
+import pytest
+
+from terse.machine import progress
+from terse.machine.progress import Progress
+
+
+class Steps(Progress):
+    """Work of steps."""
+
+    def line(self) -> str:
+        return f"{self.what}: {self.bar.disable}"
+
+    def last_line(self) -> str:
+        return "finished"
+
+
+def test_lines_come_at_intervals_and_at_the_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    caplog.set_level("INFO")
+    with Steps("work") as work:
+        for second in (29.0, 31.0, 60.0, 62.0):
+            now = second
+            work.advance(1)
+    assert caplog.messages == ["work: True", "work: True", "finished"]
+
+
+def test_work_that_failed_does_not_say_that_it_is_done(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    with pytest.raises(ValueError, match="broken"), Steps("work"):
+        raise ValueError("broken")
+    assert caplog.messages == ["work: True"]
