@@ -100,7 +100,7 @@ def test_changed_learning_rate_does_not_go_on(workflow: Workflow) -> None:
     changed = Workflow(workflow.folder, *workflow.overlays[1:], faster)
     changed("--unlock")
     changed("-c2", TRAINED)
-    assert "goes on" not in (workflow.folder / "logs/train_model/base.log").read_text()
+    assert "resumes from" not in (workflow.folder / "logs/train_model/base.log").read_text()
     assert training_state(workflow, "checkpoint-*")  # the old state, untouched
 
 
