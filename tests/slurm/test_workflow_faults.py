@@ -78,7 +78,7 @@ def test_jobs_that_can_never_succeed(workflow: SlurmWorkflow) -> None:
         ), run
     for run, reason in zip(waiting, ("PartitionConfig", "PartitionTimeLimit"), strict=True):
         sentence = (
-            rf"train_model {run}: SLURM would leave job \d+ in the queue for ever \({reason}\)"
+            rf"train_model {run}: SLURM would leave job \d+ in the queue indefinitely \({reason}\)"
         )
         assert len(re.findall(sentence, told)) == 2  # attempts
     assert "log: logs/train_model/blind.log" in told
