@@ -32,7 +32,7 @@ from terse.activations.capture import Capture, loss_and_entropy
 from terse.errors import TerseError
 from terse.models.loading import load_model
 from terse.models.modules import select_modules
-from tiny_architectures import tiny_model
+from tiny_architectures import tiny_config, tiny_model
 
 TIME_LIMIT_S = 300  # of the clock: the machine may be shared
 CLOSE = 1e-4
@@ -109,12 +109,15 @@ def looked_at(name: str) -> Found:
             with torch.no_grad():
                 built(input_ids=tokens)
             built.save_pretrained(folder)
+            if type(whole := tiny_config(name)) is not type(built.config):
+                whole.save_pretrained(folder)  # what a user has, where a part of it was built
         except Exception as error:  # whatever it is, the model alone failed
             return Found(name, "not buildable", line=f"{type(error).__name__}: {_line(error)}")
         try:
             return _through_terse(name, Path(folder), tokens)
         except TerseError as error:
-            return Found(name, "refused", line=str(error), faults=_faults_of_line(str(error)))
+            line = str(error).replace(folder, "(folder)")  # the same in every run
+            return Found(name, "refused", line=line, faults=_faults_of_line(str(error)))
         except Exception as error:
             return Found(name, "crashed", line=f"{type(error).__name__}: {_line(error)}")
 
@@ -126,7 +129,7 @@ def _through_terse(name: str, folder: Path, tokens: Tensor) -> Found:
     except TerseError as error:
         if "kind: encoder" not in str(error):
             raise
-        found.line, found.kind = str(error), "encoder"
+        found.line, found.kind = str(error).replace(str(folder), "(folder)"), "encoder"
         found.faults += _faults_of_line(found.line)
         model = load_model(folder, kind="encoder")
     inblock, outblock = ["attn", "mlp", "block"], ["norm"]
@@ -288,12 +291,20 @@ def _normed_after_each(
 
 
 def _around_blocks(model: PreTrainedModel, tokens: Tensor) -> tuple[dict, dict]:
-    given, made, handles = {}, {}, []
+    """Return what went into and came out of the blocks: the largest list of modules that runs."""
     n = model.config.get_text_config(decoder=True).num_hidden_layers
     every = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
     lists = [m for m in every if len(m) == n] or every
-    longest = max(lists, key=lambda m: sum(p.numel() for p in m.parameters()))
-    for i, block in enumerate(longest):
+    for blocks in sorted(lists, key=lambda m: -sum(p.numel() for p in m.parameters())):
+        given, made = _around(blocks, model, tokens)
+        if given:
+            return given, made
+    return {}, {}
+
+
+def _around(blocks: nn.ModuleList, model: PreTrainedModel, tokens: Tensor) -> tuple[dict, dict]:
+    given, made, handles = {}, {}, []
+    for i, block in enumerate(blocks):
 
         def before(_: Any, args: Any, kwargs: Any, i: int = i) -> None:
             given[i] = next(t for t in tree_leaves([args, kwargs]) if _real(t)).clone()

@@ -51,7 +51,7 @@ class Workflow(Strict):
         Roots(),  # pyright: ignore[reportCallIssue]
         description="where the three folders are really stored",
     )
-    gpu: int = Field(0, ge=0, description="devices of a job that can use any; profiles set it")
+    gpu: int = Field(0, ge=0, description="devices of each job that can use them; profiles set it")
     compute: Literal["cuda", "cpu"] = Field(
         "cuda", description="where a job with devices computes; cpu rehearses a GPU cluster"
     )

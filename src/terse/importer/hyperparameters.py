@@ -131,7 +131,7 @@ def _data_root(overlay: Overlay, value: Any) -> dict[str, Any]:
 
 def _data_procs(overlay: Overlay, value: Any) -> dict[str, Any]:
     overlay.config["n_data_procs"] = value
-    overlay.notes["n_data_procs"] = "a key of the whole workflow"
+    overlay.notes["n_data_procs"] = "a top-level key of the workflow"
     return {}
 
 

@@ -11,7 +11,7 @@ def plain_generation(lm: PreTrainedModel) -> GenerationConfig:
     """Return a generation config with a model's special tokens and nothing else.
 
     The config that a model ships with may penalise, forbid or force tokens, or stop at texts:
-    generate() then does not decode greedily, although it is told to.
+    generate() then does not decode greedily, even if asked to.
     """
     shipped: Any = lm.generation_config
     special = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")

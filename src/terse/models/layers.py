@@ -46,11 +46,14 @@ def find_module(model: nn.Module, path: str) -> nn.Module | None:
 
 def _text_part(model: nn.Module) -> set[nn.Module]:
     """Return the modules of the text decoder, in a model that also takes images or audio."""
+    vision = ("vision", "image", "audio", "visual")  # where `get_decoder` returns the whole model
     try:
         decoder = model.get_decoder()  # pyright: ignore[reportCallIssue]
     except (AttributeError, NotImplementedError, TypeError):
         return set()
-    return set(decoder.modules()) if isinstance(decoder, nn.Module) else set()
+    if not isinstance(decoder, nn.Module):
+        return set()
+    return {m for path, m in decoder.named_modules() if not any(word in path for word in vision)}
 
 
 def _inside_another(path: str, lists: list[str]) -> bool:

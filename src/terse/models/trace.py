@@ -228,7 +228,7 @@ def _as_large(outputs: tuple[Tensor, ...], given: list[Tensor]) -> bool:
 
 
 def key(tensor: Tensor) -> Key:
-    """Return a key that is equal for all views of the whole of the same memory."""
+    """Return a key that is equal for all views of the same complete memory."""
     try:
         return tensor.untyped_storage().data_ptr(), int(tensor.storage_offset()), tensor.numel()
     except (RuntimeError, NotImplementedError):  # packed weights have no memory of the usual kind

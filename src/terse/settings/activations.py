@@ -44,7 +44,7 @@ class Chunking(Strict):
     )
     chunk_gap: int = Field(50, ge=0, description="tokens skipped between two chunks")
     shuffle: Literal["none", "tokens", "blocks"] = Field(
-        "none", description="shuffle the tokens of each context, or its 16 blocks"
+        "none", description="shuffle each context by token, or in 16 blocks of tokens"
     )
     chunk_seed: int = Field(0, ge=0, description="seed of the shuffle")
 

@@ -44,7 +44,7 @@ class Model(Strict):
         "causal-lm", description="an encoder has no loss and no entropy"
     )
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
-        "float32", description="of the weights and the forward pass; auto: as saved"
+        "float32", description="number format of weights and forward pass; auto: as saved"
     )
     device_map: Literal["auto"] | None = Field(None, description="spread over the job's devices")
     trust_remote_code: bool = Field(False, description="run code that the model ships")
