@@ -53,7 +53,7 @@ def test_signals_to_the_workflow(workflow: SlurmWorkflow) -> None:
 
 
 def test_jobs_that_can_never_succeed(workflow: SlurmWorkflow) -> None:
-    """Without the CUDA they were promised, or too large for any node: told, and nothing lost."""
+    """Without the promised CUDA, or too large for any node: reported, and nothing lost."""
     refused, waiting = ("memory", "devices"), ("cores", "time")
     config = runs("blind", "memory", *waiting)["runs"] | runs("devices", gpu=4)["runs"]
     resources = {

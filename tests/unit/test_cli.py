@@ -45,7 +45,7 @@ def terse(*words: object) -> tuple[int, str, str]:
 
 @pytest.fixture
 def called(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Return `terse` without a process of its own, which would import torch each time."""
+    """Return `terse` in this process; a separate one would import torch each time."""
 
     def call(*words: object) -> tuple[int, str, str]:
         return main([str(word) for word in words]), *capsys.readouterr()

@@ -30,7 +30,7 @@ IDS = ["results/ids/tiny.csv", "results/ids/here.csv", "results/tables/dimension
 
 @pytest.fixture
 def overlay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Write the config; the model of the package lies as a folder in `here`, too."""
+    """Write the config; the package's model is also a folder in `here`."""
     for name in [name for name in os.environ if name.startswith("PIP_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)

@@ -105,7 +105,7 @@ def test_changed_learning_rate_does_not_go_on(workflow: Workflow) -> None:
 
 
 def test_make_run_goes_on_after_a_kill(tmp_path: Path, undisturbed: Workflow) -> None:
-    """`terse run`: its own lock, Snakemake's removed by itself, files named at the end."""
+    """`terse run`: its own lock, Snakemake's removed automatically, files named at the end."""
     for name in ("Snakefile", "rules", "workflow", "profiles", "config"):
         (tmp_path / name).symlink_to(ROOT / name)
     words = ["--profile", "profiles/cpu", "--configfile", "config/config.yaml",

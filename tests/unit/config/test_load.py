@@ -82,7 +82,7 @@ FROM_BASE = {"method": "causal-lm", "corpus": "python-docs", "max_steps": 1}
             "base",
             ["codes-lm.baseline: hierarchical reads bytes, but bpe is of kind"],
         ),
-        ("runs/codes-lm/baseline", "codes", ["baseline: method hierarchical is not a complete"]),
+        ("runs/codes-lm/baseline", "codes", ["baseline: codes of method", "not a complete"]),
         ("runs/base/lr", True, ["runs.base: lr: must be a number; given: True"]),
         ("runs/base/val_batch_size", True, ["val_batch_size: must be a number"]),
         ("runs/base/method", ["causal-lm"], ["runs.base: unknown method"]),

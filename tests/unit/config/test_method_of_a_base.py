@@ -1,4 +1,4 @@
-"""Runs that put something beside a base: what may start from them, how many processes they are."""
+"""Runs whose model needs a base: what may start from them, how many processes they use."""
 
 from pathlib import Path
 from typing import Any

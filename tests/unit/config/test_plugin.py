@@ -1,4 +1,4 @@
-"""A method from an installed package: it is found, trained, and told where it cannot be used."""
+"""A method from an installed package: found, trained, and reported if it can't be used."""
 
 import json
 import os

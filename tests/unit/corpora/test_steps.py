@@ -1,4 +1,4 @@
-"""Documents whose steps are told apart by a separator."""
+"""Documents whose steps end with a separator."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""PEFT adapters: merged or beside their base they are the model that was trained."""
+"""PEFT adapters: merged or separate, they give the model that was trained."""
 
 import json
 from pathlib import Path
