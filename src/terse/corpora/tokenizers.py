@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from terse.artifacts import atomic_folder
 from terse.corpora.documents import read_documents
-from terse.corpora.progress import Progress
+from terse.corpora.progress import DocumentProgress
 from terse.errors import TerseError
 
 BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
@@ -89,11 +89,11 @@ def _published(tokenizer: Tokenizer, folder: Path) -> PreTrainedTokenizerFast:
 def training_texts(documents_path: Path) -> Iterator[list[str]]:
     """Yield the texts of the train split in batches."""
     empty = True
-    with Progress(f"counting the words of {documents_path}") as progress:
+    with DocumentProgress(f"counting the words of {documents_path}") as progress:
         for rows in read_documents(documents_path, "train", ["text"]):
             empty = empty and not rows
             yield [part for row in rows for part in parts(row["text"])]
-            progress.add(len(rows), sum(len(row["text"]) for row in rows))
+            progress.add(len(rows), sum(len(row["text"].encode()) for row in rows))
     if empty:
         raise TerseError(f"{documents_path} has no training documents; lower validation_fraction")
 

@@ -19,8 +19,10 @@ from terse.models.generation import plain_generation
 from terse.models.loading import load_model, max_context
 from terse.settings.harness import CORPUS_TASKS, Harness
 
+_HFLM: Any = HFLM  # its decorator hides its methods and parameters
 
-class PlainLM(HFLM):
+
+class PlainLM(_HFLM):
     """The library's own model, which cuts pairs where the adapters of the methods cut them."""
 
     def loglikelihood(
@@ -50,8 +52,7 @@ def language_model(folder: Path, *, device: str, batch_size: int, **loading: Any
     model.generation_config = plain_generation(model)  # options are the task's
     tokenizer = load_tokenizer(folder, bool(loading.get("trust_remote_code")))
     tokenizer.split_special_tokens = True  # their names are text, as in a corpus
-    build: Any = PlainLM  # its decorator hides its parameters
-    return build(
+    return PlainLM(
         pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=max_context(model)
     )
 
