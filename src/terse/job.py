@@ -54,7 +54,7 @@ def logged(snakemake: Any, *, network: bool = False) -> Iterator[None]:
 
 
 def seed_all(seed: int) -> None:
-    """Seed Python, NumPy and, where it is loaded, torch."""
+    """Seed Python, and NumPy and torch if they are loaded."""
     random.seed(seed)
     if (numpy := sys.modules.get("numpy")) is not None:
         numpy.random.seed(seed % 2**32)

@@ -50,7 +50,7 @@ def adapter_folder(settings: Workflow, name: str) -> str:
     if model.path is None:
         return f"cache/adapters/{name}"
     if not (Path(model.path) / ADAPTER).is_file():
-        raise TerseError(f"models.{name}.path: {model.path} is no adapter: it has no {ADAPTER}")
+        raise TerseError(f"models.{name}.path: not an adapter: {model.path} has no {ADAPTER}")
     return model.path
 
 

@@ -111,7 +111,7 @@ class Workflow(Strict):
         return self.spec(run).non_weight_params(self.runs[run])
 
     def encoder(self, run: str) -> str | None:
-        """Return the "module:function" that makes a run's codes, None where it trains on text."""
+        """Return the "module:function" that makes a run's codes, None if it trains on text."""
         return self.spec(run).encoder(self.runs[run])
 
     def compared_with(self, run: str) -> list[str]:

@@ -14,7 +14,7 @@ from terse.importer.overlay import Overlay, name_of
 from terse.methods.hierarchical.settings import HierarchicalSettings, LevelSettings, TopSettings
 
 SUFFIXES = {".py"}
-STEPS = 10_000  # where a file gives epochs alone
+STEPS = 10_000  # if a file gives only epochs
 # Keys that the workflow or the library decides, and where their meaning is set here.
 ELSEWHERE = {
     "project_name": "the tracker's experiment: MLFLOW_EXPERIMENT_NAME in the environment",
