@@ -83,8 +83,9 @@ def parsed(lines: Iterator[str], path: Path) -> Iterator[dict[str, Any] | None]:
         except json.JSONDecodeError as error:
             raise TerseError(f"{path}: line {number} is not JSON ({error})") from error
         if not isinstance(record, dict):
-            kind = type(record).__name__
-            raise TerseError(f"{path}: line {number} is not a JSON object but {kind}")
+            raise TerseError(
+                f"{path}: line {number} is not a JSON object but {type(record).__name__}"
+            )
         yield record
 
 
