@@ -48,7 +48,7 @@ rule all:
         tables=["results/tables/runs.html", "results/tables/dimensions.html"],
 
 
-# A lock that is left behind can be told from a living one, also on another login node.
+# With this note, `terse run` can tell a stale lock from a live one, even of another login node.
 onstart:
     note_runner(Path.cwd())
     if workflow.executor_plugin.name == "slurm":

@@ -1,4 +1,4 @@
-"""Tasks of lm-eval: what it needs of a model or run, and its rules."""
+"""lm-eval's rules, and what they need from a model or run."""
 
 from terse.config.adapters import LANGUAGE_MODEL
 
@@ -8,14 +8,14 @@ localrules:
 
 
 def lm_eval_block():
-    """Return what lm-eval asks; the workflow ends where the config does not say."""
+    """Return lm-eval's settings; exit with an error if the config has none."""
     if settings.harness is None:
-        end_with(TerseError("harness: the block is missing; corpus is its least key"))
+        end_with(TerseError("harness: the block is missing; it needs at least corpus"))
     return settings.harness
 
 
 def lm_eval_item(name):
-    """Return the model, else the run, of a name."""
+    """Return the model of a name, else the run."""
     return settings.models[name] if name in settings.models else settings.runs[name]
 
 
@@ -26,42 +26,42 @@ def lm_eval_folder(name):
 
 
 def lm_eval_run(name):
-    """Return the run whose base lm-eval needs beside a model or run, None where it needs none."""
+    """Return the run whose base a model or run needs to be scored, None if it needs none."""
     return settings.part(settings.models[name].run if name in settings.models else name)
 
 
 def lm_eval_base(name):
-    """Return the folder of that base, none where none is needed."""
+    """Return the folder of that base, nothing if none is needed."""
     run = lm_eval_run(name)
     return [] if run is None else base_folder(run)
 
 
 def lm_eval_base_step(name):
-    """Return the kept step of that base, None for a whole model or none."""
+    """Return the kept step of that base, None for a whole model or no base."""
     run = lm_eval_run(name)
     return None if run is None else settings.base_step(run)
 
 
 def lm_eval_loading(name):
-    """Return how a whole language model is loaded; other methods know by themselves."""
+    """Return how a complete language model is loaded; other methods load their own."""
     whole = settings.harness_adapter(name) == LANGUAGE_MODEL
     return settings.models[name].loading() if whole and name in settings.models else {}
 
 
 def lm_eval_mem_mb(name, attempt):
-    """Return the memory (MB) of a job that asks a model or run."""
+    """Return the memory (MB) of a job that scores a model or run."""
     size = model_mem_mb if name in settings.models else training_mem_mb
     return size(settings, name, attempt)
 
 
 def lm_eval_tasks():
-    """Return the folder of tasks that are made of a corpus, none where none is asked for."""
+    """Return the folder of tasks made from the corpus, nothing if no corpus is set."""
     corpus = lm_eval_block().corpus
     return [] if corpus is None else f"cache/tasks/{corpus}"
 
 
 rule make_corpus_tasks:
-    """Make small tasks for lm-eval of a corpus' validation documents."""
+    """Make small tasks for lm-eval from a corpus' validation documents."""
     input:
         documents="cache/documents/{corpus}.parquet",
     output:
@@ -81,7 +81,7 @@ rule make_corpus_tasks:
 
 
 rule run_lm_eval:
-    """Ask a model, or a run with an adapter of its own, the tasks of lm-eval."""
+    """Run the tasks of lm-eval on a model, or on a run with its own adapter."""
     input:
         model=lambda w: lm_eval_folder(w.scored),
         base=lambda w: lm_eval_base(w.scored),

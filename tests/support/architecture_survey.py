@@ -62,7 +62,7 @@ def architectures() -> list[str]:
 
 
 def survey(names: list[str]) -> Iterator[Found]:
-    """Yield what became of each architecture, each looked at in a process of its own."""
+    """Yield the result for each architecture, each examined in its own process."""
     context = multiprocessing.get_context("fork")
     for name in names:
         ours, theirs = context.Pipe(duplex=False)
@@ -291,7 +291,7 @@ def _normed_after_each(
 
 
 def _around_blocks(model: PreTrainedModel, tokens: Tensor) -> tuple[dict, dict]:
-    """Return what went into and came out of the blocks: the largest list of modules that runs."""
+    """Return the inputs and outputs of the blocks: the largest list of modules that runs."""
     n = model.config.get_text_config(decoder=True).num_hidden_layers
     every = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
     lists = [m for m in every if len(m) == n] or every
@@ -382,7 +382,7 @@ token moves earlier logits, then captured with `kind: encoder`.
 
 
 def main() -> None:
-    """Print what becomes of each architecture; a name ending in .md: write the table there."""
+    """Print the result for each architecture; a name ending in .md: write the table there."""
     targets = [Path(name) for name in sys.argv[1:] if name.endswith(".md")]
     names = [name for name in sys.argv[1:] if not name.endswith(".md")] or architectures()
     found = []

@@ -105,7 +105,7 @@ def test_changed_learning_rate_does_not_go_on(workflow: Workflow) -> None:
 
 
 def test_make_run_goes_on_after_a_kill(tmp_path: Path, undisturbed: Workflow) -> None:
-    """`terse run`: its own lock, Snakemake's removed by itself, files named at the end."""
+    """`terse run`: its own lock, Snakemake's removed automatically, files named at the end."""
     for name in ("Snakefile", "rules", "workflow", "profiles", "config"):
         (tmp_path / name).symlink_to(ROOT / name)
     words = ["--profile", "profiles/cpu", "--configfile", "config/config.yaml",
@@ -123,7 +123,7 @@ def test_make_run_goes_on_after_a_kill(tmp_path: Path, undisturbed: Workflow) ->
     kill_all(started)  # the second goes on where the first was
     text = waiting.stdout.read()
     assert waiting.wait() == 0, text
-    assert "an earlier run was killed; going on" in text
+    assert "an earlier run was interrupted; resuming" in text
     assert "results/report.html" in text
     assert Workflow(tmp_path).weights() == undisturbed.weights()
     assert Workflow(tmp_path).tables() == undisturbed.tables()

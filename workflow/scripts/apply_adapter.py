@@ -1,4 +1,4 @@
-"""Put a PEFT adapter into the weights of its base, or beside them."""
+"""Merge a PEFT adapter into the weights of its base, or store it with them."""
 
 from pathlib import Path
 from typing import Literal
@@ -23,7 +23,7 @@ def apply_adapter(
 ) -> None:
     """Publish base and adapter as one model; merged in float32, so nothing is rounded twice."""
     model = load_model(base, kind=kind, trust_remote_code=trust_remote_code)
-    merged = attach(model, adapter, merge=merge)  # that it fits is seen here, not in a later job
+    merged = attach(model, adapter, merge=merge)  # a misfit shows here, not in a later job
     with atomic_folder(folder) as partial:
         if merge:
             merged.save_pretrained(partial)

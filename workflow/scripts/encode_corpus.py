@@ -1,4 +1,4 @@
-"""Turn the text of a run into the codes of its base, once for all."""
+"""Encode the text of a run as the codes of its base, once."""
 
 import pkgutil
 from pathlib import Path

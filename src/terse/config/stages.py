@@ -1,4 +1,4 @@
-"""The version of each stage; raise it when a change of code changes results."""
+"""The version of each stage; raise it when a code change changes results."""
 
 STAGE_VERSIONS = {
     "collect_corpus": 1,

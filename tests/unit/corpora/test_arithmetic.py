@@ -131,7 +131,7 @@ def test_characters_are_eighteen_and_come_back() -> None:
     assert decode(np.concatenate([tokens, [PAD, PAD]])) == text
     assert decode(np.concatenate([[PAD], tokens, [NULL, EOS, PAD]])) == f"_{text}_"
     assert len({*encode("=+*/-0123456789")} | {PAD, 1, EOS}) == 18
-    with pytest.raises(TerseError, match="'x' is no character"):
+    with pytest.raises(TerseError, match="'x' is not a character"):
         encode("2x")
 
 

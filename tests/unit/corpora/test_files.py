@@ -116,7 +116,7 @@ def test_a_cut_parquet_file_is_an_error(tmp_path, settings_of, keep):
 
 @pytest.mark.parametrize(
     ("line", "message"),
-    [('{"text": "a"', "line 2 is no JSON"), ("[1]", "line 2 is no JSON object but list")],
+    [('{"text": "a"', "line 2 is not JSON"), ("[1]", "line 2 is not a JSON object but list")],
 )
 def test_lines_that_are_no_records_are_named(tmp_path, settings_of, line, message):
     (tmp_path / "a.jsonl").write_text(f'{{"text": "fine"}}\n{line}\n')

@@ -156,7 +156,7 @@ def test_errors_are_one_sentence(hub_server, closed_port, read):
     add_stories(hub_server, gated=True)
     hub_server.add("datasets", "someone/script", {"script.py": b"raise SystemExit"})
     gated, absent, script = read({}, {"path": "someone/nothing"}, {"path": "someone/script"})
-    assert gated.startswith(f"dataset {REPO} is gated: ask for access")
+    assert gated.startswith(f"dataset {REPO} is gated: request access")
     assert absent.startswith("there is no dataset someone/nothing on the hub")
     assert script.endswith('no longer runs; try revision: "refs/convert/parquet"')
     allowed, split, column, name = read(
