@@ -8,12 +8,13 @@ _ARMS = (
 CAPTIONS = {
     "intensity": "Share of held-out problems solved, and length of the generated text relative to "
     "the whole chain in tokens, against the requested share of steps left out. " + _ARMS + "Arms "
-    "without a token take no requests: a marker is drawn at the share they are trained with, and a "
-    "line extends it. Dots: seeds. Bars: 95 % t-intervals over seeds; with one seed, Wilson's "
-    "interval over problems.",
+    "without a token take no requests: each has a marker at the share that it is trained with, and "
+    "a dashed line at the same height. Dots: seeds. Bars: 95 % t-intervals over seeds; with one "
+    "seed, Wilson's interval over problems.",
     "temperature": "Share of held-out problems solved against the sampling temperature (0: the "
     "most likely token), sampled token by token. The ``intensity`` arm at the smallest, middle and "
-    "largest requested share. Squares: majority vote over several sampled answers. Bars as above.",
+    "largest requested share. Squares: majority vote over several sampled answers. Bars: 95 % "
+    "t-intervals over seeds; with one seed, Wilson's interval over problems.",
     "length": "Greedy accuracy by the number of steps between problem and answer in the whole "
     "chain. Problems of all seeds are pooled. Bars: Wilson's 95 % interval.",
     "held-out": "Greedy accuracy on held-out problems and on out-of-distribution problems, each "

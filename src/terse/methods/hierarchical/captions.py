@@ -16,7 +16,7 @@ CAPTIONS: dict[str, str] = {
     "text decoded greedily from the codes alone. Continuations: the model's greedy generation "
     "after a prompt. Examples, not a metric.",
     "speed": "Bytes per second on the machine that ran the evaluation, for a batch of texts: texts "
-    "to codes in one pass, codes to texts and continuations byte by byte with caches.",
+    "to codes in one pass; codes to texts, and continuations, byte by byte with caches.",
     "dimensions": "Intrinsic dimension of the segments' vectors at each level, before (``pooled``) "
     "and after quantisation, with a point for each vector of a segment of validation text. Equal "
     "points count once (``n_dup``), so the quantised cloud is the part of the codebook in use.",
