@@ -3,7 +3,7 @@
     python benchmarks/bench_dimension.py [--json FILE] [--dadapy PYTHON] [--only WORD]
 
 Both sides take turns in rounds and may use all CPUs of this process; a ratio is the median over
-rounds, with the smallest and largest beside it. `--dadapy` names the Python of an environment
+rounds, with the smallest and largest one. `--dadapy` names the Python of an environment
 with DADApy in it (it needs other versions than ours); without it those rows are left out, as the
 GPU row is without a CUDA device.
 """

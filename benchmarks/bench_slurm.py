@@ -70,7 +70,7 @@ def measured() -> list[dict[str, Any]]:
         rounds = [{way: seconds(words) for way, words in WAYS.items()} for _ in range(ROUNDS)]
     local, *others = WAYS
     ideal = WORK_S * N_SHARDS / LANES
-    rows = [row("local, beside the bare sleeps, s", _median(rounds, local), ideal)]
+    rows = [row("local, against the bare sleeps, s", _median(rounds, local), ideal)]
     for way in others:
         ratio = statistics.median(times[way] / times[local] for times in rounds)
         rows.append(row(f"{way}, s", _median(rounds, way), _median(rounds, local), ratio))

@@ -6,7 +6,7 @@ rule cache_activations:
     input:
         model=lambda w: model_folder(w.model),
         weights=lambda w: local_weights(w.model),
-        base=lambda w: base_beside(w.model),
+        base=lambda w: needed_base(w.model),
         chunks="cache/chunks/{model}.h5",
     output:
         shard="cache/activations/{model}/shard-{shard}.h5",

@@ -127,7 +127,7 @@ def base_folder(run):
     return f"results/runs/{base}/model" if in_runs else model_folder(base)
 
 
-def base_beside(model):
+def needed_base(model):
     """Return the folder of the base that a model needs to be loaded, if any."""
     run = settings.part_of_base(model)
     return [] if run is None else base_folder(run)

@@ -126,7 +126,7 @@ def weights_of(folder: str | Path, step: int | None) -> Path:
     return Path(folder) if step is None else Path(folder) / f"step-{step}"
 
 
-def base_beside(snakemake: Any, step: int | None) -> Path | None:
+def needed_base(snakemake: Any, step: int | None) -> Path | None:
     """Return the folder of the base, or of its kept step, that a model needs, if it needs one."""
     return weights_of(snakemake.input.base, step) if snakemake.input.get("base") else None
 

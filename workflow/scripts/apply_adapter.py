@@ -6,7 +6,7 @@ from typing import Literal
 from terse import job
 from terse.artifacts import atomic_folder, write_json
 from terse.hub.download import weights_identity
-from terse.models.adapters import attach, copy_texts, put_beside
+from terse.models.adapters import attach, copy_texts, put_together
 from terse.models.loading import load_model
 from terse.models.quantisation import quantisation_of
 from terse.provenance import record
@@ -30,7 +30,7 @@ def apply_adapter(
             copy_texts(base, partial, but="config.json")
             copy_texts(adapter, partial, but="config.json")
         else:
-            put_beside(adapter, base, partial)
+            put_together(adapter, base, partial)
         made_of = record(
             settings={"merge": merge, "kind": kind, "trust_remote_code": trust_remote_code},
             inputs={"base": weights_identity(base), "adapter": weights_identity(adapter)},

@@ -73,5 +73,5 @@ if __name__ == "__main__":
             n_shards=snakemake.params.n_shards,
             state_root=Path("state/activations"),
             device=job.device(snakemake),
-            base_folder=job.base_beside(snakemake, snakemake.params.model.get("base_step")),
+            base_folder=job.needed_base(snakemake, snakemake.params.model.get("base_step")),
         )

@@ -49,7 +49,7 @@ if __name__ == "__main__":
             model_folder=job.weights_of(snakemake.input.model, snakemake.params.step),
             adapter=job.settings(snakemake).harness_adapter(snakemake.wildcards.scored),
             loading=snakemake.params.loading,
-            base_folder=job.base_beside(snakemake, snakemake.params.base_step),
+            base_folder=job.needed_base(snakemake, snakemake.params.base_step),
             corpus_tasks=job.optional_path(snakemake.input.corpus_tasks),
             table_path=Path(snakemake.output.table),
             record_path=Path(snakemake.output.record),

@@ -6,6 +6,7 @@ from pathlib import Path
 from terse.config.workflow import Workflow
 from terse.errors import TerseError
 from terse.settings.models import Model
+from terse.settings.paths import checked_name
 
 ADAPTER = "adapter_config.json"
 _WHOLE = ("model*.safetensors*", "pytorch_model*.bin*")
@@ -20,7 +21,7 @@ def model_folder(settings: Workflow, name: str) -> str:
     if model.run is not None:
         return f"results/runs/{model.run}/" + ("model" if model.step is None else "checkpoints")
     lies_there = model.path is not None and not model.is_gguf and not is_adapter(settings, name)
-    return str(model.path) if lies_there else f"cache/models/{name}"
+    return _usable(name, str(model.path)) if lies_there else f"cache/models/{name}"
 
 
 def is_adapter(settings: Workflow, name: str) -> bool:
@@ -51,7 +52,7 @@ def adapter_folder(settings: Workflow, name: str) -> str:
         return f"cache/adapters/{name}"
     if not (Path(model.path) / ADAPTER).is_file():
         raise TerseError(f"models.{name}.path: not an adapter: {model.path} has no {ADAPTER}")
-    return model.path
+    return _usable(name, model.path)
 
 
 def adapter_base(settings: Workflow, name: str) -> str:
@@ -67,7 +68,7 @@ def adapter_base(settings: Workflow, name: str) -> str:
         return str(folder)
     named = _named_base(name, folder / ADAPTER)
     if Path(named).is_dir():
-        return named
+        return _usable(name, named)
     raise TerseError(
         f"models.{name}: the adapter in {folder} is for {named!r}, which is not a folder here: "
         f"add that model under models ({{hub: {named}}}, for instance) and give its name as base"
@@ -106,7 +107,12 @@ def gguf_file(settings: Workflow, name: str) -> str:
         return f"cache/gguf/{name}/model.gguf"
     if not Path(path).is_file():
         raise TerseError(f"models.{name}.path: there is no file {path}")
-    return path
+    return _usable(name, path)
+
+
+def _usable(model: str, path: str) -> str:
+    """Return a model's path; raise TerseError if Snakemake can't handle its name."""
+    return checked_name(path, f"models.{model}: the path")
 
 
 def of_kind(settings: Workflow, kind: str) -> list[str]:

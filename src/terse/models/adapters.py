@@ -118,7 +118,7 @@ def _line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
-def put_beside(adapter: Path, base: Path, folder: Path) -> None:
+def put_together(adapter: Path, base: Path, folder: Path) -> None:
     """Make a folder from which `load_model` loads base and adapter unmerged."""
     for item in adapter.glob("adapter_*"):
         shutil.copy(item, folder / item.name)

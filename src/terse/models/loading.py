@@ -70,14 +70,10 @@ def load_model(
         raise unknown_name("kind of model", kind, CLASSES)
     if is_adapter(folder) and (folder / BASE).is_dir():
         base = load_model(
-            folder / BASE,
-            dtype=dtype,
-            device=device,
-            device_map=device_map,
-            trust_remote_code=trust_remote_code,
-            kind=kind,
+            folder / BASE, dtype=dtype, device=device, device_map=device_map,
+            trust_remote_code=trust_remote_code, kind=kind,
             attn_implementation=attn_implementation,
-        )
+        )  # fmt: skip
         return attach(base, folder, merge=False)
     check_folder(folder)
     options: dict[str, Any] = {

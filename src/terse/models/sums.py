@@ -129,7 +129,7 @@ def _product(a: Any, b: Any, first: Sum | None, second: Sum | None) -> Sum | Non
     return None if constant is None else scaled(first or second or {}, constant)
 
 
-def _constant(value: Any, beside: Tensor) -> Number | None:
+def _constant(value: Any, other: Tensor) -> Number | None:
     """Return a number, or one per channel, that fits a tensor (..., D); else None."""
     if isinstance(value, (int, float)):
         return float(value)
@@ -137,7 +137,7 @@ def _constant(value: Any, beside: Tensor) -> Number | None:
         return None
     if value.numel() == 1:
         return float(value)
-    if value.ndim and value.shape[-1] == beside.shape[-1] and _repeats(value):
+    if value.ndim and value.shape[-1] == other.shape[-1] and _repeats(value):
         return value.detach()[(0,) * (value.ndim - 1)].clone()
     return None
 

@@ -88,11 +88,6 @@ class LayerTerms:
     n_runs: int = 1
     streams: tuple[int, int] | None = None
 
-    @property
-    def post_norm(self) -> bool:
-        """Whether a sum is normalised before the block ends."""
-        return len(self.steps) > 1
-
 
 @dataclass(frozen=True)
 class Anatomy:

@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from terse.config import load
-from terse.config.origins import adapter_base, gguf_file, is_adapter, model_folder, of_kind
+from terse.config.origins import (
+    adapter_base,
+    adapter_folder,
+    gguf_file,
+    is_adapter,
+    model_folder,
+    of_kind,
+)
 from terse.config.reach import within_reach
 from terse.errors import TerseError
 
@@ -86,6 +93,22 @@ def test_an_adapter_names_its_base_or_the_config_does(tmp_path):
         adapter_base(settings, "away")
     with pytest.raises(TerseError, match="a cycle: loop -> back -> loop"):
         adapter_base(settings, "loop")
+
+
+def test_a_path_with_braces_is_named_with_its_model(tmp_path):
+    odd = tmp_path / "of {x}"
+    odd.mkdir()
+    (odd / "m.gguf").touch()
+    adapter, away = adapter_in(odd / "adapter", "b"), adapter_in(tmp_path / "away", str(odd))
+    paths = {"plain": odd, "gguf": odd / "m.gguf", "tuned": adapter, "away": away}
+    models: Any = {name: {"path": str(path)} for name, path in paths.items()}
+    settings = config(**models)
+    looked_up = {
+        "plain": model_folder, "gguf": gguf_file, "tuned": adapter_folder, "away": adapter_base,
+    }  # fmt: skip
+    for name, look_up in looked_up.items():
+        with pytest.raises(TerseError, match=rf"models\.{name}: the path .*of {{x}}.* has braces"):
+            look_up(settings, name)
 
 
 def test_a_model_and_an_adapter_at_once_must_be_told_apart(tmp_path):

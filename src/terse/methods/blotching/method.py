@@ -41,9 +41,7 @@ class Blotching(Method[BlotchingSettings]):
 
     @cached_property
     def _tokenizer(self) -> Any:
-        folder = self.tokenizer_folder()
-        if folder is None:
-            raise TerseError("blotching of a corpus needs a tokenizer or a base")
+        folder = self.required(self.tokenizer_folder(), "tokenizer or a base")
         return load_tokenizer(folder, self.settings.trust_remote_code)
 
     def _chains(self, split: str) -> list[Chain]:
@@ -53,9 +51,8 @@ class Blotching(Method[BlotchingSettings]):
         eos = self._tokenizer.eos_token_id
         if not isinstance(eos, int):
             raise TerseError("the tokenizer has no EOS to end a chain with")
-        if self.inputs.tokens is None:
-            raise TerseError("blotching of a corpus needs its tokens file")
-        return text_chains(self.inputs.tokens, split, int(self.settings.seq_len or 0), eos)
+        tokens = self.required(self.inputs.tokens, "tokens file")
+        return text_chains(tokens, split, int(self.settings.seq_len or 0), eos)
 
     @cached_property
     def validation_chains(self) -> list[Chain]:

@@ -17,7 +17,7 @@ from terse.evaluation.measures import Measure
 from terse.evaluation.scores import all_text, cost_measures, loss_measures
 from terse.methods.causal_lm.settings import CausalLMSettings
 from terse.methods.causal_lm.spec import CAUSAL_LM
-from terse.models.loading import load_model, max_context
+from terse.models.loading import check_length, load_model
 from terse.training.method import Method
 
 
@@ -60,12 +60,7 @@ class CausalLM(Method[CausalLMSettings]):
 
     def _base(self, folder: Path) -> PreTrainedModel:
         model = load_model(folder)
-        limit = max_context(model)
-        if limit is not None and self.settings.ctx_len > limit:
-            raise TerseError(
-                f"rows of {self.settings.ctx_len} tokens are longer than the {limit} positions of "
-                "the base; lower ctx_len"
-            )
+        check_length(model, self.settings.ctx_len, "rows", "lower ctx_len")
         return model
 
     def training_rows(self) -> Dataset[Any]:

@@ -16,8 +16,6 @@ from terse.errors import TerseError
 from terse.methods.forgetting.packing import IGNORED, Packed, Rows, pack
 from terse.methods.forgetting.windows import attention_masks
 
-MODES = ("pack", "prefix", "kv")
-
 
 @dataclass(frozen=True)
 class Scores:

@@ -29,7 +29,7 @@ def row_costs(
     n = min(N_COUNTED, len(rows))
     items = [rows[i * len(rows) // n] for i in range(n)]
     sums = DocumentSums(1 + max(item["document"] for item in items))
-    plain = copy.deepcopy(model).cpu()  # its kernels do the multiplications that are counted
+    plain = copy.deepcopy(model).cpu()  # the counter knows all kernels that it calls there
     for item in items:
         ids = item["ids"][item["ids"] != PAD][None]
         positions, flops = row_cost(plain, ids, PASSES[arm])
