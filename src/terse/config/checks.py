@@ -100,14 +100,15 @@ def _check_no_cycle(workflow: "Workflow", name: str) -> None:
 
 def _check_positions(workflow: "Workflow", name: str) -> None:
     """Refuse rows that are longer than the context of any run in the chain of bases."""
-    row, base = getattr(workflow.runs[name], "ctx_len", None), workflow.base_run(name)
-    while row is not None and base is not None:
+    base = workflow.base_run(name)
+    while base is not None:
         limit = workflow.spec(base).context_length(workflow.runs[base])
-        if limit is not None and row > limit:
-            raise TerseError(
-                f"runs.{name}.ctx_len: {row} tokens; its base {base} has {limit} positions, "
-                "allowed: up to that"
-            )
+        for key, n in workflow.spec(name).row_length(workflow.runs[name]).items():
+            if limit is not None and n > limit:
+                raise TerseError(
+                    f"runs.{name}.{key}: rows of {n} tokens; its base {base} has {limit} "
+                    "positions, allowed: up to that"
+                )
         base = workflow.base_run(base)
 
 

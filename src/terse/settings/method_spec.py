@@ -91,6 +91,13 @@ class MethodSpec(Generic[S]):
         """Return how many tokens the trained model can read, None if it depends on the base."""
         return None
 
+    def row_length(self, run: S) -> dict[str, int]:
+        """Return the tokens that the base must be able to read at a time, by the key to lower.
+
+        Empty if the run has no base, or the settings don't determine it.
+        """
+        return {}
+
     def tokens_per_row(self, run: S) -> int | None:
         """Return how many tokens a training row costs, None if the settings don't determine it."""
         return None

@@ -29,6 +29,9 @@ class BlotchingSpec(MethodSpec[BlotchingSettings]):
         block = (4 + 3 * run.h_mult) * run.d_model**2
         return round(run.n_layers * block) + 2 * (vocab_size or 18) * run.d_model
 
+    def row_length(self, run: BlotchingSettings) -> dict[str, int]:
+        return {} if run.seq_len is None else {"seq_len": run.seq_len + (run.arm == "intensity")}
+
     def drop_unread(
         self, config: dict[str, Any], blocks: Sequence[dict[str, Any]]
     ) -> dict[str, str]:

@@ -28,6 +28,9 @@ class CausalLMSpec(MethodSpec[CausalLMSettings]):
     def depth(self, run: CausalLMSettings) -> int | None:
         return run.n_layers if run.base is None else None
 
+    def row_length(self, run: CausalLMSettings) -> dict[str, int]:
+        return {"ctx_len": run.ctx_len}
+
     def context_length(self, run: CausalLMSettings) -> int | None:
         return run.ctx_len if run.base is None else None
 

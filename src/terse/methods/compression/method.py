@@ -65,8 +65,7 @@ class Compression(Method[CompressionSettings]):
             self._base, dtype=s.torch_dtype, device_map=device_map,
             trust_remote_code=s.trust_remote_code,
         )  # fmt: skip
-        longest = 2 * s.n_context if s.rmb_only else s.n_context + s.n_forward
-        check_length(lm, longest, "windows", "lower seq_len or cmp_len")
+        check_length(lm, s.longest, "windows", "lower seq_len or cmp_len")
         return lm
 
     def build(self) -> Compressor:

@@ -126,6 +126,11 @@ class CompressionSettings(Run):
         return self.seq_len if self.rmb_only else self.n_spans * self.cmp_len
 
     @property
+    def longest(self) -> int:
+        """Tokens that the frozen model reads at a time, at most."""
+        return 2 * self.n_context if self.rmb_only else self.n_context + self.n_forward
+
+    @property
     def n_forward(self) -> int:
         """The number of new tokens after the compressed ones."""
         if self.rmb_only:

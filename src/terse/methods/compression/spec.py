@@ -22,6 +22,9 @@ class CompressionSpec(MethodSpec[CompressionSettings]):
     def one_process(self, run: CompressionSettings) -> bool:
         return run.model_parallel
 
+    def row_length(self, run: CompressionSettings) -> dict[str, int]:
+        return {"seq_len": run.longest}
+
     def lm_eval_adapter(self, run: CompressionSettings) -> str | None:
         """A compressor that only reproduces has no likelihood."""
         return None if run.rmb_only else "terse.methods.compression.lm_eval:CompressedLM"

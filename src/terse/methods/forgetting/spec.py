@@ -18,6 +18,9 @@ class ForgettingSpec(MethodSpec[ForgettingSettings]):
     def n_parameters(self, run: ForgettingSettings, vocab_size: int) -> int | None:
         return None if run.task is None else 100_000
 
+    def row_length(self, run: ForgettingSettings) -> dict[str, int]:
+        return {"context_len": run.context_len + run.block_len}
+
     def tokens_per_row(self, run: ForgettingSettings) -> int | None:
         # A forward pass costs a third of a forward and backward pass.
         learning = run.n_rollouts + 1 if run.mask in LEARNED else 0
