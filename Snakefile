@@ -23,6 +23,7 @@ include: "rules/training.smk"
 include: "rules/activations.smk"
 include: "rules/dimensions.smk"
 include: "rules/evaluation.smk"
+include: "rules/lm_eval_lookups.smk"
 include: "rules/lm_eval.smk"
 include: "rules/report.smk"
 

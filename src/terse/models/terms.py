@@ -294,8 +294,11 @@ def _is_norm(module: nn.Module, given: Tensor) -> bool:
         return False
     if not isinstance(once, Tensor) or once.shape != given.shape or given.ndim < 3:
         return False
-    sizes = once.abs()  # all equal for a tanh, which ignores a large scale too
-    return torch.allclose(once, twice, rtol=1e-2) and bool(sizes.max() > 1.01 * sizes.min())
+    finite = once.isfinite()  # a broken norm is still a norm
+    if not bool(finite.any()) or not torch.allclose(once, twice, rtol=1e-2, equal_nan=True):
+        return False
+    sizes = once[finite].abs()  # all equal for a tanh, which ignores a large scale too
+    return bool(sizes.max() > 1.01 * sizes.min())
 
 
 def require(anatomy: Anatomy, model: nn.Module, role: str, layers: Sequence[int]) -> list[int]:

@@ -138,7 +138,7 @@ def test_files_subset_and_rows(hub_server, read):
     )
     assert texts_of(one) == texts("second")
     assert some == [[str(i), "extra", {"meta": {"set": "a"}}] for i in (0, 2)]
-    assert none.startswith(f"no file of dataset {REPO} fits")
+    assert none.startswith(f"no file of dataset {REPO} matches")
     assert texts_of(slice_of) == texts("first")[190:] + texts("second")[:10]
 
 

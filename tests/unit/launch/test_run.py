@@ -226,9 +226,9 @@ def test_an_interrupt_ends_the_run_as_snakemake_does(folder: Path) -> None:
 def test_every_word_after_run_is_snakemakes(
     words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from terse import cli, launch
+    from terse import cli
 
     given: list[list[str]] = []
-    monkeypatch.setattr(launch, "run_workflow", lambda _folder, rest: given.append(rest) or 0)
+    monkeypatch.setattr(cli, "run_workflow", lambda _folder, rest: given.append(rest) or 0)
     assert cli.main(["run", *words]) == 0
     assert given == [words]
