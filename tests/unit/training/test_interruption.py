@@ -8,9 +8,11 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
 from terse.errors import TerseError
 from terse.machine.signals import Stopped, StopSignal
@@ -191,7 +193,6 @@ def test_kept_weights_are_those_of_their_step(tmp_path: Path, undisturbed: Path)
 def test_loss_that_is_not_finite_ends_the_training(tmp_path: Path) -> None:
     method = tiny_method()
     loss = method.loss
-
 
     def poisoned(*given: Any) -> tuple[torch.Tensor, dict[str, float]]:
         found, terms = loss(*given)  # a validation has no gradients, and stays finite
