@@ -199,7 +199,7 @@ def test_loss_that_is_not_finite_ends_the_training(tmp_path: Path) -> None:
         return found * (float("nan") if torch.is_grad_enabled() else 1.0), terms
 
     method.loss = poisoned  # type: ignore[method-assign]
-    with pytest.raises(TerseError, match="the loss is nan at step 1"):
+    with pytest.raises(TerseError, match="the loss is nan at step 2"):
         train_tiny(tmp_path, method=method)
 
 
