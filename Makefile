@@ -1,9 +1,9 @@
-# `make run` and `make test` do all set-up themselves. Another Python: make run PYTHON=python3.12
+# `make run` and `make test` do all set-up. To choose a Python: make run PYTHON=python3.12
 PYTHON ?= python3
 BIN := .venv/bin
 # For instance: make run ARGS="--profile profiles/gpu"
 ARGS ?=
-# A process of tests per core, each with one thread.
+# One test process per core, each with one thread.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 SLOW := $(BIN)/pytest -m slow --durations 12
 
@@ -52,5 +52,5 @@ dag: setup  ## the graph of the rules in docs/rules.md
 lock: setup  ## pin what is installed and was tested
 	@$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock
 
-clean:  ## forget results, caches and states
+clean:  ## delete results, caches and states
 	@rm -rf results cache state logs .snakemake

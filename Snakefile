@@ -23,6 +23,7 @@ include: "rules/training.smk"
 include: "rules/activations.smk"
 include: "rules/dimensions.smk"
 include: "rules/evaluation.smk"
+include: "rules/lm_eval_lookups.smk"
 include: "rules/lm_eval.smk"
 include: "rules/report.smk"
 
@@ -48,7 +49,7 @@ rule all:
         tables=["results/tables/runs.html", "results/tables/dimensions.html"],
 
 
-# A lock that is left behind can be told from a living one, also on another login node.
+# With this note, `terse run` can tell a stale lock from a live one, even of another login node.
 onstart:
     note_runner(Path.cwd())
     if workflow.executor_plugin.name == "slurm":

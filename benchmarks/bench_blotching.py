@@ -2,15 +2,15 @@
 
 1. Generation, batch 64, width 128, 150 new tokens each: with the key-value cache against reading
    the prefix again for each token: at most 0.1 x.
-2. A training step on our path (chains solved, blotched, shortened, batched as it goes) against a
-   bare PyTorch loop on ready batches of the same rows: at most 1.05 x.
-3. A training step at p = 0.25 .. 1 of the steps left out against p = 0, with the ratio of
-   FLOPs: in 4 groups of like length, and padded to the longest. Not a bound.
+2. A training step on our path (chains solved, blotched, shortened and batched on the fly) against
+   a bare PyTorch loop on prepared batches of the same rows: at most 1.05 x.
+3. A training step with a share p = 0.25 .. 1 of the steps left out against p = 0, with the ratio of
+   FLOPs: in 4 groups of similar length, and padded to the longest. Not a bound.
 4. Masked sequences (`excise_tokens: false`) against shortened ones at p = 0.5. Not a bound.
 5. Making a batch (problems, chains, blotches, tensors) against the training step: at most 0.1 x.
 
-Sides alternate in rounds; ratios are medians over the rounds. Float32, one thread, as
-runs of this method have by default.
+Sides alternate in rounds; ratios are medians over the rounds. Float32, one thread, this method's
+default.
 
     python benchmarks/bench_blotching.py [--json FILE] [--only generation|step|shares|data]
 """
@@ -42,7 +42,7 @@ SIZES = f"Llama, width {WIDTH}, {LAYERS} blocks, batch {BATCH}"
 
 
 class Benchmarked(Blotching):
-    """The method with a clock, and nothing to validate."""
+    """The method with a clock and without validation."""
 
     timed = Timed()
 
@@ -116,7 +116,7 @@ def our_step() -> float:
 
 
 def bare_step() -> float:
-    """Return the same of a loop written out by hand on batches that are ready."""
+    """Return the same for a hand-written loop on prepared batches."""
     ours = method()
     rows = ours.training_rows()
     batches = [
@@ -184,13 +184,13 @@ def flops_of(model: Blotcher, batch: dict[str, torch.Tensor]) -> float:
 
 
 def batch_at(ours: Benchmarked, p: float) -> dict[str, torch.Tensor]:
-    """Return a batch of held-out chains at a share p of steps left out."""
+    """Return a batch of held-out chains with a share p of the steps left out."""
     rows = RequestedRows(ours.validation_chains, ours.layout, p)
     return collate([rows[i] for i in range(BATCH)], 0)
 
 
 def compare_data() -> list[dict[str, Any]]:
-    """Return the row of making a batch from nothing against training on it."""
+    """Return the row of making a batch from scratch against training on it."""
     begin = time.perf_counter()
     ours = method()
     n_chains = len(ours.arithmetic.train) if ours.arithmetic is not None else 0

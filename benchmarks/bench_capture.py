@@ -1,13 +1,13 @@
 """Capture and cache against the bare forward pass, the raw disk, ID_scaling's way and two peers.
 
-All sides of a group of rows run in one process, interleaved in rounds, each over the same contexts;
-reported is the median over rounds of the ratio within a round, with its range. Our side is the
-job's own function, with everything that a job does: probe, file, CRCs, fsync, rename. The bare
-pass of a row ends where ours has to: at the final norm without a loss, at the logits with one; a
-full forward pass ends at the logits.
+All sides of a group of rows run in one process, interleaved in rounds, over the same contexts. The
+result is the median over rounds of the ratio within a round, with its range. Our side is the job's
+own function, with everything that a job does: probe, file, CRCs, fsync, rename. The bare pass of a
+row ends where ours must: at the final norm without a loss, at the logits with one; a full forward
+pass ends at the logits.
 
-The peers are no dependencies: `pip install nnsight transformer-lens` into an environment of its
-own, and run this from there. Without one of them its row is left out, and the log says so.
+The peers are not dependencies: `pip install nnsight transformer-lens` into a separate environment
+and run this from there. A peer that is not installed has no row, and the log says so.
 """
 
 import argparse
@@ -56,8 +56,8 @@ MEANS_BOUND, LOSS_BOUND, SHARE_SLACK, WRITE_BOUND, COST_BOUND, MEMORY_BOUND = (
 )  # fmt: skip
 
 
-# On a machine that others use too, the processor time of one thread (`--clock cpu --threads 1`)
-# still tells what a pass costs; it counts the writer's work as if nothing ran beside it.
+# On a shared machine, the processor time of one thread (`--clock cpu --threads 1`) still shows what
+# a pass costs; it counts the writer's work as if nothing overlapped.
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -153,7 +153,7 @@ class Bench:
             self.model(tokens.to(self.device), use_cache=False)
 
     def least(self) -> None:
-        """Do what no way to the same files can do without, on values that are there already.
+        """Do the minimum that any way to the same files needs, on existing values.
 
         One cast, the means, one exponential per logit, the bytes to the disk: no hooks, no CRCs.
         """
@@ -172,7 +172,7 @@ class Bench:
 
     @cached_property
     def activations(self) -> Tensor:
-        """What one batch is to leave on the disk, before the cast."""
+        """The values of one batch that are written to the disk, before the cast."""
         return torch.randn(3 * len(LAYERS) + 1, self.batch, CTX_LEN, WIDTH, device=self.device)
 
     def raw_write(self) -> None:
@@ -199,7 +199,7 @@ def seconds(side: Callable[[], None], clock: Callable[[], float]) -> float:
 def measure(
     bench: Bench, group: str, rounds: int, clock: Callable[[], float]
 ) -> dict[str, list[float]]:
-    """Run the sides of a group in each round, in turn from another start; seconds by side."""
+    """Run the sides of a group in each round, each round starting at another; seconds by side."""
     sides: dict[str, Callable[[], None]] = {
         "bare": bench.bare,
         "means": bench.ours,
@@ -229,7 +229,7 @@ def measure(
 
 
 def is_there(group: str) -> bool:
-    """Return whether what a group compares with is installed; say so if not."""
+    """Return whether a group's peer is installed; log it if not."""
     package = {"nnsight": "nnsight", "lens": "transformer_lens"}.get(group)
     if package is None or importlib.util.find_spec(package):
         return True
@@ -279,7 +279,7 @@ def row_of(group: str, times: dict[str, list[float]]) -> Row:
 
 
 def beyond(times: dict[str, list[float]], side: str) -> list[float]:
-    """Return what a side took beyond the bare forward pass to the logits, in each round."""
+    """Return the seconds of a side beyond the bare forward pass to the logits, in each round."""
     pairs = zip(times[side], times["bare_logits"], strict=True)
     return [max(1e-3, whole - bare) for whole, bare in pairs]
 
@@ -293,7 +293,7 @@ def memory_row() -> Row:
 
 
 def peak_of_process(contexts: int) -> float:
-    """Return the peak resident memory in MiB of a process that caches so many contexts."""
+    """Return the peak resident memory in MiB of a process that caches this many contexts."""
     command = [sys.executable, __file__, "--peak", str(contexts)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout)
@@ -312,7 +312,7 @@ def cache_and_tell_peak(contexts: int) -> None:
 
 
 def main() -> int:
-    """Run all measures; return 1 where a bound does not hold."""
+    """Run all measures; return 1 if a bound does not hold."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write the rows here")
     parser.add_argument("--rounds", type=int, default=5)

@@ -4,8 +4,8 @@
    bare PyTorch loop of the same two passes: at most 1.05 x.
 2. The compressing pass at each `cmp_layer` against the same pass through all blocks: at most the
    share of blocks that run, + 10 % of the whole.
-3. A context at k = 256, c = 4 in front of new text against all its tokens: time to the first token
-   and bytes of the key-value cache beside the theoretical ratio of positions. Not a bound.
+3. A context at k = 256, c = 4 before new text against all its tokens: time to the first token and
+   bytes of the key-value cache, with the theoretical ratio of positions. Not a bound.
 
 Sides alternate in rounds; ratios are medians over the rounds. Float32, 2 threads.
 
@@ -108,7 +108,7 @@ def our_step(lm: LlamaForCausalLM) -> float:
 
 
 def bare_step(lm: LlamaForCausalLM) -> float:
-    """Return the same of a loop written out by hand: the first 7 blocks, then all of them."""
+    """Return the same for a hand-written loop: the first 7 blocks, then all of them."""
     set_seed(0)
     rows = nn.Parameter(torch.randn(C + 2, WIDTH) * 0.02)
     optimizer = torch.optim.AdamW([rows], lr=1e-3, betas=(0.9, 0.95))

@@ -4,7 +4,7 @@
         [--only WORD]
 
 Both sides take turns in rounds and may use all CPUs of this process; a ratio is the median over
-rounds, with the smallest and largest beside it. `--dadapy` names the Python of an environment
+rounds, with the smallest and largest one. `--dadapy` names the Python of an environment
 with DADApy in it (it needs other versions than ours); without it those rows are left out, as the
 GPU row is without a CUDA device. `--model` names a folder in the Hugging Face format, whose hidden
 states are measured too: in processor time of one thread (set OMP_NUM_THREADS and

@@ -1,7 +1,7 @@
 """Token forgetting: a packed pass with its mask, packing alone, a training step.
 
-1. A pass over a packed row (n = 1024, f = 0.5, batch 1, about 30 M parameters), the MLP mask, its
-   decisions and packing with it, against the pass over the whole row: at most 0.6 x.
+1. A pass over a packed row (n = 1024, f = 0.5, batch 1, about 30 M parameters), including the MLP
+   mask, its decisions and packing, against the pass over the whole row: at most 0.6 x.
 2. Packing alone against that packed pass: under 3 %.
 3. A training step of `two_step` exploration on our path (batch 8, C = 192, S = 64, f = 0.5, a
    quarter of the rows whole) against a bare PyTorch loop that does the same: at most 1.05 x.
@@ -52,7 +52,7 @@ def language_model(width: int, blocks: int) -> LlamaForCausalLM:
 
 
 def compare_pass() -> list[dict[str, Any]]:
-    """Return the rows of the packed pass and of packing, sides in turn."""
+    """Return the rows of the packed pass and of packing; the sides alternate."""
     lm = language_model(512, 9).requires_grad_(False)
     mask = MLPForgetMask(lm).requires_grad_(False)
     ids = torch.randint(3, VOCAB, (1, N), generator=torch.Generator().manual_seed(0))
@@ -161,7 +161,7 @@ def our_step(lm: LlamaForCausalLM) -> float:
 
 
 def bare_step(lm: LlamaForCausalLM) -> float:
-    """Return the same of a loop written out by hand."""
+    """Return the same for a hand-written loop."""
     set_seed(0)
     lm.train().requires_grad_(True)
     optimizer = torch.optim.AdamW(lm.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0)

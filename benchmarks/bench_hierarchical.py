@@ -1,4 +1,4 @@
-"""Hierarchical autoencoder: training step, what segmentation costs, cached codes, generation.
+"""Hierarchical autoencoder: training step, cost of segmentation, cached codes, generation.
 
 1. A training step (first stage, rows of 256 bytes, batch 16) against that of a byte Transformer of
    equal FLOPs per byte: at most 1.3 x.
@@ -6,8 +6,8 @@
    step: under 5 %; pooling alone under 2 %, and linear in the length of the row.
 3. A second stage's step from cached codes against one that encodes its rows: at least 1.5 x faster.
 4. Writing 512 bytes (width 256) with caches against recomputing the prefix for each byte: at least
-   6 x faster at batch 1, 15 x at batch 16. The recomputed side is timed at eight lengths, evenly
-   spread, and stands for 512 of them.
+   6 x faster at batch 1, 15 x at batch 16. The recomputed side is timed at eight evenly spread
+   lengths, which represent all 512.
 
 Sides alternate in rounds; ratios are medians over the rounds. Float32, 2 threads. Nothing is
 compiled on a CPU, so there is nothing to compile again.
@@ -85,7 +85,7 @@ def byte_transformer(flops: float) -> tuple[LlamaForCausalLM, str]:
 
 
 def stepper(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """Return a whole training step of a model."""
+    """Return a complete training step of a model."""
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4)
 
@@ -126,7 +126,7 @@ def compare_steps() -> list[dict[str, Any]]:
 
 
 def segmenting(model: HierarchicalAutoencoder, x: Tensor) -> dict[str, Callable[[], Tensor]]:
-    """Return what is done beside blocks and heads, forward and backward, on states (B, S, D)."""
+    """Return the work outside blocks and heads, forward and backward, on states (B, S, D)."""
     compressor = model.levels[0][0]
     logits = compressor.head.logits(x, x.new_zeros(*x.shape[:2], 1).long())[0].detach()
     mask = torch.ones(x.shape[:2], dtype=torch.bool)
@@ -205,7 +205,7 @@ def compare_codes() -> list[dict[str, Any]]:
 
 @torch.inference_mode()
 def written(model: HierarchicalAutoencoder, batch: int) -> float:
-    """Return the seconds that writing takes with caches."""
+    """Return the seconds of writing with caches."""
     begin, reader = time.perf_counter(), Reader(model, batch)
     reader.begin()
     for _ in range(WRITTEN):
@@ -215,7 +215,7 @@ def written(model: HierarchicalAutoencoder, batch: int) -> float:
 
 @torch.inference_mode()
 def recomputed(model: HierarchicalAutoencoder, batch: int) -> float:
-    """Return the seconds that it takes to compute the prefix anew for each byte."""
+    """Return the seconds of writing with the prefix recomputed for each byte."""
     lengths = [WRITTEN * (2 * i + 1) // 16 for i in range(8)]
     begin = time.perf_counter()
     for length in lengths:
@@ -225,7 +225,7 @@ def recomputed(model: HierarchicalAutoencoder, batch: int) -> float:
 
 
 def compare_generation() -> list[dict[str, Any]]:
-    """Return rows of writing at two sizes of the batch."""
+    """Return rows of writing at two batch sizes."""
     torch.manual_seed(0)
     level = {"dim": 256, "heads": 8}
     top = {"dim": 256, "num_layers": 6, "num_heads": 8}

@@ -1,4 +1,4 @@
-"""The dry run of 2,000 shards (20 models x 100) against one of as many jobs that have no logic.
+"""The dry run of 2,000 shards (20 models x 100) against one of the same number of empty jobs.
 
 python benchmarks/bench_planning.py [--json FILE]
 """

@@ -1,10 +1,10 @@
-"""What a job costs on SLURM beside its work: shards as single jobs, in groups, and without SLURM.
+"""SLURM's overhead per job: shards as single jobs, in groups, and without SLURM.
 
 python benchmarks/bench_slurm.py [--json FILE]
 
-Starts the cluster of the tests (root, Debian's slurm-wlm and munge). The work of a shard here is
-a sleep, so all that a round takes beyond the sleeps of one of the four lanes is overhead. The rules
-are of their own: the profile's settings, and nothing that loads torch.
+Starts the cluster of the tests (needs root, Debian's slurm-wlm and munge). The work of a shard here
+is a sleep, so all time of a round beyond the sleeps of one of the four lanes is overhead. It uses
+its own rules, with the profile's settings and without loading torch.
 """
 
 import os
@@ -38,7 +38,8 @@ SLURM = [
     "--slurm-init-seconds-before-status-checks", "1", "--default-resources", "slurm_partition=cpu",
     "--jobs", str(LANES),
 ]  # fmt: skip
-# A group's shards one after the other, as docs/use/slurm.md has it: as many at once as single jobs.
+# A group runs its shards one after the other, as in docs/use/slurm.md; as many run in parallel as
+# with single jobs.
 GROUPS = ["--groups", "shard=g", "--group-components", "g=3", "--resources", "device=1",
           "--set-resource-scopes", "device=local"]  # fmt: skip
 WAYS = {
@@ -64,12 +65,12 @@ def seconds(words: list[str]) -> float:
 
 
 def measured() -> list[dict[str, Any]]:
-    """Return a row for each way: wall time of all shards, beside that of one local Snakemake."""
+    """Return a row for each way: wall time of all shards, against that of one local Snakemake."""
     with cluster.held():
         rounds = [{way: seconds(words) for way, words in WAYS.items()} for _ in range(ROUNDS)]
     local, *others = WAYS
     ideal = WORK_S * N_SHARDS / LANES
-    rows = [row("local, beside the bare sleeps, s", _median(rounds, local), ideal)]
+    rows = [row("local, against the bare sleeps, s", _median(rounds, local), ideal)]
     for way in others:
         ratio = statistics.median(times[way] / times[local] for times in rounds)
         rows.append(row(f"{way}, s", _median(rounds, way), _median(rounds, local), ratio))

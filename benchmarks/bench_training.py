@@ -1,7 +1,7 @@
-"""A `causal-lm` training step on our path against a bare PyTorch loop, and what a checkpoint costs.
+"""A `causal-lm` training step on our path against a bare PyTorch loop, and a checkpoint's cost.
 
-Same model, batch, optimiser and rows on both sides; evaluation and checkpoints are left out of the
-steps. The two sides alternate in rounds; the ratio is the median over the rounds.
+Same model, batch, optimiser and rows on both sides; steps exclude evaluation and checkpoints. The
+two sides alternate in rounds; the ratio is the median over the rounds.
 
     python benchmarks/bench_training.py [--json FILE]
 """
@@ -94,7 +94,7 @@ def our_step(save_interval: int = 10_000) -> float:
 
 
 def bare_step() -> float:
-    """Return the same of a loop written out by hand."""
+    """Return the same for a hand-written loop."""
     set_seed(0)
     method = Benchmarked(settings(), Timed())
     model = method.build().train()
@@ -116,7 +116,7 @@ def compare_steps() -> list[dict[str, Any]]:
     our_step(), bare_step()  # warm-up
     found = alternating("training step, s", our_step, bare_step, ROUNDS, bound=1.05)
     if found["reference"] < 0.05:
-        print("steps are shorter than 50 ms: the bound is meant for longer ones")
+        print("steps are shorter than 50 ms: the bound is for longer ones")
     return [found]
 
 

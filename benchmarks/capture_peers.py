@@ -1,4 +1,4 @@
-"""What `bench_capture.py` compares with: three other ways to the same files."""
+"""The peers of `bench_capture.py`: three other ways to write the same files."""
 
 import copy
 import multiprocessing
@@ -21,9 +21,9 @@ LENS_HOOKS = ("attn.hook_out", "mlp.hook_out", "hook_out")
 
 
 class Peers:
-    """Each writes tensors in float16, their means, loss and entropy, appending batch by batch.
+    """Each peer writes float16 tensors, their means, loss and entropy, appending batch by batch.
 
-    What they need to start with (processes, a wrapped model) is made once and not timed.
+    Their set-up (processes, a wrapped model) is made once and not timed.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Peers:
 
     @cached_property
     def bridge(self) -> Any:
-        """A copy of the model behind TransformerLens' bridge, which wants some tokenizer."""
+        """A copy of the model in TransformerLens' bridge, which requires a tokenizer."""
         from tokenizers import Tokenizer, models
         from transformer_lens.model_bridge import (  # pyright: ignore[reportMissingImports]
             TransformerBridge,
@@ -111,7 +111,7 @@ class Peers:
 
 @contextmanager
 def fresh_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder, emptied again after; its bytes are synced as ours are."""
+    """Yield an empty folder, emptied again afterwards; its bytes are synced like ours."""
     path.mkdir(exist_ok=True)
     yield path
     for item in path.iterdir():

@@ -3,8 +3,8 @@
     python benchmarks/compare_results.py OLD/results NEW/results [--tolerance 0]
 
 Prints a line for each file that differs or exists on one side only, then a count. Times, memory
-and what depends on them differ from run to run and are left out. Exit status 1 if a weight or a
-value differs, or a file of the old folder is gone.
+and what depends on them differ from run to run and are ignored. Exit status 1 if a weight or a
+value differs, or a file of the old folder is missing.
 """
 
 import argparse
@@ -16,9 +16,9 @@ import pandas as pd
 
 WEIGHTS = {".safetensors"}
 TABLES = {".csv"}
-# Measured on the clock, so different in every run.
+# Measured by the clock, so different in every run.
 TIMED_COLUMNS = ("wall_s", "_per_s", "time", "memory", "mask_share", "speed", "tokens_s")
-# What tells the rows of a table apart.
+# The columns that identify a row of a table.
 KEYS = ("run", "arm", "measure", "model", "module", "estimator")
 TIMED_TABLES = {"speed.csv", "cost.csv"}
 
@@ -52,7 +52,7 @@ def files(folder: Path) -> dict[str, Path]:
 
 
 def difference(old: Path, new: Path, tolerance: float) -> str | None:
-    """Return in what two files differ, None where they agree."""
+    """Return how two files differ, None if they agree."""
     if old.read_bytes() == new.read_bytes():
         return None
     if old.suffix in WEIGHTS:
@@ -62,7 +62,7 @@ def difference(old: Path, new: Path, tolerance: float) -> str | None:
     notes = [f"column {c} is gone" for c in one.columns if c not in other.columns]
     keys = [column for column in KEYS if column in shared]
     if len(one) < len(other) and keys:
-        other = one[keys].merge(other, on=keys, how="left")  # new rows are no fault
+        other = one[keys].merge(other, on=keys, how="left")  # new rows are not a fault
     if len(one) != len(other):
         return f"{len(one)} rows, now {len(other)}"
     notes += [f"column {c}" for c in shared if not _agree(one[c], other[c], tolerance)]

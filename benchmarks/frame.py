@@ -1,4 +1,4 @@
-"""The frame of a benchmark: sides that alternate in rounds, rows with their bounds, one `main`."""
+"""The frame of a benchmark: sides that alternate in rounds, rows with bounds, one `main`."""
 
 import argparse
 import json
@@ -22,7 +22,7 @@ def row(
 ) -> Row:
     """Return a row; the ratio is ours / reference unless given.
 
-    bound: an upper one on the ratio. most: an upper one on ours, in its own unit.
+    bound: upper bound on the ratio. most: upper bound on ours, in its own unit.
     """
     ratio = ours / reference if ratio is None else ratio
     bounds = [f"<= {bound:.3f} x"] if bound is not None else []
@@ -63,7 +63,7 @@ def alternating(
 
 
 def report(rows: list[Row], path: Path | None) -> int:
-    """Print the rows, write them to a file if one is given; return 1 where a bound is missed."""
+    """Print the rows, write them to a file if one is given; return 1 if a bound is missed."""
     for entry in rows:
         print(
             f"{entry['measure']}: ours {entry['ours']:.5g}, reference {entry['reference']:.5g}, "
@@ -83,10 +83,10 @@ def main(
     threads: int | None = None,
     deterministic: bool = True,
 ) -> int:
-    """Run the parts of a benchmark, or one of them; return 1 where a bound does not hold.
+    """Run the parts of a benchmark, or one of them; return 1 if a bound does not hold.
 
-    about: the script's docstring. sizes: printed first. threads: of torch, None for a benchmark
-    without it; deterministic: torch's algorithms.
+    about: the script's docstring. sizes: printed first. threads: torch's threads, None for a
+    benchmark without torch. deterministic: use torch's deterministic algorithms.
     """
     parser = argparse.ArgumentParser(description=(about or "").splitlines()[0])
     parser.add_argument("--json", type=Path, help="write the rows to this file")

@@ -1,4 +1,4 @@
-"""Seconds of training steps on our path, as a benchmark of a method times them."""
+"""Seconds per training step on our path, for the benchmarks of methods."""
 
 import itertools
 import statistics
@@ -25,7 +25,7 @@ class Timed(TrainerCallback):
 
 
 def trained_step(method: Method[Any], timed: Timed, *, save_interval: int = 10_000) -> float:
-    """Train a method that calls `timed` back; return the `median_step`."""
+    """Train a method with `timed` among its callbacks; return the `median_step`."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         names = ("model", "checkpoints", "history.csv", "run.json")
@@ -41,5 +41,5 @@ def trained_step(method: Method[Any], timed: Timed, *, save_interval: int = 10_0
 
 
 def median_step(ends: list[float]) -> float:
-    """Return the median seconds of a step from the times of their ends; two warm up."""
+    """Return the median seconds per step from the times when steps end; two warm up."""
     return statistics.median(later - earlier for earlier, later in itertools.pairwise(ends[1:]))

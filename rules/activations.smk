@@ -6,7 +6,7 @@ rule cache_activations:
     input:
         model=lambda w: model_folder(w.model),
         weights=lambda w: local_weights(w.model),
-        base=lambda w: base_beside(w.model),
+        base=lambda w: needed_base(w.model),
         chunks="cache/chunks/{model}.h5",
     output:
         shard="cache/activations/{model}/shard-{shard}.h5",
@@ -32,7 +32,7 @@ rule cache_activations:
 rule verify_activations:
     """Read the shards of the selected models again and compare every row with its checksum."""
 
-    # No output and no benchmark: it runs whenever it is asked for.
+    # No output and no benchmark: it runs whenever it is requested.
     input:
         shards=[shard for model in settings.select.ids for shard in shards_of(model)],
     log:
@@ -46,7 +46,7 @@ rule verify_activations:
 
 
 rule export_activations:
-    """Write a model's shards and dimensions in the layout of ID_scaling."""
+    """Write a model's shards and dimensions in ID_scaling's layout."""
     input:
         shards=lambda w: shards_of(w.model),
         ids="results/ids/{model}.csv",

@@ -1,4 +1,4 @@
-"""Look-ups over the typed config. No jobs."""
+"""Functions that look up the typed config. No jobs."""
 
 import os
 import re
@@ -35,17 +35,17 @@ except TerseError as error:
 
 
 def names(library):
-    """Return the wildcard constraint that allows the names of a library."""
+    """Return the wildcard constraint that allows the names in a library."""
     return "|".join(re.escape(name) for name in library) or "(?!)"
 
 
 def stage(rule_name):
-    """Return what reruns a stage when its code changes results."""
+    """Return the params that rerun a stage when its code changes results."""
     return {"stage_version": STAGE_VERSIONS[rule_name]}
 
 
 def local_files(corpus):
-    """Return the files that a local corpus is read from: a change of one reads it again."""
+    """Return the files of a local corpus, so that a change to one reads the corpus again."""
     source = settings.corpora[corpus]
     if source.source in ("python-docs", "hub"):
         return []
@@ -56,14 +56,14 @@ def local_files(corpus):
 
 
 def local_weights(model):
-    """Return the files of a model in a local folder, so that a change of one is seen."""
+    """Return the files of a model in a local folder, so that a change to one is noticed."""
     folder = settings.models[model].path
     as_it_lies = folder and found(origins.model_folder, model) == folder
     return files_of(model, folder) if as_it_lies else []
 
 
 def files_of(model, *folders):
-    """Return a model's files in folders that lie outside the workflow."""
+    """Return a model's files in folders outside the workflow."""
     paths = sorted(
         str(path)
         for folder in folders
@@ -77,7 +77,7 @@ def files_of(model, *folders):
 
 
 def found(look_up, model):
-    """Return what a look-up says of a model; the workflow ends where that isn't there."""
+    """Return the result of a look-up for a model; exit with its error if it fails."""
     try:
         return look_up(settings, model)
     except TerseError as error:
@@ -85,7 +85,7 @@ def found(look_up, model):
 
 
 def tokenizer_files(tokenizer):
-    """Return the file or folder that holds a tokenizer, trained here or part of a model."""
+    """Return the file or folder of a tokenizer that is trained here or part of a model."""
     if tokenizer in settings.tokenizers:
         return f"cache/tokenizers/{tokenizer}/tokenizer.json"
     return model_folder(tokenizer)
@@ -127,19 +127,19 @@ def base_folder(run):
     return f"results/runs/{base}/model" if in_runs else model_folder(base)
 
 
-def base_beside(model):
-    """Return the folder of the base that a model can't be loaded without, if any."""
+def needed_base(model):
+    """Return the folder of the base that a model needs to be loaded, if any."""
     run = settings.part_of_base(model)
     return [] if run is None else base_folder(run)
 
 
 def documents_of(corpus):
-    """Return the documents of a corpus, none of None."""
+    """Return the documents of a corpus, nothing for None."""
     return [] if corpus is None else f"cache/documents/{corpus}.parquet"
 
 
 def documents_of_run(run):
-    """Return the documents that a run is scored on, none where it makes its own."""
+    """Return the documents that a run is scored on, nothing if it makes its own."""
     return documents_of(settings.runs[run].corpus)
 
 

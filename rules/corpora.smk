@@ -29,7 +29,7 @@ rule collect_corpus:
 
 
 rule train_tokenizer:
-    """Train a byte-level BPE tokenizer on the training documents of a corpus; bytes need none."""
+    """Train a byte-level BPE tokenizer on a corpus' training documents; bytes need none."""
     input:
         documents=lambda w: documents_of(settings.tokenizers[w.tokenizer].corpus),
     output:

@@ -2,7 +2,7 @@
 
 
 rule evaluate_run:
-    """Score a run on held-out text; write what else its method has to say about it."""
+    """Score a run on held-out text; write its method's own tables."""
     input:
         unpack(run_inputs),
         documents=lambda w: documents_of_run(w.run),

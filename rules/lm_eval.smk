@@ -1,67 +1,12 @@
-"""Tasks of lm-eval: what it needs of a model or run, and its rules."""
-
-from terse.config.adapters import LANGUAGE_MODEL
+"""Rules of lm-eval: tasks from a corpus, scores of models and runs, and their table."""
 
 
 localrules:
     tabulate_lm_eval,
 
 
-def lm_eval_block():
-    """Return what lm-eval asks; the workflow ends where the config does not say."""
-    if settings.harness is None:
-        end_with(TerseError("harness: the block is missing; corpus is its least key"))
-    return settings.harness
-
-
-def lm_eval_item(name):
-    """Return the model, else the run, of a name."""
-    return settings.models[name] if name in settings.models else settings.runs[name]
-
-
-def lm_eval_folder(name):
-    """Return the folder with the weights of a model or run."""
-    in_models = name in settings.models
-    return model_folder(name) if in_models else f"results/runs/{name}/model"
-
-
-def lm_eval_run(name):
-    """Return the run whose base lm-eval needs beside a model or run, None where it needs none."""
-    return settings.part(settings.models[name].run if name in settings.models else name)
-
-
-def lm_eval_base(name):
-    """Return the folder of that base, none where none is needed."""
-    run = lm_eval_run(name)
-    return [] if run is None else base_folder(run)
-
-
-def lm_eval_base_step(name):
-    """Return the kept step of that base, None for a whole model or none."""
-    run = lm_eval_run(name)
-    return None if run is None else settings.base_step(run)
-
-
-def lm_eval_loading(name):
-    """Return how a whole language model is loaded; other methods know by themselves."""
-    whole = settings.harness_adapter(name) == LANGUAGE_MODEL
-    return settings.models[name].loading() if whole and name in settings.models else {}
-
-
-def lm_eval_mem_mb(name, attempt):
-    """Return the memory (MB) of a job that asks a model or run."""
-    size = model_mem_mb if name in settings.models else training_mem_mb
-    return size(settings, name, attempt)
-
-
-def lm_eval_tasks():
-    """Return the folder of tasks that are made of a corpus, none where none is asked for."""
-    corpus = lm_eval_block().corpus
-    return [] if corpus is None else f"cache/tasks/{corpus}"
-
-
 rule make_corpus_tasks:
-    """Make small tasks for lm-eval of a corpus' validation documents."""
+    """Make small tasks for lm-eval from a corpus' validation documents."""
     input:
         documents="cache/documents/{corpus}.parquet",
     output:
@@ -81,7 +26,7 @@ rule make_corpus_tasks:
 
 
 rule run_lm_eval:
-    """Ask a model, or a run with an adapter of its own, the tasks of lm-eval."""
+    """Run the tasks of lm-eval on a model, or on a run with its own adapter."""
     input:
         model=lambda w: lm_eval_folder(w.scored),
         base=lambda w: lm_eval_base(w.scored),

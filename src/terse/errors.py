@@ -5,15 +5,15 @@ from collections.abc import Iterable, Mapping
 
 
 class TerseError(Exception):
-    """What is wrong and what to do about it, in one sentence that fits on one line."""
+    """What is wrong and what to do about it, in one line."""
 
 
 def unknown_name(
     kind: str, given: str, allowed: Iterable[str], aliases: Mapping[str, str] | None = None
 ) -> TerseError:
-    """Return the error for a name that is not in `allowed`, naming the nearest one that is.
+    """Return the error for a name that is not in `allowed`, with the nearest allowed name.
 
-    `aliases` maps other names that people know to the allowed ones.
+    `aliases` maps other names that people use to the allowed ones.
     """
     names, known = sorted(allowed), dict(aliases or {})
     near = difflib.get_close_matches(given, [*names, *known], n=1, cutoff=0.5)

@@ -1,4 +1,4 @@
-"""A job of the workflow: log file, seeds, device, stop signal. Alone in knowing Snakemake."""
+"""A job of the workflow: log file, seeds, device, stop signal. Only this module knows Snakemake."""
 
 import logging
 import os
@@ -28,9 +28,10 @@ _BAR_SWITCHES = {
 def logged(snakemake: Any, *, network: bool = False) -> Iterator[None]:
     """Run a script's body with its log file, thread count and seeds.
 
-    Of several processes each but the first has a log file of its own and no terminal.
-    An error leaves its traceback in the log and one line on the terminal, exit status 1. Without
-    `network` the hub's libraries try no network: compute nodes have none, and they would wait.
+    Of several processes, each but the first has its own log file and no terminal. An error writes
+    its traceback to the log and one line to the terminal, and exits with status 1. Without
+    `network` the hub's libraries don't try the network: compute nodes have none, so they would
+    wait for it.
     """
     if not network:
         _stay_offline()
@@ -53,7 +54,7 @@ def logged(snakemake: Any, *, network: bool = False) -> Iterator[None]:
 
 
 def seed_all(seed: int) -> None:
-    """Seed Python, NumPy and, where it is loaded, torch."""
+    """Seed Python, and NumPy and torch if they are loaded."""
     random.seed(seed)
     if (numpy := sys.modules.get("numpy")) is not None:
         numpy.random.seed(seed % 2**32)
@@ -64,9 +65,9 @@ def seed_all(seed: int) -> None:
 def device(snakemake: Any) -> str:
     """Return the device of this job, `cpu` or `cuda`.
 
-    A job that was promised GPUs takes a lease on as many; its process sees no others. Where the
-    config computes on the CPU all the same (a rehearsal), SLURM must still have given them.
-    Raises TerseError where the machine has fewer than promised or CUDA does not start.
+    A job that was promised GPUs leases that many; its process sees no others. If the config
+    nevertheless computes on the CPU (a rehearsal), SLURM must still have allocated the GPUs.
+    Raises TerseError if the machine has fewer than promised or CUDA does not start.
     """
     count = _promised(snakemake)
     rehearsal = count > 0 and settings(snakemake).compute == "cpu"
@@ -87,16 +88,16 @@ def device(snakemake: Any) -> str:
 
 
 def spread(snakemake: Any, n_processes: int) -> None:
-    """Go on as one process per device and node of this job; torchrun starts them.
+    """Continue as one process per device and node of this job; torchrun starts them.
 
-    Raises TerseError where the job has another number of devices: Snakemake cuts what a rule asks
-    for down to what the machine is said to have.
+    Raises TerseError if the job has another number of devices: Snakemake reduces what a rule
+    requests to what the profile says the machine has.
     """
     n_nodes = int(snakemake.resources.get("nodes", 1))
     devices = max(1, _promised(snakemake))
     if devices * n_nodes != n_processes:
         raise TerseError(
-            f"the config asks for {n_processes} processes, this job has {devices} device(s) on "
+            f"the config requests {n_processes} processes, this job has {devices} device(s) on "
             f"{n_nodes} node(s): raise gpu under resources in the profile, or lower the run's gpu"
         )
     processes.spread(devices, n_nodes)
@@ -108,12 +109,12 @@ def settings(snakemake: Any) -> Workflow:
 
 
 def folder_of(path: str) -> Path:
-    """Return an input that is a folder, or the folder of an input that stands for it."""
+    """Return an input that is a folder, or the folder of an input file."""
     return Path(path) if Path(path).is_dir() else Path(path).parent
 
 
 def optional_path(given: str | list[str]) -> Path | None:
-    """Return a named input as a path, None where its function gave an empty list."""
+    """Return a named input as a path, None if its function returned an empty list."""
     return Path(given) if isinstance(given, str) and given else None
 
 
@@ -121,17 +122,17 @@ Bundle = TypeVar("Bundle")
 
 
 def weights_of(folder: str | Path, step: int | None) -> Path:
-    """Return the folder of a model's weights, or of one kept step among them."""
+    """Return the folder of a model's weights, or of the weights kept at one step."""
     return Path(folder) if step is None else Path(folder) / f"step-{step}"
 
 
-def base_beside(snakemake: Any, step: int | None) -> Path | None:
-    """Return the folder of the base, or of its kept step, that a model is part of, if it is."""
+def needed_base(snakemake: Any, step: int | None) -> Path | None:
+    """Return the folder of the base, or of its kept step, that a model needs, if it needs one."""
     return weights_of(snakemake.input.base, step) if snakemake.input.get("base") else None
 
 
 def run_inputs(snakemake: Any, bundle: type[Bundle]) -> Bundle:
-    """Return the inputs of a run that the job has, as the fields of `bundle`."""
+    """Return those inputs of a run that the job has, as the fields of `bundle`."""
     given = snakemake.input
     paths = {key: Path(given[key]) for key in ("tokens", "documents", "codes") if given.get(key)}
     if given.get("tokenizer"):
@@ -165,7 +166,7 @@ def _title(snakemake: Any) -> str:
 
 
 def _seed(params: Any) -> int:
-    """Return the seed among a job's params, in a block of settings or by itself."""
+    """Return the seed among a job's params, in a block of settings or on its own."""
     for value in (params, *params):
         if hasattr(value, "get") and isinstance(value.get("seed"), int):
             return value.get("seed")
@@ -179,13 +180,13 @@ def _set_threads(threads: int) -> None:
 
 
 def _stay_offline() -> None:
-    os.environ["HF_HUB_OFFLINE"] = "1"  # for libraries and processes that come later
+    os.environ["HF_HUB_OFFLINE"] = "1"  # for libraries and processes loaded later
     if (constants := sys.modules.get("huggingface_hub.constants")) is not None:
         vars(constants)["HF_HUB_OFFLINE"] = True
 
 
 def _hide_progress_bars() -> None:
-    """Hide the libraries' bars: in a file each step of theirs would be a line or more."""
+    """Hide the libraries' progress bars: in a file, each step would be a line or more."""
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
     for name, function in _BAR_SWITCHES.items():
@@ -194,7 +195,7 @@ def _hide_progress_bars() -> None:
 
 
 def _set_up_logging(title: str, path: Path | None) -> None:
-    """Send everything to the log file and what a person wants to see to the terminal."""
+    """Send everything to the log file, and terse's messages and all errors to the terminal."""
     terminal = logging.StreamHandler(sys.stderr)
     terminal.setLevel(logging.INFO)
     terminal.addFilter(_from_terse)

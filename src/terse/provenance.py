@@ -1,4 +1,4 @@
-"""Where a result comes from: code, versions, device, inputs."""
+"""How a result was made: code, versions, device, inputs."""
 
 import hashlib
 import json
@@ -13,14 +13,14 @@ PACKAGES = (
     "terse", "torch", "transformers", "accelerate", "tokenizers", "datasets", "numpy", "h5py",
     "pandas", "scikit-dimension", "snakemake",
 )  # fmt: skip
-# The libraries that decide how a training goes on from its state.
+# The libraries that determine how a training resumes from its state.
 TRAINING_PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy")
 
 _CHECKOUT = Path(__file__).parents[2]
 
 
 def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
-    """Return the installed version of each package, Python's among them."""
+    """Return the installed version of each package, and of Python."""
     found = {"python": platform.python_version()}
     for package in packages:
         try:
@@ -31,9 +31,9 @@ def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
 
 
 def git_state(folder: Path = _CHECKOUT) -> dict[str, Any]:
-    """Return the commit of a checkout, by default that of this code, and whether it was changed.
+    """Return the commit of a checkout (by default that of this code) and whether it is modified.
 
-    Both are None where there is no git.
+    Both are None without git.
     """
 
     def git(*words: str) -> str | None:
@@ -61,7 +61,7 @@ def digest_file(path: Path) -> str:
     if not path.is_dir():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    # What Snakemake puts into a folder says when it was made, not what is in it.
+    # Snakemake's files in a folder record when it was made, not what it contains.
     files = sorted(f for f in path.rglob("*") if f.is_file() and not f.name.startswith("."))
     return digest_json({str(f.relative_to(path)): digest_file(f) for f in files})
 
@@ -75,7 +75,7 @@ def record(
 ) -> dict[str, Any]:
     """Return the content of a `run.json`.
 
-    `inputs` maps each input's name to its digest; `more` holds what the job itself found out.
+    `inputs` maps each input's name to its digest; `more` holds what the job itself measured.
     """
     return {
         "settings": dict(settings),

@@ -1,4 +1,4 @@
-"""One training by several processes, on one node and on two, beside the same by one process."""
+"""One training by several processes, on one node and on two, compared with one process."""
 
 from collections.abc import Callable
 

@@ -54,7 +54,7 @@ def stopped_in_the_middle(workflow: SlurmWorkflow, *runs: str) -> dict[str, psut
 def resumed(workflow: SlurmWorkflow, run: str) -> list[int]:
     """Return the steps from which the last attempt of a run went on."""
     log = workflow.log(f"train_model {run}")
-    return [int(step) for step in re.findall(r"goes on from step (\d+)", log)]
+    return [int(step) for step in re.findall(r"resumes from step (\d+)", log)]
 
 
 def test_faults_of_one_job(workflow: SlurmWorkflow) -> None:

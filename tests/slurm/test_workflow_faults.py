@@ -26,7 +26,7 @@ def test_signals_to_the_workflow(workflow: SlurmWorkflow) -> None:
     assert not (asked.folder / "results/runs/ended/model").exists()
 
     started = asked.start(evaluations[0], *targets("calm"))
-    wait_for(lambda: "goes on from step" in asked.log("train_model ended"))
+    wait_for(lambda: "resumes from step" in asked.log("train_model ended"))
     started.terminate()
     assert started.wait(timeout=240) != 0
     assert (asked.folder / "results/runs/ended/model").exists()
@@ -53,7 +53,7 @@ def test_signals_to_the_workflow(workflow: SlurmWorkflow) -> None:
 
 
 def test_jobs_that_can_never_succeed(workflow: SlurmWorkflow) -> None:
-    """Without the CUDA they were promised, or too large for any node: told, and nothing lost."""
+    """Without the promised CUDA, or too large for any node: reported, and nothing lost."""
     refused, waiting = ("memory", "devices"), ("cores", "time")
     config = runs("blind", "memory", *waiting)["runs"] | runs("devices", gpu=4)["runs"]
     resources = {
@@ -78,7 +78,7 @@ def test_jobs_that_can_never_succeed(workflow: SlurmWorkflow) -> None:
         ), run
     for run, reason in zip(waiting, ("PartitionConfig", "PartitionTimeLimit"), strict=True):
         sentence = (
-            rf"train_model {run}: SLURM would leave job \d+ in the queue for ever \({reason}\)"
+            rf"train_model {run}: SLURM would leave job \d+ in the queue indefinitely \({reason}\)"
         )
         assert len(re.findall(sentence, told)) == 2  # attempts
     assert "log: logs/train_model/blind.log" in told

@@ -62,7 +62,7 @@ def architectures() -> list[str]:
 
 
 def survey(names: list[str]) -> Iterator[Found]:
-    """Yield what became of each architecture, each looked at in a process of its own."""
+    """Yield the result for each architecture, each examined in its own process."""
     context = multiprocessing.get_context("fork")
     for name in names:
         ours, theirs = context.Pipe(duplex=False)
@@ -109,13 +109,15 @@ def looked_at(name: str) -> Found:
             with torch.no_grad():
                 built(input_ids=tokens)
             built.save_pretrained(folder)
-            tiny_config(name).save_pretrained(folder)  # the whole one, where a part was built
+            if type(whole := tiny_config(name)) is not type(built.config):
+                whole.save_pretrained(folder)  # what a user has, where a part of it was built
         except Exception as error:  # whatever it is, the model alone failed
             return Found(name, "not buildable", line=f"{type(error).__name__}: {_line(error)}")
         try:
             return _through_terse(name, Path(folder), tokens)
         except TerseError as error:
-            return Found(name, "refused", line=str(error), faults=_faults_of_line(str(error)))
+            line = str(error).replace(folder, "(folder)")  # the same in every run
+            return Found(name, "refused", line=line, faults=_faults_of_line(str(error)))
         except Exception as error:
             return Found(name, "crashed", line=f"{type(error).__name__}: {_line(error)}")
 
@@ -127,7 +129,7 @@ def _through_terse(name: str, folder: Path, tokens: Tensor) -> Found:
     except TerseError as error:
         if "kind: encoder" not in str(error):
             raise
-        found.line, found.kind = str(error), "encoder"
+        found.line, found.kind = str(error).replace(str(folder), "(folder)"), "encoder"
         found.faults += _faults_of_line(found.line)
         model = load_model(folder, kind="encoder")
     inblock, outblock = ["attn", "mlp", "block"], ["norm"]
@@ -289,7 +291,7 @@ def _normed_after_each(
 
 
 def _around_blocks(model: PreTrainedModel, tokens: Tensor) -> tuple[dict, dict]:
-    """Return what went into and came out of the blocks: the largest list of modules that runs."""
+    """Return the inputs and outputs of the blocks: the largest list of modules that runs."""
     n = model.config.get_text_config(decoder=True).num_hidden_layers
     every = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
     lists = [m for m in every if len(m) == n] or every
@@ -380,7 +382,7 @@ token moves earlier logits, then captured with `kind: encoder`.
 
 
 def main() -> None:
-    """Print what becomes of each architecture; a name ending in .md: write the table there."""
+    """Print the result for each architecture; a name ending in .md: write the table there."""
     targets = [Path(name) for name in sys.argv[1:] if name.endswith(".md")]
     names = [name for name in sys.argv[1:] if not name.endswith(".md")] or architectures()
     found = []

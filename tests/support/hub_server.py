@@ -33,7 +33,7 @@ class Repository:
 
 @dataclass(frozen=True)
 class Request:
-    """What a client asked for."""
+    """A client's request."""
 
     method: str
     path: str
@@ -90,7 +90,7 @@ class HubServer:
         return commit
 
     def break_transfers(self, name: str, after: list[int]) -> None:
-        """Cut the next transfers of a file after so many bytes each."""
+        """Cut the next transfers of a file after this many bytes each."""
         self.breaks[name] = list(after)
 
     def damage(self, name: str) -> None:
@@ -335,7 +335,7 @@ def tree(files: dict[str, bytes], folder: str, recursive: bool) -> list[dict[str
 
 
 def byte_range(header: str | None, size: int) -> tuple[int, int]:
-    """Return the first byte and the byte behind the last one that a Range header asks for."""
+    """Return the first byte and the byte after the last one that a Range header requests."""
     found = re.fullmatch(r"bytes=(\d+)-(\d*)", header or "")
     if not found:
         return 0, size

@@ -1,4 +1,4 @@
-"""A package with a method of its own, as a wheel that pip installs."""
+"""A package with its own method, as a wheel that pip installs."""
 
 import subprocess
 import sys

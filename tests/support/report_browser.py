@@ -32,7 +32,7 @@ class Page:
         self.errors: list[str] = []
 
     async def command(self, method: str, **params: Any) -> dict[str, Any]:
-        """Call a method of the protocol; errors that the console tells meanwhile are kept."""
+        """Call a method of the protocol; console errors in the meantime are kept."""
         self._n += 1
         await self._socket.send_json({"id": self._n, "method": method, "params": params})
         while True:
@@ -74,7 +74,7 @@ async def _visit(url: str, menus: list[list[str]], port: str, folder: Path) -> A
 
 
 async def _open_all(page: Page, url: str, menu: list[str], folder: Path) -> list[dict[str, Any]]:
-    """Open each result behind a menu in turn; return what is seen of each."""
+    """Open each result of a menu, one after the other; return what each shows."""
     await page.command("Page.navigate", url=url)
     for text in menu:
         await page.wait_for(HAS_TEXT.format(json.dumps(text)))

@@ -103,7 +103,8 @@ def shrunk(config: PreTrainedConfig) -> dict[str, Any]:
     parts = {k: v for k, v in vars(config).items() if isinstance(v, PreTrainedConfig)}
     n_layers = getattr(config, "num_hidden_layers", None)
     small = {k: _small(k, v, n_layers) for k, v in values.items() if k not in (*parts, *DERIVED)}
-    if values.get("num_key_value_heads") == values.get("num_attention_heads"):
+    heads = values.get("num_attention_heads")
+    if heads is not None and values.get("num_key_value_heads") == heads:
         small["num_key_value_heads"] = small.get("num_attention_heads")
     return small | {k: shrunk(part) | {"model_type": part.model_type} for k, part in parts.items()}
 

@@ -23,7 +23,7 @@ def ask(lm: Any, kind: str, *arguments: tuple[Any, ...]) -> list[Any]:
 
 
 def pieces(lm: BlockText, *cuts: int) -> list[str]:
-    """Return the text cut between tokens, but not behind a space: it belongs to what follows."""
+    """Return the text cut between tokens, but not after a space, which belongs to what follows."""
     tokens = lm.encode(TEXT)
     bounds = [0, *cuts, len(tokens)]
     parts = [lm.decode(tokens[a:b]) for a, b in itertools.pairwise(bounds)]

@@ -69,5 +69,5 @@ def tiny_lm(architecture: str, seed: int = 0) -> PreTrainedModel:
 
 
 def random_tokens(*shape: int, seed: int = 0) -> torch.Tensor:
-    """Return tokens that are no special ones."""
+    """Return tokens that are not special."""
     return torch.randint(3, VOCAB, shape, generator=torch.Generator().manual_seed(seed))

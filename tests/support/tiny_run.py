@@ -24,7 +24,7 @@ class AtStep(TrainerCallback):
 def train_into(
     folder: Path, method: Method[Any], signal: StopSignal | None = None, **conduct: Any
 ) -> Path:
-    """Train into a folder, its state beside; return the folder."""
+    """Train into a folder, with its state next to it; return the folder."""
     train(
         method,
         state_folder=folder / "state",

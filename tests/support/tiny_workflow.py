@@ -1,4 +1,4 @@
-"""The real Snakemake in a folder of its own."""
+"""The real Snakemake in its own folder."""
 
 import os
 import signal
@@ -50,7 +50,7 @@ class Workflow:
         return counts
 
     def start(self, *words: str) -> subprocess.Popen[bytes]:
-        """Start `snakemake words` in a process group of its own."""
+        """Start `snakemake words` in its own process group."""
         with (self.folder / "started.log").open("ab") as log:
             return subprocess.Popen(
                 self.command(*words), cwd=ROOT, stdout=log, stderr=log, start_new_session=True

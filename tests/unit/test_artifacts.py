@@ -1,4 +1,4 @@
-"""What stands under a final name is always whole, however the writer ends."""
+"""Whatever has a final name is always complete, however the writer ends."""
 
 import json
 import os

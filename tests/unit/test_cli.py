@@ -45,7 +45,7 @@ def terse(*words: object) -> tuple[int, str, str]:
 
 @pytest.fixture
 def called(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Return `terse` without a process of its own, which would import torch each time."""
+    """Return `terse` in this process; a separate one would import torch each time."""
 
     def call(*words: object) -> tuple[int, str, str]:
         return main([str(word) for word in words]), *capsys.readouterr()
@@ -56,7 +56,7 @@ def called(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, 
 def test_verify_says_what_is_whole_and_what_is_not(
     folder: Path, tmp_path: Path, called: Callable[..., tuple[int, str, str]]
 ) -> None:
-    assert called("verify", folder) == (0, f"{folder}: all 18 rows are as they were written\n", "")
+    assert called("verify", folder) == (0, f"{folder}: all 18 rows match their checksums\n", "")
     shard = folder / "shard-00000.h5"
     content = bytearray(shard.read_bytes())
     content[content.index(VALUES[4].tobytes()) + 3] ^= 1
@@ -67,7 +67,7 @@ def test_verify_says_what_is_whole_and_what_is_not(
     assert status == 1
     assert "shard-00000.h5: activations/mlp-l1, row 4;" in wrong
     assert wrong.count("\n") == 1
-    assert said == f"{folder}: all 18 rows are as they were written\n"  # the second is looked at
+    assert said == f"{folder}: all 18 rows match their checksums\n"  # the second is looked at
     status, _, wrong = called("verify", tmp_path / "nowhere")
     assert (status, wrong.count("\n")) == (1, 1)
     assert "holds no shard-*.h5" in wrong
@@ -86,6 +86,6 @@ def test_export_writes_the_other_layout_once(
         np.testing.assert_array_equal(file["activations"][:], VALUES)
         assert file["ID/mle"][:].tolist() == [i / 2 for i in range(N)]
     status, _, wrong = called("export", folder, out)
-    assert (status, wrong) == (1, f"terse: {out} is there already: name a folder that is not\n")
+    assert (status, wrong) == (1, f"terse: {out} already exists: choose a new folder\n")
     status, _, wrong = called("export", folder, tmp_path / "b", "--ids", tmp_path / "no.csv")
     assert (status, wrong) == (1, f"terse: there is no table of dimensions {tmp_path}/no.csv\n")

@@ -249,8 +249,8 @@ def test_a_rehearsal_computes_on_the_cpu_with_the_gpus_that_slurm_gave(
 
 
 def test_fewer_devices_than_processes_is_a_sentence() -> None:
-    """`resources: [gpu=1]` of a profile cuts down what a rule asks for, and says nothing."""
-    with pytest.raises(TerseError, match=r"asks for 2 processes, this job has 1 device\(s\) on 1"):
+    """`resources: [gpu=1]` of a profile silently reduces what a rule requests."""
+    with pytest.raises(TerseError, match=r"requests 2 processes, this job has 1 device\(s\) on 1"):
         job.spread(resources(1), 2)
 
 

@@ -30,7 +30,7 @@ IDS = ["results/ids/tiny.csv", "results/ids/here.csv", "results/tables/dimension
 
 @pytest.fixture
 def overlay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Write the config; the model of the package lies as a folder in `here`, too."""
+    """Write the config; the package's model is also a folder in `here`."""
     for name in [name for name in os.environ if name.startswith("PIP_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
@@ -86,7 +86,7 @@ def test_a_run_without_an_index_makes_the_rest_and_says_what_is_missing(
         assert done.returncode == 0, done.stdout
         return done.stdout
 
-    reason = "the Python index that pip is set to has no wheel of llm-tiny"
+    reason = "the Python index that pip uses has no wheel of llm-tiny"
     last = run(index_of(tmp_path / "empty")).splitlines()[-1]
     assert last.startswith(f"terse: left out: model tiny: {reason}")
     assert (place / "results/ids/here.csv").is_file()

@@ -75,7 +75,7 @@ def test_sigterm_to_the_job_saves_and_goes_on(workflow: Workflow, undisturbed: W
     assert lines[0].startswith("train_model base:")
     workflow("-c2", TRAINED)
     assert workflow.weights() == undisturbed.weights()
-    assert "goes on from step" in (workflow.folder / "logs/train_model/base.log").read_text()
+    assert "resumes from step" in (workflow.folder / "logs/train_model/base.log").read_text()
 
 
 def test_orphaned_training_is_waited_for(workflow: Workflow, undisturbed: Workflow) -> None:
@@ -88,7 +88,7 @@ def test_orphaned_training_is_waited_for(workflow: Workflow, undisturbed: Workfl
     finish(workflow)
     assert workflow.weights() == undisturbed.weights()
     log = (workflow.folder / "logs/train_model/base.log").read_text()
-    assert "another process has finished this training meanwhile" in log
+    assert "another process has finished this training in the meantime" in log
 
 
 def test_changed_learning_rate_does_not_go_on(workflow: Workflow) -> None:
@@ -100,12 +100,12 @@ def test_changed_learning_rate_does_not_go_on(workflow: Workflow) -> None:
     changed = Workflow(workflow.folder, *workflow.overlays[1:], faster)
     changed("--unlock")
     changed("-c2", TRAINED)
-    assert "goes on" not in (workflow.folder / "logs/train_model/base.log").read_text()
+    assert "resumes from" not in (workflow.folder / "logs/train_model/base.log").read_text()
     assert training_state(workflow, "checkpoint-*")  # the old state, untouched
 
 
 def test_make_run_goes_on_after_a_kill(tmp_path: Path, undisturbed: Workflow) -> None:
-    """`terse run`: its own lock, Snakemake's removed by itself, files named at the end."""
+    """`terse run`: its own lock, Snakemake's removed automatically, files named at the end."""
     for name in ("Snakefile", "rules", "workflow", "profiles", "config"):
         (tmp_path / name).symlink_to(ROOT / name)
     words = ["--profile", "profiles/cpu", "--configfile", "config/config.yaml",
@@ -123,7 +123,7 @@ def test_make_run_goes_on_after_a_kill(tmp_path: Path, undisturbed: Workflow) ->
     kill_all(started)  # the second goes on where the first was
     text = waiting.stdout.read()
     assert waiting.wait() == 0, text
-    assert "an earlier run was killed; going on" in text
+    assert "an earlier run was interrupted; resuming" in text
     assert "results/report.html" in text
     assert Workflow(tmp_path).weights() == undisturbed.weights()
     assert Workflow(tmp_path).tables() == undisturbed.tables()

@@ -1,4 +1,4 @@
-"""Measuring through the real workflow: other clouds, kills in mid-shard, two at once, verifying."""
+"""Measuring through the real workflow: clouds, kills in mid-shard, two at a time, verifying."""
 
 import json
 import os

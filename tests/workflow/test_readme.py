@@ -117,7 +117,7 @@ def published(model: PreTrainedModel, folder: Path, texts: list[str]) -> Path:
 def test_own_text_and_models_of_the_readme(
     checkout: Path, hub_server: HubServer, tmp_path: Path
 ) -> None:
-    """`my.yaml` as it stands there: a folder of texts, a model of the hub, one in a folder."""
+    """README's `my.yaml`: a folder of texts, a model from the hub, one in a folder."""
     pages = [page.text for page in read_python_docs() if len(page.text) > 6000][:4]
     (checkout / "my-texts" / "deep").mkdir(parents=True)
     for i, page in enumerate(pages):

@@ -1,4 +1,4 @@
-"""Two processes on this machine train as one does, and go on where they were stopped."""
+"""Two processes on this machine train as one does, and resume where they were stopped."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""Put a PEFT adapter into the weights of its base, or beside them."""
+"""Merge a PEFT adapter into the weights of its base, or store it with them."""
 
 from pathlib import Path
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 from terse import job
 from terse.artifacts import atomic_folder, write_json
 from terse.hub.download import weights_identity
-from terse.models.adapters import attach, copy_texts, put_beside
+from terse.models.adapters import attach, copy_texts, put_together
 from terse.models.loading import load_model
 from terse.models.quantisation import quantisation_of
 from terse.provenance import record
@@ -23,14 +23,14 @@ def apply_adapter(
 ) -> None:
     """Publish base and adapter as one model; merged in float32, so nothing is rounded twice."""
     model = load_model(base, kind=kind, trust_remote_code=trust_remote_code)
-    merged = attach(model, adapter, merge=merge)  # that it fits is seen here, not in a later job
+    merged = attach(model, adapter, merge=merge)  # a misfit shows here, not in a later job
     with atomic_folder(folder) as partial:
         if merge:
             merged.save_pretrained(partial)
             copy_texts(base, partial, but="config.json")
             copy_texts(adapter, partial, but="config.json")
         else:
-            put_beside(adapter, base, partial)
+            put_together(adapter, base, partial)
         made_of = record(
             settings={"merge": merge, "kind": kind, "trust_remote_code": trust_remote_code},
             inputs={"base": weights_identity(base), "adapter": weights_identity(adapter)},

@@ -1,4 +1,4 @@
-"""Run a model over one shard of its contexts and write what its modules put out."""
+"""Run a model over one shard of its contexts and write the outputs of its modules."""
 
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ def cache_activations(
     device: str,
     base_folder: Path | None = None,
 ) -> None:
-    """Write one shard of activations; a model that is part of its base needs that beside it."""
+    """Write one shard of activations; base_folder: for a model that needs its base."""
     settings = Activations.model_validate(capture)
     quantisation = quantisation_of(model_folder)
     with Owner(state_root / name / shard_path.stem, what=str(shard_path)) as owner:
@@ -73,5 +73,5 @@ if __name__ == "__main__":
             n_shards=snakemake.params.n_shards,
             state_root=Path("state/activations"),
             device=job.device(snakemake),
-            base_folder=job.base_beside(snakemake, snakemake.params.model.get("base_step")),
+            base_folder=job.needed_base(snakemake, snakemake.params.model.get("base_step")),
         )

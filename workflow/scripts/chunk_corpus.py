@@ -8,7 +8,7 @@ from terse.corpora.chunks import chunk_documents
 
 
 def chunk_corpus(*, chunking: dict[str, Any], tokens_path: Path, chunks_path: Path) -> None:
-    """Write the chunks that the settings ask for."""
+    """Write the chunks that the settings define."""
     options = {key: value for key, value in chunking.items() if key != "corpus"}
     options["split"] = options.pop("documents")
     options["seed"] = options.pop("chunk_seed")

@@ -11,7 +11,7 @@ from terse.figures.tables import page
 
 
 def compare_dimensions(ids_paths: list[Path], table_path: Path, page_path: Path) -> None:
-    """Write the table as CSV and as a page; models come in the order of their training steps."""
+    """Write the table as CSV and as a page; the models are in order of training step."""
     tables = [pd.read_csv(path) for path in ids_paths]
     parts = [between_layers(table) for table in tables]
     parts += [between_models(*pair) for pair in zip(tables[1:], tables, strict=False)]

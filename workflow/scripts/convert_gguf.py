@@ -12,10 +12,10 @@ from terse.provenance import digest_file, record
 
 
 def convert_gguf(*, source: dict[str, Any], gguf: Path, folder: Path) -> None:
-    """Publish the model with its tokenizer and a record of what it was made of."""
+    """Publish the model with its tokenizer and a record of what it was made from."""
     digest = digest_file(gguf)
     check_digest(str(gguf), digest, source.get("sha256"))
-    fetched = gguf.with_name("source.json")  # where a rule has fetched the file
+    fetched = gguf.with_name("source.json")  # if a rule has fetched the file
     about = json.loads(fetched.read_text()) if "path" not in source else {"path": source["path"]}
     with atomic_folder(folder) as partial:
         weights = convert(gguf, partial)

@@ -1,4 +1,4 @@
-"""Estimate the dimension of one cloud of all contexts on ever fewer of its points."""
+"""Estimate the dimension of one cloud of all contexts on fewer and fewer of its points."""
 
 from pathlib import Path
 from typing import Any

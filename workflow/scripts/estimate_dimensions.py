@@ -26,7 +26,7 @@ def estimate_dimensions(
         about = activations.attributes
         n_documents = activations.rows["document"].nunique()
     summary = summarise(table).assign(cloud=options["cloud"])
-    if options["cloud"] != "context":  # one cloud, whose points are of many documents
+    if options["cloud"] != "context":  # one cloud, with points from many documents
         summary["n_documents"] = n_documents
     if about.get("quantisation"):
         summary["quantisation"] = about["quantisation"]

@@ -1,4 +1,4 @@
-"""Write cached activations and their dimensions in the layout of ID_scaling."""
+"""Write cached activations and their dimensions in ID_scaling's layout."""
 
 from pathlib import Path
 

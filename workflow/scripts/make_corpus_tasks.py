@@ -1,4 +1,4 @@
-"""Make small tasks for lm-eval of a corpus' validation documents."""
+"""Make small tasks for lm-eval from a corpus' validation documents."""
 
 from pathlib import Path
 

@@ -27,7 +27,7 @@ def plot_dimensions(
 ) -> None:
     """Write the figure (`by-layer`, `by-step`, `by-scale`, `by-size`, `against-loss`).
 
-    Models come in the order of their training steps; the last one's contexts are drawn singly.
+    Models are in order of training step; `against-loss` draws each context of the last one.
     """
     if figure == "against-loss":
         save(id_against_loss(pd.read_csv(ids_paths[-1])), figure_paths)

@@ -1,4 +1,4 @@
-"""Draw a method's own figures of its runs, and join its own tables."""
+"""Draw a method's own figures of its runs, and join their tables."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ def plot_study(
     compared_paths: list[Path],
     study_folder: Path,
 ) -> None:
-    """Write each figure as SVG and PDF, and each table of all runs as CSV and page."""
+    """Write each figure as SVG and PDF, and each joined table as CSV and as a page."""
     others = tuple(
         FinishedRun(name, settings_of(run), pd.read_csv(path), {})
         for (name, run), path in zip(compared.items(), compared_paths, strict=True)

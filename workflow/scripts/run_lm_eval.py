@@ -1,4 +1,4 @@
-"""Ask a model, or a run that is scored through an adapter of its own, the tasks of lm-eval."""
+"""Run the tasks of lm-eval on a model, or on a run with its own adapter."""
 
 import pkgutil
 from pathlib import Path
@@ -24,8 +24,8 @@ def run_lm_eval(
 ) -> None:
     """Write the tasks' metrics, one row each, and a record.
 
-    adapter: "module:function" that gives lm-eval the model. base_folder: of the base that the model
-    is part of, if it is.
+    adapter: "module:function" that makes lm-eval's model. base_folder: the folder of the base, if
+    the model needs one.
     """
     from terse.evaluation.lm_eval.harness import run_tasks
 
@@ -49,7 +49,7 @@ if __name__ == "__main__":
             model_folder=job.weights_of(snakemake.input.model, snakemake.params.step),
             adapter=job.settings(snakemake).harness_adapter(snakemake.wildcards.scored),
             loading=snakemake.params.loading,
-            base_folder=job.base_beside(snakemake, snakemake.params.base_step),
+            base_folder=job.needed_base(snakemake, snakemake.params.base_step),
             corpus_tasks=job.optional_path(snakemake.input.corpus_tasks),
             table_path=Path(snakemake.output.table),
             record_path=Path(snakemake.output.record),

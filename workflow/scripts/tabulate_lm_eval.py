@@ -10,7 +10,7 @@ from terse.figures.tables import page
 
 
 def tabulate_lm_eval(*, models: list[str], paths: list[Path], csv: Path, html: Path) -> None:
-    """Write the joined table, a column `model` before the others."""
+    """Write the joined table, with `model` as the first column."""
     tables = [pd.read_csv(path) for path in paths]
     for table, model in zip(tables, models, strict=True):
         table.insert(0, "model", model)

@@ -1,4 +1,4 @@
-"""Train a run of any method, or go on with it from its saved state."""
+"""Train a run of any method, or resume it from its saved state."""
 
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ def train_model(
     """
     digests = {name: digest_file(path) for name, path in vars(inputs).items() if path is not None}
     device = f"{conduct.device} ({'deterministic' if conduct.deterministic else 'free'})"
-    # All that decides the weights: other settings, or another kind of device, never go on from it.
+    # All that determines the weights: with other settings or another device, no run resumes it.
     about = {"inputs": digests, "device": device, "n_processes": conduct.n_processes}
     state = digest_json([run, about, versions(TRAINING_PACKAGES)])[:16]
     train(

@@ -1,4 +1,4 @@
-"""Train a byte-level BPE tokenizer on a corpus, or write the one whose tokens are bytes."""
+"""Train a byte-level BPE tokenizer on a corpus, or write the one with bytes as tokens."""
 
 from pathlib import Path
 from typing import Any

@@ -7,7 +7,7 @@ from terse.activations import cache
 
 
 def verify_activations(*, folders: list[Path]) -> None:
-    """Read every row of some models' shards again; an error names the first damaged rows."""
+    """Read every row of these shards again; an error names the first damaged rows."""
     for folder in folders:
         cache.verify(folder)
 

@@ -1,4 +1,4 @@
-"""Reading a folder of shards: joined, lazily, and never one that is not whole."""
+"""Reading a folder of shards: joined, lazily, and only if all are complete."""
 
 import json
 import logging
@@ -33,14 +33,14 @@ from terse.errors import TerseError, unknown_name
 log = logging.getLogger(__name__)
 
 write_shard = ShardWriter
-OWN = ("shard", "row_start", "row_stop", "residual_errors")  # in which a cache's shards differ
+OWN = ("shard", "row_start", "row_stop", "residual_errors")  # these differ between shards
 READ_BYTES = 64 * 2**20
 NAMED_DAMAGE = 8
 Value = TypeVar("Value")
 
 
 class Named(dict[str, Value]):
-    """A map whose missing names are an error that lists the ones there are."""
+    """A map that answers a missing name with an error that lists the existing ones."""
 
     def __init__(self, kind: str, items: Mapping[str, Value]) -> None:
         super().__init__(items)
@@ -51,11 +51,11 @@ class Named(dict[str, Value]):
 
 
 class Rows:
-    """One array over all shards; rows are read when they are asked for.
+    """One array over all shards; rows are read on access.
 
     Attributes:
         shape: (n, ...), n contexts.
-        dtype: of what is returned; bfloat16 comes as float32, exactly, text as str.
+        dtype: of the returned arrays; bfloat16 becomes float32, exactly, text becomes str.
     """
 
     def __init__(self, parts: list[h5py.Dataset], starts: list[int], n_rows: int) -> None:
@@ -80,7 +80,7 @@ class Rows:
         return self._read(index % len(self), index % len(self) + 1)[0]
 
     def tokens(self, place: int) -> np.ndarray:
-        """Return one token of each context (n, D) of an array (n, T, D): place from 0, or -1."""
+        """Return one token of each context (n, D) of an array (n, T, D): position from 0, or -1."""
         parts = [part[:, place] for part in self._parts]
         return self._plain(np.concatenate(parts))
 
@@ -110,16 +110,16 @@ class Cache:
     """Context manager over all shards of one model.
 
     Attributes:
-        attributes: what holds for all of them: model, corpus, settings, versions, ...
+        attributes: common to all shards: model, corpus, settings, versions, ...
         modules: key -> {"path", "layer", "width"}, in the order of the model.
         activations: module -> (n, T, D), empty where no tensors were saved.
         means: module -> (n, D) float32.
-        last_tokens: module -> (n, D), where they were kept by themselves (no tensors saved).
+        last_tokens: module -> (n, D), if only these were kept (no tensors saved).
         ids: estimator -> module -> (n,) float64, NaN where undefined.
         ids_without_sinks: the same with the heavy points left out.
         reasons: estimator -> module -> (n,) str, why an id is NaN, else "".
         flags: module -> (n,) str, words joined by ";", see `terse.dimension.Estimates`.
-        n_eff, n_dup: module -> (n,) int32, points that counted and points left out as equal.
+        n_eff, n_dup: module -> (n,) int32, points used and points dropped as duplicates.
         n_heavy: module -> (n,) int32; heaviest, first_share: module -> (n,) float64, see
             `terse.dimension.Estimates`.
         n_nonfinite: module -> (n,) int32.
@@ -132,7 +132,7 @@ class Cache:
         with ExitStack() as stack:
             self._files = [stack.enter_context(file) for file in _opened(self.folder)]
             self._header()
-            self._stack = stack.pop_all()  # nothing went wrong: open until `close`
+            self._stack = stack.pop_all()  # no error: open until `close`
 
     def _header(self) -> None:
         headers = []
@@ -165,12 +165,12 @@ class Cache:
         self.close()
 
     def close(self) -> None:
-        """Close the files; arrays that were not read yet can't be read any more."""
+        """Close the files; arrays that were not read can't be read any more."""
         self._stack.close()
 
     @cached_property
     def rows(self) -> pd.DataFrame:
-        """What the contexts are: id, document, chunk, byte_start, byte_end, metadata."""
+        """The contexts' columns: id, document, chunk, byte_start, byte_end, metadata."""
         parts = [_row_columns(file) for file in self._files]
         return pd.DataFrame({name: np.concatenate([p[name] for p in parts]) for name in parts[0]})
 
@@ -191,7 +191,7 @@ def open(folder: str | Path) -> Cache:
     """Open all shards in a folder as one cache.
 
     Raises:
-        TerseError: a shard is missing, cut off or incomplete, or they do not belong together.
+        TerseError: a shard is missing, cut off or incomplete, or the shards do not belong together.
     """
     return Cache(folder)
 
@@ -200,7 +200,7 @@ def verify(folder: str | Path) -> int:
     """Read every row again and compare it with its CRC; return how many rows were compared.
 
     Raises:
-        TerseError: names file, array (module) and row of what is damaged.
+        TerseError: names the file, array (module) and row of each damage.
     """
     damage: list[str] = []
     compared = 0
@@ -253,7 +253,7 @@ def _opened(folder: Path) -> Iterator[h5py.File]:
         if path.name <= last:
             yield _open_whole(path)
         else:
-            log.warning("%s is left out: it is of an earlier run with more shards", path)
+            log.warning("%s is ignored: it is from an earlier run with more shards", path)
 
 
 def _open_whole(path: Path) -> h5py.File:
@@ -272,7 +272,7 @@ def _open_whole(path: Path) -> h5py.File:
 
 @contextmanager
 def _naming(file: h5py.File) -> Iterator[None]:
-    """Name the file where HDF5 finds its own metadata damaged."""
+    """Name the file if HDF5 finds its own metadata damaged."""
     name = file.filename
     try:
         yield
@@ -335,7 +335,7 @@ def _array_crcs(array: h5py.Dataset) -> np.ndarray:
 
 
 def _block_crcs(array: h5py.Dataset, start: int, stop: int) -> np.ndarray:
-    """Return the CRCs of rows start to stop, -1 where a row can't be decompressed."""
+    """Return the CRCs of rows start to stop, -1 for a row that can't be decompressed."""
     try:
         return row_crcs(array[start:stop]).astype(np.int64)
     except OSError:

@@ -1,9 +1,9 @@
-"""What the modules of a model put out during one forward pass, at no cost to the pass.
+"""The outputs of a model's modules in one forward pass, captured at no cost to the pass.
 
-The hooks keep references and nothing else: casts, means and copies are made once per batch, after
-the pass. A tensor that the model goes on to change in place (Falcon adds its attention into the
-output of its mlp) would be wrong by then; the version counter of the tensor tells, the pass is
-repeated once, and from then on the hook of that module keeps a copy.
+The hooks only keep references: casts, means and copies are made once per batch, after the pass. A
+tensor that the model later changes in place (Falcon adds its attention into the output of its mlp)
+would be wrong by then. The tensor's version counter reveals this: the pass is repeated once, and
+from then on the hook of that module keeps a copy.
 """
 
 import logging
@@ -24,7 +24,7 @@ BLOCK_LOGITS = 2**18  # logits per block of the loss: 1 MiB in float32, two of w
 
 
 class StopForward(Exception):  # noqa: N818  (a signal, not an error)
-    """Ends a forward pass whose last requested output is there."""
+    """Ends a forward pass after the last requested output."""
 
 
 class Capture:
@@ -33,7 +33,7 @@ class Capture:
     Args:
         model: a transformer that takes `input_ids` (B, T).
         modules: the modules to capture, by key.
-        stop: end the pass after the last of them, so that nothing is computed for nobody.
+        stop: end the pass after the last of them, so that nothing unused is computed.
     """
 
     def __init__(self, model: nn.Module, modules: Mapping[str, ModuleRef], *, stop: bool) -> None:
@@ -71,9 +71,9 @@ class Capture:
             input_ids: (B, T) on the device of the model's embedding.
 
         Returns:
-            The outputs by key, each (B, T, D), and the logits (B, T, V); no logits where the
-            pass was stopped or the model has none. A model with the attribute `places_out` puts
-            out so many places whatever T is.
+            The outputs by key, each (B, T, D), and the logits (B, T, V); None if the pass was
+            stopped or the model has none. A model with the attribute `places_out` puts out that
+            many positions whatever T is.
 
         Raises:
             TerseError: a module did not run, or put out something other than (B, T, D).
@@ -81,11 +81,11 @@ class Capture:
         logits = self._forward(input_ids)
         if changed := self._changed():
             names = [key for key, _ in changed]
-            log.info("kept as copies, since the model changes them in place: %s", names)
+            log.info("copied, since the model changes them in place: %s", names)
             self._copied.update(changed)
             logits = self._forward(input_ids)
         B, T = input_ids.shape
-        T = getattr(self.model, "places_out", T)  # of a model that makes vectors of a context
+        T = getattr(self.model, "places_out", T)  # a model that turns a context into vectors
         outputs = {key: self._summed(ref, B, T) for key, ref in self.modules.items()}
         self._outputs = {}
         return outputs, logits
@@ -132,7 +132,7 @@ class Capture:
         return [slot for slot, out in self._outputs.items() if out._version != self._versions[slot]]
 
     def _summed(self, ref: ModuleRef, B: int, T: int) -> Tensor:
-        """Return what a key stands for, (B, T, D): an output, or a sum of outputs."""
+        """Return the tensor (B, T, D) of a key: an output, or a sum of outputs."""
         total = None
         for i, part in enumerate(ref.summands):
             added = part.term.of(self._shaped((ref.key, i), ref, B, T))
@@ -159,8 +159,8 @@ class Capture:
 def loss_and_entropy(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Compute the next-token loss and the entropy of the predictions, in nats.
 
-    One exponential per logit serves both. The only copies of logits are two blocks of a few
-    rows, used again and again: on a CPU the page faults of fresh memory cost more than the sums.
+    Both use the same exponential of each logit. The only copies of logits are two blocks of a few
+    rows, which are reused: on a CPU the page faults of new memory cost more than the sums.
 
     Args:
         logits: (B, T, V), any floating dtype; they are left unchanged.
@@ -190,18 +190,18 @@ def loss_and_entropy(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
 def _block_loss_and_entropy(
     logits: Tensor, targets: Tensor, centred: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Compute both for logits (R, V) and targets (R,), with (R, V) float32 to work in."""
+    """Compute both for logits (R, V) and targets (R,), in (R, V) float32 buffers."""
     centred.copy_(logits).sub_(centred.amax(dim=1, keepdim=True))  # (R, V), at most 0
     picked = centred.gather(1, targets[:, None])[:, 0]  # (R,)
     torch.exp(centred, out=weights)
     total = weights.sum(dim=1)  # (R,)
     log_total = total.log()
-    centred.clamp_min_(-1e4)  # so that a logit of -inf has the share 0 and not NaN
+    centred.clamp_min_(-1e4)  # so that a logit of -inf contributes 0, not NaN
     mean = weights.mul_(centred).sum(dim=1) / total  # (R,)
     return log_total - picked, log_total - mean
 
 
 def _rows_per_block(logits: Tensor) -> int:
-    # a GPU wants blocks large enough to fill it, a CPU blocks that stay in its cache
+    # a GPU needs blocks large enough to fill it, a CPU blocks that stay in its cache
     per_block = BLOCK_LOGITS if logits.device.type == "cpu" else 256 * BLOCK_LOGITS
     return max(1, per_block // logits.shape[-1])

@@ -1,4 +1,4 @@
-"""A cache in the layout of ID_scaling, for people who have readers for it."""
+"""A cache in ID_scaling's layout, for people who have readers for it."""
 
 from pathlib import Path
 
@@ -21,17 +21,17 @@ def export_id_scaling(
     """Write `cache_{module}.h5`, `creloss.h5`, `entropy.h5` and `metadata.csv` to a new folder.
 
     A module's file holds `/activations` (n, T, D), `/mean_activations` (n, D) and
-    `/ID/{estimator}` (n,), as far as the cache has them; bfloat16 becomes float32. Of a cloud of
-    all contexts `/ID/{estimator}` is (1,), and `/last_token_activations` (n, D) are its points.
+    `/ID/{estimator}` (n,), if the cache has them; bfloat16 becomes float32. For a cloud of all
+    contexts, `/ID/{estimator}` is (1,), and `/last_token_activations` (n, D) are its points.
 
     Args:
         folder: the shards of one model.
-        out: made here; what stood there before gives way once all of it is written.
+        out: the folder to create; an existing one is replaced once the new one is complete.
         ids: one model's table of dimensions (columns row, module, layer, estimator, id); None
-            takes the ones in the cache.
+            takes those in the cache.
 
     Raises:
-        TerseError: the cache is not whole, or the table does not fit it.
+        TerseError: the cache is incomplete, or the table does not fit it.
     """
     with cache.open(folder) as source, atomic_folder(Path(out)) as target:
         for module in source.modules:
@@ -64,7 +64,7 @@ def _copy(rows: Rows, file: h5py.File, name: str) -> None:
 
 
 def _ids_of(source: Cache, module: str, ids: pd.DataFrame | None) -> dict[str, np.ndarray]:
-    """Return estimator -> (n,) float64 of one module."""
+    """Return estimator -> (n,) float64 for one module."""
     if ids is None:
         return {name: rows[module][:] for name, rows in source.ids.items()}
     layer = source.modules[module]["layer"]
@@ -76,7 +76,7 @@ def _ids_of(source: Cache, module: str, ids: pd.DataFrame | None) -> dict[str, n
         one_cloud = len(by_row) == 1 and bool(by_row.index.isna().all())  # of all contexts
         if not one_cloud and by_row.index.tolist() != list(range(source.n_rows)):
             raise TerseError(
-                f"the table of ids has not one row per context for {module}, {name}: "
+                f"the table of ids does not have one row per context for {module}, {name}: "
                 f"the cache has {source.n_rows} contexts"
             )
         found[str(name)] = by_row.to_numpy(np.float64)

@@ -1,4 +1,4 @@
-"""What a shard holds: its datasets, how their rows are stored, how many bytes that makes."""
+"""The content of a shard: its datasets, how their rows are stored, how many bytes they take."""
 
 import math
 import zlib
@@ -12,7 +12,7 @@ import torch
 
 from terse.errors import TerseError
 
-FORMAT = 1  # raised when a reader of the older layout would misread the newer one
+FORMAT = 1  # raise it when a reader of the older layout would misread the newer one
 STORAGE = {  # name -> numpy dtype on disk; bfloat16 is stored as its bits
     "float16": "<f2",
     "bfloat16": "<u2",
@@ -39,7 +39,7 @@ class Dataset:
     """One array of a shard, one row per context.
 
     Attributes:
-        path: where it lies in the file, e.g. "activations/block-l3".
+        path: its path in the file, e.g. "activations/block-l3".
         row_shape: shape of one context's row, e.g. (T, D).
         dtype: a key of STORAGE.
         attributes: stored with the dataset.
@@ -62,7 +62,7 @@ class Dataset:
 
     @property
     def crc_path(self) -> str:
-        """Where the CRC-32 of its rows lies."""
+        """Where the CRC-32 of its rows is stored."""
         return f"crc/{self.path}"
 
 
@@ -74,7 +74,7 @@ def as_stored(tensor: torch.Tensor) -> np.ndarray:
 
 
 def widened(array: np.ndarray) -> np.ndarray:
-    """Return stored bfloat16 bits (uint16) as the float32 numbers that they are."""
+    """Return stored bfloat16 bits (uint16) as float32 numbers."""
     return (array.astype(np.uint32) << 16).view(np.float32)
 
 
@@ -90,7 +90,7 @@ def fixed_text(strings: np.ndarray) -> np.ndarray:
     """Return strings as UTF-8 of one length, marked as text for HDF5.
 
     HDF5 keeps strings of varying length in a heap without checksums, where one flipped bit can
-    send the library into an endless loop; strings of one length lie among the checked data.
+    send the library into an endless loop; strings of one length are stored with the checked data.
     """
     coded = np.array([str(item).encode() for item in strings.flat], dtype=np.bytes_)
     length = max(1, coded.dtype.itemsize)
@@ -98,10 +98,10 @@ def fixed_text(strings: np.ndarray) -> np.ndarray:
 
 
 def stored_rows(rows: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Return what describes the contexts, field -> (n,), as the arrays that are written.
+    """Return the contexts' description, field -> (n,), as the arrays to write.
 
-    Text has one length for all rows. Where one long row would blow up the others, its bytes lie
-    one after the other instead, (n_bytes,) uint8, and `{field}_ends` (n,) says where each ends.
+    Text has one length for all rows. If one long row would inflate the others, the bytes are
+    concatenated instead, (n_bytes,) uint8, and `{field}_ends` (n,) holds where each row ends.
     """
     stored: dict[str, np.ndarray] = {}
     for name, values in rows.items():
@@ -120,7 +120,7 @@ def stored_rows(rows: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def read_rows(columns: Mapping[str, h5py.Dataset]) -> dict[str, np.ndarray]:
-    """Return what `stored_rows` was given: field -> (n,) numbers or str."""
+    """Return the input of `stored_rows`: field -> (n,) numbers or str."""
     rows: dict[str, np.ndarray] = {}
     for name, array in columns.items():
         if f"{name}{ENDS}" in columns:
@@ -134,12 +134,12 @@ def read_rows(columns: Mapping[str, h5py.Dataset]) -> dict[str, np.ndarray]:
 
 
 def total_bytes(datasets: Iterable[Dataset], n_rows: int) -> int:
-    """Return how many bytes a shard of n_rows contexts takes, without its strings."""
+    """Return the size in bytes of a shard of n_rows contexts, without its strings."""
     return sum((item.row_bytes + 4) * n_rows for item in datasets)  # 4: the row's CRC
 
 
 def size_text(n_bytes: float) -> str:
-    """Return a number of bytes in the unit that a person reads."""
+    """Return a number of bytes in a readable unit."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if n_bytes < 1024:
             return f"{n_bytes:.1f} {unit}"
@@ -153,7 +153,7 @@ def shard_name(shard: int) -> str:
 
 
 def row_range(n_rows: int, shard: int, n_shards: int) -> tuple[int, int]:
-    """Return the rows [start, stop) of the chunks that a shard owns."""
+    """Return the rows [start, stop) of the chunks that belong to a shard."""
     if not 0 <= shard < n_shards:
         raise TerseError(
             f"there is no shard {shard} of {n_shards}: allowed are 0 to {n_shards - 1}"
@@ -168,7 +168,7 @@ def row_crcs(values: np.ndarray) -> np.ndarray:
 
 
 def context_crcs(rows: Mapping[str, Any], n_rows: int) -> np.ndarray:
-    """Return the CRC-32 of what describes each context: (n_rows,) uint32."""
+    """Return the CRC-32 of each context's description: (n_rows,) uint32."""
     columns = [np.asarray(rows[name], dtype=object) for name in sorted(rows)]
     crcs = np.empty(n_rows, dtype="<u4")
     for i in range(n_rows):
@@ -182,7 +182,7 @@ def array_at(parent: h5py.Group, path: str) -> h5py.Dataset:
     found = parent.get(path)
     if not isinstance(found, h5py.Dataset):
         raise TerseError(
-            f"{parent.file.filename} holds no array {path!r}: it is not ours or damaged"
+            f"{parent.file.filename} has no array {path!r}: it is damaged or not written by terse"
         )
     return found
 
@@ -192,7 +192,7 @@ def group_at(parent: h5py.Group, path: str) -> h5py.Group:
     found = parent.get(path)
     if not isinstance(found, h5py.Group):
         raise TerseError(
-            f"{parent.file.filename} holds no group {path!r}: it is not ours or damaged"
+            f"{parent.file.filename} has no group {path!r}: it is damaged or not written by terse"
         )
     return found
 

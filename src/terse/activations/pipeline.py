@@ -1,8 +1,8 @@
 """From the device to the disk without making the model wait.
 
-A bounded ring of host buffers, pinned where the model is on a GPU: the main thread fills one per
+A bounded ring of host buffers, pinned if the model is on a GPU: the main thread fills one per
 batch (one cast, one asynchronous copy per array), writer threads wait for the copy, compute the
-CRCs and write. When all buffers are taken, the main thread waits: memory never grows.
+CRCs and write. When all buffers are in use, the main thread waits: memory never grows.
 """
 
 import queue
@@ -17,8 +17,8 @@ from torch import Tensor
 from terse.activations.layout import TORCH_DTYPES, Dataset, as_stored
 from terse.activations.writer import ShardWriter
 
-GPU_WRITERS, GPU_SLOTS = 3, 5  # one is filled, one on its way, three are written
-CPU_WRITERS, CPU_SLOTS = 1, 2  # the cores are the model's
+GPU_WRITERS, GPU_SLOTS = 3, 5  # one is being filled, one copied, three written
+CPU_WRITERS, CPU_SLOTS = 1, 2  # leave the cores to the model
 
 
 class Slot:
@@ -40,7 +40,7 @@ class Slot:
                 self._arrays[item.path] = np.empty(shape, item.storage)
 
     def fill(self, path: str, values: Tensor | np.ndarray, stream: "CopyStreams") -> None:
-        """Take over the rows (b, ...) of one array, cast to the dtype that is stored."""
+        """Copy the rows (b, ...) of one array, cast to the stored dtype."""
         if isinstance(values, np.ndarray):
             self._arrays[path][: self.rows] = values
             return
@@ -51,7 +51,7 @@ class Slot:
             target.copy_(values)
 
     def sealed(self, stream: "CopyStreams") -> "Slot":
-        """Mark the point after which the copies under way are complete."""
+        """Record the events after which the copies in flight are complete."""
         self._events = stream.events()
         return self
 
@@ -64,7 +64,7 @@ class Slot:
 
 
 class CopyStreams:
-    """One CUDA stream per device, so that copies run beside the next batch's computations."""
+    """One CUDA stream per device, so that copies overlap with the next batch's computation."""
 
     def __init__(self) -> None:
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
@@ -78,10 +78,10 @@ class CopyStreams:
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
             target.copy_(source, non_blocking=True)
-        source.record_stream(stream)  # its memory is not given away before the copy is done
+        source.record_stream(stream)  # its memory is not reused before the copy is done
 
     def events(self) -> list[torch.cuda.Event]:
-        """Return one event per device that is reached when its copies so far are done."""
+        """Return one event per device that fires when its copies so far are done."""
         events: list[torch.cuda.Event] = []
         for stream in self._streams.values():
             events.append(torch.cuda.Event())
@@ -107,7 +107,7 @@ class Pipeline:
         datasets = list(writer.datasets.values())
         for _ in range(GPU_SLOTS if on_gpu else CPU_SLOTS):
             self._free.put(Slot(datasets, batch, pinned=on_gpu))
-        # h5py filters run under one lock, and chunks are best filled in order
+        # h5py's filters run under one lock, and chunks are best filled in order
         n_threads = GPU_WRITERS if on_gpu and not writer.compression else CPU_WRITERS
         self._threads = [
             threading.Thread(target=self._write, name=f"writer-{i}", daemon=True)
@@ -129,7 +129,7 @@ class Pipeline:
 
     @contextmanager
     def slot(self, start: int, rows: int) -> Iterator["Filler"]:
-        """Lend a buffer for the rows start, ..., start + rows - 1; hand it to a writer after.
+        """Lend a buffer for the rows start, ..., start + rows - 1, then pass it to a writer.
 
         Raises:
             TerseError: an earlier write failed.
@@ -157,7 +157,7 @@ class Pipeline:
 
 
 class Filler:
-    """What the main thread sees of a slot."""
+    """The main thread's view of a slot."""
 
     def __init__(self, slot: Slot, streams: CopyStreams) -> None:
         self._slot = slot

@@ -1,4 +1,4 @@
-"""How far the capture of a shard has come."""
+"""Progress of capturing a shard."""
 
 from tqdm import tqdm
 
@@ -10,8 +10,8 @@ class ContextProgress(Progress):
     """Counts contexts.
 
     Args:
-        what: named in the bar and in the lines.
-        n: contexts in all.
+        what: name of the work in the bar and in the lines.
+        n: total number of contexts.
         ctx_len: tokens per context.
     """
 
@@ -21,19 +21,19 @@ class ContextProgress(Progress):
         self.done = self.bytes_written = 0
 
     def add(self, contexts: int, bytes_written: int) -> None:
-        """Count some more contexts; bytes_written is the total so far."""
+        """Count more contexts; bytes_written is the total so far."""
         self.done += contexts
         self.bytes_written = bytes_written
         self.bar.set_postfix_str(self._rates(), refresh=False)
         self.advance(contexts)
 
     def line(self) -> str:
-        """Return contexts, rates, what was written and the time that is left."""
+        """Return contexts, rates, bytes written and the remaining time."""
         left = self.elapsed_s * (self.n - self.done) / max(1, self.done)
         return f"{self._so_far()}, {tqdm.format_interval(left)} left"
 
     def last_line(self) -> str:
-        """Return contexts, rates, what was written and the time that it took."""
+        """Return contexts, rates, bytes written and the time taken."""
         return f"{self._so_far()}, done in {tqdm.format_interval(self.elapsed_s)}"
 
     def _so_far(self) -> str:

@@ -19,19 +19,19 @@ _SHARES = ("heaviest", "first_share")
 
 
 def needs_logits(settings: Activations) -> bool:
-    """Whether the pass has to run to the logits."""
+    """Whether the pass must run to the logits."""
     return settings.save_loss or settings.save_entropy
 
 
 def fused_estimators(settings: Activations) -> list[str]:
-    """Return the estimators that run while the batch is there: none where tensors are saved."""
+    """Return the estimators that run during the capture: none if tensors are saved."""
     if not settings.save_IDs or settings.save_cache_tensors or settings.cloud != "context":
         return []
     return list(expand_estimators(settings.save_IDs_list))
 
 
 def keeps_last_tokens(settings: Activations) -> bool:
-    """Whether each context's last token is kept by itself, as a point of a cloud of contexts."""
+    """Whether only each context's last token is kept, as a point of a cloud of contexts."""
     return settings.save_IDs and not settings.save_cache_tensors and settings.cloud == "last_token"
 
 
@@ -88,7 +88,7 @@ def reduced(
 
     Args:
         outputs: module -> (B, T, D), on the model's device.
-        logits: (B, T, V), or None where neither loss nor entropy is kept.
+        logits: (B, T, V), or None if neither loss nor entropy is kept.
         tokens: (B, T) on the CPU.
         settings: what is kept.
         estimator: `terse.dimension.estimate` or one like it.
@@ -132,14 +132,14 @@ def _used_dtype(output: Tensor, settings: Activations) -> torch.dtype:
 
 
 def count_nonfinite(output: Tensor, used: torch.dtype, mean: Tensor | None) -> Tensor:
-    """Count NaN and inf per row, of the values as they are once cast to `used`.
+    """Count NaN and inf per row after casting the values to `used`.
 
-    On a CPU a row is counted only where its mean, or its extremes, say that there is something to
+    On a CPU a row is counted only if its mean or its extremes show that there is something to
     count: one cheap pass instead of several.
 
     Args:
         output: (B, T, D).
-        used: dtype of what is saved or measured; a narrow one overflows.
+        used: dtype of the saved or measured values; a narrow one overflows.
         mean: (B, D), the means over T, or None.
 
     Returns:
@@ -158,7 +158,7 @@ def count_nonfinite(output: Tensor, used: torch.dtype, mean: Tensor | None) -> T
 
 
 def _exceeds(row: Tensor, limit: float) -> Tensor:
-    low, high = row.aminmax()  # NaN where there is one
+    low, high = row.aminmax()  # NaN if the row has one
     return ~((low >= -limit) & (high <= limit))
 
 
@@ -169,7 +169,7 @@ def _exact_count(values: Tensor) -> Tensor:
 def _estimated(
     key: str, points: Tensor, names: list[str], settings: Activations, estimator: Estimator
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the intrinsic dimensions of the clouds (B, T, D) and what is to be known of them."""
+    """Yield the intrinsic dimensions of the clouds (B, T, D), with counts, reasons and flags."""
     found = estimator(
         points,
         names,

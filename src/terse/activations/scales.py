@@ -1,4 +1,4 @@
-"""How the dimension of one cloud of all contexts depends on how many of them are looked at."""
+"""How the dimension of one cloud of all contexts depends on how many of them are used."""
 
 import logging
 
@@ -10,7 +10,7 @@ from terse.dimension import decimation_curve
 
 logger = logging.getLogger(__name__)
 
-_N_MIN = 64  # the smallest part of a cloud, where it has as many points
+_N_MIN = 64  # points in the smallest part of a cloud, if it has that many
 
 
 def scale_table(
@@ -24,16 +24,16 @@ def scale_table(
     """Return the decimation curve of each module's cloud, by TwoNN and GRIDE.
 
     Args:
-        cache: of one model.
+        cache: the cache of one model.
         cloud: "last_token" or "means".
-        seed: of the random partition, the same for all modules.
+        seed: seed of the random partition, the same for all modules.
         max_norm_multiple, theiler_window: as for `terse.dimension.estimate`.
 
     Returns:
         Columns model, module, layer (missing outside the blocks), and those of `decimation_curve`.
 
     Raises:
-        TerseError: the cache holds no such cloud, or it has fewer than 22 points.
+        TerseError: the cache has no such cloud, or the cloud has fewer than 22 points.
     """
     parts = []
     for module, about in cache.modules.items():
@@ -49,5 +49,5 @@ def scale_table(
         curve.insert(0, "module", kind_of(module, about["layer"]))
         curve.insert(0, "model", cache.attributes["model"])
         parts.append(curve)
-        logger.info("looked at %d points of %s at %d scales", len(points), module, len(curve))
+        logger.info("measured %d points of %s at %d scales", len(points), module, len(curve))
     return pd.concat(parts, ignore_index=True).astype({"layer": "Int64"})

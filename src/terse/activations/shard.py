@@ -1,4 +1,4 @@
-"""One job: the contexts of one shard through the model, and what is kept of them to disk."""
+"""One job: run the contexts of one shard through the model and write the results to disk."""
 
 import json
 import logging
@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 FROM_CHUNKS = ("bos", "bos_id", "fingerprint", "tokenizer_digest")
 PROBE_TOKENS = 2
-CHECKED_TOKENS = 32  # of a context, on which what each block adds is checked
+CHECKED_TOKENS = 32  # of a context, on which the sums of each block are checked
 ESTIMATION = {"save_IDs_list", "skip_first", "max_norm_multiple", "theiler_window"}
 
 
@@ -66,21 +66,21 @@ def cache_shard(
     estimator: Estimator | None = None,
     confirm: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write the activations of the shard's contexts to one HDF5 file, whole or not at all.
+    """Write the activations of the shard's contexts to one HDF5 file, completely or not at all.
 
     Args:
         model: in eval mode, on its device or devices.
         chunks_path: HDF5 file with `tokens` (n, ctx_len) and the group `rows`.
         out_path: the file to write.
-        settings: what is captured and kept.
-        shard: 0 to n_shards - 1; it owns the rows shard*n//n_shards up to the next one's first.
-        n_shards: how many shards there are.
+        settings: what to capture and keep.
+        shard: 0 to n_shards - 1; it owns the rows from shard*n//n_shards to the next one's first.
+        n_shards: number of shards.
         attributes: stored with the file: the model's id and revision, the corpus, ...
-        estimator: in place of `terse.dimension.estimate`, same signature.
-        confirm: raises where the shard has another owner by now; called before it is published.
+        estimator: replaces `terse.dimension.estimate`, same signature.
+        confirm: raises if the shard has another owner by now; called before it is published.
 
     Raises:
-        TerseError: the settings do not fit the model or the chunks, or the disk is too small.
+        TerseError: the settings do not fit the model or the chunks, or the disk is full.
     """
     _check_settings(settings)
     with ExitStack() as stack:
@@ -108,7 +108,7 @@ def cache_shard(
 def _selected(
     model: PreTrainedModel, settings: Activations, chunks: "Chunks", device: torch.device
 ) -> dict[str, ModuleRef]:
-    """Return the modules by key; what is added to the residual stream is checked on a context."""
+    """Return the modules by key; sums of the residual stream are checked on a context."""
     return select_modules(
         model,
         settings.layer_idx_list,
@@ -172,7 +172,7 @@ class Chunks:
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """What a shard says of the corpus and of its own place in it."""
+        """What a shard records about the corpus and its own rows in it."""
         found = {name: self.file.attrs[name] for name in FROM_CHUNKS if name in self.file.attrs}
         plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in found.items()}
         if "settings" in self.file.attrs:
@@ -181,13 +181,13 @@ class Chunks:
         return {**plain, "n_rows": n_rows, "row_start": self.start, "row_stop": self.stop}
 
     def rows(self) -> dict[str, np.ndarray]:
-        """Return what each context is: field -> (stop - start,)."""
+        """Return the contexts' description: field -> (stop - start,)."""
         part = slice(self.start, self.stop)
         columns = arrays_in(self.file, "rows")
         return {name: read_column(array, part) for name, array in columns.items()}
 
     def batches(self, size: int) -> Iterator[tuple[int, Tensor]]:
-        """Yield the row within the shard, from 0, and the tokens (b, T); the last may be short."""
+        """Yield the first row in the shard, from 0, and the tokens (b, T) of each batch."""
         for start in range(self.start, self.stop, size):
             part = array_at(self.file, "tokens")[start : min(start + size, self.stop)]
             yield start - self.start, torch.from_numpy(part.astype(np.int64))
@@ -225,7 +225,7 @@ def _check_settings(settings: Activations) -> None:
     )
     if not keeps:
         raise TerseError(
-            "nothing is to be saved: set one of save_cache_tensors, save_mean_tensors, save_IDs, "
+            "nothing would be saved: set one of save_cache_tensors, save_mean_tensors, save_IDs, "
             "save_loss, save_entropy"
         )
 
@@ -237,7 +237,7 @@ def _check_model(model: PreTrainedModel, chunks: Chunks) -> None:
     known = _embedding(model).shape[0]
     if (highest := chunks.highest_token()) >= known:
         raise TerseError(
-            f"the chunks hold token {highest}, the model has {known} embeddings: "
+            f"the chunks contain token {highest}, but the model has {known} embeddings: "
             "they were made with another tokenizer"
         )
 
@@ -248,7 +248,7 @@ def _embedding(model: PreTrainedModel) -> Tensor:
 
 
 def _probe(capture: Capture, settings: Activations, device: torch.device) -> dict[str, Tensor]:
-    """Return each module's output (1, 2, D) of a pass over two tokens: its width and its dtype."""
+    """Return each module's output (1, 2, D) for two tokens, to learn its width and dtype."""
     tokens = torch.zeros((1, PROBE_TOKENS), dtype=torch.int64, device=device)
     outputs, logits = capture.run(tokens)
     if needs_logits(settings) and logits is None:
@@ -292,7 +292,7 @@ def _about(
 
 
 def _terms(ref: ModuleRef) -> dict[str, Any]:
-    """Return what a key of the residual stream is the sum of."""
+    """Return the summands of a key of the residual stream."""
     if not ref.parts:
         return {}
     terms = [
@@ -307,7 +307,7 @@ def _number(value: float | Tensor) -> float | str:
 
 
 def _recorded(settings: Activations) -> list[str]:
-    """Return the settings that shaped the shard; estimators that run later did not."""
+    """Return the settings that determined the shard; those of later estimators did not."""
     unused = set() if fused_estimators(settings) else ESTIMATION
     shaping = ["ctx_len", *keys.Capture.model_fields, *keys.Estimation.model_fields]
     return [name for name in shaping if name not in unused]

@@ -35,25 +35,25 @@ def dimension_table(
 ) -> pd.DataFrame:
     """Return one row per cloud, module and estimator.
 
-    Columns: `COLUMNS`; layer is missing outside the blocks; id is NaN where it is undefined, and
+    Columns: `COLUMNS`; layer is missing outside the blocks; id is NaN if it is undefined, and
     flags say why; id_without_sinks leaves the n_heavy points out whose norm about the centre is
     beyond `max_norm_multiple` medians (8 where none is given; the largest is `heaviest`), and the
     flag `sink` is set where id differs from it by more than 5 %; first_share is the share of the
     variance in the first component, of participation_ratio; loss_nats and entropy_nats are means
     over the tokens of the cloud's contexts.
-    Estimates from the cached tensors, or takes what was estimated during the capture.
+    Estimates from the cached tensors, or takes the estimates made during the capture.
 
     Args:
-        cache: of one model.
+        cache: the cache of one model.
         estimators: names, see `terse.dimension.names`.
         cloud: "context", the T tokens of each context; "last_token" or "means", one cloud of n
             points, one for each context: its row, document and chunk are missing.
-        skip_first: tokens left out at the start of each context.
-        max_norm_multiple, theiler_window: see `terse.dimension.estimate`; in time a point's
-            neighbours are those of the next tokens, or of the next contexts.
+        skip_first: tokens skipped at the start of each context.
+        max_norm_multiple, theiler_window: see `terse.dimension.estimate`; a point's neighbours in
+            time are the next tokens, or the next contexts.
 
     Raises:
-        TerseError: an unknown name, or the cache does not hold what the clouds are made of.
+        TerseError: an unknown name, or the cache lacks the points of the clouds.
     """
     if cloud not in CLOUDS:
         raise unknown_name("cloud", cloud, CLOUDS)
@@ -92,7 +92,7 @@ def cloud_points(cache: Cache, module: str, cloud: str) -> np.ndarray:
     """Return one point (n, D) for each context: its last token, or the mean of its tokens.
 
     Raises:
-        TerseError: the cache does not hold them.
+        TerseError: the cache does not have them.
     """
     if cloud == "means" and module in cache.means:
         return cache.means[module][:]
@@ -100,11 +100,11 @@ def cloud_points(cache: Cache, module: str, cloud: str) -> np.ndarray:
         return cache.activations[module].tokens(-1)
     if cloud == "last_token" and module in cache.last_tokens:
         return cache.last_tokens[module][:]
-    raise TerseError(f"{cache.folder} holds no {cloud} of {module}: it was made for other clouds")
+    raise TerseError(f"{cache.folder} has no {cloud} of {module}: it was made for other clouds")
 
 
 def _contexts(cache: Cache) -> pd.DataFrame:
-    """Return what is known of each context, one row each."""
+    """Return a table with one row per context: model, corpus, document, mean loss and entropy."""
     about = cache.attributes
     table = pd.DataFrame(
         {
@@ -133,7 +133,7 @@ def _row_means(values: Rows) -> np.ndarray:
 
 
 def _joined(contexts: pd.DataFrame) -> pd.DataFrame:
-    """Return the one row of a cloud of all contexts."""
+    """Return the single row of a cloud of all contexts."""
     means = contexts[["loss_nats", "entropy_nats"]].mean()
     nowhere = {"row": pd.NA, "document": pd.NA, "chunk": pd.NA}
     return contexts.head(1).assign(**nowhere, **means)
@@ -166,7 +166,7 @@ def _long(names: list[str], found: Estimates, start: int) -> pd.DataFrame:
 
 
 def _stored(cache: Cache, module: str, names: list[str]) -> Iterator[pd.DataFrame]:
-    """Yield what was estimated while the activations were captured."""
+    """Yield the estimates that were made during the capture."""
     columns = {key: getattr(cache, key)[module][:] for key in (*_PER_CLOUD, "flags")}
     for name in names:
         ids, without = cache.ids[name][module][:], cache.ids_without_sinks[name][module][:]

@@ -1,7 +1,7 @@
-"""Writing one shard: by one process, under a temporary name, whole or not at all.
+"""Writing one shard: by one process, under a temporary name, completely or not at all.
 
-The arrays are contiguous and allocated when the file is made, so their places in it are known, and
-`pwrite` puts rows there from any thread, past the one lock under which HDF5 does everything.
+The arrays are contiguous and allocated when the file is created, so their offsets are known and
+`pwrite` writes rows there from any thread, bypassing HDF5's global lock.
 """
 
 import errno
@@ -37,7 +37,7 @@ from terse.errors import TerseError
 
 Compression = Literal["gzip", "lzf"]
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-SYNC_BYTES = 16 * 2**20  # written back at this interval: beside the model, no burst at the end
+SYNC_BYTES = 16 * 2**20  # written back at this interval, while the model runs: no burst at the end
 CHUNK_BYTES = 4 * 2**20
 
 
@@ -45,16 +45,16 @@ class ShardWriter:
     """Context manager: `put` rows in any order, from any thread; `publish` at the end.
 
     Left without `publish`, it removes what it wrote. The temporary file is locked while it is
-    written: a second writer of the same shard is refused, what a killed one left is overwritten.
+    written: a second writer of the same shard is refused; a killed writer's file is overwritten.
 
     Args:
         path: the shard's final name.
         datasets: the arrays.
-        n_rows: how many contexts the shard holds.
+        n_rows: number of contexts in the shard.
         attributes: of the file; maps, lists and None are stored as JSON.
-        rows: what each context is, field -> (n_rows,) strings or integers.
-        compression: a filter for the activations; None is the fast way.
-        confirm: raises where the shard has another owner by now; called before it is published.
+        rows: the contexts' description, field -> (n_rows,) strings or integers.
+        compression: a filter for the activations; None is fastest.
+        confirm: raises if the shard has another owner by now; called before it is published.
 
     Raises:
         TerseError: too little space, a full disk, or another process writes this shard.
@@ -108,9 +108,9 @@ class ShardWriter:
         """Write the rows start, start+1, ... of an array and their CRCs.
 
         Args:
-            path: of the dataset.
+            path: path of the dataset.
             start: row within the shard, from 0.
-            values: (b, *row_shape), in the dtype that is stored.
+            values: (b, *row_shape), in the stored dtype.
         """
         item = self.datasets[path]
         if values.shape[1:] != item.row_shape or values.dtype != item.storage:
@@ -123,7 +123,7 @@ class ShardWriter:
             self._count(path, len(values), values.nbytes + crcs.nbytes)
 
     def publish(self) -> None:
-        """Give the whole shard its final name, once its bytes are on the disk."""
+        """Give the complete shard its final name, once its bytes are on the disk."""
         if missing := [path for path, n in self._pending.items() if n]:
             raise RuntimeError(f"{self.path}: not all rows were written of {missing}")
         with self._telling_of_full_disk():
@@ -232,7 +232,7 @@ class ShardWriter:
 
 
 def check_space(path: Path, n_bytes: int) -> None:
-    """Raise a TerseError where a file of n_bytes does not fit beside `path`."""
+    """Raise TerseError if a file of n_bytes does not fit on the disk of `path`."""
     free = shutil.disk_usage(path.parent).free
     if n_bytes + MARGIN_BYTES > free:
         raise TerseError(
@@ -249,17 +249,17 @@ def _locked(temporary: Path, path: Path) -> int:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(descriptor)
-            raise TerseError(f"another process is writing {path} at this moment") from error
+            raise TerseError(f"another process is writing {path}") from error
         if _is_at(temporary, descriptor):
             if os.fstat(descriptor).st_size == 0:
                 return descriptor
-            # Its writer was killed, or lives on another host where it holds a lock of its own.
+            # Its writer was killed, or runs on another host where it holds its own lock.
             temporary.unlink()
         os.close(descriptor)
 
 
 def _is_at(path: Path, descriptor: int) -> bool:
-    """Say whether the open file is the one with this name now."""
+    """Return whether the open file still has this name."""
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
@@ -269,7 +269,7 @@ def _is_at(path: Path, descriptor: int) -> bool:
 def _contiguous(
     file: h5py.File, path: str, shape: tuple[int, ...], dtype: np.dtype
 ) -> h5py.Dataset:
-    """Create a dataset whose bytes have their place from the start, and no time stamp."""
+    """Create a dataset that is allocated immediately, without a time stamp."""
     parent, _, name = path.rpartition("/")
     plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     plan.set_layout(h5py.h5d.CONTIGUOUS)

@@ -1,4 +1,4 @@
-"""The typed configuration: the one owner of keys, defaults and checks. Imports no torch."""
+"""The typed configuration: the only owner of keys, defaults and checks. Imports no torch."""
 
 from terse.config.load import checked_yaml, end_with, load, read_yaml
 from terse.config.workflow import Workflow

@@ -1,6 +1,6 @@
-"""What must hold between the parts of a configuration: names that exist, things that fit.
+"""Checks between the parts of a configuration: names exist, sizes and kinds fit.
 
-Each check raises TerseError with the place, what was given and what is allowed.
+Each check raises TerseError with the key, the given value and the allowed ones.
 """
 
 import importlib.util
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # it calls this module
 
 
 def check(workflow: "Workflow") -> None:
-    """Raise TerseError for the first thing that does not hold."""
+    """Raise TerseError for the first violation."""
     _check_tracking(workflow.tracking)
     _check_tokenizers(workflow)
     for name, model in workflow.models.items():
@@ -35,7 +35,7 @@ def check(workflow: "Workflow") -> None:
 
 
 def _require(where: str, kind: str, name: str | None, allowed: Iterable[str]) -> None:
-    """Refuse a name that nothing has; None is no name."""
+    """Refuse a name that is not in `allowed`; None passes."""
     if name is not None and name not in (known := set(allowed)):
         raise TerseError(f"{where}: {unknown_name(kind, name, known)}")
 
@@ -84,7 +84,7 @@ def _check_base(workflow: "Workflow", name: str) -> None:
         return
     if run.base is not None and allowed:
         raise TerseError(
-            f"runs.{name}.base: {run.base} is no run of a method that {run.method} goes on "
+            f"runs.{name}.base: {run.base} is not a run of a method that {run.method} can start "
             f"from; allowed: runs of {', '.join(allowed)}"
         )
     _check_language_model(workflow, f"runs.{name}.base", base)
@@ -99,15 +99,16 @@ def _check_no_cycle(workflow: "Workflow", name: str) -> None:
 
 
 def _check_positions(workflow: "Workflow", name: str) -> None:
-    """Refuse rows that are longer than what a run at the start of a chain can read."""
-    row, base = getattr(workflow.runs[name], "ctx_len", None), workflow.base_run(name)
-    while row is not None and base is not None:
+    """Refuse rows that are longer than the context of any run in the chain of bases."""
+    base = workflow.base_run(name)
+    while base is not None:
         limit = workflow.spec(base).context_length(workflow.runs[base])
-        if limit is not None and row > limit:
-            raise TerseError(
-                f"runs.{name}.ctx_len: {row} tokens; its base {base} has {limit} positions, "
-                "allowed: up to that"
-            )
+        for key, n in workflow.spec(name).row_length(workflow.runs[name]).items():
+            if limit is not None and n > limit:
+                raise TerseError(
+                    f"runs.{name}.{key}: rows of {n} tokens; its base {base} has {limit} "
+                    "positions, allowed: up to that"
+                )
         base = workflow.base_run(base)
 
 
@@ -124,7 +125,7 @@ def _check_bytes(workflow: "Workflow", where: str, run: Run, name: str | None) -
     tokenizer = workflow.tokenizers.get(name or "")
     if spec_of(run).reads_bytes and tokenizer is not None and tokenizer.kind != "bytes":
         raise TerseError(
-            f"{where}: {run.method} reads bytes, {name} is of kind {tokenizer.kind}; give a "
+            f"{where}: {run.method} reads bytes, but {name} is of kind {tokenizer.kind}; give a "
             "tokenizer of kind bytes"
         )
 
@@ -132,8 +133,8 @@ def _check_bytes(workflow: "Workflow", where: str, run: Run, name: str | None) -
 def _check_language_model(workflow: "Workflow", where: str, run: str | None) -> None:
     if run in workflow.runs and not workflow.spec(run).is_language_model:
         raise TerseError(
-            f"{where}: {run} of method {workflow.runs[run].method} is no whole language model; its "
-            "report has its own measurements"
+            f"{where}: {run} of method {workflow.runs[run].method} is not a complete language "
+            "model; its report has its own measurements"
         )
 
 
@@ -197,12 +198,12 @@ def _check_measure(workflow: "Workflow", name: str) -> None:
 
 
 def _check_vectors(workflow: "Workflow", name: str, measure: Activations) -> None:
-    """Refuse what does not hold for a model that makes vectors of a context."""
+    """Refuse settings that don't apply to a model that turns a context into vectors."""
     model, decided = workflow.models[name], workflow.decided_measurement(name)
     if not decided:
         return
     if given := sorted(model.model_fields_set & {"kind", "dtype", "device_map"}):
-        raise TerseError(f"models.{name}.{given[0]}: run {model.run} says how it is loaded")
+        raise TerseError(f"models.{name}.{given[0]}: run {model.run} determines how it is loaded")
     if measure.cloud == "context":
         raise TerseError(
             f"models.{name}.activations.cloud: the vectors of one context are too few; "
@@ -210,13 +211,13 @@ def _check_vectors(workflow: "Workflow", name: str, measure: Activations) -> Non
         )
     if given := sorted(set(model.activations) & (decided.keys() - {"cloud", "ctx_len"})):
         raise TerseError(
-            f"models.{name}.activations.{given[0]}: what is measured of run {model.run} are "
-            f"its vectors; always {decided[given[0]]} there"
+            f"models.{name}.activations.{given[0]}: run {model.run} is measured by its vectors; "
+            f"always {decided[given[0]]} there"
         )
 
 
 def _beyond(measure: Activations, depth: int) -> int | None:
-    """Return the first layer that is asked for and that a model of `depth` blocks lacks."""
+    """Return the first requested layer that a model of `depth` blocks lacks."""
     for item in measure.layer_idx_list if measure.layer_idx_list != "all" else []:
         for end in [item] if isinstance(item, int) else map(int, item.split("-")):
             if not -depth <= end < depth:

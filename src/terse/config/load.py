@@ -20,11 +20,11 @@ _LIBRARIES = {"corpora", "tokenizers", "runs", "models"}
 def load(raw: dict[str, Any]) -> Workflow:
     """Return the checked configuration.
 
-    Raises TerseError, one line for each thing that is wrong.
+    Raises TerseError with one line for each fault.
     """
     if not isinstance(raw, dict):
-        raise TerseError(f"config: a map of keys is needed; given: {raw!r}")
-    methods()  # a broken one is told first, whether or not a run is of it
+        raise TerseError(f"config: must be a map of keys; given: {raw!r}")
+    methods()  # a broken one is reported first, whether or not a run uses it
     raw, sweeps = _without_none({**raw, "corpora": _with_named(raw.get("corpora"))}), {}
     if isinstance(raw.get("runs"), dict):
         raw["runs"], sweeps = expand_sweeps(raw["runs"])
@@ -35,14 +35,14 @@ def load(raw: dict[str, Any]) -> Workflow:
 
 
 def _with_named(corpora: Any) -> Any:
-    """Return the corpora of a configuration, and the well-known ones that it does not define."""
+    """Return the corpora of a configuration plus the named ones that it does not redefine."""
     return {**NAMED, **corpora} if isinstance(corpora, dict) else corpora or NAMED
 
 
 def _without_none(raw: dict[str, Any]) -> dict[str, Any]:
-    """Return the top level without empty blocks, and libraries without things set to null.
+    """Return the top level without empty blocks, and libraries without entries set to null.
 
-    So a later file can take away what an earlier one defines.
+    So a later file can remove what an earlier one defines.
     """
     found = {key: value for key, value in raw.items() if value is not None}
     for library in _LIBRARIES & found.keys():
@@ -52,7 +52,7 @@ def _without_none(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def checked_yaml(path: str) -> str:
-    """Return the path of a configuration file, or end the program with what is wrong in it."""
+    """Return the path of a configuration file, or exit with its first fault."""
     try:
         if Path(path).exists():
             read_yaml(path)
@@ -62,7 +62,7 @@ def checked_yaml(path: str) -> str:
 
 
 def end_with(error: TerseError) -> NoReturn:
-    """Print an error of the configuration, one line for each thing that is wrong, and exit."""
+    """Print an error of the configuration, one line for each fault, and exit."""
     for line in str(error).splitlines():
         print(f"config error: {line}", file=sys.stderr)
     sys.exit(1)
@@ -71,7 +71,7 @@ def end_with(error: TerseError) -> NoReturn:
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Return the map in a YAML file.
 
-    Raises TerseError with the file, line and column where it is not valid YAML or no map.
+    Raises TerseError with the file, line and column if it is not valid YAML or not a map.
     """
     try:
         with Path(path).open(encoding="utf-8") as file:
@@ -79,12 +79,12 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "no valid YAML"
-        raise TerseError(f"{path}{place}: no valid YAML: {problem}") from None
+        problem = getattr(error, "problem", None) or "invalid YAML"
+        raise TerseError(f"{path}{place}: invalid YAML: {problem}") from None
     except UnicodeDecodeError as error:
-        raise TerseError(f"{path}: no valid YAML: not UTF-8 at byte {error.start}") from None
+        raise TerseError(f"{path}: invalid YAML: not UTF-8 at byte {error.start}") from None
     except OSError as error:
         raise TerseError(f"{path}: {error.strerror}") from None
     if not isinstance(content, dict):
-        raise TerseError(f"{path}: a map of keys is needed")
+        raise TerseError(f"{path}: must be a map of keys")
     return content

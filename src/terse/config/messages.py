@@ -10,12 +10,12 @@ from terse.errors import unknown_name
 
 Location = tuple[int | str, ...]
 
-# What pydantic adds to the place of an error in a member of a union: the member's type.
+# What pydantic appends to an error's location for a member of a union: the member's type.
 _MEMBER = re.compile(r"(int$|list\[|constrained-|literal\[)")
 
 
 def lines(error: ValidationError, prefix: Location = ()) -> list[str]:
-    """Return one line for each thing that is wrong."""
+    """Return one line for each fault."""
     complaints: dict[str, list[str]] = {}
     for detail in error.errors():
         complaints.setdefault(_place((*prefix, *detail["loc"])), []).append(_complaint(detail))
@@ -23,7 +23,7 @@ def lines(error: ValidationError, prefix: Location = ()) -> list[str]:
 
 
 def _place(location: Location) -> str:
-    """Return the path of a key; members of a union, tried in turn, have that of the union."""
+    """Return the path of a key; the members of a union share the union's path."""
     parts = [str(part) for part in location if part != "[key]"]
     key = itertools.takewhile(lambda part: not _MEMBER.match(part), parts)
     return ".".join(key) or "config"
@@ -42,10 +42,10 @@ def _complaint(detail: Any) -> str:
             return str(unknown_name("value", str(given), allowed))
         case "string_pattern_mismatch" if "{0,39}" in context["pattern"]:
             return (
-                f"{given!r} is no name; allowed: up to 40 of a-z, 0-9, dot and hyphen, "
-                "the first a letter or digit"
+                f"{given!r} is not a valid name; allowed: up to 40 of a-z, 0-9, dot and hyphen, "
+                "starting with a letter or digit"
             )
         case "model_type":
-            return f"a block of keys is needed; given: {given!r}"
+            return f"must be a block of keys; given: {given!r}"
     message = detail["msg"].replace("Input should be", "should be")
     return f"{message[0].lower()}{message[1:]}; given: {given!r}"

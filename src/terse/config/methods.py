@@ -1,4 +1,4 @@
-"""The registry of methods: ours, two lines each, and those that installed packages bring."""
+"""The registry of methods: ours, two lines each, and those of installed packages."""
 
 import pkgutil
 import re
@@ -34,7 +34,7 @@ GROUP = "terse.methods"  # of the entry points: the method's name = "module:obje
 def methods() -> Mapping[str, MethodSpec[Any]]:
     """Return all methods by name, ours first.
 
-    Raises TerseError, with the name of the package, for one from outside that cannot be used.
+    Raises TerseError, with the package's name, for an external one that can't be used.
     """
     found = {spec.name: spec for spec in OURS}
     owners = dict.fromkeys(found, "terse")
@@ -42,7 +42,7 @@ def methods() -> Mapping[str, MethodSpec[Any]]:
         package = entry.dist.name if entry.dist else entry.module
         if entry.name in found:
             raise TerseError(
-                f"package {package}: the method {entry.name!r} is there already, from "
+                f"package {package}: the method {entry.name!r} already exists, from "
                 f"{owners[entry.name]}: rename or uninstall one of them"
             )
         found[entry.name], owners[entry.name] = _spec_at(entry, package), package
@@ -50,19 +50,19 @@ def methods() -> Mapping[str, MethodSpec[Any]]:
 
 
 def _spec_at(entry: EntryPoint, package: str) -> MethodSpec[Any]:
-    """Return the spec that a package registers; TerseError where there is none."""
+    """Return the spec that a package registers; TerseError if there is none."""
     where = f"package {package}: the method {entry.name!r} at {entry.value}"
     try:
         spec = entry.load()
         name = spec.name if isinstance(spec, MethodSpec) else None
-    except Exception as error:  # whatever a stranger's module does
+    except Exception as error:  # an external module can raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise TerseError(f"{where} does not load ({reason}): mend or uninstall it") from error
+        raise TerseError(f"{where} does not load ({reason}): fix or uninstall it") from error
     if name is None:
-        raise TerseError(f"{where} is no MethodSpec but {spec!r}: register an object of one")
+        raise TerseError(f"{where} is not a MethodSpec but {spec!r}: register an instance of one")
     if name != entry.name or not re.fullmatch(NAME_PATTERN, name):
         raise TerseError(
-            f"{where} calls itself {name!r}: one name is needed, such as my-method (a-z, 0-9, .-)"
+            f"{where} calls itself {name!r}: use one name, such as my-method (a-z, 0-9, .-)"
         )
     return spec
 

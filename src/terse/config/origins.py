@@ -1,4 +1,4 @@
-"""How a model from outside becomes a local folder in the Hugging Face format."""
+"""How an external model becomes a local folder in the Hugging Face format."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 from terse.config.workflow import Workflow
 from terse.errors import TerseError
 from terse.settings.models import Model
+from terse.settings.paths import checked_name
 
 ADAPTER = "adapter_config.json"
 _WHOLE = ("model*.safetensors*", "pytorch_model*.bin*")
@@ -14,19 +15,20 @@ _WHOLE = ("model*.safetensors*", "pytorch_model*.bin*")
 def model_folder(settings: Workflow, name: str) -> str:
     """Return the folder with a model's weights, or with those of all its run's steps.
 
-    Raises TerseError where what `path` names is not there, or is a model and an adapter at once.
+    Raises TerseError if `path` does not exist, or holds both a model and an adapter.
     """
     model = settings.models[name]
     if model.run is not None:
         return f"results/runs/{model.run}/" + ("model" if model.step is None else "checkpoints")
     lies_there = model.path is not None and not model.is_gguf and not is_adapter(settings, name)
-    return str(model.path) if lies_there else f"cache/models/{name}"
+    return _usable(name, str(model.path)) if lies_there else f"cache/models/{name}"
 
 
 def is_adapter(settings: Workflow, name: str) -> bool:
-    """Return whether a model is an adapter that goes on a base.
+    """Return whether a model is an adapter for a base.
 
-    Raises TerseError where a whole model lies beside it and `adapter` does not say what is meant.
+    Raises TerseError if a whole model is in the same folder and `adapter` does not say which one
+    is meant.
     """
     model = settings.models[name]
     if model.adapter == "ignored" or model.is_gguf or model.run is not None:
@@ -37,39 +39,39 @@ def is_adapter(settings: Workflow, name: str) -> bool:
         return False
     if any(any(Path(model.path).glob(pattern)) for pattern in _WHOLE):
         raise TerseError(
-            f"models.{name}.path: {model.path} holds a whole model and an adapter; say what is "
-            "meant by adapter: merged or adapter: ignored"
+            f"models.{name}.path: {model.path} holds a whole model and an adapter; set "
+            "adapter: merged or adapter: ignored"
         )
     return True
 
 
 def adapter_folder(settings: Workflow, name: str) -> str:
-    """Return the folder of an adapter's files. Raises TerseError where there are none."""
+    """Return the folder of an adapter's files. Raises TerseError if there are none."""
     model = settings.models[name]
     if model.path is None:
         return f"cache/adapters/{name}"
     if not (Path(model.path) / ADAPTER).is_file():
-        raise TerseError(f"models.{name}.path: {model.path} holds no {ADAPTER}, so no adapter")
-    return model.path
+        raise TerseError(f"models.{name}.path: not an adapter: {model.path} has no {ADAPTER}")
+    return _usable(name, model.path)
 
 
 def adapter_base(settings: Workflow, name: str) -> str:
     """Return the folder of the model that an adapter is for.
 
-    Raises TerseError where the adapter does not name one that is here.
+    Raises TerseError if the adapter does not name one that exists here.
     """
     model = settings.models[name]
     if model.base is not None:
         return _base_of_config(settings, name, model.base)
     folder = Path(adapter_folder(settings, name))
-    if (folder / "config.json").is_file():  # a whole model lies beside it
+    if (folder / "config.json").is_file():  # a whole model in the same folder
         return str(folder)
     named = _named_base(name, folder / ADAPTER)
     if Path(named).is_dir():
-        return named
+        return _usable(name, named)
     raise TerseError(
-        f"models.{name}: the adapter in {folder} is for {named!r}, which is no folder here: add "
-        f"that model under models ({{hub: {named}}}, for instance) and write its name as base"
+        f"models.{name}: the adapter in {folder} is for {named!r}, which is not a folder here: "
+        f"add that model under models ({{hub: {named}}}, for instance) and give its name as base"
     )
 
 
@@ -92,20 +94,25 @@ def _named_base(name: str, path: Path) -> str:
         named = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (ValueError, KeyError, TypeError) as error:
         raise TerseError(
-            f"models.{name}: {path} does not name a base (base_model_name_or_path): is it whole? "
-            "Else write base, the name of a model here"
+            f"models.{name}: {path} does not name a base (base_model_name_or_path): is it "
+            "complete? Otherwise set base to the name of a model here"
         ) from error
     return str(named)
 
 
 def gguf_file(settings: Workflow, name: str) -> str:
-    """Return the GGUF file that a model is made of. Raises TerseError where it is not there."""
+    """Return the GGUF file that a model is made from. Raises TerseError if it does not exist."""
     path = settings.models[name].path
     if path is None:
         return f"cache/gguf/{name}/model.gguf"
     if not Path(path).is_file():
         raise TerseError(f"models.{name}.path: there is no file {path}")
-    return path
+    return _usable(name, path)
+
+
+def _usable(model: str, path: str) -> str:
+    """Return a model's path; raise TerseError if Snakemake can't handle its name."""
+    return checked_name(path, f"models.{model}: the path")
 
 
 def of_kind(settings: Workflow, kind: str) -> list[str]:

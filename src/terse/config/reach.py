@@ -1,11 +1,11 @@
-"""What `all` still makes where a model could not be fetched for want of a network."""
+"""What `all` still makes when a model could not be fetched without a network."""
 
 from terse.config.workflow import Workflow
 from terse.settings.select import Select
 
 
 def within_reach(settings: Workflow) -> Workflow:
-    """Return the settings whose selection leaves out what needs an unreachable model."""
+    """Return the settings with everything that needs an unreachable model deselected."""
     if not settings.unreachable:
         return settings
     chosen = settings.select

@@ -1,4 +1,4 @@
-"""What a job needs of a machine, as far as the configuration tells the size of its model."""
+"""What a job needs of a machine, as far as the configuration states its model's size."""
 
 import re
 
@@ -6,16 +6,16 @@ from terse.config.methods import spec_of
 from terse.config.workflow import Workflow
 
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "auto": 4}
-# Python, torch and the data beside a model; parameters of a model of unknown size.
+# Memory of Python, torch and the data, without a model; parameters of a model of unknown size.
 _BASE_MB, _UNKNOWN = 4000, 250_000_000
 # Weights, gradients and both moments of AdamW in float32, and a copy while the state is saved.
 _TRAINING_BYTES = 20
-# On devices: each process holds the weights as it reads them; the first saves weights and moments.
+# On devices: each process holds the weights while reading; the first saves weights and moments.
 _READING_BYTES, _SAVING_BYTES = 4, 12
-# What a device sustains, low on purpose: a limit that is too short costs an attempt.
+# What a device sustains, deliberately low: a limit that is too short costs an attempt.
 _GPU_FLOP_PER_MIN, _CPU_FLOP_PER_MIN = 60 * 10**13, 60 * 10**10
-# Minutes: to start, read, validate and write; where the work is unknown; the longest asked for,
-# as many partitions allow no more (a training that is cut goes on in the next attempt).
+# Minutes: to start, read, validate and write; if the work is unknown; the longest requested,
+# as many partitions allow no more (a training that is cut off resumes in the next attempt).
 _BASE_MIN, _UNKNOWN_MIN, _LONGEST_MIN = 60, 480, 1440
 
 
@@ -38,14 +38,14 @@ def model_mem_mb(settings: Workflow, model: str, attempt: int) -> int:
 
 
 def conversion_mem_mb(settings: Workflow, model: str, attempt: int) -> int:
-    """Return the memory (MB) of a job that makes float32 weights of others; it grows likewise."""
+    """Return the memory (MB) of a job that converts weights to float32; it grows likewise."""
     n = model_parameters(settings, model) or _UNKNOWN
-    # As they are read, as they are used, and their sum or copy.
+    # The weights as they are read, as they are used, and their sum or copy.
     return _grown(_BASE_MB + 3 * n * _BYTES["float32"] // 10**6, attempt)
 
 
 def _grown(mem_mb: int, attempt: int) -> int:
-    # Gently: an attempt may have ended for want of time, and no node has the memory of four.
+    # Slowly: an attempt may have run out of time instead, and no node has four times the memory.
     return mem_mb * (1 + attempt) // 2
 
 
@@ -54,7 +54,7 @@ def training_min(settings: Workflow, run: str, attempt: int) -> int:
     chosen = settings.runs[run]
     n, tokens = run_parameters(settings, run), spec_of(chosen).tokens_per_row(chosen)
     rows = chosen.max_steps * chosen.batch_size * chosen.n_grad_loops
-    # Forward and backward pass: 6 operations per parameter and token.
+    # Forward and backward pass: 6 FLOPs per parameter and token.
     work = None if n is None or tokens is None else 6 * n * tokens * rows
     return _limit(work, settings.devices(chosen) * chosen.nodes, attempt)
 
@@ -77,9 +77,9 @@ def _limit(work: int | None, devices: int, attempt: int) -> int:
 
 
 def allocation(settings: Workflow, run: str) -> dict[str, int | str | None]:
-    """Return what a training asks for: gpu, nodes, gres, tasks; None: nothing is said of it.
+    """Return what a training requests: gpu, nodes, gres, tasks; None: not requested.
 
-    On several nodes the devices are told by node (`gres`), as the scheduler's step needs them.
+    On several nodes the devices are requested per node (`gres`), as the scheduler's step needs.
     """
     devices, nodes = settings.devices(settings.runs[run]), settings.runs[run].nodes
     if nodes == 1:
@@ -90,12 +90,12 @@ def allocation(settings: Workflow, run: str) -> dict[str, int | str | None]:
 
 
 def one_node(devices: int) -> int | None:
-    """Return 1 where several devices must be of one node: SLURM takes them from anywhere."""
+    """Return 1 if several devices must share a node: SLURM takes them from anywhere."""
     return 1 if devices > 1 else None
 
 
 def run_parameters(settings: Workflow, run: str) -> int | None:
-    """Return how many parameters a run's model has, None where the config does not tell."""
+    """Return how many parameters a run's model has, None if the config doesn't state it."""
     chosen = settings.runs[run]
     vocabulary = settings.tokenizers.get(chosen.tokenizer or "")
     vocab_size = vocabulary.vocab_size if vocabulary else 0
@@ -107,9 +107,9 @@ def run_parameters(settings: Workflow, run: str) -> int | None:
 
 
 def model_parameters(settings: Workflow, model: str) -> int | None:
-    """Return how many parameters a model has; one from outside tells by its name.
+    """Return how many parameters a model has; an external one states it in its name.
 
-    Such as `pythia-410m` or `SmolLM2-135M-Instruct.Q4_1.gguf`; an adapter has its base's size.
+    For example `pythia-410m` or `SmolLM2-135M-Instruct.Q4_1.gguf`; an adapter has its base's size.
     """
     chosen = settings.models[model]
     if chosen.run is not None:

@@ -45,7 +45,7 @@ def schema_text() -> str:
 
 
 def readme_text(root: Path) -> str:
-    """Return the text of `config/README.md`: what stands above the marker, and all keys."""
+    """Return the text of `config/README.md`: what is above the marker, and all keys."""
     written, _, _ = (root / "config" / "README.md").read_text().partition(MARKER)
     own = set(Chunking.model_fields) | set(Capture.model_fields) | set(Estimation.model_fields)
     sections = [
@@ -78,7 +78,7 @@ def _sections_of(name: str, settings: type[Run]) -> list[str]:
 
 
 def _blocks_in(annotation: Any) -> list[type[Strict]]:
-    """Return the blocks that a key takes, by itself, in a list, or where it is not null."""
+    """Return the blocks that a key takes: alone, in a list, or as an alternative to null."""
     if get_origin(annotation) in (list, Union, UnionType):
         return [block for part in get_args(annotation) for block in _blocks_in(part)]
     is_block = isinstance(annotation, type) and issubclass(annotation, Strict)

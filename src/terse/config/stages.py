@@ -1,4 +1,4 @@
-"""The version of each stage; raise it when a change of code changes results."""
+"""The version of each stage; raise it when a code change changes results."""
 
 STAGE_VERSIONS = {
     "collect_corpus": 1,
@@ -7,7 +7,7 @@ STAGE_VERSIONS = {
     "convert_gguf": 1,
     "download_adapter": 1,
     "apply_adapter": 1,
-    "train_tokenizer": 2,
+    "train_tokenizer": 1,
     "tokenize_corpus": 1,
     "chunk_corpus": 1,
     "cache_activations": 3,

@@ -1,4 +1,4 @@
-"""A run with `sweep:` stands for several runs, one for each combination of its listed values."""
+"""A run with `sweep:` is expanded into one run per combination of its listed values."""
 
 import itertools
 import re
@@ -10,7 +10,7 @@ Raw = dict[str, Any]
 
 
 def expand_sweeps(runs: dict[str, Raw]) -> tuple[dict[str, Raw], dict[str, list[str]]]:
-    """Return the runs with sweeps expanded, and the names that each run stands for.
+    """Return the runs with sweeps expanded, and the names that each run expands to.
 
     Lists under `sweep` are multiplied; the lists of a `zip` group inside it advance together.
     A run `r` swept over lr becomes `r-0.001`, `r-0.01`: the values, in the order of the keys.
@@ -44,7 +44,7 @@ def _points(name: str, raw: Raw) -> list[Raw]:
         for combination in itertools.product(*axes)
     ]
     if clash := sorted(set(points[0]) & set(raw)):
-        raise TerseError(f"{where}.{clash[0]}: the key is also set beside the sweep")
+        raise TerseError(f"{where}.{clash[0]}: the key is also set outside the sweep")
     return points
 
 
@@ -65,6 +65,6 @@ def _zipped(where: str, group: Any) -> list[Raw]:
 
 
 def _spell(value: Any) -> str:
-    """Return a value as a piece of a name; -2 is another one than 2."""
+    """Return a value as a piece of a name; -2 and 2 differ."""
     sign = "-" if isinstance(value, int | float) and value < 0 else ""
     return sign + re.sub(r"[^a-z0-9.]+", "-", str(value).lower()).strip("-.")

@@ -1,4 +1,4 @@
-"""The whole configuration: libraries of named things, and what `all` makes of them."""
+"""The whole configuration: libraries of named things, and what `all` makes from them."""
 
 import re
 from typing import Annotated, Any, ClassVar, Literal
@@ -32,7 +32,7 @@ from terse.settings.strict import Name, Strict
 def _by_method(raw: Any) -> Any:
     """Return a run's settings in the class of its method."""
     if not isinstance(raw, dict):
-        raise ValueError(f"a block of keys is needed; given: {raw!r}")
+        raise ValueError(f"must be a block of keys; given: {raw!r}")
     known = methods()
     if "method" not in raw:
         raise ValueError(f"method is missing; allowed: {', '.join(sorted(known))}")
@@ -49,16 +49,16 @@ class Workflow(Strict):
 
     roots: Roots = Field(
         Roots(),  # pyright: ignore[reportCallIssue]
-        description="where the three folders really lie",
+        description="where the three folders are really stored",
     )
-    gpu: int = Field(0, ge=0, description="devices of a job that can use one; profiles set it")
+    gpu: int = Field(0, ge=0, description="devices of each job that can use them; profiles set it")
     compute: Literal["cuda", "cpu"] = Field(
-        "cuda", description="what computes in a job with devices; cpu rehearses a GPU cluster"
+        "cuda", description="where a job with devices computes; cpu rehearses a GPU cluster"
     )
-    deterministic: bool = Field(True, description="deterministic algorithms on CUDA as well")
+    deterministic: bool = Field(True, description="deterministic algorithms also on CUDA")
     n_data_procs: int = Field(1, ge=1, description="processes that tokenise")
     tracking: Literal["none", "mlflow", "wandb", "tensorboard"] = Field(
-        "none", description="where trainings report to; mlflow writes results/mlflow.db"
+        "none", description="where trainings log metrics; mlflow writes results/mlflow.db"
     )
     corpora: dict[Name, Corpus] = Field({}, description="texts, by name")
     tokenizers: dict[Name, Tokenizer] = Field({}, description="tokenizers trained here, by name")
@@ -67,14 +67,14 @@ class Workflow(Strict):
     unreachable: dict[Name, str] = Field(
         {}, description="models that could not be fetched, and why: `all` leaves them out"
     )
-    activations: Activations | None = Field(None, description="what is measured of each model")
-    harness: Harness | None = Field(None, description="what lm-eval asks of models")
+    activations: Activations | None = Field(None, description="what is measured in each model")
+    harness: Harness | None = Field(None, description="lm-eval's tasks and settings")
     select: Select = Field(
         Select(),  # pyright: ignore[reportCallIssue]
         description="what `all` makes",
     )
 
-    # The runs that each run with a sweep stands for; `terse.config.load` gives them as context.
+    # The runs that each run with a sweep expands to; `terse.config.load` passes them as context.
     _sweeps: dict[str, list[str]] = PrivateAttr(default_factory=dict)
 
     step_of_revision: ClassVar[re.Pattern[str]] = re.compile(r"step-?(\d+)")
@@ -86,7 +86,7 @@ class Workflow(Strict):
         return self
 
     def names_of_runs(self) -> set[str]:
-        """Return the names that a selection may have: of runs, and of sweeps for all of theirs."""
+        """Return the names that a selection may use: runs, and sweeps for all of their runs."""
         return {*self.runs, *self._sweeps}
 
     def selected_runs(self) -> list[str]:
@@ -95,7 +95,7 @@ class Workflow(Strict):
         return list(dict.fromkeys(names))
 
     def spec(self, run: str) -> MethodSpec[Any]:
-        """Return what the method of a run tells of itself."""
+        """Return the spec of a run's method."""
         return methods()[self.runs[run].method]
 
     def result_params(self, run: str) -> dict[str, Any]:
@@ -107,11 +107,11 @@ class Workflow(Strict):
         return self.spec(run).weight_params(self.runs[run])
 
     def non_weight_params(self, run: str) -> dict[str, Any]:
-        """Return what a run's training may read although it does not change the weights."""
+        """Return the settings that a run's training may read but that don't change the weights."""
         return self.spec(run).non_weight_params(self.runs[run])
 
     def encoder(self, run: str) -> str | None:
-        """Return the "module:function" that makes a run's codes, None where it trains on text."""
+        """Return the "module:function" that makes a run's codes, None if it trains on text."""
         return self.spec(run).encoder(self.runs[run])
 
     def compared_with(self, run: str) -> list[str]:
@@ -119,20 +119,20 @@ class Workflow(Strict):
         return list(self.spec(run).compared_with(self.runs[run]).values())
 
     def devices(self, item: Run | Model) -> int:
-        """Return how many devices a run or model asks for on a node."""
+        """Return how many devices per node a run or model requests."""
         return self.gpu if item.gpu is None else item.gpu
 
     def threads_of_training(self, run: str) -> int:
-        """Return the cores that a training asks for on a node."""
+        """Return how many cores per node a training requests."""
         return self.runs[run].threads * max(1, self.devices(self.runs[run]))
 
     def n_processes(self, run: str) -> int:
-        """Return how many processes train a run: one per device, one on each node at least."""
+        """Return how many processes train a run: one per device, at least one on each node."""
         devices = 1 if self._in_one_process(run) else max(1, self.devices(self.runs[run]))
         return devices * self.runs[run].nodes
 
     def devices_of_evaluation(self, run: str) -> int:
-        """Return how many devices the evaluation of a run asks for: one, but for a spread model."""
+        """Return how many devices a run's evaluation requests: one, unless the model is spread."""
         devices = self.devices(self.runs[run])
         return devices if self._in_one_process(run) else min(1, devices)
 
@@ -140,7 +140,7 @@ class Workflow(Strict):
         return self.spec(run).one_process(self.runs[run])
 
     def base_run(self, run: str) -> str | None:
-        """Return the run whose weights a run starts from, None where there is none."""
+        """Return the run whose weights a run starts from, None if there is none."""
         base = self.runs[run].base
         if base is None or base in self.runs:
             return base
@@ -152,11 +152,11 @@ class Workflow(Strict):
         return None if base is None or base in self.runs else self.models[base].step
 
     def depth(self, model: str) -> int | None:
-        """Return a model's number of blocks where the configuration knows it."""
+        """Return a model's number of blocks if the configuration determines it."""
         return self._from_scratch(model, "depth")
 
     def context_length(self, model: str) -> int | None:
-        """Return how many tokens a model can read, where the configuration knows it."""
+        """Return how many tokens a model can read if the configuration determines it."""
         return self._from_scratch(model, "context_length")
 
     def _from_scratch(self, model: str, name: str) -> int | None:
@@ -169,9 +169,9 @@ class Workflow(Strict):
         return None
 
     def measure(self, model: str) -> Activations:
-        """Return the activations block with the overrides of a model's method and its own.
+        """Return the activations block with the overrides of a model's method and of the model.
 
-        Raises TerseError with the place and the nearest valid key where they do not fit.
+        Raises TerseError with the key and the nearest valid one if they are invalid.
         """
         if self.activations is None:
             raise TerseError(f"activations: the block is missing, and model {model} needs it")
@@ -197,7 +197,7 @@ class Workflow(Strict):
         return self.tokenizer_of_model(settings.base)
 
     def tokenizer_of_model(self, model: str) -> str | None:
-        """Return the name of a model's tokenizer; one from outside has its own, by its name."""
+        """Return the name of a model's tokenizer; an external model has its own, of its name."""
         run = self.models[model].run
         return model if run is None else self.tokenizer_of_run(run)
 
@@ -229,15 +229,15 @@ class Workflow(Strict):
         return run if run is not None and self.spec(run).needs_base else None
 
     def harness_adapter(self, name: str) -> str:
-        """Return the "module:function" that gives lm-eval a model or run.
+        """Return the "module:function" that makes lm-eval's model from a model or run.
 
-        Raises TerseError for what lm-eval cannot ask.
+        Raises TerseError for what lm-eval can't score.
         """
         run = self.models[name].run if name in self.models else name
         if run is None:
             return LANGUAGE_MODEL
         if self.spec(run).is_language_model and self.tokenizer_of_run(run) is None:
-            raise TerseError(f"select.harness: {name} reads no text that lm-eval could ask it")
+            raise TerseError(f"select.harness: {name} reads no text, so lm-eval can't score it")
         return adapter_of(name, self.runs[run], is_model=name in self.models)
 
     def families(self) -> list[str]:
@@ -245,7 +245,7 @@ class Workflow(Strict):
         return list(dict.fromkeys(self.family(model) for model in self.models))
 
     def family(self, model: str) -> str:
-        """Return the name of the figures that a model is drawn into; other clouds have others."""
+        """Return the name of the figures that a model is drawn in; each cloud has its own."""
         settings = self.models[model]
         if settings.family is not None or settings.run is None:
             return settings.family or model
@@ -253,7 +253,7 @@ class Workflow(Strict):
         return settings.run + ("" if cloud == "context" else f"-{cloud.replace('_', '-')}")
 
     def training_step(self, model: str) -> int | None:
-        """Return the training step that a model's weights are from, where it is known."""
+        """Return the training step of a model's weights, None if it is unknown."""
         settings = self.models[model]
         if settings.run is not None:
             return self.runs[settings.run].max_steps if settings.step is None else settings.step

@@ -18,7 +18,7 @@ from terse.errors import TerseError, unknown_name
 
 SHUFFLES = ("none", "tokens", "blocks")
 SHUFFLED_BLOCKS = 16  # cut from the tokens after BOS, equal in size up to one token
-BLOCK_ROWS = 1024  # chunks in memory at once
+BLOCK_ROWS = 1024  # chunks in memory at a time
 
 
 @dataclass(frozen=True)
@@ -81,12 +81,12 @@ def chunk_documents(
     """Cut a tokens file into chunks of ctx_len tokens and return how many there are.
 
     A document gives chunks if it has ctx_len * (min_chunks_from_a_document + 1) tokens or more,
-    at most max_chunks_from_a_document, with chunk_gap tokens left out between two. With a BOS
-    token a chunk is BOS and ctx_len - 1 tokens, else ctx_len tokens. max_dataset_size: documents
-    looked at, at most. split: "train", "validation" or "all" (train first). shuffle: "tokens"
-    permutes the tokens of a chunk, "blocks" 16 blocks of them; the BOS stays where it is.
+    at most max_chunks_from_a_document, with chunk_gap tokens skipped between two. With a BOS
+    token a chunk is BOS and ctx_len - 1 tokens, else ctx_len tokens. max_dataset_size: maximum
+    number of documents considered. split: "train", "validation" or "all" (train first). shuffle:
+    "tokens" permutes the tokens of a chunk, "blocks" its 16 blocks; the BOS stays first.
 
-    Raises TerseError where no document is long enough, and for values out of range.
+    Raises TerseError if no document is long enough, and for values out of range.
     """
     rule = ChunkRule(
         ctx_len=ctx_len,
@@ -120,30 +120,30 @@ def limited(lengths: list[NDArray[np.int64]], limit: int | None) -> list[NDArray
 
 
 def plan(store: TokenStore, lengths: NDArray[np.int64], rule: ChunkRule) -> Plan:
-    """Return which tokens the chunks of a split read; lengths (D,) of its documents in tokens."""
+    """Return the plan of a split's chunks; lengths (D,): its documents' lengths in tokens."""
     body = rule.ctx_len - (store.bos_id >= 0)
     stride = body + rule.chunk_gap
     counts = (lengths + rule.chunk_gap) // stride  # (D,) chunks that fit
     counts = np.minimum(counts, rule.max_chunks_from_a_document)
     counts = np.where(lengths >= rule.threshold, counts, 0)
     documents = np.repeat(np.arange(len(lengths)), counts)  # (n,)
-    firsts = np.cumsum(counts) - counts  # (D,) chunks of the documents before
+    firsts = np.cumsum(counts) - counts  # (D,) chunks in the documents before
     chunks = np.arange(len(documents)) - firsts[documents]
     return Plan(store, documents, chunks, store.offsets[documents] + chunks * stride)
 
 
 def no_chunks(lengths: NDArray[np.int64], rule: ChunkRule) -> TerseError:
-    """Return the error for a corpus of which no document (D,) is long enough."""
+    """Return the error for a corpus without a long enough document; lengths (D,)."""
     longest = lengths.max() if len(lengths) else 0
     return TerseError(
         f"no chunks: all {len(lengths)} documents are shorter than the {rule.threshold} tokens "
         f"that ctx_len {rule.ctx_len} and min_chunks_from_a_document "
-        f"{rule.min_chunks_from_a_document} ask for, the longest has {longest}; lower one of them"
+        f"{rule.min_chunks_from_a_document} require, the longest has {longest}; lower one of them"
     )
 
 
 def write_chunks(file: h5py.File, plans: list[Plan], rule: ChunkRule, n_chunks: int) -> None:
-    """Write the planned chunks and what they are to an open file, a block of rows at a time."""
+    """Write the planned chunks and their metadata to an open file, a block of rows at a time."""
     store = plans[0].store
     file.attrs["ctx_len"] = rule.ctx_len
     file.attrs["bos"] = store.bos_id >= 0
@@ -180,7 +180,7 @@ ROWS = {
 def describe_rows(
     plan: Plan, block: slice, ids: list[str], metadata: list[str], rule: ChunkRule
 ) -> dict[str, Any]:
-    """Return the columns of `rows` for a block of chunks, byte offsets within the document."""
+    """Return the columns of `rows` for a block of chunks; byte offsets are within the document."""
     documents, chunks, starts = plan.documents[block], plan.chunks[block], plan.starts[block]
     body = rule.ctx_len - (plan.store.bos_id >= 0)
     ends = plan.store.byte_ends
@@ -213,8 +213,8 @@ def read_rows(plan: Plan, block: slice, ids: list[str], rule: ChunkRule) -> NDAr
 def shuffled(tokens: NDArray[np.int32], how: str, seed: int, id: str) -> NDArray[np.int32]:
     """Return the tokens (n,) permuted by "tokens" or "blocks"; a function of (seed, id).
 
-    Shuffled prompts show what of a dimension is due to the order of tokens (Viswanathan et al.
-    2025, https://arxiv.org/abs/2501.10573).
+    Shuffled prompts show how much of a dimension is due to the order of tokens (Viswanathan et
+    al. 2025, https://arxiv.org/abs/2501.10573).
     """
     if how == "none":
         return tokens
@@ -227,9 +227,9 @@ def shuffled(tokens: NDArray[np.int32], how: str, seed: int, id: str) -> NDArray
 
 
 class Chunks:
-    """A chunks file, read lazily; may be handed to other processes.
+    """A chunks file, read lazily; may be passed to other processes.
 
-    `chunks[a:b]` gives tokens (b - a, ctx_len) int32. Raises TerseError for a file not whole.
+    `chunks[a:b]` gives tokens (b - a, ctx_len) int32. Raises TerseError for an incomplete file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -254,7 +254,7 @@ class Chunks:
         return self.tokens[index]
 
     def rows(self, start: int = 0, stop: int | None = None) -> dict[str, NDArray[Any]]:
-        """Return what chunks [start, stop) are: id, document, chunk, byte_start, ... (rows,)."""
+        """Return the columns of chunks [start, stop): id, document, chunk, ..., each (rows,)."""
         return {name: self.reader.read(f"rows/{name}", start, stop) for name in ROWS}
 
     def shard(self, index: int, n_shards: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""The unit that a corpus is made of."""
+"""The unit of a corpus."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,7 +8,7 @@ SPLITS = ("train", "validation")
 
 @dataclass(frozen=True)
 class Document:
-    """A text with a name that is unique in its corpus, and what else is known about it."""
+    """A text with a name that is unique in its corpus, and its metadata."""
 
     id: str
     text: str

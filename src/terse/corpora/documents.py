@@ -29,7 +29,7 @@ SCHEMA = pa.schema(
         "metadata": pa.string(),
     }
 )
-ROW_GROUP_BYTES = 4 << 20  # of text in memory at once
+ROW_GROUP_BYTES = 4 << 20  # of text in memory at a time
 ROW_GROUP_ROWS = 10_000
 
 
@@ -60,7 +60,7 @@ def write_documents(settings: Corpus, path: Path, n_procs: int = 1) -> dict[str,
         if not n_documents:
             subset = settings.dataset_subset
             raise TerseError(
-                f"corpus {describe(settings)} has no document with any text in it"
+                f"corpus {describe(settings)} has no document that contains text"
                 + (f" within the subset {subset!r}" if subset else "")
             )
         writer.add_key_value_metadata({"fingerprint": digest.hexdigest()})
@@ -90,7 +90,7 @@ def grouped(documents: Iterable[Document], settings: Corpus) -> Iterator[list[di
 
 
 def document_row(document: Document, seed: int, validation_fraction: float) -> dict[str, Any]:
-    """Return a document as a row of the table. Lone surrogates, no Unicode text, become "?"."""
+    """Return a document as a row of the table. Lone surrogates, which UTF-8 lacks, become "?"."""
     encoded = document.text.encode("utf-8", errors="replace")
     return {
         "id": document.id,
@@ -102,14 +102,14 @@ def document_row(document: Document, seed: int, validation_fraction: float) -> d
 
 
 def split_of(text: bytes, seed: int, validation_fraction: float) -> str:
-    """Return the split of a text: a function of (seed, text), so equal texts never straddle."""
+    """Return the split of a text: a function of (seed, text), so equal texts share a split."""
     digest = hashlib.sha256(f"{seed}\n".encode() + text).digest()
     share = int.from_bytes(digest[:8], "big") / 2**64
     return "validation" if share < validation_fraction else "train"
 
 
 def update_fingerprint(digest: Any, id: str, text: str) -> None:
-    """Add a document to a running SHA-256; lengths keep neighbours from running together."""
+    """Add a document to a running SHA-256; the lengths keep adjacent parts distinct."""
     for part in (id.encode("utf-8", errors="replace"), text.encode()):
         digest.update(len(part).to_bytes(8, "big") + part)
 
@@ -117,7 +117,7 @@ def update_fingerprint(digest: Any, id: str, text: str) -> None:
 def read_documents(
     path: Path, split: str | None = None, columns: list[str] | None = None
 ) -> Iterator[list[dict[str, Any]]]:
-    """Yield the rows of a documents file in batches of bounded size, of one split or of both."""
+    """Yield the rows of a documents file in batches of bounded size, from one split or both."""
     with pq.ParquetFile(path) as file:
         wanted = [*columns, "split"] if columns is not None else None
         for group in range(file.num_row_groups):
@@ -134,11 +134,11 @@ def fingerprint(path: Path) -> str:
     """Return the fingerprint that `write_documents` recorded in a file."""
     metadata = pq.read_metadata(path).metadata or {}
     if b"fingerprint" not in metadata:
-        raise TerseError(f"{path} has no fingerprint, so it is no documents file of this workflow")
+        raise TerseError(f"{path} is not a documents file of this workflow: it has no fingerprint")
     return metadata[b"fingerprint"].decode()
 
 
 def describe(settings: Corpus) -> str:
-    """Return what a user calls the corpus: its source and path."""
+    """Return the corpus as a user names it: its source and path."""
     names = [settings.source, settings.path, settings.name]
     return " ".join(filter(None, names))

@@ -1,4 +1,4 @@
-"""How the bytes of a file are to be read: its compression, its encoding, or why not at all."""
+"""How to read a file's bytes: its compression, its encoding, or why it can't be read as text."""
 
 import io
 import lzma
@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import zstandard
 
-LONGEST_WINDOW = 1 << 31  # bytes; what `zstd --long=31` writes, the most there is
+LONGEST_WINDOW = 1 << 31  # bytes; what `zstd --long=31` writes, the maximum
 BY_ENDING = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz", ".lzma": "xz"}
 BY_START = {
     b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz",
@@ -41,7 +41,7 @@ def unpacked(raw: BinaryIO, path: Path) -> Any:
 
 
 class _ZstdFrames(io.RawIOBase):
-    """The frames of a zstd file, with windows of any length; a cut one raises EOFError."""
+    """The frames of a zstd file, with windows of any length; a truncated one raises EOFError."""
 
     def __init__(self, raw: BinaryIO) -> None:
         self._raw, self._ready, self._frame = raw, b"", None
@@ -72,12 +72,12 @@ class _ZstdFrames(io.RawIOBase):
 
 
 def encoding_of(start: bytes) -> str:
-    """Return the encoding of a text, from the mark at its start; UTF-8 where there is none."""
+    """Return the encoding of a text from its byte-order mark; UTF-8 without one."""
     return _first(MARKS, start) or "utf-8"
 
 
 def foreign(start: bytes) -> str | None:
-    """Return what begins with these bytes where it is no text, None where it may be one."""
+    """Return what kind of file starts with these bytes, None if it may be text."""
     if start[TAR_AT : TAR_AT + len(TAR)] == TAR:
         return "a tar archive"
     if (known := _first(FOREIGN, start)) is not None:

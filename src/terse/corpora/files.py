@@ -44,7 +44,7 @@ def read_jsonl(settings: Corpus) -> Iterator[Document]:
 
 
 def read_text(settings: Corpus) -> Iterator[Document]:
-    """Yield a document per text file, in order of path; of HTML, the text without the tags."""
+    """Yield a document per text file, in order of path; HTML gives its text without the tags."""
     for path, name in chosen_files(settings):
         with readable(path), opened(path) as stream:
             content = stream.read()
@@ -60,7 +60,7 @@ def read_text(settings: Corpus) -> Iterator[Document]:
 def documents_of(
     records: Iterator[dict[str, Any] | None], settings: Corpus, name: str, unit: str
 ) -> Iterator[Document]:
-    """Yield the documents of a file's records; None is an empty line, counted but no document."""
+    """Yield the documents of a file's records; None is an empty line: counted, not yielded."""
     keeps = row_filter(settings.dataset_subset)
     for number, record in enumerate(records, start=1):
         if record is not None and keeps(record):
@@ -74,42 +74,44 @@ def documents_of(
 def parsed(lines: Iterator[str], path: Path) -> Iterator[dict[str, Any] | None]:
     """Yield the object on each line, None for an empty line."""
     for number, marked in enumerate(lines, start=1):
-        line = marked.removeprefix("\ufeff")  # of a file that was put behind another
+        line = marked.removeprefix("\ufeff")  # of a file that was appended to another
         if not line.strip():
             yield None
             continue
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
-            raise TerseError(f"{path}: line {number} is no JSON ({error})") from error
+            raise TerseError(f"{path}: line {number} is not JSON ({error})") from error
         if not isinstance(record, dict):
-            raise TerseError(f"{path}: line {number} is no JSON object but {type(record).__name__}")
+            raise TerseError(
+                f"{path}: line {number} is not a JSON object but {type(record).__name__}"
+            )
         yield record
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[io.BufferedReader]:
-    """Open a file for reading bytes, decompressed by its ending, else by its first bytes.
+    """Open a file for reading bytes, decompressed by its extension, else by its first bytes.
 
-    A cut archive raises OSError. Raises TerseError for what holds no text, such as an archive of
-    several files.
+    A truncated archive raises OSError. Raises TerseError for a file without text, such as an
+    archive of several files.
     """
     with path.open("rb") as raw, unpacked(raw, path) as stream:
         reader = io.BufferedReader(stream, buffer_size=1 << 20)
         if (kind := foreign(reader.peek(512))) is not None:
-            raise TerseError(f"{path} holds {kind}, no text: unpack or convert it")
+            raise TerseError(f"{path} holds {kind}, not text: unpack or convert it")
         yield reader
 
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turn the errors of a broken file into a sentence that names it."""
+    """Turn the errors of a broken file into one message that names it."""
     try:
         yield
     except (OSError, EOFError, UnicodeError, lzma.LZMAError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())
         raise TerseError(
-            f"cannot read {path}, which is broken or no such file: {reason}"
+            f"cannot read {path}, which is broken or not such a file: {reason}"
         ) from error
     except zstandard.ZstdError as error:
         raise TerseError(f"cannot read {path}, which is broken: {error}") from error

@@ -20,7 +20,7 @@ class Growing:
         self.dataset = group.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=(CHUNK,))
 
     def append(self, values: Sequence[Any] | NDArray[Any]) -> None:
-        """Write the values behind those that are there."""
+        """Append the values."""
         start = len(self.dataset)
         self.dataset.resize(start + len(values), axis=0)
         self.dataset[start:] = values
@@ -30,14 +30,14 @@ class Growing:
 
 
 class FileReader:
-    """A whole HDF5 file, opened when it is first read from; can be pickled."""
+    """A complete HDF5 file, opened when it is first read; can be pickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self.file: h5py.File | None = None
         self.attrs = {name: plain(value) for name, value in self.open().attrs.items()}
         if not self.attrs.get("complete"):
-            raise TerseError(f"{path} is not whole; delete it and run again")
+            raise TerseError(f"{path} is incomplete; delete it and run again")
 
     def open(self) -> h5py.File:
         """Return the file, opened."""
@@ -54,7 +54,7 @@ class FileReader:
         """Return a dataset of the file by its path in it."""
         dataset = self.open()[name]
         if not isinstance(dataset, h5py.Dataset):
-            raise TerseError(f"{self.path}: {name} is no dataset")
+            raise TerseError(f"{self.path}: {name} is not a dataset")
         return dataset
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
@@ -68,5 +68,5 @@ class FileReader:
 
 
 def plain(value: Any) -> Any:
-    """Return an attribute as the Python value it stands for."""
+    """Return an attribute as a plain Python value."""
     return value.item() if isinstance(value, np.generic) else value

@@ -8,7 +8,7 @@ INLINE |= {"sub", "sup", "tt", "u", "var"}
 
 
 class TextOfPage(HTMLParser):
-    """Collects the text between tags; a tag that is no inline markup ends the line."""
+    """Collects the text between tags; a tag that is not inline markup ends the line."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
@@ -35,7 +35,7 @@ class TextOfPage(HTMLParser):
 
 
 def html_to_text(page: str) -> str:
-    """Return what a reader of the page sees, one line per block, no empty lines in a row."""
+    """Return what a reader of the page sees, one line per block, no consecutive empty lines."""
     parser = TextOfPage()
     parser.feed(page)
     parser.close()

@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-STREAM_RATIO = 10  # a corpus so many times larger than what is wanted of it is not downloaded
+STREAM_RATIO = 10  # a corpus more than this many times larger than requested is streamed
 BATCH_ROWS = 256
 
 
 def read_hub(settings: Corpus, n_procs: int) -> Iterator[Document]:
     """Yield a document per row of a split, in order; memory stays bounded.
 
-    The split is streamed where `max_dataset_size` is far below its size (or that is unknown),
-    else downloaded and prepared by n_procs processes. Raises TerseError for whatever is not there.
+    The split is streamed if `max_dataset_size` is far below its size (or its size is unknown),
+    else downloaded and prepared by n_procs processes. Raises TerseError for whatever is missing.
     """
-    from datasets.exceptions import DatasetsError  # takes seconds, only this source needs it
+    from datasets.exceptions import DatasetsError  # slow to import, and only this source needs it
 
     with hub_errors("dataset", settings.path or "", settings.revision):
         builder = find_builder(settings)
@@ -47,7 +47,7 @@ def read_hub(settings: Corpus, n_procs: int) -> Iterator[Document]:
 
 
 def find_builder(settings: Corpus) -> "DatasetBuilder":
-    """Return what reads the dataset at its revision, restricted to the wanted files."""
+    """Return the builder of the dataset at its revision, restricted to the requested files."""
     from datasets import load_dataset_builder
     from datasets.exceptions import DatasetsError
 
@@ -64,22 +64,22 @@ def find_builder(settings: Corpus) -> "DatasetBuilder":
 
 
 def unreadable(settings: Corpus, error: Exception) -> TerseError:
-    """Return the error for a dataset that is there and cannot be read."""
+    """Return the error for a dataset that exists but can't be read."""
     sentence = explain(error, "dataset", settings.path or "", settings.revision)
     if sentence is not None:
         return TerseError(sentence)
     if "scripts are no longer supported" in str(error):
         return TerseError(
-            f"dataset {settings.path} is made by a script of its own, which the datasets "
+            f"dataset {settings.path} is made by its own script, which the datasets "
             'library no longer runs; try revision: "refs/convert/parquet"'
         )
     return TerseError(f"cannot read dataset {settings.path}: {one_line(list(chain(error))[-1])}")
 
 
 def look_up(settings: Corpus) -> tuple[str, list[str] | None]:
-    """Return the commit of the revision and the wanted files; None for those of the split.
+    """Return the commit of the revision and the requested files; None: all of the split's.
 
-    Asked of the hub first, so that a missing revision can't be replaced by what is in the cache.
+    The hub is asked first, so that cached files can't replace a missing revision.
     """
     from huggingface_hub import HfApi, constants
 
@@ -88,7 +88,7 @@ def look_up(settings: Corpus) -> tuple[str, list[str] | None]:
         return settings.revision, None
     path = settings.path or ""
     info = HfApi().dataset_info(path, revision=settings.revision)
-    if info.gated:  # its info is public; datasets would hide the reason why its files are not
+    if info.gated:  # its info is public; datasets would hide why its files are not
         HfApi().auth_check(path, repo_type="dataset")
     if not selects_files:
         return info.sha or settings.revision, None
@@ -103,7 +103,8 @@ def look_up(settings: Corpus) -> tuple[str, list[str] | None]:
     if not chosen:
         subset = settings.dataset_subset
         raise TerseError(
-            f"no file of dataset {settings.path} fits files {globs} and dataset_subset {subset!r}"
+            f"no file of dataset {settings.path} matches files {globs} and dataset_subset "
+            f"{subset!r}"
         )
     return info.sha or settings.revision, chosen
 
@@ -126,7 +127,7 @@ def records(builder: "DatasetBuilder", settings: Corpus, n_procs: int) -> Iterat
 
 
 def is_streamed(split: str, size: int | None, limit: int | None) -> bool:
-    """Return whether reading `limit` of a split's `size` rows is better done without a copy."""
+    """Return whether to stream, not download, when reading `limit` of a split's `size` rows."""
     if limit is None or "[" in split:  # a slice can't be streamed
         return False
     return size is None or size > STREAM_RATIO * limit

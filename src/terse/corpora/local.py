@@ -1,4 +1,4 @@
-"""Which files a local corpus is read from. Light: the rules ask it while they plan."""
+"""Which files a local corpus is read from. Imports little: the rules use it while planning."""
 
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
@@ -14,13 +14,13 @@ USUAL = {
     "parquet": (".parquet",),
     "text": tuple(f"{kind}{end}" for kind in (".txt", ".md", ".rst") for end in ("", *_PACKED)),
 }
-"""How the files of a source end whose settings name none, in capital letters or small ones."""
+"""File extensions of a source whose settings name no files; case is ignored."""
 
 
 def chosen_files(settings: Corpus) -> list[tuple[Path, str]]:
     """Return the files of a local corpus, (path, name below the corpus' folder), sorted by name.
 
-    Raises TerseError where there is no such path or no file fits.
+    Raises TerseError if the path does not exist or no file matches.
     """
     root = Path(settings.path or "").expanduser()
     checked_name(str(root), "the file or folder")
@@ -33,12 +33,12 @@ def chosen_files(settings: Corpus) -> list[tuple[Path, str]]:
     if not kept:
         subset = f" within the subset {settings.dataset_subset!r}" if names else ""
         globs = settings.files or [f"*{end}" for end in USUAL[settings.source]]
-        raise TerseError(f"no file below {root} fits {', '.join(globs)}{subset}")
+        raise TerseError(f"no file below {root} matches {', '.join(globs)}{subset}")
     return [(root / checked_name(name, f"a file below {root},"), name) for name in kept]
 
 
 def _fitting(root: Path, settings: Corpus) -> Iterator[Path]:
-    """Yield the files that the settings' globs, or the usual endings of the source, fit."""
+    """Yield the files that match the settings' globs or the source's usual extensions."""
     if settings.files:
         found = (path for glob in settings.files for path in root.glob(glob))
     else:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-# The Pile's subsets that the hub has as parquet of up to 100,000 documents each.
+# The Pile's subsets that are on the hub as parquet, up to 100,000 documents each.
 PILE_SUBSETS = (
     "arxiv",
     "dm_mathematics",
@@ -28,7 +28,7 @@ GLUE_COLUMNS = {
     "wnli": "sentence1",
 }
 
-# The tasks of which each row is a pair: the columns of the first and of the second text.
+# The tasks whose rows are pairs: the columns of the first and the second text.
 GLUE_PAIRS = {
     "mnli": ("premise", "hypothesis"),
     "mrpc": ("sentence1", "sentence2"),

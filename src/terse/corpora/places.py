@@ -1,18 +1,18 @@
-"""Places in documents to cut windows at: drawn at random, or spread evenly."""
+"""Positions in documents to cut windows at: drawn at random, or spread evenly."""
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 
 class RandomPlaces:
-    """Places drawn at random; each place of each document is equally likely.
+    """Positions drawn at random; each position of each document is equally likely.
 
-    The i-th is a function of (seed, i), so a resumed training sees what it would have seen.
+    The i-th draw is a function of (seed, i), so a resumed training sees the same draws.
 
     Args:
-        counts: (D,) how many places each document has, 0 or more, not all 0.
-        seed: of the draws.
-        n: how many there are.
+        counts: (D,) number of positions in each document, 0 or more, not all 0.
+        seed: seed of the draws.
+        n: number of draws.
     """
 
     def __init__(self, counts: ArrayLike, *, seed: int, n: int) -> None:
@@ -23,7 +23,7 @@ class RandomPlaces:
         return self.n
 
     def __getitem__(self, index: int) -> tuple[int, int]:
-        """Return the document of a draw and the place in it."""
+        """Return the document of a draw and the position in it."""
         if not 0 <= index < self.n:
             raise IndexError(index)
         place = int(np.random.default_rng([self.seed, index]).integers(self.ends[-1]))

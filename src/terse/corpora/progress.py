@@ -1,4 +1,4 @@
-"""How far the reading of a corpus has come."""
+"""Progress of reading a corpus."""
 
 from terse.machine.progress import Progress
 
@@ -11,7 +11,7 @@ class DocumentProgress(Progress):
         self.documents = self.bytes = 0
 
     def add(self, documents: int, n_bytes: int) -> None:
-        """Count some more documents."""
+        """Count more documents."""
         self.documents += documents
         self.bytes += n_bytes
         self.advance(n_bytes)

@@ -17,8 +17,8 @@ def record_document(
 ) -> Document:
     """Return a record as a document; all columns but the text are its metadata.
 
-    place: where the record stands, for the error. A text of None is an empty one. second_column:
-    the record is a pair, two lines of text; metadata `first_bytes` says where the second begins.
+    place: where the record is, for the error. A text of None is empty. second_column: the record
+    is a pair, two lines of text; metadata `first_bytes` is the offset of the second.
     """
     text = _text_in(record, "text_column", text_column, place)
     columns = {text_column, second_column}
@@ -41,10 +41,10 @@ def _text_in(record: dict[str, Any], key: str, column: str, place: str) -> str:
 
 
 def row_filter(subset: str | None) -> Callable[[dict[str, Any]], bool]:
-    """Return which records `dataset_subset` keeps: "meta.pile_set_name=Github" looks at a column.
+    """Return which records `dataset_subset` keeps: "meta.pile_set_name=Github" compares a column.
 
-    The name before "=" may lead into nested records with dots. A subset without "=" selects
-    files, so it keeps every record.
+    Dots in the name before "=" address nested records. A subset without "=" selects files, so it
+    keeps every record.
     """
     if subset is None or "=" not in subset:
         return lambda record: True
@@ -53,7 +53,7 @@ def row_filter(subset: str | None) -> Callable[[dict[str, Any]], bool]:
     def keeps(record: dict[str, Any]) -> bool:
         found: Any = record
         for part in name.split("."):
-            if found is None:  # a parent without anything in it
+            if found is None:  # an empty parent
                 return False
             if not isinstance(found, dict) or part not in found:
                 columns = map(str, found) if isinstance(found, dict) else []

@@ -1,4 +1,4 @@
-"""One stream of documents, whatever the corpus comes from."""
+"""One stream of documents, whatever the source of the corpus."""
 
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -18,10 +18,10 @@ READERS: dict[str, Callable[[Corpus, int], Iterator[Document]]] = {
 
 
 def iterate_documents(settings: Corpus, n_procs: int = 1) -> Iterator[Document]:
-    """Yield the documents of a corpus in a fixed order, `max_dataset_size` of them at most.
+    """Yield the documents of a corpus in a fixed order, at most `max_dataset_size`.
 
-    n_procs: processes that prepare a downloaded dataset. Raises TerseError where the corpus cannot
-    be read.
+    n_procs: processes that prepare a downloaded dataset. Raises TerseError if the corpus can't be
+    read.
     """
     documents = islice(READERS[settings.source](settings, n_procs), settings.max_dataset_size)
     return (

@@ -9,7 +9,7 @@ from pathlib import Path
 from terse.corpora.document import Document
 from terse.errors import TerseError
 
-# Tests document nothing. The build's own configuration differs from machine to machine.
+# Tests document nothing. The build configuration differs from machine to machine.
 SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 SKIPPED_PREFIXES = ("_sysconfigdata_", "config-")
 TOPICS = "pydoc_data/topics.py"
@@ -27,8 +27,8 @@ def read_python_docs(stdlib: Path | None = None) -> Iterator[Document]:
     root = stdlib or Path(sysconfig.get_path("stdlib"))
     if not (root / TOPICS).is_file():
         raise TerseError(
-            f"this Python's standard library at {root} has no {TOPICS}, which python-docs is "
-            "made of; use a Python with its documentation, or another corpus"
+            f"this Python's standard library at {root} has no {TOPICS}, which python-docs reads; "
+            "use a Python with its documentation, or another corpus"
         )
     yield from read_topics(root / TOPICS)
     for path in module_paths(root):
@@ -49,9 +49,9 @@ def read_topics(path: Path) -> Iterator[Document]:
 
 
 def contained_pages(pages: dict[str, str]) -> set[str]:
-    """Return the pages of which most stands in a longer page, such as `if` in `compound`.
+    """Return the pages that are mostly contained in a longer page, such as `if` in `compound`.
 
-    Kept, they would put text of the validation split into the training split.
+    Keeping them would put text of the validation split into the training split.
     """
     lines = {name: prose_lines(text) for name, text in pages.items()}
     return {
@@ -63,7 +63,7 @@ def contained_pages(pages: dict[str, str]) -> set[str]:
 
 
 def prose_lines(text: str) -> set[str]:
-    """Return the lines that are long enough to be nobody else's by chance."""
+    """Return the lines that are long enough not to be equal by chance."""
     return {line.strip() for line in text.splitlines() if len(line.strip()) > 30}
 
 
@@ -83,7 +83,7 @@ def module_name(path: Path) -> str:
 
 
 def docstrings_of(path: Path, name: str) -> str:
-    """Return all docstrings of a module in order of source, each below the name it explains."""
+    """Return all docstrings of a module in source order, each below the name it documents."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # some modules have invalid escapes on purpose
         tree = ast.parse(path.read_bytes())

@@ -1,4 +1,4 @@
-"""Texts whose steps are told apart by a separator, such as the lines of a worked solution."""
+"""Texts whose steps end with a separator, such as the lines of a worked solution."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -6,13 +6,13 @@ from dataclasses import replace
 
 from terse.corpora.document import Document
 
-STEP_ENDS = "step_ends"  # in a document's metadata: UTF-8 bytes where its pieces end
+STEP_ENDS = "step_ends"  # in a document's metadata: offsets in UTF-8 bytes where its pieces end
 
 
 def with_steps(documents: Iterable[Document], pattern: str) -> Iterator[Document]:
-    """Yield documents with the ends of their pieces in their metadata.
+    """Yield documents with the ends of their pieces in the metadata.
 
-    A piece ends with a match of the regular expression `pattern`, the last with the text.
+    A piece ends with a match of the regular expression `pattern`; the last ends with the text.
     """
     compiled = re.compile(pattern)
     for document in documents:
@@ -21,7 +21,7 @@ def with_steps(documents: Iterable[Document], pattern: str) -> Iterator[Document
 
 
 def piece_ends(text: str, separator: re.Pattern[str]) -> list[int]:
-    """Return the UTF-8 bytes at which each piece of a text ends, its separator included."""
+    """Return the offset in UTF-8 bytes at which each piece of a text ends, separator included."""
     stops = [match.end() for match in separator.finditer(text) if match.end() < len(text)]
     ends, start, size = [], 0, 0
     for stop in [*(stop for stop in stops if stop > 0), len(text)]:

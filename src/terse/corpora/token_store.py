@@ -1,4 +1,4 @@
-"""Reading tokenised corpora; needs no tokenizer."""
+"""Reading tokenised corpora, without a tokenizer."""
 
 from pathlib import Path
 
@@ -12,10 +12,10 @@ from terse.errors import unknown_name
 
 
 class TokenStore:
-    """One split of a tokens file, read lazily; may be handed to other processes.
+    """One split of a tokens file, read lazily; may be passed to other processes.
 
     tokens (N,) and byte_ends (N,) are HDF5 datasets; offsets (D + 1,), n_bytes, ids and
-    metadata (D,) are in memory once asked for. Raises TerseError for a file that is not whole.
+    metadata (D,) are read into memory on access. Raises TerseError for an incomplete file.
     """
 
     def __init__(self, path: Path, split: str = "train") -> None:
@@ -37,12 +37,12 @@ class TokenStore:
 
     @property
     def tokens(self) -> h5py.Dataset:
-        """All documents' tokens (N,) int32, one after the other."""
+        """The tokens (N,) int32 of all documents, concatenated."""
         return self.dataset("tokens")
 
     @property
     def byte_ends(self) -> h5py.Dataset:
-        """The end (N,) of each token in its document's UTF-8 bytes."""
+        """Where each token ends (N,) in its document, in UTF-8 bytes."""
         return self.dataset("byte_ends")
 
     @property
@@ -57,11 +57,11 @@ class TokenStore:
 
     @property
     def metadata(self) -> list[str]:
-        """The documents' metadata (D,), JSON each."""
+        """The documents' metadata (D,), each as JSON."""
         return self.reader.read(f"{self.split}/metadata").tolist()
 
     def metadata_of(self, index: int) -> str:
-        """Return the metadata of one document, JSON."""
+        """Return the metadata of one document, as JSON."""
         value = self.dataset("metadata")[index]
         return value.decode() if isinstance(value, bytes) else str(value)
 

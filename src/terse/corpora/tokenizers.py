@@ -18,7 +18,7 @@ from terse.errors import TerseError
 BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
 SPECIALS = [BOS, EOS, PAD]
 SMALLEST = 256 + len(SPECIALS)  # one token per byte, and the specials
-LONGEST_RUN = 1000  # characters of a word that pairs are counted in
+LONGEST_RUN = 1000  # characters of the longest word in which pairs are counted
 RUNS = re.compile(rf"\S{{{LONGEST_RUN + 1},}}|\s{{{LONGEST_RUN + 1},}}")
 LONGEST = 1_000_000_000  # a tokenizer does not limit what it reads
 
@@ -28,9 +28,9 @@ def train_bpe(
 ) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE on the train split and save it as a Hugging Face fast tokenizer.
 
-    vocab_size: tokens with the three specials, at least 259; fewer come out where the corpus
-    has no more pairs to merge, which is an error. seed: enters nothing, BPE is deterministic;
-    it stands here since every trained thing has one. Texts are kept as they are, byte by byte.
+    vocab_size: tokens including the three specials, at least 259. Raises TerseError if the corpus
+    has too few pairs to merge. seed: unused, since BPE is deterministic; it is an argument because
+    everything trained has one. Texts are kept unchanged, byte by byte.
     """
     if vocab_size < SMALLEST:
         raise TerseError(f"vocab_size {vocab_size} is too small; allowed: {SMALLEST} or more")
@@ -55,7 +55,7 @@ def train_bpe(
 def make_byte_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """Save the tokenizer whose tokens are bytes, 0 to 255, then BOS 256, EOS 257 and padding 258.
 
-    It loses nothing: it has no normaliser and no merges.
+    It is lossless: it has no normaliser and no merges.
     """
     characters = bytes_to_characters()
     tokenizer = Tokenizer(models.BPE(vocab={c: byte for byte, c in characters.items()}, merges=[]))
@@ -66,7 +66,7 @@ def make_byte_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def bytes_to_characters() -> dict[int, str]:
-    """Return the character that stands for each byte in byte-level tokenizers (GPT-2's table)."""
+    """Return the character that represents each byte in byte-level tokenizers (GPT-2's table)."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     named = {byte: chr(byte) for byte in printable}
@@ -99,9 +99,9 @@ def training_texts(documents_path: Path) -> Iterator[list[str]]:
 
 
 def parts(text: str) -> Iterator[str]:
-    """Yield a text, cut in runs without a space, or of nothing else, of a thousand characters.
+    """Yield a text, cut so that no run without spaces, or of only spaces, exceeds 1000 characters.
 
-    Counting pairs takes time quadratic in the length of such a run: a base64 image of a megabyte
+    Counting pairs takes time quadratic in the length of such a run: a one-megabyte base64 image
     would take a quarter of an hour.
     """
     begin = 0
@@ -113,7 +113,7 @@ def parts(text: str) -> Iterator[str]:
 
 
 def load_tokenizer(folder: Path | str, trust_remote_code: bool = False) -> Any:
-    """Return the Hugging Face tokenizer of a folder; its own code runs only if that is trusted."""
+    """Return the Hugging Face tokenizer of a folder; its own code runs only if it is trusted."""
     if not Path(folder).is_dir():
         raise TerseError(f"there is no tokenizer at {folder}: no such folder")
     try:
@@ -126,15 +126,15 @@ def load_tokenizer(folder: Path | str, trust_remote_code: bool = False) -> Any:
 
 
 def plain_backend(tokenizer: Any) -> Tokenizer:
-    """Return a copy of a fast tokenizer's core that adds, cuts and pads nothing.
+    """Return a copy of a fast tokenizer's core that doesn't add, truncate or pad.
 
     Names of special tokens inside a text are read as text. Raises TerseError for a tokenizer
-    without a fast core, which could not tell where in the text its tokens end.
+    without a fast core, which can't say where in the text its tokens end.
     """
     if not getattr(tokenizer, "is_fast", False):
         raise TerseError(
-            f"the tokenizer {type(tokenizer).__name__} is not a fast one, so its tokens' places in "
-            "the text are unknown; use a model with a tokenizer.json"
+            f"the tokenizer {type(tokenizer).__name__} is not a fast one, so its tokens' positions "
+            "in the text are unknown; use a model with a tokenizer.json"
         )
     parts = json.loads(tokenizer.backend_tokenizer.to_str())
     parts |= {"post_processor": None, "truncation": None, "padding": None}
@@ -144,7 +144,7 @@ def plain_backend(tokenizer: Any) -> Tokenizer:
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
-    """Return the SHA-256 of all that decides how a fast tokenizer cuts a text."""
+    """Return the SHA-256 of everything that determines how a fast tokenizer splits a text."""
     ids = [tokenizer.bos_token_id, tokenizer.eos_token_id]
     core = plain_backend(tokenizer).to_str()
     return hashlib.sha256(json.dumps([core, ids]).encode()).hexdigest()

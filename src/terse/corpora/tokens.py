@@ -30,7 +30,7 @@ BATCH_BYTES = 1 << 20  # of text that one thread encodes at a time
 def tokenize_documents(
     documents_path: Path, tokenizer: Any, out_path: Path, *, n_procs: int = 1
 ) -> None:
-    """Tokenise a documents file into HDF5, n_procs batches at a time, adding no special token.
+    """Tokenise a documents file into HDF5, n_procs batches at a time, without special tokens.
 
     tokenizer: a Hugging Face fast tokenizer. The file holds per split: tokens (N,) int32,
     byte_ends (N,) int32, offsets (D + 1,) int64, id, n_bytes and metadata (D,). The same input
@@ -112,11 +112,11 @@ def encode_batch(
 
 
 def byte_counter(backend: Tokenizer) -> Callable[[str, Encoding], NDArray[np.int32]]:
-    """Return the function (text, encoding) -> byte_ends (n,) that fits a tokenizer.
+    """Return the function (text, encoding) -> byte_ends (n,) for a tokenizer.
 
-    Byte-level tokens say themselves how many bytes they are, exactly even inside a character
-    that they split. Otherwise, and where the tokens don't add up to the text, the ends come from
-    the character offsets, and the parts of a split character all end where it ends.
+    A byte-level token states its own number of bytes, which is exact even where tokens split a
+    character. Otherwise, and if the tokens don't add up to the text, the ends come from the
+    character offsets, and all parts of a split character end where the character ends.
     """
     parts = json.loads(backend.to_str())
     byte_level = parts["normalizer"] is None and '"ByteLevel"' in json.dumps(parts["decoder"])
@@ -134,7 +134,7 @@ def byte_counter(backend: Tokenizer) -> Callable[[str, Encoding], NDArray[np.int
 
 
 def token_byte_lengths(backend: Tokenizer) -> NDArray[np.int64]:
-    """Return the UTF-8 bytes (vocabulary,) that each token of a byte-level tokenizer stands for."""
+    """Return the number of UTF-8 bytes (vocabulary,) of each token of a byte-level tokenizer."""
     alphabet = set(ByteLevel.alphabet())
     added = backend.get_added_tokens_decoder()
     lengths = np.zeros(max(backend.get_vocab().values()) + 1, dtype=np.int64)
@@ -171,9 +171,9 @@ def batched(groups: Iterable[list[dict[str, Any]]]) -> Iterator[list[dict[str, A
 
 
 def in_order(function: Callable[[Any], Any], items: Iterable[Any], n_threads: int) -> Iterator[Any]:
-    """Yield function(item) in the items' order, n_threads at a time, few results ahead.
+    """Yield function(item) in the items' order, n_threads at a time, buffering few results.
 
-    Threads, since the tokenizers work outside of Python's lock.
+    Threads suffice, since the tokenizers release Python's lock.
     """
     with ThreadPoolExecutor(max(1, n_threads)) as pool:
         waiting: deque[Any] = deque()
@@ -187,7 +187,7 @@ def in_order(function: Callable[[Any], Any], items: Iterable[Any], n_threads: in
 
 @contextmanager
 def single_threaded_tokenizers() -> Iterator[None]:
-    """Keep the tokenizers library from taking every core by itself."""
+    """Keep the tokenizers library from using every core on its own."""
     key = "TOKENIZERS_PARALLELISM"
     before = os.environ.get(key)
     os.environ[key] = "false"

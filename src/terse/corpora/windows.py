@@ -10,14 +10,14 @@ from torch.utils.data import Dataset
 from terse.corpora.token_store import TokenStore
 from terse.errors import TerseError
 
-IGNORED = -100  # the label that Hugging Face models leave out of the loss
+IGNORED = -100  # the label that Hugging Face models exclude from the loss
 
 
 class PackedRows(Dataset):
     """Rows of T tokens cut from the stream [BOS, document, BOS, document, ...].
 
-    An item is {"input_ids": (T,), "labels": (T,)}, int64, labels at the inputs' places (the model
-    shifts them). The rows joined are the stream; the last is filled up with padding, labels -100.
+    An item is {"input_ids": (T,), "labels": (T,)}, int64, labels at the inputs' positions (the
+    model shifts them). The rows joined are the stream; the last is padded, with labels -100.
     """
 
     def __init__(self, store: TokenStore, ctx_len: int, bos_id: int, pad_id: int) -> None:
@@ -26,7 +26,7 @@ class PackedRows(Dataset):
         self.bos_id = bos_id
         self.pad_id = pad_id
         with_bos = np.arange(len(store.offsets)) if bos_id >= 0 else 0
-        self.starts = store.offsets + with_bos  # (D + 1,) places of the documents in the stream
+        self.starts = store.offsets + with_bos  # (D + 1,) of the documents in the stream
 
     def __len__(self) -> int:
         return -(-int(self.starts[-1]) // self.ctx_len)
@@ -42,7 +42,7 @@ class PackedRows(Dataset):
         return {"input_ids": input_ids, "labels": labels}
 
     def read(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Return the places [start, stop) of the stream."""
+        """Return positions [start, stop) of the stream."""
         if self.bos_id < 0:
             return self.store.tokens[start:stop].astype(np.int64)
         first, last = np.searchsorted(self.starts[:-1], [start, stop])  # BOS before start, stop
@@ -56,9 +56,9 @@ class PackedRows(Dataset):
 def packed_rows(
     tokens_path: Path, split: str, ctx_len: int, bos_id: int, pad_id: int | None = None
 ) -> PackedRows:
-    """Return a split as rows of ctx_len tokens for training, documents packed, no token lost.
+    """Return a split as rows of ctx_len tokens for training: documents packed, no token dropped.
 
-    bos_id: put before each document; negative for none. pad_id: fills the last row, bos_id (or 0)
+    bos_id: prepended to each document; negative: none. pad_id: fills the last row, bos_id (or 0)
     if None. Raises TerseError for an empty split.
     """
     store = TokenStore(tokens_path, split)
@@ -67,13 +67,13 @@ def packed_rows(
 
 
 class ScoringWindows(Dataset):
-    """Windows inside the documents of which every token is a target exactly once.
+    """Windows inside documents, in which every token is a target exactly once.
 
     An item is {"input_ids", "labels", "attention_mask": (T,) int64, "document": index of the
-    document in its split, "target_bytes": UTF-8 bytes of the targets}. labels stand at the
-    inputs' places (the model shifts them) and are -100 where nothing is scored. A window is BOS,
-    earlier tokens as context, targets, and padding on the right. The target_bytes of a document's
-    windows add up to the bytes of the document.
+    document in its split, "target_bytes": UTF-8 bytes of the targets}. labels are at the inputs'
+    positions (the model shifts them) and -100 where nothing is scored. A window is BOS, earlier
+    tokens as context, targets, and padding on the right. The target_bytes of a document's windows
+    add up to the bytes of the document.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class ScoringWindows(Dataset):
         }
 
     def pad(self, tokens: torch.Tensor, n_context: int) -> dict[str, torch.Tensor]:
-        """Return a window's tensors (T,) of its tokens after BOS, n_context of them no targets."""
+        """Return a window's tensors (T,) from its tokens after BOS, n_context of them unscored."""
         n = 1 + len(tokens)
         input_ids = torch.full((self.ctx_len,), self.pad_id)
         input_ids[0] = self.bos_id
@@ -122,7 +122,7 @@ class ScoringWindows(Dataset):
         return {"input_ids": input_ids, "labels": labels, "attention_mask": attention_mask}
 
     def bytes_between(self, document: int, offset: int, first: int, stop: int) -> int:
-        """Return the bytes of tokens [first, stop) of a document; the last takes what is left."""
+        """Return the bytes of tokens [first, stop) of a document; the last takes the remainder."""
         ends = self.store.byte_ends
         start = int(ends[offset + first - 1]) if first else 0
         is_last = offset + stop == self.store.offsets[document + 1]
@@ -137,11 +137,11 @@ def scoring_windows(
     stride: int | None = None,
     pad_id: int | None = None,
 ) -> ScoringWindows:
-    """Return a split as windows for honest bits per byte: every token is a target exactly once.
+    """Return a split as windows for exact bits per byte: every token is a target exactly once.
 
-    ctx_len: positions of a window, BOS included, 2 or more. bos_id: put before each window; a
-    tokenizer without BOS can give its EOS. stride: targets of each window after a document's
-    first one (which has ctx_len - 1), in [1, ctx_len - 1], half of ctx_len if None; the other
+    ctx_len: positions of a window, BOS included, 2 or more. bos_id: prepended to each window; a
+    tokenizer without BOS can use its EOS. stride: targets of each window after a document's first
+    (which has ctx_len - 1), in [1, ctx_len - 1], half of ctx_len if None; the other
     ctx_len - 1 - stride tokens are context. pad_id: bos_id if None.
     Raises TerseError for an empty split and for values out of range.
     """

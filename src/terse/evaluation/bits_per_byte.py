@@ -17,9 +17,9 @@ from terse.evaluation.scores import DocumentSums
 def score_documents(
     model: PreTrainedModel, windows: Dataset[Any], *, device: str, batch_tokens: int = 4096
 ) -> DocumentSums:
-    """Score each document with a causal LM, about `batch_tokens` positions at a time: arm `model`.
+    """Score each document with a causal LM as arm `model`, about `batch_tokens` positions a batch.
 
-    `windows` are those of `terse.corpora.windows.scoring_windows`: each token a target once.
+    `windows` come from `terse.corpora.windows.scoring_windows`: each token is a target once.
     """
     batch_size = max(1, batch_tokens // len(windows[0]["input_ids"]))
     n_documents = max(int(windows[i]["document"]) for i in (0, len(windows) - 1)) + 1  # type: ignore[arg-type]
@@ -48,8 +48,8 @@ def score_documents(
 def coder_baselines(train: Iterable[str], validation: Iterable[str], targets: str) -> list[Measure]:
     """Return what coders without a language model need for the validation text.
 
-    `uniform`: a byte at its face value. `xz`: the text compressed by itself. `xz_primed`: what it
-    adds to the compressed training text, for coders that may have seen that, as a model has.
+    `uniform`: 8 bits per byte. `xz`: the text compressed alone. `xz_primed`: the bytes that it adds
+    to the compressed training text, for a coder that has seen the training text, as a model has.
     """
     texts = [text.encode() for text in validation]
     held_out, seen = b"".join(texts), b"".join(text.encode() for text in train)

@@ -1,4 +1,4 @@
-"""What a forward pass costs: time, live memory, bytes of keys and values."""
+"""The cost of a forward pass: time, live memory, bytes of keys and values."""
 
 import statistics
 import time
@@ -16,7 +16,7 @@ ROUNDS = 15
 
 
 def interleaved(ways: dict[Name, Callable[[], Tensor]], rounds: int = ROUNDS) -> dict[Name, float]:
-    """Return the median seconds of each way by its name, all taken in turn."""
+    """Return the median seconds of each way by its name; the ways are timed alternately."""
     seconds: dict[Name, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 2):
         for name, way in ways.items():
@@ -34,9 +34,9 @@ def cache_size(cache: Any) -> int:
 
 
 def peak_memory(way: Callable[[], Any]) -> int:
-    """Return the most bytes of tensors that were made inside `way` and alive at the same time.
+    """Return the peak bytes of tensors that were created inside `way` and alive at the same time.
 
-    What a kernel allocates for itself is not seen.
+    Memory that a kernel allocates internally is not counted.
     """
     with LiveTensors() as seen:
         way()
@@ -44,7 +44,7 @@ def peak_memory(way: Callable[[], Any]) -> int:
 
 
 class LiveTensors(TorchDispatchMode):
-    """Counts the bytes of all tensors made inside, while they live. peak: the most at a time."""
+    """Counts the bytes of live tensors that were created inside. peak: the maximum."""
 
     def __init__(self) -> None:
         super().__init__()

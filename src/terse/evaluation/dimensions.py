@@ -14,7 +14,7 @@ REPORTED = ("mle_inv", "mind_ml", "twoNN_f10", "participation_ratio")
 def dimensions_of(clouds: Mapping[Any, Tensor], *names: str) -> pd.DataFrame:
     """Return a row for each cloud (n, D) and each estimator in `REPORTED`.
 
-    Columns: `names`, which say what a cloud's key stands for (a tuple where there are several),
+    Columns: `names`, which name the parts of a cloud's key (a tuple where there are several),
     estimator, id, n_eff (points used), n_dup (points equal to another), flags.
     """
     rows = []

@@ -1,10 +1,10 @@
 """One counter of work for all methods: floating-point operations (FLOPs) of forward passes.
 
-Counted are products of matrices (linear maps, attention, convolutions, recurrent cells), two
-operations per multiply-add, as `torch.utils.flop_counter` counts them; norms, activations, softmax
-and look-ups in tables are not. Attention multiplies each query by all keys of its pass, those that
-a causal mask hides as well, which is what its matrices hold. Padding costs nothing, and the head
-is counted at the scored positions only, wherever a pass computes it.
+Matrix products (linear maps, attention, convolutions, recurrent cells) are counted as
+`torch.utils.flop_counter` counts them, two operations per multiply-add; norms, activations, softmax
+and table look-ups are not counted. Attention multiplies each query by all keys of its pass,
+including those that a causal mask hides. Padding costs nothing, and the head is counted only at the
+scored positions, wherever a pass computes it.
 """
 
 from collections.abc import Callable
@@ -22,9 +22,9 @@ LENGTHS = (4, 8)  # positions of the passes that are counted
 
 @dataclass(frozen=True)
 class PassFlops:
-    """What a forward pass costs: `linear` per position, `attention` per pair, `head` per score.
+    """The cost of a forward pass: `linear` per position, `attention` per pair, `head` per score.
 
-    A pair is a query and a key of its pass, or of the keys that are cached already.
+    A pair is a query and a key, of the same pass or already cached.
     """
 
     linear: float
@@ -34,7 +34,7 @@ class PassFlops:
     def total(self, n: Any, n_scored: Any = 0, past: Any = 0) -> Any:
         """Return the FLOPs of passes over n positions after `past` cached ones, float64.
 
-        Numbers, or arrays or tensors of one shape.
+        The arguments are numbers, or arrays or tensors of the same shape.
         """
         n, n_scored, past = floats(n), floats(n_scored), floats(past)
         return self.linear * n + self.attention * n * (n + past) + self.head * n_scored
@@ -43,7 +43,7 @@ class PassFlops:
     def measured(cls, run: Callable[[int, int], Any]) -> "PassFlops":
         """Return the cost of `run(n, m)`, a pass over one row of n positions that scores m.
 
-        Three short passes are counted: a Transformer's cost is a polynomial of these two lengths.
+        Three short passes are counted: a Transformer's cost is a polynomial in these two lengths.
         """
         short, long = LENGTHS
         two, one = counted(lambda: run(long, 2)), counted(lambda: run(long, 1))
@@ -54,7 +54,7 @@ class PassFlops:
 
 
 def lm_flops(lm: PreTrainedModel) -> PassFlops:
-    """Return what passes through a causal language model cost, whatever its architecture."""
+    """Return the cost of passes through a causal language model of any architecture."""
     ids = torch.zeros(1, LENGTHS[-1], dtype=torch.long, device=lm.device)
     head: Any = lm.get_output_embeddings()
 
@@ -66,7 +66,7 @@ def lm_flops(lm: PreTrainedModel) -> PassFlops:
 
 
 def counted(way: Callable[[], Any]) -> int:
-    """Return the FLOPs of whatever `way` computes, by the kernels that it really calls."""
+    """Return the FLOPs of `way`, counted from the kernels that it calls."""
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=FUSED) as counter:
         way()
     return int(counter.get_total_flops())
@@ -90,7 +90,7 @@ def _recurrent(x: Any, weights: Any, *_: Any, **__: Any) -> int:
 
 
 _aten: Any = torch.ops.aten
-# Kernels that FlopCounterMode does not know: it takes their work for nothing.
+# Kernels that FlopCounterMode does not know and would count as free.
 FUSED: dict[Any, Callable[..., int]] = {
     _aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     _aten.mkldnn_rnn_layer: _lstm,

@@ -13,8 +13,8 @@ from terse.errors import TerseError
 class Measure:
     """One row of a run's `evaluation.csv`: a value with its 95 % interval, of `n` items.
 
-    targets: which tokens or bytes it is over, where it is over any: values over different targets
-    are not to be compared. flag: why the value is not to be trusted, or not there.
+    targets: the tokens or bytes that it is measured on, if any: values on different targets are not
+    comparable. flag: why the value is missing or not to be trusted.
     """
 
     arm: str
@@ -30,7 +30,7 @@ class Measure:
 def measures_table(measures: Sequence[Measure]) -> pd.DataFrame:
     """Return measures as `evaluation.csv`, one row each.
 
-    Raises TerseError for a value that is not finite, unless its flag says why it is not there.
+    Raises TerseError for a value that is not finite, unless a flag says why it is missing.
     """
     for found in measures:
         if not (math.isfinite(found.value) or (math.isnan(found.value) and found.flag)):

@@ -10,8 +10,9 @@ MAX_ORDER = 4
 def bleu(candidate: Sequence[int], reference: Sequence[int]) -> float:
     """Return BLEU-4 of one sequence against one reference, 0..1.
 
-    n-gram precisions above order 1 have one added to both counts, as short sequences need (Lin &
-    Och 2004, https://aclanthology.org/C04-1072; BLEU: https://aclanthology.org/P02-1040).
+    One is added to both counts of n-gram precisions above order 1, to smooth them for short
+    sequences (Lin & Och 2004, https://aclanthology.org/C04-1072; BLEU:
+    https://aclanthology.org/P02-1040).
     """
     if not candidate or not reference:
         return 0.0

@@ -1,4 +1,4 @@
-"""Sums over documents of what windows cost, and the measures that follow from them."""
+"""Scores and costs of windows summed by document, and the measures computed from them."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -10,18 +10,18 @@ from numpy.typing import NDArray
 from terse.evaluation.measures import Measure
 
 Floats = NDArray[np.float64]
-Columns = Mapping[str, Floats]  # of one arm: what each document adds up to, (D,) each
+Columns = Mapping[str, Floats]  # of one arm: the sums of each document, (D,) each
 LN2 = math.log(2)
 N_DRAWS, BLOCK = 2000, 1 << 22  # of documents; numbers in memory at a time
 
 
 class DocumentSums:
-    """What the windows of each document add up to, for each arm.
+    """The sums over the windows of each document, for each arm.
 
-    An arm has the columns `nats` (of its targets), `n_targets`, `n_bytes` (UTF-8 bytes of the
-    targets in the original text), `positions` (that its passes compute, padding left out) and
-    `flops` (of these passes, see `terse.evaluation.flops`), as far as they are known, and any of
-    its method's own.
+    An arm has those of these columns that are known: `nats` (of its targets), `n_targets`,
+    `n_bytes` (UTF-8 bytes of the targets in the original text), `positions` (computed by its
+    passes, without padding), `flops` (of these passes, see `terse.evaluation.flops`); and its
+    method's own columns.
     """
 
     def __init__(self, n_documents: int) -> None:
@@ -29,7 +29,7 @@ class DocumentSums:
         self._totals: dict[str, dict[str, Floats]] = {}
 
     def add(self, arm: str, documents: Any, **columns: Any) -> None:
-        """Add what windows (B,) of documents (B,) cost, an array or tensor (B,) per column."""
+        """Add the values of windows of documents (B,), an array or tensor (B,) per column."""
         totals = self._totals.setdefault(arm, {})
         for name, values in columns.items():
             total = totals.setdefault(name, np.zeros(self.n_documents))
@@ -37,11 +37,11 @@ class DocumentSums:
 
     @property
     def arms(self) -> list[str]:
-        """The arms, in the order in which they came."""
+        """The arms, in the order in which they were added."""
         return list(self._totals)
 
     def __getitem__(self, arm: str) -> dict[str, Floats]:
-        """Return an arm's columns, (D,) each: of the documents that have targets."""
+        """Return an arm's columns (D,), for the documents that have targets."""
         totals = self._totals[arm]
         scored = totals["n_targets"] > 0
         return {name: total[scored] for name, total in totals.items()}
@@ -57,7 +57,7 @@ def floats(values: Any) -> Floats:
 def loss_measures(arm: str, of: Columns, targets: str, seed: int = 0) -> list[Measure]:
     """Return bits per byte and the loss per target, with intervals from resampled documents.
 
-    targets: what they are over, for the column of that name.
+    targets: the value of that column.
     """
     about: dict[str, Any] = {"seed": seed, "targets": targets}
     return [
@@ -69,8 +69,8 @@ def loss_measures(arm: str, of: Columns, targets: str, seed: int = 0) -> list[Me
 def cost_measures(arm: str, of: Columns, targets: str) -> list[Measure]:
     """Return positions and FLOPs per byte, with intervals from resampled documents.
 
-    Of all passes that give the targets' likelihoods, per UTF-8 byte of the targets' original text:
-    a context is paid for by the targets that it stands before, once in each window.
+    They count all passes that give the targets' likelihoods, per UTF-8 byte of the targets'
+    original text: the context is counted once in each window, for the targets that follow it.
     """
     return [
         ratio_of_sums(arm, f"{name}_per_byte", of[name], of["n_bytes"], targets=targets)
@@ -90,9 +90,9 @@ def ratio_of_sums(
 
 
 def resampled(n_documents: int, seed: int = 0) -> Iterator[NDArray[np.int64]]:
-    """Yield 2000 draws of documents with replacement, some (n, D) at a time; the same each time.
+    """Yield 2000 draws of documents with replacement, some (n, D) at a time, always the same ones.
 
-    About 32 MiB each, however many documents there are.
+    Each takes about 32 MiB, however many documents there are.
     """
     draw = np.random.default_rng(seed)
     n = max(1, BLOCK // n_documents)
@@ -101,5 +101,5 @@ def resampled(n_documents: int, seed: int = 0) -> Iterator[NDArray[np.int64]]:
 
 
 def all_text(corpus: str | None) -> str:
-    """Return how the `targets` column calls a corpus' whole validation text, each token once."""
+    """Return the value of `targets` for a corpus' entire validation text, each token once."""
     return f"all validation documents of {corpus}"

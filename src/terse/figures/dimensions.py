@@ -14,10 +14,10 @@ from terse.errors import TerseError
 from terse.figures.style import BLUE, WIDTH_IN, ordered_colours, paper_style
 
 _KINDS = {"emb": "embedding", "attn": "attention", "mlp": "MLP", "block": "block", "norm": "norm"}
-_PREFERRED = "mle_inv"  # the recommended estimator, where one has to stand for all
-_SCALE = "gride_"  # these estimators make one curve, in a figure of its own
+_PREFERRED = "mle_inv"  # the recommended estimator, where one represents all
+_SCALE = "gride_"  # these estimators make one curve, in a separate figure
 _SIZED = {"twoNN_f10": "-", "gride_2": "--", "gride_16": ":"}  # in a decimation curve: line styles
-_WIDE = 8  # a row of panels that spans more than such a ratio is scaled by logarithm
+_WIDE = 8  # a row of panels that spans more than this ratio gets a logarithmic scale
 _Z_95 = 1.96
 _WITHOUT = "without sinks"
 
@@ -25,10 +25,10 @@ _WITHOUT = "without sinks"
 def labelled(tables: Sequence[pd.DataFrame], steps: Sequence[int | None]) -> pd.DataFrame:
     """Join the summaries of several models, each named by its training step or its model.
 
-    Where a summary tells estimates with and without sinks apart, those without are drawn: one
-    heavy token would otherwise decide what a reader sees. Adds the columns `label`,
-    `training_step` (-1 where unknown) and `place`: the layer, -1 for the embedding and what comes
-    after the last layer for the norm, both drawn beside the blocks.
+    If a summary has estimates with and without sinks, those without are drawn: one heavy token
+    would otherwise decide what a reader sees. Adds the columns `label`, `training_step` (-1 if
+    unknown) and `place`: the layer, -1 for the embedding and one after the last layer for the norm,
+    both drawn with the blocks.
     """
     parts = [
         table.assign(
@@ -57,8 +57,8 @@ def labelled(tables: Sequence[pd.DataFrame], steps: Sequence[int | None]) -> pd.
 def id_by_layer(summary: pd.DataFrame) -> Figure:
     """Draw the mean ID against the layer: a row per estimator, a column per kind of module.
 
-    `summary` is that of `labelled`; its labels are the lines, in their order. Bands are 95 %
-    intervals over documents.
+    `summary` comes from `labelled`; each label is a line, in order. Bands are 95 % intervals over
+    documents.
     """
     summary = _at_one_scale(summary)
     labels = list(dict.fromkeys(summary["label"]))
@@ -77,9 +77,9 @@ def id_by_layer(summary: pd.DataFrame) -> Figure:
 
 
 def id_by_step(summary: pd.DataFrame) -> Figure:
-    """Draw the mean ID against the training step, a line per layer; columns and rows as above.
+    """Draw the mean ID against the training step, a line per layer; panels as in `id_by_layer`.
 
-    `summary` is that of `labelled`. Bands are 95 % intervals over documents.
+    `summary` comes from `labelled`. Bands are 95 % intervals over documents.
     """
     summary = _at_one_scale(summary)
     places = sorted(set(summary["place"].astype(int)))
@@ -100,7 +100,7 @@ def id_against_loss(ids: pd.DataFrame, seed: int = 0) -> Figure:
     """Draw each context's ID against its loss, a panel per block, with the rank correlation.
 
     `ids` is the table of one model. The interval resamples documents.
-    Raises TerseError where the clouds are not contexts, which alone have a loss each.
+    Raises TerseError if the clouds are not contexts, since only contexts have a loss each.
     """
     if np.all(ids["row"].isna()):
         raise TerseError(
@@ -120,10 +120,10 @@ def id_against_loss(ids: pd.DataFrame, seed: int = 0) -> Figure:
 
 
 def id_by_scale(summary: pd.DataFrame) -> Figure:
-    """Draw GRIDE's mean ID against its scale, the order of the farther neighbour; a panel a block.
+    """Draw GRIDE's mean ID against its scale, the farther neighbour's order; a panel per block.
 
-    `summary` is that of `labelled`, with some of the estimators gride_2 to gride_16; its labels
-    are the lines. Bands are 95 % intervals over documents.
+    `summary` comes from `labelled`, with some of the estimators gride_2 to gride_16; each label is
+    a line. Bands are 95 % intervals over documents.
     """
     curve = summary.loc[summary["estimator"].str.startswith(_SCALE)]
     curve = curve.assign(scale=curve["estimator"].str.removeprefix(_SCALE).astype(int))
@@ -147,10 +147,10 @@ def id_by_scale(summary: pd.DataFrame) -> Figure:
 
 
 def id_by_size(curves: pd.DataFrame) -> Figure:
-    """Draw the ID of one cloud against how many of its points are taken; a panel a block.
+    """Draw the ID of one cloud against the number of points used; a panel per block.
 
     `curves` are decimation curves of several models, joined by `labelled`; colours are models,
-    line styles estimators. Bands are 95 % intervals over the disjoint parts of a cloud.
+    line styles are estimators. Bands are 95 % intervals over the disjoint parts of a cloud.
     """
     curves = curves.assign(
         mean=curves["id_without_sinks"],
@@ -179,13 +179,13 @@ def _what_labels_are(summary: pd.DataFrame) -> str:
 
 
 def _at_one_scale(summary: pd.DataFrame) -> pd.DataFrame:
-    """Leave out the scale curve, unless there is nothing else."""
+    """Drop the scale curve, unless there is nothing else."""
     scaled = summary["estimator"].str.startswith(_SCALE)
     return summary if np.all(scaled) else summary.loc[~scaled]
 
 
 def _panels(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Part a table by module, named for a reader; blocks and norms alone where there are any."""
+    """Split a table by module, with readable names; only blocks and norms if there are any."""
     main = table["module"].isin(["block", "norm"])
     if np.any(main):
         table = table.loc[main]
@@ -255,7 +255,7 @@ def _layer_name(summary: pd.DataFrame, place: int) -> str:
 
 
 def _scale_ids(axis: Axes, row: pd.DataFrame) -> None:
-    """Scale by logarithm where an untrained model would flatten all else."""
+    """Use a logarithmic scale if an untrained model would flatten all other lines."""
     means = row["mean"].to_numpy(float)
     means = means[np.isfinite(means) & (means > 0)]
     if len(means) and means.max() > _WIDE * means.min():
@@ -264,7 +264,7 @@ def _scale_ids(axis: Axes, row: pd.DataFrame) -> None:
 
 
 def _scale_steps(axis: Axes, steps: list[int]) -> None:
-    """Scale an axis so that step 0 and the steps after it are all apart."""
+    """Scale an axis so that step 0 and the later steps are all distinct."""
     positive = [step for step in steps if step > 0]
     axis.set_xscale("symlog", linthresh=positive[0] if positive else 1, linscale=0.6)
     axis.set_xticks(steps, [f"{step:,}" for step in steps])

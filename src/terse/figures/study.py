@@ -2,7 +2,7 @@
 
 A method names in its spec a function `draw(runs: list[FinishedRun]) -> dict[str, Figure]` that
 needs no torch (`figures = "module:draw"`), and a caption for each name that it or `Method.tables`
-gives (`captions`). The rest is the rule `plot_study`.
+returns (`captions`). The rule `plot_study` does the rest.
 """
 
 import pkgutil
@@ -22,8 +22,8 @@ from terse.settings.run import Run
 class FinishedRun:
     """A trained and evaluated run.
 
-    evaluation: the rows of its `evaluation.csv`. tables: those of its method, by name. compared:
-    the runs of other methods that stand beside those of this one.
+    evaluation: the rows of its `evaluation.csv`. tables: its method's tables, by name. compared:
+    the runs of other methods that are shown with this one.
     """
 
     name: str
@@ -34,7 +34,7 @@ class FinishedRun:
 
 
 def figures_of(spec: MethodSpec[Any], runs: Sequence[FinishedRun]) -> dict[str, Figure]:
-    """Return the figures of runs of one method, by name; each has a caption."""
+    """Return the figures for the runs of one method, by name; each has a caption."""
     if spec.figures is None:
         return {}
     figures = pkgutil.resolve_name(spec.figures)(list(runs))
@@ -43,7 +43,7 @@ def figures_of(spec: MethodSpec[Any], runs: Sequence[FinishedRun]) -> dict[str, 
 
 
 def joined_tables(spec: MethodSpec[Any], runs: Sequence[FinishedRun]) -> dict[str, pd.DataFrame]:
-    """Return the tables of runs of one method, by name, a column `run` before the others."""
+    """Return the tables for the runs of one method, by name, with `run` as the first column."""
     joined: dict[str, list[pd.DataFrame]] = {}
     for run in runs:
         for name, table in run.tables.items():

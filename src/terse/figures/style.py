@@ -1,4 +1,4 @@
-"""One look for all figures: readable in print, by colour-blind readers, and made again alike."""
+"""One style for all figures: readable in print, safe for colour-blind readers, reproducible."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from terse.artifacts import atomic_file
 
 # Okabe & Ito's palette (https://jfly.uni-koeln.de/color/), for a few unordered things.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
-WIDTH_IN = 7.2  # of a two-column page
+WIDTH_IN = 7.2  # text width of a two-column page
 
 _RC: dict[Any, Any] = {
     "font.size": 8,
@@ -41,13 +41,13 @@ _RC: dict[Any, Any] = {
 
 @contextmanager
 def paper_style() -> Iterator[None]:
-    """Draw in the house's style, without a display."""
+    """Draw in the shared style, without a display."""
     with mpl.rc_context(_RC):
         yield
 
 
 def ordered_colours(n: int) -> list[tuple[float, float, float, float]]:
-    """Return n colours from dark to bright for things that have an order."""
+    """Return n colours from dark to bright, for ordered things."""
     return [mpl.colormaps["viridis"](x) for x in np.linspace(0.0, 0.88, max(n, 1))]
 
 
@@ -56,5 +56,5 @@ def save(figure: Figure, paths: Sequence[Path]) -> None:
     for path in paths:
         kind = path.suffix.removeprefix(".")
         metadata = {"Date": None} if kind == "svg" else {"CreationDate": None}
-        with paper_style(), atomic_file(path) as partial:  # its ids are salted when it is saved
+        with paper_style(), atomic_file(path) as partial:  # SVG ids are salted on saving
             figure.savefig(partial, format=kind, metadata=metadata)

@@ -1,4 +1,4 @@
-"""Tables as small web pages that stand by themselves, for the report."""
+"""Tables as small self-contained web pages, for the report."""
 
 import html
 

@@ -1,4 +1,4 @@
-"""Figures of a training."""
+"""Figures of a training run."""
 
 import pandas as pd
 from matplotlib.figure import Figure

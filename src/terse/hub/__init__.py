@@ -1,1 +1,1 @@
-"""The Hugging Face hub: downloads of models, and its errors as sentences."""
+"""The Hugging Face hub: downloads of models, and its errors in one line each."""

@@ -1,4 +1,4 @@
-"""A model of the hub in a local folder: only what is needed, and never half of it."""
+"""A model from the hub in a local folder: only the needed files, and only when complete."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ from terse.provenance import digest_file
 
 logger = logging.getLogger(__name__)
 
-MARKER = "download.json"  # stands in the folder once all of it is there and checked
+MARKER = "download.json"  # in the folder once it is complete and checked
 WEIGHTS = ("*.safetensors", "*.bin")  # in order of preference
 CODE = "*.py"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -52,14 +52,14 @@ def download_model(
     trust_remote_code: bool = False,
     adapter: bool = False,
 ) -> dict[str, Any]:
-    """Fetch a model and its tokenizer into `folder`, going on where a broken transfer ended.
+    """Fetch a model and its tokenizer into `folder`, resuming a broken transfer.
 
-    Safetensors are taken where there are any, else .bin files; the model's own code only with
-    trust_remote_code. adapter: fetch the PEFT adapter of the repository in place of a model.
+    Safetensors are preferred to .bin files; the model's own code is fetched only with
+    trust_remote_code. adapter: fetch the PEFT adapter of the repository instead of a model.
     token: for gated models; HF_TOKEN if None. Sizes and digests are checked.
-    Returns what the marker download.json says: {"hub_id", "revision", "commit", "files": {name:
-    bytes}}. Raises TerseError for: no network, a gated model, no such revision or repository,
-    a repository without weights, a transfer that broke, a disk too small.
+    Returns the content of the marker download.json: {"hub_id", "revision", "commit", "files":
+    {name: bytes}}. Raises TerseError for: no network, a gated model, no such revision or
+    repository, a repository without weights, a broken transfer, a full disk.
     """
     folder = Path(folder)
     with hub_errors("model", hub_id, revision):
@@ -76,8 +76,8 @@ def download_model(
         if found == marker:
             return marker
         if found is None and folder.is_dir() and any(folder.iterdir()):
-            raise TerseError(f"{folder} holds files that are no whole download; move it away")
-        # Not the job's output, so what is there outlives a job that fails.
+            raise TerseError(f"{folder} holds files of no complete download; move it away")
+        # Not the job's output, so its files outlive a job that fails.
         staging = folder.with_name(f".{folder.name}.download-{commit[:12]}")
         staging.mkdir(parents=True, exist_ok=True)
         check_space(hub_id, files, staging)
@@ -91,11 +91,11 @@ def download_model(
 def download_file(
     hub_id: str, revision: str, name: str, target: Path, *, token: str | None = None
 ) -> dict[str, Any]:
-    """Fetch one large file of a repository to `target`, going on where a broken transfer ended.
+    """Fetch one large file of a repository to `target`, resuming a broken transfer.
 
-    Returns {"hub_id", "revision", "commit", "file", "licence"}; the licence is None where the
-    repository states none. Raises TerseError as `download_model` does, and for a name that the
-    repository does not hold.
+    Returns {"hub_id", "revision", "commit", "file", "licence"}; the licence is None if the
+    repository states none. Raises TerseError as `download_model` does, and for a name that is not
+    in the repository.
     """
     target = Path(target)
     with hub_errors("model", hub_id, revision):
@@ -118,9 +118,9 @@ def download_file(
 
 
 def weights_identity(folder: Path) -> str:
-    """Return which weights lie in a folder.
+    """Return the identity of the weights in a folder.
 
-    Hub id and commit, what a rule has made them of, or the SHA-256 of the files.
+    Hub id and commit, the inputs that a rule made them from, or the SHA-256 of the files.
     """
     if marker := read_marker(folder):
         return f"{marker['hub_id']}@{marker['commit']}"
@@ -131,7 +131,7 @@ def weights_identity(folder: Path) -> str:
 
 
 def check_space(hub_id: str, files: list[RepoSibling], folder: Path) -> None:
-    """Raise TerseError if what is missing of a model does not fit on the disk."""
+    """Raise TerseError if the missing part of a model does not fit on the disk."""
     have = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     missing = sum(sizes(files).values()) - have
     free = shutil.disk_usage(folder).free
@@ -142,7 +142,7 @@ def check_space(hub_id: str, files: list[RepoSibling], folder: Path) -> None:
 
 
 def read_marker(folder: Path) -> dict[str, Any] | None:
-    """Return what was downloaded into a folder, None if it is not whole."""
+    """Return the marker of a folder's download, None if it is incomplete."""
     path = folder / MARKER
     if not path.is_file():
         return None
@@ -167,11 +167,11 @@ def needed_files(
     )
     if weights is None and any(f.rfilename == ADAPTER_CONFIG for f in siblings):
         raise TerseError(
-            f"model {hub_id} is a PEFT adapter: write base, the name of the model here that it is "
+            f"model {hub_id} is a PEFT adapter: set base to the name of the model here that it is "
             f"for (its {ADAPTER_CONFIG} names it)"
         )
     if weights is None:
-        raise TerseError(f"model {hub_id} has no weights that can be read (safetensors or .bin)")
+        raise TerseError(f"model {hub_id} has no readable weights (safetensors or .bin)")
     others = [file for file in files if fits(file.rfilename, wanted)]
     if weights[0].rfilename.endswith(".safetensors"):
         others = [file for file in others if not file.rfilename.endswith(".bin.index.json")]
@@ -184,15 +184,15 @@ def adapter_files(hub_id: str, siblings: Iterable[RepoSibling]) -> list[RepoSibl
     weights = next((name for name in ADAPTER_WEIGHTS if name in files), None)
     if ADAPTER_CONFIG not in files or weights is None:
         raise TerseError(
-            f"model {hub_id} holds no PEFT adapter ({ADAPTER_CONFIG}, {ADAPTER_WEIGHTS[0]}); "
-            "without base it is taken as a whole model"
+            f"model {hub_id} has no PEFT adapter ({ADAPTER_CONFIG}, {ADAPTER_WEIGHTS[0]}); "
+            "remove base to load it as a whole model"
         )
     others = [n for n in files if fits(n, WANTED) and not fits(n, UNWANTED) and n != "config.json"]
     return [files[name] for name in sorted([ADAPTER_CONFIG, weights, *others])]
 
 
 def fits(name: str, globs: Iterable[str]) -> bool:
-    """Return whether a name fits one of some globs."""
+    """Return whether a name matches one of the globs."""
     return any(fnmatchcase(name, glob) for glob in globs)
 
 
@@ -204,10 +204,10 @@ def sizes(files: Iterable[RepoSibling]) -> dict[str, int]:
 def fetch_file(
     hub_id: str, commit: str, file: RepoSibling, folder: Path, token: str | None
 ) -> None:
-    """Download a file unless it is there; what a broken transfer left is gone on from.
+    """Download a file unless it exists; a broken transfer is resumed.
 
-    The hub's own client deletes what it had when a transfer breaks, so that the last gigabyte
-    would cost all of them again.
+    The hub's own client deletes the partial file when a transfer breaks, so that losing the last
+    gigabyte would cost all of them again.
     """
     path = folder / file.rfilename
     if path.is_file() and is_right(path, file):
@@ -221,7 +221,7 @@ def fetch_file(
         partial.unlink()
         have = 0
     if have:
-        logger.info("%s: going on at %d of %d bytes", file.rfilename, have, size)
+        logger.info("%s: resuming at %d of %d bytes", file.rfilename, have, size)
     with partial.open("r+b" if have else "wb") as stream:
         stream.seek(have)
         http_get(url, stream, resume_size=have, headers=headers, expected_size=size)
@@ -232,7 +232,7 @@ def fetch_file(
 
 
 def is_right(path: Path, file: RepoSibling) -> bool:
-    """Return whether a local file has the size and digest that the hub says it has."""
+    """Return whether a local file has the size and digest that the hub states."""
     size = path.stat().st_size
     if size != file.size:
         return False
@@ -243,7 +243,7 @@ def is_right(path: Path, file: RepoSibling) -> bool:
 
 
 def digest(path: Path, algorithm: Any) -> str:
-    """Return the hexadecimal digest of what `algorithm` has seen and a file's bytes."""
+    """Return the hexadecimal digest after adding a file's bytes to `algorithm`."""
     with path.open("rb") as stream:
         while block := stream.read(BLOCK):
             algorithm.update(block)

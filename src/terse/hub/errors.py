@@ -1,4 +1,4 @@
-"""What can go wrong between here and the hub, each as one clear sentence."""
+"""Errors of the hub's libraries, each as a clear one-line message."""
 
 import errno
 import os
@@ -34,7 +34,7 @@ BROKEN = (httpx2.TransportError, ConnectionError, TimeoutError)
 
 @contextmanager
 def hub_errors(kind: str, hub_id: str, revision: str) -> Iterator[None]:
-    """Turn the hub's errors on a "model" or "dataset" into a TerseError with one sentence."""
+    """Turn the hub's errors on a "model" or "dataset" into a one-line TerseError."""
     try:
         yield
     except TerseError:
@@ -48,7 +48,7 @@ def hub_errors(kind: str, hub_id: str, revision: str) -> Iterator[None]:
 
 
 def explain(error: Exception, kind: str, hub_id: str, revision: str) -> str | None:
-    """Return what an error of the hub's libraries means and what to do; None if it is no such."""
+    """Return what an error of the hub's libraries means and what to do; None for other errors."""
     causes = list(chain(error))
     missing = (
         f"there is no {kind} {hub_id} on the hub, or it is private and HF_TOKEN does not give "
@@ -58,7 +58,7 @@ def explain(error: Exception, kind: str, hub_id: str, revision: str) -> str | No
         (GatedRepoError, gated(kind, hub_id)),
         (RevisionNotFoundError, f"{kind} {hub_id} has no revision {revision!r}"),
         (RepositoryNotFoundError, missing),
-        (HFValidationError, f"{hub_id!r} is no {kind} id; an id is a name or owner/name"),
+        (HFValidationError, f"{hub_id!r} is not a {kind} id; an id is a name or owner/name"),
     ):
         if any(isinstance(cause, wanted) for cause in causes):
             return sentence
@@ -66,8 +66,8 @@ def explain(error: Exception, kind: str, hub_id: str, revision: str) -> str | No
         if isinstance(cause, HfHubHTTPError):
             status = cause.response.status_code
             if "Invalid credentials" in str(cause):
-                return "the hub does not know the token that was given; correct HF_TOKEN"
-            if status == 401:  # what strangers are told of a repository that is not there
+                return "the hub does not know the given token; correct HF_TOKEN"
+            if status == 401:  # the hub's answer without a token if there is no such repository
                 return missing
             return f"the hub answered {status} for {kind} {hub_id}: {one_line(cause)}"
     if any(isinstance(cause, NO_NETWORK) for cause in causes):
@@ -78,10 +78,10 @@ def explain(error: Exception, kind: str, hub_id: str, revision: str) -> str | No
     if any(isinstance(cause, BROKEN) for cause in causes):
         return (
             f"the transfer of {kind} {hub_id} broke off ({one_line(causes[-1])}); run this again, "
-            "it goes on from there"
+            "it resumes from there"
         )
     if any(isinstance(cause, OSError) and cause.errno == errno.ENOSPC for cause in causes):
-        return f"the disk is full before all of {kind} {hub_id} is there"
+        return f"the disk is full before {kind} {hub_id} is complete"
     return None
 
 
@@ -97,11 +97,11 @@ def gated(kind: str, hub_id: str) -> str:
     """Return what to do about a gated repository."""
     if os.environ.get("HF_TOKEN"):
         return (
-            f"{kind} {hub_id} is gated and your token has no access to it; ask for access on "
-            "its page of the hub"
+            f"{kind} {hub_id} is gated and your token has no access to it; request access on its "
+            "page on the hub"
         )
     return (
-        f"{kind} {hub_id} is gated: ask for access on its page of the hub, then set HF_TOKEN to "
+        f"{kind} {hub_id} is gated: request access on its page on the hub, then set HF_TOKEN to "
         "a token of your account"
     )
 

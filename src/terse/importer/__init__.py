@@ -14,9 +14,9 @@ FORMATS: tuple[ModuleType, ...] = (hyperparameters, exp_config)
 
 
 def import_file(path: Path) -> Overlay:
-    """Return the overlay that a file of another system stands for.
+    """Return the overlay that corresponds to a file of another system.
 
-    Raises TerseError for a file that no format takes, or whose values make no valid run.
+    Raises TerseError for a file of no known format, or whose values make no valid run.
     """
     if not path.is_file():
         raise TerseError(f"{path}: no such file")

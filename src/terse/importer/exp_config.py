@@ -14,19 +14,19 @@ from terse.importer.overlay import Overlay, name_of
 from terse.methods.hierarchical.settings import HierarchicalSettings, LevelSettings, TopSettings
 
 SUFFIXES = {".py"}
-STEPS = 10_000  # where a file gives epochs alone
-# Where the meaning of keys is set that the workflow or the library decides by itself.
+STEPS = 10_000  # if a file gives only epochs
+# Keys that the workflow or the library decides, and where their meaning is set here.
 ELSEWHERE = {
     "project_name": "the tracker's experiment: MLFLOW_EXPERIMENT_NAME in the environment",
     "checkpoint_dir": "roots.state; a run's weights: results/runs/{run}/model",
-    "resume_from_checkpoint": "the same command goes on from the saved state by itself",
+    "resume_from_checkpoint": "the same command resumes from the saved state",
     "save_base_components_path": "results/runs/{run}/model, which a second stage names as base",
-    "entropy_load_path": "base, the run whose entropy LM is taken, with freeze_entropy",
+    "entropy_load_path": "base, the run whose entropy LM is used, with freeze_entropy",
     "device": "the profile: profiles/cpu, gpu, slurm",
     "flex_attention": "always where CUDA compiles it",
     "text_column_name": "corpora.{corpus}.text_column",
     "dataset_train_split": "corpora.{corpus}.split",
-    "expander_eos_id": "EOS is a symbol of its own, behind the K codes",
+    "expander_eos_id": "EOS is a separate symbol after the K codes",
     "embed_dim": "the width of a code is the level's dim",
     "use_continuous_expander_inputs": "always true: integers would not train the compressor",
     "initial_vocab_size": "the tokenizer of kind bytes has 259 symbols",
@@ -35,9 +35,9 @@ TOP_KEYS = {"top_lm_mse_weight": "mse_weight", "top_lm_ce_weight": "ce_weight"}
 
 
 def convert(path: Path) -> Overlay:
-    """Return the overlay of a file with an `exp_config`; the file is run, as its trainer would.
+    """Return the overlay of a file with an `exp_config`; the file is run, as its trainer does.
 
-    Raises TerseError where it fails, holds no such thing, or has values out of range.
+    Raises TerseError if it fails, has no exp_config, or has values out of range.
     """
     given = _read(path)
     overlay = Overlay(path.name)
@@ -63,7 +63,7 @@ def _read(path: Path) -> dict[str, Any]:
     if dataclasses.is_dataclass(found) and not isinstance(found, type):
         found = dataclasses.asdict(found)
     if not isinstance(found, dict):
-        raise TerseError(f"{path}: it has no exp_config, a map or a dataclass")
+        raise TerseError(f"{path}: it has no exp_config that is a map or a dataclass")
     return dict(found)
 
 
@@ -83,7 +83,7 @@ def _importable(path: Path) -> Iterator[None]:
 
 
 def _flat(given: dict[str, Any]) -> dict[str, Any]:
-    """Return the keys with the block `expander` spelt out, as older files have it."""
+    """Return the keys with the block `expander` of older files flattened."""
     flat = {key: value for key, value in given.items() if key != "expander"}
     spelt = {"use_decoder_only": "use_decoder_only_expander",
              "use_continuous_inputs": "use_continuous_expander_inputs",
@@ -127,7 +127,7 @@ def _level(overlay: Overlay, given: dict[str, Any]) -> dict[str, Any]:
             level[key] = value[0]
         elif value is not None or key == "entropy_delta":
             level[key] = value
-    # The published compressor had no blocks before its two branches unless it was told so.
+    # The published compressor has no blocks before its two branches by default.
     level.setdefault("num_shared_encoder_layers", 0)
     return level
 
@@ -169,7 +169,7 @@ def _dataset_part(overlay: Overlay, run: dict[str, Any], value: Any) -> None:
 
 
 def _finish(overlay: Overlay, run: dict[str, Any]) -> None:
-    """Bring together what several keys decide."""
+    """Combine what several keys decide."""
     weights, part = run.pop("_top_weights", {}), run.pop("_dataset_part", None)
     if (top := run.get("top_transformer_config")) is not None:
         for key, value in weights.items():
@@ -187,7 +187,7 @@ def _finish(overlay: Overlay, run: dict[str, Any]) -> None:
     if "max_steps" not in run:
         run["max_steps"] = STEPS
         overlay.notes["max_steps"] = (
-            f"not given, {STEPS} taken: set epochs x bytes of the corpus / (sequence_length x "
+            f"not given, {STEPS} used: set epochs x bytes of the corpus / (sequence_length x "
             "batch_size x n_grad_loops)"
         )
     run["warmup_steps"] = min(run.get("warmup_steps", 0), run["max_steps"])
@@ -201,13 +201,13 @@ def _epochs(overlay: Overlay, _run: dict[str, Any], value: Any) -> None:
 def _stages(
     overlay: Overlay, run: dict[str, Any], name: str, given: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return the run, or two linked ones where the file loads a first stage."""
+    """Return the run, or two linked ones if the file loads a first stage."""
     if not given.get("load_base_from"):
         return {name: run}
     if "top_transformer_config" not in run:
         raise TerseError("load_base_from without top_transformer_config has nothing to train")
     first = name_of(f"{name[:33]}-stage1")
-    overlay.notes["load_base_from"] = f"base: the first stage, {first}, is a run of its own"
+    overlay.notes["load_base_from"] = f"base: the first stage, {first}, is a separate run"
     stage1 = {key: value for key, value in run.items() if key != "top_transformer_config"}
     stage2 = {key: value for key, value in run.items() if key != "tokenizer"}
     return {first: stage1, name: {**stage2, "base": first}}
@@ -215,7 +215,7 @@ def _stages(
 
 def _frozen(overlay: Overlay, _run: dict[str, Any], value: Any) -> None:
     if value:
-        overlay.notes["freeze_entropy"] = "set it beside base, the run whose entropy LM is taken"
+        overlay.notes["freeze_entropy"] = "set it with base, the run whose entropy LM is used"
 
 
 def _nothing(_overlay: Overlay, _run: dict[str, Any], _value: Any) -> None:

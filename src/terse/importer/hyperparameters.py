@@ -1,4 +1,4 @@
-"""A flat `hyperparameters.json`: one key a line, lists are ranges, `combos` are lists in step."""
+"""A flat `hyperparameters.json`: lists are ranges to sweep, lists in `combos` advance together."""
 
 import json
 from collections.abc import Callable
@@ -12,24 +12,24 @@ from terse.importer.overlay import Overlay, name_of
 from terse.settings.run import Run
 
 SUFFIXES = {".json"}
-# Datasets under the names that they had; others keep theirs if it is a named corpus.
+# Datasets by their old names; others keep theirs if it is a named corpus.
 DATASETS = {"wikitext": "wikitext-103", "glue": "glue-mrpc-pairs", "mrpc": "glue-mrpc-pairs"}
-STAND_IN = "base"  # what the default configuration trains by itself
+STAND_IN = "base"  # the model that the default configuration trains
 
 
 def convert(path: Path) -> Overlay:
     """Return the overlay of a flat file of hyperparameters.
 
-    Raises TerseError where it is no flat JSON, is of no known method, or has values out of range.
+    Raises TerseError if it is not flat JSON, fits no known method, or has values out of range.
     """
     given = _read(path)
     combos = given.pop("combos", {})
     if not isinstance(combos, dict) or not all(isinstance(v, list) for v in combos.values()):
-        raise TerseError(f"{path}: combos: a map of keys with lists of equal length is needed")
+        raise TerseError(f"{path}: combos: must be a map of keys with lists of equal length")
     spec = methods()[_method_of(path, {**given, **combos})]
     overlay = Overlay(path.name)
     for key in [key for key in combos if key in given]:
-        overlay.notes[key] = f"swept by combos; {given.pop(key)!r} beside it is left out"
+        overlay.notes[key] = f"swept by combos; {given.pop(key)!r} outside them is dropped"
     name = name_of(str(given.pop("exp_name", path.stem)))
     overlay.notes["exp_name"] = f"the run's name, {name}"
     run: dict[str, Any] = {"method": spec.name}
@@ -56,14 +56,14 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise TerseError(f"{path}: no valid JSON: {error}") from error
+        raise TerseError(f"{path}: invalid JSON: {error}") from error
     if not isinstance(content, dict):
-        raise TerseError(f"{path}: a map of keys is needed")
+        raise TerseError(f"{path}: must be a map of keys")
     return content
 
 
 def _method_of(path: Path, given: dict[str, Any]) -> str:
-    """Return the method that knows most of the keys that not every method has."""
+    """Return the method with the most keys of the file, shared keys aside."""
     own = {
         name: (set(spec.settings.model_fields) | set(spec.settings.aliases)) - _shared()
         for name, spec in methods().items()
@@ -72,7 +72,7 @@ def _method_of(path: Path, given: dict[str, Any]) -> str:
     best = max(counts, key=lambda method: counts[method])
     if not counts[best]:
         raise TerseError(
-            f"{path}: its keys are of none of the methods {', '.join(methods())}; is it flat?"
+            f"{path}: its keys fit none of the methods {', '.join(methods())}; is it flat?"
         )
     return best
 
@@ -105,7 +105,7 @@ def _place(
 
 
 def _is_range(settings: type[Run], key: str, value: Any) -> bool:
-    """Return whether a value is a list of values to try: of a key with lists, a list of lists."""
+    """Return whether a value is a list of values to try; for a key with lists, a list of lists."""
     if not isinstance(value, list):
         return False
     kind = settings.model_fields[key].annotation
@@ -131,7 +131,7 @@ def _data_root(overlay: Overlay, value: Any) -> dict[str, Any]:
 
 def _data_procs(overlay: Overlay, value: Any) -> dict[str, Any]:
     overlay.config["n_data_procs"] = value
-    overlay.notes["n_data_procs"] = "a key of the whole workflow"
+    overlay.notes["n_data_procs"] = "a top-level key of the workflow"
     return {}
 
 
@@ -192,7 +192,7 @@ SPECIAL: dict[str, Callable[[Overlay, Any], dict[str, Any]]] = {
 
 
 def _stand_in(overlay: Overlay, run: dict[str, Any], *swept: dict[str, Any]) -> None:
-    """Take the small model that the workflow trains itself, on its own corpus."""
+    """Use the small model that the workflow trains itself, on its own corpus."""
     for block in swept:
         block.pop("base", None)
         block.pop("corpus", None)

@@ -1,4 +1,4 @@
-"""What an importer gives: a block of configuration, and a note for each key that went elsewhere."""
+"""What an importer returns: a configuration, and a note for each key that moved elsewhere."""
 
 import re
 from dataclasses import dataclass, field
@@ -14,9 +14,9 @@ from terse.errors import TerseError
 
 @dataclass
 class Overlay:
-    """A configuration to lie over the default, and what there is to say about it.
+    """A configuration for --configfile, and notes on it.
 
-    notes: where the meaning of a key went. unknown: keys without any counterpart.
+    notes: where a key's meaning moved to. unknown: keys without a counterpart.
     """
 
     source: str
@@ -25,7 +25,7 @@ class Overlay:
     unknown: dict[str, str] = field(default_factory=dict)
 
     def text(self) -> str:
-        """Return the overlay as YAML, the notes in front as comments."""
+        """Return the overlay as YAML, preceded by the notes as comments."""
         head = [f"# From {self.source}; use it with --configfile. Keys: config/README.md"]
         head += [f"# {key}: {note}" for key, note in self.notes.items()]
         head += [f"# {key}: NOT IMPORTED, {why}" for key, why in self.unknown.items()]
@@ -33,7 +33,7 @@ class Overlay:
         return "\n".join(head) + "\n" + body
 
     def check_runs(self) -> None:
-        """Raise TerseError, one line for each thing wrong, where a run would not be valid."""
+        """Raise TerseError with all faults on one line if a run would be invalid."""
         from pydantic import ValidationError
 
         runs, _ = expand_sweeps(self.config["runs"])
@@ -51,5 +51,5 @@ def name_of(text: str) -> str:
     """Return a text as a name that may be part of a path."""
     name = re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")[:40].strip("-.")
     if not name:
-        raise TerseError(f"{text!r} holds nothing that could be a name (a-z, 0-9)")
+        raise TerseError(f"{text!r} contains nothing that could be a name (a-z, 0-9)")
     return name

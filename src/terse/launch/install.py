@@ -1,7 +1,7 @@
-"""Make `.venv` from `requirements.lock`. Standard library only: it runs before all else exists.
+"""Make `.venv` from `requirements.lock`. Uses only the standard library: nothing else exists yet.
 
-Called by the Makefile as `python3 -I src/terse/launch/install.py`; does nothing when all is in
-place.
+Called by the Makefile as `python3 -I src/terse/launch/install.py`; does nothing if `.venv` is up
+to date.
 """
 
 import fcntl
@@ -28,7 +28,7 @@ def main() -> int:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print("another installation is at work here; waiting for it", flush=True)
+            print("another installation is running here; waiting for it", flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         return _install()
 
@@ -37,7 +37,7 @@ def _install() -> int:
     stamp, wanted = _VENV / "installed", _digest()
     if stamp.exists() and stamp.read_text() == wanted:
         return 0
-    print("installing into .venv (once, some minutes)", flush=True)
+    print("installing into .venv (once, takes a few minutes)", flush=True)
     if not (_VENV / "bin" / "pip").exists() or not _has_this_python():
         try:
             venv.create(_VENV, with_pip=True, clear=True)
@@ -55,7 +55,7 @@ def _install() -> int:
 
 
 def _has_this_python() -> bool:
-    """Return whether the environment was made with the Python that was asked for."""
+    """Return whether the environment was made with the running Python."""
     config = _VENV / "pyvenv.cfg"
     lines = config.read_text().splitlines() if config.exists() else []
     return f"version = {platform.python_version()}" in lines

@@ -1,4 +1,4 @@
-"""Jobs that would wait in SLURM's queue for ever are ended with a sentence.
+"""Jobs that would wait in SLURM's queue indefinitely are cancelled with a message.
 
 SLURM refuses them at submission only where a site enforces the limits of its partitions.
 """
@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-# A reason may stand for a moment while nodes come up: it must hold at so many looks.
+# A reason may appear briefly while nodes come up: it must persist at this many looks.
 _LOOKS, _INTERVAL_S = 3, 10
-_NODES = "no node of its partition has what it asks for; change threads, mem_mb or gpu"
-_ACCOUNT = "its partition does not take its account; change slurm_account or slurm_partition"
+_NODES = "no node of its partition has what it requests; change threads, mem_mb or gpu"
+_ACCOUNT = "its partition does not accept its account; change slurm_account or slurm_partition"
 _REASONS = {
     "BadConstraints": _NODES,
     "PartitionConfig": _NODES,
@@ -25,7 +25,7 @@ _REASONS = {
 
 @dataclass(frozen=True)
 class Hopeless:
-    """A job that SLURM will never start as things are."""
+    """A job that SLURM will never start as it is."""
 
     number: str
     name: str  # rule and wildcards
@@ -33,21 +33,21 @@ class Hopeless:
 
     def __str__(self) -> str:
         return (
-            f"{self.name}: SLURM would leave job {self.number} in the queue for ever "
+            f"{self.name}: SLURM would leave job {self.number} in the queue indefinitely "
             f"({self.reason}): {_REASONS[self.reason]} under set-resources in the profile"
         )
 
 
 def end_hopeless_jobs(folder: Path, tell: Callable[[str], None]) -> None:
-    """Look for such jobs of the workflow in `folder` as long as this process lives.
+    """Watch for such jobs of the workflow in `folder` as long as this process runs.
 
-    Each is cancelled, so that it fails as one that was refused, and told in a sentence.
+    Each is cancelled, so that it fails like a refused one, and reported through `tell`.
     """
     threading.Thread(target=_watch, args=(folder, tell), daemon=True).start()
 
 
 def hopeless_jobs(queue: str, folder: Path) -> list[Hopeless]:
-    """Return the jobs of a folder's workflow in lines of "number|comment|folder|reason"."""
+    """Return a folder's hopeless jobs from squeue's lines of "number|comment|folder|reason"."""
     rows = (line.split("|") for line in queue.splitlines())
     return [
         Hopeless(number, _name(comment), reason)
@@ -76,4 +76,4 @@ def _queue() -> str:
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
     except (OSError, subprocess.TimeoutExpired):
-        return ""  # SLURM is away: look again later
+        return ""  # SLURM does not answer: look again later

@@ -1,7 +1,7 @@
-"""The three roots of the workflow: `results`, `cache` and `state`, wherever they really lie.
+"""The three roots of the workflow: `results`, `cache` and `state`, wherever they are stored.
 
 Rules name them by these fixed paths. A root that the config puts elsewhere becomes a symbolic
-link, so a moved root changes no path that Snakemake has recorded, and reruns nothing.
+link, so moving a root changes no path that Snakemake has recorded and reruns nothing.
 """
 
 import errno
@@ -14,8 +14,8 @@ from terse.errors import TerseError
 def link_roots(roots: dict[str, str], folder: Path) -> None:
     """Make each root in `folder` a link to where the config puts it.
 
-    A root whose config value is its own name stays as it is: a folder, or an earlier link.
-    Raises TerseError where a folder with content is in the way, or the target can't be made.
+    A root whose config value is its own name is left unchanged: a folder, or an earlier link.
+    Raises TerseError if a folder with content is in the way, or the target can't be made.
     """
     for name, place in roots.items():
         expanded = os.path.expandvars(place)
@@ -36,14 +36,14 @@ def _link(link: Path, target: Path, name: str) -> None:
         return
     if not link.is_symlink():
         _make_way(link, target, name)
-    # A new link under another name, then renamed: several jobs may do this at once.
+    # A new link under another name, then renamed: several jobs may do this at the same time.
     fresh = link.with_name(f".{name}.link-{os.getpid()}")
     fresh.symlink_to(target)
     fresh.replace(link)
 
 
 def _make_way(link: Path, target: Path, name: str) -> None:
-    """Remove an empty folder; what another job has removed or linked meanwhile is fine too."""
+    """Remove an empty folder; another job may have removed or linked it meanwhile."""
     try:
         link.rmdir()
     except FileNotFoundError:

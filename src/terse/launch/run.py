@@ -1,4 +1,4 @@
-"""`terse run`: one workflow at a time in a folder, going on by itself after a kill."""
+"""`terse run`: one workflow at a time in a folder; run it again after a kill and it resumes."""
 
 import argparse
 import fcntl
@@ -26,18 +26,18 @@ _DRY_RUN = {"-n", "--dry-run", "--dryrun"}
 def run_workflow(folder: Path, words: list[str]) -> int:
     """Run Snakemake in `folder` with its report, and name the files to open.
 
-    Where a model can't be fetched for want of a network, all that doesn't need it is made; the
-    model and the reason are named at the end, and the status is that of the rest.
+    If a model can't be fetched without a network, everything that doesn't need it is made; the
+    model and the reason are printed at the end, and the status is that of the rest.
     Waits for another run of this command in the folder. Removes Snakemake's own lock if no
-    Snakemake lives here, as after a kill. Returns Snakemake's exit status.
-    Raises TerseError if a Snakemake that was started otherwise works in the folder.
+    Snakemake is running here, as after a kill. Returns Snakemake's exit status.
+    Raises TerseError if a Snakemake that was not started by this command runs in the folder.
     """
     _check_config_files(words)
     with _alone(folder):
         _remove_stale_lock(folder)
         report = ["--report", REPORT, "--report-after-run"]
         if _DRY_RUN & set(words):
-            report = []  # it would be written all the same
+            report = []  # Snakemake would write it in a dry run, too
         words = words or ["--profile", "profiles/cpu"]
         command, going_on = [*_snakemake(), *report], _going_on(words)
         notes = folder / NOTES
@@ -46,11 +46,11 @@ def run_workflow(folder: Path, words: list[str]) -> int:
             status = subprocess.run([*command, *going_on, *words], cwd=folder).returncode
             missing = read_notes(notes) if status != 0 else {}
             if missing:
-                print(f"terse: now all that needs none of: {', '.join(missing)}", flush=True)
+                print(f"terse: making what does not need {', '.join(missing)}", flush=True)
                 left_out = {**os.environ, NOTED: "1"}
                 status = subprocess.run([*command, *words], cwd=folder, env=left_out).returncode
         except KeyboardInterrupt:
-            return 130  # Snakemake got the same signal and has ended by itself
+            return 130  # Snakemake got the same signal and has ended
     if status == 0:
         _name_files(folder)
     for model, reason in missing.items():
@@ -59,12 +59,12 @@ def run_workflow(folder: Path, words: list[str]) -> int:
 
 
 def _going_on(words: list[str]) -> list[str]:
-    """Return the option that lets what is independent of a failed job go on, given once."""
+    """Return the option that keeps independent jobs running after a failure, unless given."""
     return [] if _KEEP_GOING & set(words) else ["--keep-going"]
 
 
 def _check_config_files(words: list[str]) -> None:
-    """Raise TerseError with the place where a file after `--configfile` is no valid YAML."""
+    """Raise TerseError with the position at which a file after `--configfile` is invalid YAML."""
     reading = False
     for word in words:
         option, _, value = word.partition("=")
@@ -102,17 +102,17 @@ def _remove_stale_lock(folder: Path) -> None:
     runner = runner_of(folder)
     if runner is not None and not runner.is_here:
         raise TerseError(
-            f"process {runner.pid} on {runner.host} locked this folder; wait for it, or if it is "
-            "dead: snakemake --unlock, then again"
+            f"process {runner.pid} on {runner.host} locked this folder; wait for it; if it has "
+            "ended, run snakemake --unlock and start again"
         )
     if (pid := _living_snakemake(folder)) is not None:
-        raise TerseError(f"a snakemake (process {pid}) works in this folder; wait for it to end")
-    print("terse: an earlier run was killed; going on from where it was", flush=True)
+        raise TerseError(f"a snakemake (process {pid}) runs in this folder; wait for it to end")
+    print("terse: an earlier run was interrupted; resuming", flush=True)
     subprocess.run([*_snakemake(), "--unlock", "--quiet", "all"], cwd=folder, check=True)
 
 
 def _living_snakemake(folder: Path) -> int | None:
-    """Return the process of a Snakemake that works in the folder, None if there is none."""
+    """Return the process id of a Snakemake that runs in the folder, None if there is none."""
     for process in psutil.process_iter(["pid", "cmdline", "cwd"]):
         words, cwd = process.info["cmdline"] or [], process.info["cwd"]
         programs = (word for word in words[:5] if not word.startswith("-"))
@@ -123,7 +123,7 @@ def _living_snakemake(folder: Path) -> int | None:
 
 
 def _works_in(words: list[str], cwd: Path) -> Path:
-    """Return the folder that a Snakemake's command line sends it to."""
+    """Return the folder that a Snakemake's command line makes it work in."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--directory", "-d", default=".")
     return (cwd / parser.parse_known_args(words)[0].directory).resolve()

@@ -1,4 +1,4 @@
-"""Which process runs the workflow of a folder: the Snakefile says so while it does."""
+"""Which process runs the workflow of a folder; the Snakefile notes it while it runs."""
 
 import json
 import os
@@ -13,7 +13,7 @@ _NOTE = Path(".snakemake") / "terse-running.json"
 
 @dataclass(frozen=True)
 class Runner:
-    """A Snakemake process, by the name of its host and its number there."""
+    """A Snakemake process: the name of its host and its process id there."""
 
     host: str
     pid: int
@@ -24,17 +24,17 @@ class Runner:
 
 
 def note_runner(folder: Path) -> None:
-    """Say that this process runs the workflow of a folder."""
+    """Note that this process runs the workflow of a folder."""
     write_json(folder / _NOTE, asdict(Runner(socket.gethostname(), os.getpid())))
 
 
 def forget_runner(folder: Path) -> None:
-    """Say that the workflow has ended."""
+    """Remove the note: the workflow has ended."""
     (folder / _NOTE).unlink(missing_ok=True)
 
 
 def runner_of(folder: Path) -> Runner | None:
-    """Return who ran the workflow last without ending it in order, None if nobody."""
+    """Return the process that ran the workflow last and did not end properly, None if none."""
     try:
         return Runner(**json.loads((folder / _NOTE).read_text()))
     except FileNotFoundError:

@@ -24,9 +24,9 @@ def under_slurm() -> bool:
 def lease_devices(count: int, *, poll_s: float = 1.0) -> list[str]:
     """Take `count` GPUs that no other job of this user holds, and hide the rest from CUDA.
 
-    Waits while others hold them. Under SLURM the scheduler has chosen already; only the jobs of a
-    group, which it takes for one, share out what it gave them.
-    Raises TerseError where the machine has fewer devices at all.
+    Waits while others hold them. Under SLURM the scheduler has already chosen; only the jobs of a
+    group, which it treats as one, divide the devices among themselves.
+    Raises TerseError if the machine has fewer devices in total.
     """
     if under_slurm():
         devices = _given_by_slurm(count)
@@ -47,7 +47,7 @@ def lease_devices(count: int, *, poll_s: float = 1.0) -> list[str]:
 
 
 def keep_through_exec() -> None:
-    """Let the leases live on in the program that this process turns into."""
+    """Keep the leases in the program that replaces this process."""
     for lock in _held:
         os.set_inheritable(lock, True)
 
@@ -63,7 +63,7 @@ def _given_by_slurm(count: int) -> list[str]:
 
 
 def _local_devices() -> list[str]:
-    """Return the devices this process may see, by the driver's own list."""
+    """Return the devices that this process may see, from the driver's list."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:
         listing = subprocess.run(
@@ -80,7 +80,7 @@ def _local_devices() -> list[str]:
 
 
 def _try_to_take(devices: list[str], count: int) -> list[str]:
-    """Return `count` devices whose locks were free, or fewer, and then none is held."""
+    """Return `count` devices whose locks were free and are now held; else an empty list."""
     # Under SLURM each job may count its devices from 0.
     owner = "-".join([str(os.getuid()), *filter(None, [os.environ.get("SLURM_JOB_ID")])])
     folder = Path(tempfile.gettempdir()) / f"terse-gpu-{owner}"

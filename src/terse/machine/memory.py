@@ -1,4 +1,4 @@
-"""Memory of the process, where the system's defaults cost time."""
+"""Memory of the process, where the system's defaults are slow."""
 
 import ctypes
 
@@ -6,10 +6,10 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep what is freed for the next tensor, where it can (glibc).
+    """Let the C library keep freed memory for the next tensor, if it can (glibc).
 
-    By default it gives large blocks back to the system and gets them again page by page: measured
-    as a sixth of a forward pass on a CPU. Holds for the whole process.
+    By default it returns large blocks to the system and gets them back page by page, which took a
+    sixth of a forward pass on a CPU. Applies to the whole process.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

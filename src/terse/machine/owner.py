@@ -1,4 +1,4 @@
-"""Who may write a training's state or a shard: one process at a time, whatever else still lives."""
+"""Who may write a training's state or a shard: one process at a time, whatever else is running."""
 
 import errno
 import fcntl
@@ -15,13 +15,13 @@ from terse.errors import TerseError
 
 logger = logging.getLogger(__name__)
 
-# In any other state no process of the job writes any more.
+# In any other state, no process of the job writes any more.
 _LIVING = {
     "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT",
     "RESIZING",
 }  # fmt: skip
 
-# How a file system without locks answers, such as a Lustre that is mounted without `flock`.
+# Errors of a file system without locks, such as a Lustre mounted without `flock`.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK}
 
 
@@ -36,13 +36,13 @@ class Token:
 
 
 class Owner:
-    """The holder of a folder, in which its claim is written; a context manager.
+    """The holder of a folder, in which it writes its claim; a context manager.
 
-    A claim refuses to take over from a SLURM job that still runs, and waits for a living holder on
-    this host. A holder that was taken over (its node was declared down, say) finds out at its next
-    `check` and ends.
+    A claim does not take over from a SLURM job that is still running, and waits for a running
+    holder on this host. A holder that was taken over (because its node was declared down, say)
+    finds out at its next `check` and ends.
 
-    Raises TerseError where the previous holder's job runs, or SLURM can't be asked about it.
+    Raises TerseError if the previous holder's job is running, or SLURM can't be asked about it.
     """
 
     def __init__(self, folder: Path, what: str) -> None:
@@ -75,16 +75,16 @@ class Owner:
 
     @property
     def outlived_a_finisher(self) -> bool:
-        """Whether another holder, for which this one waited, has done the work and gone."""
+        """Whether another holder, for which this one waited, has finished the work."""
         return self._outlived
 
     def forget(self) -> None:
         """Delete the folder: the work is published."""
         self.check()
-        remove_folder(self._folder)  # at once: a new claim may be made at this moment
+        remove_folder(self._folder)  # in one step: a new claim may be made at any time
 
     def _locked(self) -> int:
-        """Lock the folder and return the lock's descriptor, once no living holder has it."""
+        """Lock the folder, once no running process holds it; return the lock's descriptor."""
         while True:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._refuse_running_job(self._read())
@@ -108,7 +108,7 @@ class Owner:
             if error.errno not in _NO_LOCKS:
                 raise
             logger.warning(
-                "the file system of %s has no locks: who writes is told by SLURM and %s alone",
+                "the file system of %s has no locks: only SLURM and %s show who writes",
                 self._folder, self._path.name,
             )  # fmt: skip
 
@@ -134,7 +134,7 @@ class Owner:
             )
 
     def _state_of(self, job: str) -> str | None:
-        """Return the state of a job, None where SLURM has forgotten it."""
+        """Return the state of a job, None if SLURM has forgotten it."""
         try:
             answer = subprocess.run(
                 ["squeue", "--noheader", "--states=all", "--format=%T", "--jobs", job],

@@ -1,4 +1,4 @@
-"""Several processes for one training: torchrun starts the job's own script in each of them."""
+"""Several processes for one training: torchrun starts the job's own script in each."""
 
 import logging
 import os
@@ -12,12 +12,12 @@ from terse.machine.devices import keep_through_exec, under_slurm
 
 logger = logging.getLogger(__name__)
 
-# As long as the warning before a time limit: so much may the saving of a large state take.
+# As long as the warning before a time limit: saving a large state may take this long.
 _SAVING_S = 300
 
 
 def rank() -> int:
-    """Return this process' number among those of the training; 0 leads."""
+    """Return this process' rank in the training; 0 leads."""
     return int(os.environ.get("RANK", "0"))
 
 
@@ -37,10 +37,10 @@ def is_worker() -> bool:
 
 
 def spread(per_node: int, n_nodes: int) -> None:
-    """Become torchrun, which starts this script again, `per_node` times on each node of the job.
+    """Become torchrun, which restarts this script `per_node` times on each node of the job.
 
-    Returns at once in a process that torchrun started, and where one process is enough.
-    Raises TerseError where several nodes are asked for outside SLURM.
+    Returns immediately in a process that torchrun started, and if one process is enough.
+    Raises TerseError if several nodes are requested outside SLURM.
     """
     if is_worker() or per_node * n_nodes == 1:
         return
@@ -65,7 +65,7 @@ def _torchrun(per_node: int, n_nodes: int) -> list[str]:
 
 def _srun(n_nodes: int) -> list[str]:
     """Return a job step of one task per node, inside the step that this process belongs to."""
-    # With it the step gets the devices that the job has on each node.
+    # With this the step gets the devices that the job has on each node.
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     per_node = [f"--gpus-per-node={len(devices.split(','))}"] if devices else []
     return [
@@ -76,7 +76,7 @@ def _srun(n_nodes: int) -> list[str]:
 
 
 def _become(command: list[str]) -> NoReturn:
-    # What SLURM set for the step around us would silently shape the one in it.
+    # Variables that SLURM set for the enclosing step would silently change the inner one.
     kept = {"SLURM_JOB_ID", "SLURM_JOBID", "SLURM_CONF", "SLURM_CLUSTER_NAME"}
     if command[0] == "srun":
         for name in list(os.environ):

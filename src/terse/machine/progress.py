@@ -1,4 +1,4 @@
-"""How far long work has come: a bar on a terminal, else one line per interval in the log."""
+"""Progress of long work: a bar on a terminal, else one line per interval in the log."""
 
 import logging
 import sys
@@ -14,11 +14,11 @@ INTERVAL_S = 30.0
 
 
 class Progress(ABC):
-    """Counts work as it is done and tells of it; a context manager that says at the end how much.
+    """Counts work as it is done and reports it; a context manager that logs the total at the end.
 
     Args:
-        what: named in the bar and in the lines.
-        bar: options of the bar, as `tqdm` takes them: its unit, its total.
+        what: name of the work in the bar and in the lines.
+        bar: options of the bar, as for `tqdm`: its unit, its total.
     """
 
     def __init__(self, what: str, **bar: Any) -> None:
@@ -39,7 +39,7 @@ class Progress(ABC):
         return max(1e-9, time.monotonic() - self.start)
 
     def advance(self, n: int) -> None:
-        """Move the bar by n of its units, and write a line if the last one is long past."""
+        """Advance the bar by n of its units, and log a line if the last one is long ago."""
         self.bar.update(n)
         if self.bar.disable and time.monotonic() - self.told >= INTERVAL_S:
             self.told = time.monotonic()
@@ -47,8 +47,8 @@ class Progress(ABC):
 
     @abstractmethod
     def line(self) -> str:
-        """Return what there is to say in between."""
+        """Return the line that is logged during the work."""
 
     def last_line(self) -> str:
-        """Return what there is to say at the end of work without an error."""
+        """Return the line that is logged when the work ends without an error."""
         return self.line()

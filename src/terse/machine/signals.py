@@ -1,17 +1,17 @@
-"""How a job is asked to stop, and how it says that it did."""
+"""How a job is told to stop, and how it reports that it did."""
 
 import signal
 from dataclasses import dataclass, field
 from types import FrameType
 
 
-class Stopped(Exception):  # noqa: N818 - no error
-    """The job was asked to stop and has saved what it needs to go on."""
+class Stopped(Exception):  # noqa: N818 - not an error
+    """The job was told to stop and has saved what it needs to resume."""
 
 
 @dataclass
 class StopSignal:
-    """Set by SIGTERM (the scheduler's warning) or SIGINT; long work looks at it and saves."""
+    """Set by SIGTERM (the scheduler's warning) or SIGINT; long work checks it and saves."""
 
     name: str | None = field(default=None)
 
@@ -20,7 +20,7 @@ class StopSignal:
         return self.name is not None
 
     def install(self) -> "StopSignal":
-        """Take over SIGTERM and SIGINT of this process; either may come more than once."""
+        """Handle SIGTERM and SIGINT of this process; either may arrive more than once."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._request)
         return self

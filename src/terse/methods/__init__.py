@@ -1,1 +1,1 @@
-"""Methods, one folder each: what is trained, how it is scored, what it costs."""
+"""Methods, one folder each: their models, training losses, scores and costs."""

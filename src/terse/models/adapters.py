@@ -1,4 +1,4 @@
-"""PEFT adapters: a base's weights and what was trained beside them."""
+"""PEFT adapters: a base's weights and what was trained on top of them."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ _NOT_TEXT = {CONFIG, "download.json", "run.json"}
 
 
 def holds_adapter(folder: Path) -> bool:
-    """Return whether a PEFT adapter lies in a folder, by itself or beside a whole model."""
+    """Return whether a folder holds a PEFT adapter, alone or next to a whole model."""
     return (folder / CONFIG).is_file()
 
 
@@ -31,9 +31,9 @@ def is_adapter(folder: Path) -> bool:
 
 @contextmanager
 def without_adapter(folder: Path) -> Iterator[Path]:
-    """Yield a view of a folder in which the adapter beside its model is not to be seen.
+    """Yield a view of a folder without the adapter next to its model.
 
-    transformers applies it to the model without a word.
+    transformers would silently apply it to the model.
     """
     if not holds_adapter(folder):
         yield folder
@@ -46,10 +46,10 @@ def without_adapter(folder: Path) -> Iterator[Path]:
 
 
 def attach(model: PreTrainedModel, folder: Path, *, merge: bool) -> PreTrainedModel:
-    """Return a base with the adapter of a folder, in its weights or beside them.
+    """Return a base with the adapter of a folder, merged into its weights or separate.
 
-    Raises TerseError for an adapter that is not whole, that is for another model, that is a
-    prompt, or that would be merged into quantised weights.
+    Raises TerseError for an adapter that is incomplete, for another model, a prompt, or to be
+    merged into quantised weights.
     """
     try:
         from peft import PeftConfig, PeftModel
@@ -86,10 +86,10 @@ def _check_kind(config: Any, folder: Path) -> None:
 
 
 def _check_complete(result: Any, folder: Path) -> None:
-    """Refuse an adapter of which parts would stay without effect."""
+    """Refuse an adapter if parts of it would have no effect."""
     missing = [key for key in result.missing_keys if ".default" in key]
     if keys := sorted(missing or result.unexpected_keys):
-        verb = "lacks" if missing else "has, in excess of what its base takes,"
+        verb = "lacks" if missing else "has, beyond what its base takes,"
         raise TerseError(
             f"the adapter in {folder} is for another model or incomplete: it {verb} {len(keys)} "
             f"tensors, such as {keys[0]!r}"
@@ -118,7 +118,7 @@ def _line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
-def put_beside(adapter: Path, base: Path, folder: Path) -> None:
+def put_together(adapter: Path, base: Path, folder: Path) -> None:
     """Make a folder from which `load_model` loads base and adapter unmerged."""
     for item in adapter.glob("adapter_*"):
         shutil.copy(item, folder / item.name)
@@ -128,7 +128,7 @@ def put_beside(adapter: Path, base: Path, folder: Path) -> None:
 
 
 def copy_texts(source: Path, folder: Path, *, but: str = "") -> None:
-    """Copy a model's tokenizer and configuration (but one file), nothing that holds weights."""
+    """Copy a model's tokenizer and configuration (except one file), but no weights."""
     for glob in _TEXT:
         for item in source.glob(glob):
             if item.name not in {*_NOT_TEXT, but} and not item.name.endswith(".index.json"):
@@ -136,7 +136,7 @@ def copy_texts(source: Path, folder: Path, *, but: str = "") -> None:
 
 
 def _linked(source: str, target: str) -> None:
-    """Give a file a second name where the file system can, else copy it."""
+    """Hard-link a file if the file system can, else copy it."""
     try:
         os.link(os.path.realpath(source), target)
     except OSError:

@@ -1,4 +1,4 @@
-"""What a model's generate() does when nothing is asked of it: take the likeliest token."""
+"""What generate() does without a model's own settings: take the most likely token."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,10 +8,10 @@ from transformers import GenerationConfig, PreTrainedModel
 
 
 def plain_generation(lm: PreTrainedModel) -> GenerationConfig:
-    """Return a generation config that knows a model's special tokens, and nothing else.
+    """Return a generation config with a model's special tokens and nothing else.
 
-    The one that a model ships with may penalise, forbid or force tokens, or stop at texts: what
-    generate() then writes is no greedy choice, although it is asked for one.
+    The config that a model ships with may penalise, forbid or force tokens, or stop at texts:
+    generate() then does not decode greedily, even if asked to.
     """
     shipped: Any = lm.generation_config
     special = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
@@ -21,7 +21,7 @@ def plain_generation(lm: PreTrainedModel) -> GenerationConfig:
 
 @contextmanager
 def plainly(lm: PreTrainedModel) -> Iterator[None]:
-    """Let a model generate by what is asked of it alone for a while."""
+    """Let a model generate without its own generation config, within a `with` block."""
     holder = cast(Any, lm)
     shipped = holder.generation_config
     holder.generation_config = plain_generation(lm)

@@ -23,12 +23,13 @@ _NAME = "model.gguf"
 def convert_gguf(file: Path, folder: Path) -> dict[str, Any]:
     """Write the model of a GGUF file and its tokenizer into an existing folder, in float32.
 
-    Returns what the file says of its weights: {"quantisation", "tensor_types", "architecture",
-    "name", "licence", "source"}; quantisation is that of most weights, such as "Q4_1".
+    Returns what the file states about its weights: {"quantisation", "tensor_types",
+    "architecture", "name", "licence", "source"}; quantisation is that of most weights, such as
+    "Q4_1".
 
     Raises:
-        TerseError: no GGUF file or not a whole one; an architecture or a tokenizer that
-            transformers does not read from GGUF, or reads otherwise than it was trained.
+        TerseError: not a GGUF file, or an incomplete one; an architecture or a tokenizer that
+            transformers does not read from GGUF, or does not read as it was trained.
     """
     reader = read_header(file)
     about = describe(reader)
@@ -43,19 +44,19 @@ def convert_gguf(file: Path, folder: Path) -> dict[str, Any]:
 
 
 def read_header(file: Path) -> GGUFReader:
-    """Return what stands in a GGUF file; its tensors are mapped, not read.
+    """Return the reader of a GGUF file; its tensors are mapped, not read.
 
-    Raises TerseError for a missing file, another format, and one that was cut.
+    Raises TerseError for a missing file, another format, and a truncated file.
     """
     if not file.is_file():
         raise TerseError(f"there is no GGUF file {file}")
     with file.open("rb") as stream:
         if stream.read(len(_MAGIC)) != _MAGIC:
-            raise TerseError(f"{file} is no GGUF file: it does not begin with {_MAGIC.decode()}")
+            raise TerseError(f"{file} is not a GGUF file: it does not begin with {_MAGIC.decode()}")
     try:
         reader = GGUFReader(file)
         end = max((t.data_offset + t.n_bytes for t in reader.tensors), default=0)
-    except Exception as error:  # whatever the cut leaves: a bare ValueError, IndexError, KeyError
+    except Exception as error:  # a truncated file raises a bare ValueError, IndexError, KeyError
         raise TerseError(
             f"the GGUF file {file} is cut off or damaged "
             f"({type(error).__name__}: {_line(error)}): fetch it again"
@@ -68,7 +69,7 @@ def read_header(file: Path) -> GGUFReader:
 
 
 def describe(reader: GGUFReader) -> dict[str, Any]:
-    """Return what a file says of its weights, as plain JSON; None where it says nothing."""
+    """Return what a file states about its weights, as plain JSON; None for what is missing."""
     weights: Counter[str] = Counter()
     for tensor in reader.tensors:
         weights[tensor.tensor_type.name] += int(tensor.n_elements)
@@ -98,9 +99,9 @@ def _file_type(reader: GGUFReader) -> str | None:
 
 @contextmanager
 def alone(file: Path) -> Iterator[Path]:
-    """Yield a folder in which the file is all there is, as `model.gguf`.
+    """Yield a folder that contains only the file, as `model.gguf`.
 
-    What lies beside it (a config, an adapter, another tokenizer) would be read too.
+    Files next to it (a config, an adapter, another tokenizer) would be read too.
     """
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / _NAME).symlink_to(file.absolute())
@@ -110,7 +111,7 @@ def alone(file: Path) -> Iterator[Path]:
 def _tokenizer(file: Path, place: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(place, gguf_file=_NAME, local_files_only=True)
-    except Exception as error:  # bare KeyErrors of the file's own words among them
+    except Exception as error:  # including bare KeyErrors for the file's own keys
         raise TerseError(_unread("tokenizer", file, error)) from error
 
 
@@ -124,7 +125,7 @@ def _model(file: Path, place: Path, architecture: str) -> PreTrainedModel:
             local_files_only=True,
             output_loading_info=True,
         )
-    except Exception as error:  # transformers' readers of GGUF raise what comes
+    except Exception as error:  # transformers' GGUF readers raise anything
         raise TerseError(_unread(f"model (architecture {architecture})", file, error)) from error
     model, info = loaded
     check_loaded(file, "causal-lm", info)
@@ -143,7 +144,7 @@ def _line(error: Exception) -> str:
 
 
 def _save(model: PreTrainedModel, folder: Path) -> None:
-    """Save a model that was read from GGUF, which refuses that while it counts as quantised."""
+    """Save a model that was read from GGUF; transformers refuses while it is marked quantised."""
     config = model.config
     vars(config).pop("quantization_config", None)
     config.name_or_path = ""

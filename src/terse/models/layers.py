@@ -4,10 +4,11 @@ from torch import nn
 
 
 def layer_list(model: nn.Module) -> tuple[str, nn.ModuleList] | None:
-    """Return the path and the list of the blocks; None where there is no list of modules.
+    """Return the path and the list of the blocks; None if there is no list of modules.
 
-    It is the list with the most parameters among those as long as the config says, in the part of
-    the model that reads text; a list inside another one's items (experts, heads) is none.
+    It is the list with the most parameters among those with the config's number of layers, in the
+    part of the model that reads text; a list inside another list's items (experts, heads) is
+    ignored.
     """
     found = [
         (path, module)
@@ -27,7 +28,7 @@ def block_path(model: nn.Module) -> str | None:
 
 
 def embedding_path(model: nn.Module, getter: str) -> str | None:
-    """Return the path of what `get_input_embeddings` or `get_output_embeddings` gives."""
+    """Return the path of what `get_input_embeddings` or `get_output_embeddings` returns."""
     try:
         module = getattr(model, getter)()
     except (AttributeError, NotImplementedError):
@@ -36,7 +37,7 @@ def embedding_path(model: nn.Module, getter: str) -> str | None:
 
 
 def find_module(model: nn.Module, path: str) -> nn.Module | None:
-    """Return the module at a dotted path; None where there is none."""
+    """Return the module at a dotted path; None if there is none."""
     try:
         return model.get_submodule(path)
     except AttributeError:
@@ -44,8 +45,8 @@ def find_module(model: nn.Module, path: str) -> nn.Module | None:
 
 
 def _text_part(model: nn.Module) -> set[nn.Module]:
-    """Return the modules of what reads text, in a model that also sees or hears."""
-    vision = ("vision", "image", "audio", "visual")  # where `get_decoder` gives the whole
+    """Return the modules of the text decoder, in a model that also takes images or audio."""
+    vision = ("vision", "image", "audio", "visual")  # where `get_decoder` returns the whole model
     try:
         decoder = model.get_decoder()  # pyright: ignore[reportCallIssue]
     except (AttributeError, NotImplementedError, TypeError):

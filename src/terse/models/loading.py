@@ -51,9 +51,9 @@ def load_model(
     """Load a model for measuring: eval mode, no gradients, nothing fetched from the hub.
 
     Args:
-        folder: a local folder in the Hugging Face format (config.json and weights); or of an
-            adapter, with its base in the folder `base` inside.
-        dtype: "float32", "float16", "bfloat16", or "auto" for the one it was saved in.
+        folder: a local folder in the Hugging Face format (config.json and weights); or an
+            adapter's folder, with its base in the subfolder `base`.
+        dtype: "float32", "float16", "bfloat16", or "auto" for the saved one.
         device: where the weights go; ignored when `device_map` is given.
         device_map: "auto" spreads the layers over the job's devices (model parallel).
         trust_remote_code: run Python files that the folder ships.
@@ -61,7 +61,7 @@ def load_model(
         attn_implementation: "sdpa", "eager", ...; None is transformers' own choice.
 
     Raises:
-        TerseError: the folder is missing, half-written or of another architecture.
+        TerseError: the folder is missing, incomplete or of another architecture.
     """
     folder = Path(folder)
     if dtype not in DTYPES:
@@ -70,14 +70,10 @@ def load_model(
         raise unknown_name("kind of model", kind, CLASSES)
     if is_adapter(folder) and (folder / BASE).is_dir():
         base = load_model(
-            folder / BASE,
-            dtype=dtype,
-            device=device,
-            device_map=device_map,
-            trust_remote_code=trust_remote_code,
-            kind=kind,
+            folder / BASE, dtype=dtype, device=device, device_map=device_map,
+            trust_remote_code=trust_remote_code, kind=kind,
             attn_implementation=attn_implementation,
-        )
+        )  # fmt: skip
         return attach(base, folder, merge=False)
     check_folder(folder)
     options: dict[str, Any] = {
@@ -90,7 +86,7 @@ def load_model(
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
     if holds_adapter(folder):
-        log.warning("%s: the adapter beside the model is not applied", folder)
+        log.warning("%s: the adapter next to the model is not applied", folder)
     with without_adapter(folder) as plain:
         model = _from_pretrained(plain, folder, kind, options)
     if device_map is None:
@@ -102,19 +98,19 @@ def load_model(
 
 
 def _check_causal(model: PreTrainedModel, folder: Path) -> None:
-    """Refuse a model whose predictions see the token that they predict, by a short pass."""
+    """Refuse a model whose predictions depend on later tokens, by a short forward pass."""
     try:
         future = sees_the_future(model)
     except Exception as error:  # whatever the model's own code raises
         raise TerseError(
             f"the model in {folder} loads as {type(model).__name__} in {model.dtype}, but a short "
-            f"pass fails ({one_line(error)}): dtype: auto or bfloat16 may help, or another device"
+            f"pass fails ({one_line(error)}): try dtype: auto or bfloat16, or another device"
         ) from error
     if future:
         raise TerseError(
-            f"{type(model).__name__} in {folder} is no causal language model: its logits change "
-            "with later tokens, so its loss would mean nothing; set kind: encoder (with save_loss "
-            "and save_entropy: false) for this model"
+            f"{type(model).__name__} in {folder} is not a causal language model: its logits "
+            "change with later tokens, so its loss would be meaningless; set kind: encoder (with "
+            "save_loss and save_entropy: false) for this model"
         )
 
 
@@ -126,14 +122,14 @@ def check_folder(folder: Path) -> None:
         raise TerseError(f"no model in {folder}: the folder does not exist")
     if is_adapter(folder):
         raise TerseError(
-            f"{folder} holds an adapter and no model: its base must lie in {folder / BASE}"
+            f"{folder} holds an adapter and no model: its base must be in {folder / BASE}"
         )
     if not (folder / "config.json").is_file():
         raise TerseError(f"no model in {folder}: it has no config.json")
     try:
         json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
-        raise TerseError(f"{folder}/config.json is not JSON ({error}): is it whole?") from error
+        raise TerseError(f"{folder}/config.json is not JSON ({error}): is it complete?") from error
     if missing := _missing_weights(folder):
         raise TerseError(f"the model in {folder} is incomplete: no {', '.join(missing)}")
 
@@ -147,7 +143,7 @@ def _missing_weights(folder: Path) -> list[str]:
                 )
             except (ValueError, KeyError) as error:
                 raise TerseError(
-                    f"{folder / name} is not an index of weights: is it whole?"
+                    f"{folder / name} is not an index of weights: is it complete?"
                 ) from error
             return sorted(shard for shard in shards if not (folder / shard).is_file())
     if any((folder / name).is_file() for name in SINGLE_FILES):
@@ -158,13 +154,13 @@ def _missing_weights(folder: Path) -> list[str]:
 def _from_pretrained(
     plain: Path, folder: Path, kind: Kind, options: dict[str, Any]
 ) -> PreTrainedModel:
-    """Load what lies in `plain`; errors speak of `folder`."""
+    """Load the model in `plain`; errors name `folder`."""
     try:
         model, info = _by_first_class(plain, kind, options)
-    except Exception as error:  # transformers raises of every kind, AssertionError among them
+    except Exception as error:  # transformers raises any kind, even AssertionError
         if "custom code" in str(error):
             raise TerseError(
-                f"the model in {folder} ships code of its own: read it, then set "
+                f"the model in {folder} ships its own code: read it, then set "
                 "trust_remote_code: true for this model"
             ) from error
         if isinstance(error, ImportError):
@@ -194,7 +190,7 @@ def _by_first_class(plain: Path, kind: Kind, options: dict[str, Any]) -> tuple[A
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
-    """Return an error's text on one line, cut between words; its type where the text is empty."""
+    """Return an error's text on one line, cut between words; its type if the text is empty."""
     text = " ".join(str(error).split()) or type(error).__name__
     if not isinstance(error, (OSError, ValueError, RuntimeError, ImportError)):
         text = f"{type(error).__name__}: {text}"
@@ -202,7 +198,7 @@ def one_line(error: BaseException, limit: int = 300) -> str:
 
 
 def _check_layers(folder: Path, model: PreTrainedModel, info: dict[str, Any]) -> None:
-    """Refuse weights of more layers than the config says, which transformers would leave out."""
+    """Refuse weights with more layers than the config states; transformers would drop them."""
     found = layer_list(model)
     if found is None:
         return
@@ -211,24 +207,24 @@ def _check_layers(folder: Path, model: PreTrainedModel, info: dict[str, Any]) ->
         layer = re.search(rf"(?:^|\.){path}\.(\d+)\.", key)
         if layer and int(layer[1]) >= n:
             raise TerseError(
-                f"{folder}: config.json says {n} layers, and the weights have more, e.g. {key!r}: "
+                f"{folder}: config.json says {n} layers, but the weights have more, e.g. {key!r}: "
                 f"set num_hidden_layers in config.json, or fetch the config of these weights"
             )
 
 
 def check_loaded(folder: Path, kind: Kind, info: dict[str, Any]) -> None:
-    """Refuse weights that transformers would have drawn at random without an error."""
+    """Refuse missing weights, which transformers would initialise at random without an error."""
     missing = sorted(info.get("missing_keys", ()))
     poolers = [key for key in missing if kind == "encoder" and key.startswith("pooler.")]
     fresh = [key for key in missing if key not in poolers]
     if fresh == ["lm_head.weight"]:
         raise TerseError(
-            f"the weights in {folder} have no LM head: set kind: encoder, or take those with one"
+            f"the weights in {folder} have no LM head: set kind: encoder, or use weights with one"
         )
     if fresh:
         raise TerseError(
             f"the weights in {folder} lack {len(fresh)} tensors of this {kind}, e.g. {fresh[0]!r}: "
-            "they are of another architecture or incomplete"
+            "they are for another architecture or incomplete"
         )
     if mismatched := info.get("mismatched_keys"):
         raise TerseError(
@@ -241,17 +237,17 @@ def check_loaded(folder: Path, kind: Kind, info: dict[str, Any]) -> None:
 
 
 def max_context(model: PreTrainedModel) -> int | None:
-    """Return how many positions the model allows; None where nothing sets a limit.
+    """Return how many positions the model allows; None if nothing sets a limit.
 
-    That is the least of what its config says and of what a table of positions holds, of which some
-    models leave the first rows unused (RoBERTa: 512 of 514).
+    That is the minimum of what its config states and of its position tables' usable rows (some
+    models leave the first rows unused; RoBERTa uses 512 of 514).
     """
     limits = stated_positions(model.config.get_text_config(decoder=True))
     return min([*limits, *position_limits(model)], default=None)
 
 
 def check_length(model: PreTrainedModel, n: int, what: str, remedy: str) -> None:
-    """Raise TerseError, with a remedy, where `what` of n tokens is longer than a base reads."""
+    """Raise TerseError, with a remedy, if `what` of n tokens is longer than a base reads."""
     limit = max_context(model)
     if limit is not None and n > limit:
         raise TerseError(

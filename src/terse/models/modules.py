@@ -1,7 +1,7 @@
-"""Which modules go by which key: `block`, `attn`, `mixer`, `mlp`, `norm`, `emb`, `unemb`, any path.
+"""The modules that each key names: `block`, `attn`, `mixer`, `mlp`, `norm`, `emb`, `unemb`, paths.
 
-`block`, `emb` and `unemb` follow from the module tree, the others from watching a pass (terms.py),
-so that an architecture that nobody has heard of yet works too.
+`block`, `emb` and `unemb` follow from the module tree, the others from watching a forward pass
+(terms.py), so that unknown architectures work too.
 """
 
 import difflib
@@ -21,7 +21,7 @@ LAST = -1  # of the calls of a module that runs several times
 
 @dataclass(frozen=True)
 class Part:
-    """A module whose output, times a constant, is one summand of what a key stands for.
+    """A module whose output, times a constant, is one summand of what a key names.
 
     Attributes:
         module: the module.
@@ -40,14 +40,14 @@ class ModuleRef:
 
     Attributes:
         key: "{key}-l{layer}", or the bare key of a module outside the layers.
-        path: dotted path in the model; of a sum, what is added.
+        path: dotted path in the model; for a sum, the added paths.
         layer: index from 0; None outside the layers.
-        module: the module itself; of a sum, the first.
-        parts: the summands; empty: the module's output as it is.
+        module: the module itself; for a sum, the first.
+        parts: the summands; empty: the module's unchanged output.
         block: the block that it runs in, where a module may run in several.
         runs: how often the module runs in a pass; the last run counts.
-        stream: index and axis of one of several residual streams; None where there is one.
-        error: of a sum, by how much all sums of the layer missed what the block adds, relative.
+        stream: index and axis of one of several residual streams; None if there is only one.
+        error: for a sum, the relative error of the layer's sums against what the block adds.
     """
 
     key: str
@@ -63,7 +63,7 @@ class ModuleRef:
 
     @property
     def summands(self) -> tuple[Part, ...]:
-        """The parts, one where the module's own output is meant."""
+        """The parts; a single one where the module's own output is captured."""
         whole = Part(self.module, Term(self.path, self.call), self.runs)
         return self.parts or (whole,)
 
@@ -73,7 +73,7 @@ def module_paths(model: nn.Module, mapping: Mapping[str, str] | None = None) -> 
 
     Args:
         model: any transformer whose layers are an `nn.ModuleList`.
-        mapping: paths that are added to, or replace, those of `block`, `emb` and `unemb`.
+        mapping: paths that add to or replace those of `block`, `emb` and `unemb`.
     """
     derived = {
         "block": block_path(model),
@@ -116,8 +116,9 @@ def select_modules(
         inblock_keys: keys looked up in each of the layers ("mlp", "attn", "block", ...).
         outblock_keys: keys outside the layers ("emb", "norm", "unemb", ...).
         mapping: see `module_paths`; "path#0" is the first of several runs of a module.
-        tokens: (1, T), part of a context that the sums are checked on; they are found on tokens
-            that depend on the model alone, so that all shards find the same. None: such tokens too.
+        tokens: (1, T), part of a context on which the sums are checked. The sums are found on
+            tokens that depend only on the model, so that all shards find the same. None: check on
+            such tokens too.
 
     Raises:
         TerseError: a layer out of range, a key or path that matches no module or no term, or
@@ -174,7 +175,7 @@ def _layers_with(
     chosen: list[int],
     every: bool,
 ) -> list[int]:
-    """Return which of the chosen layers have the key; asked for by index, all of them must."""
+    """Return which of the chosen layers have the key; if chosen by index, all of them must."""
     if key not in paths:
         having = require(seen, model, key, chosen)
     else:
@@ -217,7 +218,7 @@ def _by_path(
         raise _no_module(model, name, path)
     runs = max(1, seen.runs[path]) if seen else 1
     if call and not call.isdigit():
-        raise TerseError(f"module {name}: {path}#{call} is no run; allowed: #0, #1, ...")
+        raise TerseError(f"module {name}: {path}#{call} is not a run; allowed: #0, #1, ...")
     return ModuleRef(name, path, layer, module, runs=runs, call=int(call) if call else LAST)
 
 
@@ -246,7 +247,7 @@ def _outside(
 def _checked(
     model: nn.Module, refs: list[ModuleRef], seen: Anatomy, tokens: Tensor | None
 ) -> list[ModuleRef]:
-    """Return the refs with the error of their sums; raise where a sum is not what is added."""
+    """Return the refs with the error of their sums; raise if a sum is not what the block adds."""
     layers = {ref.layer for ref in refs if ref.parts and ref.layer is not None}
     if not layers:
         return refs
@@ -296,7 +297,7 @@ def _check_key(key: str, paths: Mapping[str, str], *, in_block: bool) -> None:
 
 
 def _check_path(model: nn.Module, key: str, path: str) -> None:
-    """Raise where a path matches no module of any layer."""
+    """Raise if a path matches no module of any layer."""
     found = layer_list(model)
     try:
         full = [
@@ -304,7 +305,7 @@ def _check_path(model: nn.Module, key: str, path: str) -> None:
         ]
     except (KeyError, IndexError, ValueError) as error:
         raise TerseError(
-            f"path {path!r} of module key {key!r} may hold {{layer}} and no other braces"
+            f"path {path!r} of module key {key!r} may contain {{layer}} but no other braces"
         ) from error
     if all(find_module(model, each) is None for each in full):
         raise _no_module(model, key, full[0])

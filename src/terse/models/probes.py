@@ -1,4 +1,4 @@
-"""Short passes over a few tokens that show what a model is."""
+"""Short forward passes over a few tokens that show a model's properties."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-N_PROBE = 9  # tokens of a probe: no usual width or number of heads
+N_PROBE = 9  # tokens of a probe: not a usual width or number of heads
 POSITION_KEYS = (
     "max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions",
     "max_sequence_length",
@@ -16,7 +16,7 @@ MOVES = 1e-4  # relative change of what depends on another token; rounding in fl
 
 
 def probe_tokens(model: nn.Module, n: int = N_PROBE) -> Tensor:
-    """Return n different tokens (1, n), fewer where a model has fewer positions, none special."""
+    """Return n different tokens (1, n), none special; fewer if the model has fewer positions."""
     config = getattr(model, "config", None)
     getter = getattr(config, "get_text_config", None)
     text = getter(decoder=True) if getter else config
@@ -67,7 +67,7 @@ def sees_the_future(model: nn.Module) -> bool:
 
 
 class _PositionTables(TorchDispatchMode):
-    """Notes the tables that a pass over n tokens looks up at n places in a row."""
+    """Notes the tables in which a pass over n tokens looks up n consecutive rows."""
 
     def __init__(self, n: int) -> None:
         super().__init__()
@@ -83,12 +83,12 @@ class _PositionTables(TorchDispatchMode):
 
 
 def position_limits(model: nn.Module) -> list[int]:
-    """Return how many positions each of a model's tables of positions holds; empty: it has none."""
-    tokens = probe_tokens(model).flip(1)  # no token ids in a row
+    """Return the number of positions in each of a model's position tables; empty: it has none."""
+    tokens = probe_tokens(model).flip(1)  # no consecutive token ids
     tables = _PositionTables(tokens.shape[1])
     try:
         with tables:
             forward(model, tokens)
-    except Exception:  # a model that wants more than tokens; whoever runs it says so
+    except Exception:  # a model that needs more than tokens; running it reports that
         return []
     return tables.limits

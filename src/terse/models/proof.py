@@ -1,4 +1,4 @@
-"""Whether the terms that were found are what each block adds, on other tokens."""
+"""Checks on other tokens that the terms found are what each block adds."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -23,12 +23,12 @@ def residual_errors(
     """Return how far each layer's terms are from what it adds, relative to what it adds.
 
     Args:
-        model, anatomy: the model, and what `look_at` found, with other tokens.
-        layers: the layers that are checked.
-        tokens: (1, T); None: other ones than `look_at` takes.
+        model, anatomy: the model, and what `look_at` found on other tokens.
+        layers: the layers to check.
+        tokens: (1, T); None: tokens other than those of `look_at`.
 
     Raises:
-        TerseError: they do not add up.
+        TerseError: the terms do not add up.
     """
     tokens = probe_tokens(model).flip(1) if tokens is None else tokens
     blocks = layer_list(model)
@@ -59,14 +59,14 @@ def _checked_error(model: nn.Module, layer: int, seen: Seen, terms: LayerTerms) 
 
 def _wrong(model: nn.Module, layer: int, step: Step, error: float) -> TerseError:
     return TerseError(
-        f"layer {layer} of {type(model).__name__} adds something else than "
+        f"layer {layer} of {type(model).__name__} adds something other than "
         f"{' + '.join(term.path for term in step.terms)} to the residual stream (relative error "
         f"{error:.2g}): capture its attn, mixer and mlp by a path in module_name_mapping"
     )
 
 
 class _Recorder:
-    """Keeps what went into and came out of the blocks and the calls that their sums name."""
+    """Keeps the inputs and outputs of the blocks and of the calls that their sums name."""
 
     def __init__(self, model: nn.Module, blocks: Mapping[nn.Module, int], anatomy: Anatomy) -> None:
         self.seen: dict[int, Seen] = {i: {} for i in blocks.values()}

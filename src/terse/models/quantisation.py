@@ -1,4 +1,4 @@
-"""Which quantisation the weights of a folder had, or have."""
+"""The quantisation that the weights in a folder had or have."""
 
 import json
 from pathlib import Path
@@ -6,10 +6,10 @@ from typing import Any
 
 
 def quantisation_of(folder: Path) -> str | None:
-    """Return the quantisation that a folder's weights went through, None for plain weights.
+    """Return the quantisation that a folder's weights had or have, None for plain weights.
 
-    "Q4_1" of a dequantised GGUF file, "gptq" of a checkpoint that is loaded quantised; of an
-    adapter, that of its base.
+    For example "Q4_1" for a dequantised GGUF file, "gptq" for a checkpoint that is loaded
+    quantised; an adapter has its base's.
     """
     weights = _json(folder / "run.json").get("weights", {})
     if weights.get("quantisation"):

@@ -1,4 +1,4 @@
-"""Rotary positions whose scaling a GGUF file states and transformers' reader passes over."""
+"""Scaling of rotary positions that a GGUF file states and transformers' reader ignores."""
 
 import math
 from pathlib import Path
@@ -11,17 +11,17 @@ from transformers import PreTrainedModel
 from terse.errors import TerseError
 
 FACTORS = "rope_freqs.weight"
-# The constants of all Llama 3.1 to 3.3: only the factor and the first context length differ.
+# Constants of all Llama 3.1 to 3.3 models: only the factor and the first context length differ.
 _LOW, _HIGH, _FIRST_CONTEXT = 1.0, 4.0, 8192
 _TOLERANCE = 1e-3
 
 
 def restore_rope(model: PreTrainedModel, reader: GGUFReader, file: Path) -> None:
-    """Give a model's config the scaling of its rotary positions, where the file has one.
+    """Add the scaling of rotary positions to a model's config if the file has one.
 
     llama.cpp writes Llama 3's as a divisor for each frequency (head_dim / 2,). Raises TerseError
-    for one that is not Llama 3's, or another kind (YaRN, linear), as the model would be another
-    one without it.
+    for divisors that are not Llama 3's and for other kinds (YaRN, linear), since the model would
+    differ without them.
     """
     stated = _stated_kind(reader)
     factors = next((t.data for t in reader.tensors if t.name == FACTORS), None)
@@ -35,7 +35,7 @@ def restore_rope(model: PreTrainedModel, reader: GGUFReader, file: Path) -> None
         kind = stated if factors is None else "a divisor for each frequency"
         raise TerseError(
             f"the GGUF file {file} scales its rotary positions ({kind}) in a way that is not read "
-            "from GGUF: take the model in the Hugging Face format"
+            "from GGUF: use the model in the Hugging Face format"
         )
     model.config.rope_parameters = found
 
@@ -48,7 +48,7 @@ def _stated_kind(reader: GGUFReader) -> str | None:
 
 
 def _llama3(rope: dict[str, Any], factors: np.ndarray) -> dict[str, Any] | None:
-    """Return the parameters that give these divisors (head_dim / 2,), None if none do."""
+    """Return the parameters that give these divisors (head_dim / 2,), None if there are none."""
     theta, half = float(rope.get("rope_theta", 10_000.0)), len(factors)
     wavelengths = 2 * math.pi * theta ** (np.arange(half) / half)  # tokens
     factor = float(factors.max())

@@ -1,7 +1,7 @@
 """Tensors as sums: which outputs, times which constants, add up to a tensor of a forward pass.
 
-A `Sum` maps each `Atom`, something that was computed and not added up, to the `Scale` that it was
-multiplied by. The operators that add, scale, copy or reshape are followed; any other starts a new
+A `Sum` maps each `Atom`, a tensor that was computed other than by adding, to the `Scale` that it
+was multiplied by. Operators that add, scale, copy or reshape are followed; any other starts a new
 atom.
 """
 
@@ -25,10 +25,10 @@ class Atom:
 
     Attributes:
         calls: the modules whose output it is, innermost first, and which of their calls.
-        attention: whether attention over the tokens took part, since the residual stream was read.
-        stream: whether it is the residual stream: what a block was given (no calls), or a norm
-            that puts out the stream.
-        reads: what the innermost module was given, as a sum.
+        attention: whether attention over the tokens took part since the residual stream was read.
+        stream: whether it is the residual stream: a block's input (no calls), or the output of a
+            norm that is the stream.
+        reads: the innermost module's input, as a sum.
     """
 
     calls: list[tuple[str, int]] = field(default_factory=list)
@@ -75,7 +75,7 @@ def added(a: Sum, b: Sum) -> Sum:
 
 
 def shifted(sum_: Sum, by: Number) -> Sum | None:
-    """Return the sum plus a constant, which goes to its one atom that is not the stream."""
+    """Return the sum plus a constant, assigned to its only atom that is not the stream."""
     if not isinstance(by, Tensor) and by == 0:
         return sum_
     others = [atom for atom in sum_ if not atom.stream]
@@ -85,10 +85,10 @@ def shifted(sum_: Sum, by: Number) -> Sum | None:
 
 
 def followed(func: Any, args: tuple, kwargs: dict, sum_of: Callable[[Any], Sum | None]) -> Any:
-    """Return the sum that an operator's output is; None where it computes something new.
+    """Return an operator's output as a sum; None if it computes something new.
 
     Args:
-        func: the operator, as a dispatch mode is given it.
+        func: the operator, as a dispatch mode receives it.
         sum_of: the sum of an argument; None for constants.
     """
     name = func._schema.name.removeprefix("aten::").rstrip("_")
@@ -129,15 +129,15 @@ def _product(a: Any, b: Any, first: Sum | None, second: Sum | None) -> Sum | Non
     return None if constant is None else scaled(first or second or {}, constant)
 
 
-def _constant(value: Any, beside: Tensor) -> Number | None:
-    """Return a number, or one per channel, that goes with a tensor (..., D); else None."""
+def _constant(value: Any, other: Tensor) -> Number | None:
+    """Return a number, or one per channel, that fits a tensor (..., D); else None."""
     if isinstance(value, (int, float)):
         return float(value)
     if not isinstance(value, Tensor) or value.is_meta:
         return None
     if value.numel() == 1:
         return float(value)
-    if value.ndim and value.shape[-1] == beside.shape[-1] and _repeats(value):
+    if value.ndim and value.shape[-1] == other.shape[-1] and _repeats(value):
         return value.detach()[(0,) * (value.ndim - 1)].clone()
     return None
 
@@ -151,7 +151,7 @@ def _repeats(value: Tensor) -> bool:
 def is_attention(func: Any, outputs: tuple[Tensor, ...]) -> bool:
     """Whether an operator is attention: a fused one, or a softmax of scores.
 
-    Scores are (B, H, T, S), or (B H, T, T) where the heads are part of the batch.
+    Scores are (B, H, T, S), or (B H, T, T) if the heads are part of the batch.
     """
     name = func._schema.name
     if "attention" in name or "attn" in name:
@@ -176,6 +176,6 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 def main_tensor(value: Any) -> Tensor | None:
-    """Return the hidden states of what a module took or gave: the first real-valued tensor."""
+    """Return the hidden states in a module's input or output: the first real-valued tensor."""
     found = (t for t in tensors_in(value) if t.is_floating_point() and t.ndim >= 2)
     return next(found, None)

@@ -1,8 +1,8 @@
-"""What each block adds to the residual stream, found by looking at a forward pass.
+"""What each block adds to the residual stream, found by watching a forward pass.
 
 block_out = block_in + attn + mixer + mlp, where each is a sum of module outputs times constants:
 `attn` of those in which attention took part, `mixer` of others that mix tokens (a state-space
-model, a convolution, linear attention), `mlp` of those that see each token by itself. Where the sum
+model, a convolution, linear attention), `mlp` of those that see each token separately. If the sum
 is normalised after each addition (post-LN), they are what is added before the norm.
 """
 
@@ -25,7 +25,7 @@ MOVES = 1e-4  # relative change of what depends on another token; rounding in fl
 
 @dataclass(frozen=True)
 class Term:
-    """factor * output + offset, of one call of one module in its block.
+    """factor * output + offset, for one call of one module in its block.
 
     Attributes:
         path: dotted path in the model; call: 0 for the first call while the block runs.
@@ -49,7 +49,7 @@ class Term:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the output is what is added, as it is."""
+        """Whether the output itself is added, without factor or offset."""
         return all(
             not isinstance(value, Tensor) and value == plain
             for value, plain in ((self.factor, 1.0), (self.offset, 0.0))
@@ -58,10 +58,10 @@ class Term:
 
 @dataclass(frozen=True)
 class Step:
-    """One sum inside a block: what the next module reads, or what the block gives.
+    """One sum inside a block: the next module's input, or the block's output.
 
-    total = carried + terms. `carried` is the Term of the stream: what the block was given (path
-    ""), or the output of a norm. `into` is the call that reads the total; None: the block's output.
+    total = carried + terms. `carried` is the Term of the stream: the block's input (path ""), or
+    the output of a norm. `into` is the call that reads the total; None: the block's output.
     """
 
     carried: Term
@@ -74,12 +74,12 @@ class LayerTerms:
     """What one block adds.
 
     Attributes:
-        roles: "attn", "mixer", "mlp" -> the terms of it; only those that the block has.
+        roles: "attn", "mixer", "mlp" -> its terms; only those that the block has.
         steps: the sums that prove it.
-        reason: why there are no terms; "" where there are.
+        reason: why there are no terms; "" if there are.
         n_runs: how often the block runs in one pass.
-        streams: how many residual streams the block has, and the axis of (B, T, ...) shapes that
-            they lie on; None where there is one.
+        streams: how many residual streams the block has, and their axis in (B, T, ...) shapes;
+            None if there is only one.
     """
 
     roles: dict[str, tuple[Term, ...]] = field(default_factory=dict)
@@ -88,22 +88,17 @@ class LayerTerms:
     n_runs: int = 1
     streams: tuple[int, int] | None = None
 
-    @property
-    def post_norm(self) -> bool:
-        """Whether a sum is normalised before the block ends."""
-        return len(self.steps) > 1
-
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What one pass showed of a model: its blocks' terms, its final norm, how often modules run."""
+    """What one pass showed: the blocks' terms, the final norm, how often each module runs."""
 
     layers: dict[int, LayerTerms]
     norm: str | None
     runs: Counter[str]
 
     def layers_with(self, role: str) -> list[int]:
-        """Return the layers that have such a term."""
+        """Return the layers that have a term of this role."""
         return [i for i, layer in self.layers.items() if role in layer.roles]
 
 
@@ -116,7 +111,7 @@ def look_at(model: nn.Module, tokens: Tensor | None = None) -> Anatomy:
 
     Args:
         model: a transformer that takes `input_ids`, in eval mode.
-        tokens: (1, T) integers, of which the first few serve; None: some that are no special ones.
+        tokens: (1, T) integers, of which the first few are used; None: some non-special ones.
     """
     tokens = probe_tokens(model) if tokens is None else tokens[:1, :N_PROBE]
     found = layer_list(model)
@@ -143,7 +138,7 @@ ITSELF, NEAR, FAR = 0, 1, 2  # how far a token moves an output: its own, the nex
 
 
 def _reach(seen: Mapping[int, Watched], moved: Mapping[int, Watched]) -> Reach:
-    """Return how far what a call puts out moved with the first position of what it reads."""
+    """Return how far a change at the first position of a call's input reaches in its output."""
     after = {id(watched): moved.get(i) for i, watched in seen.items()}
 
     def reach(watched: Watched, call: Call) -> int:
@@ -177,10 +172,10 @@ def _layer(watched: Watched, reach: Reach) -> LayerTerms:
 
 
 def _mixes(far: int, found: list[tuple[Term, bool, int]]) -> bool:
-    """Whether a term that is no attention mixes tokens rather than being the block's mlp.
+    """Whether a term without attention mixes tokens rather than being the block's mlp.
 
-    An mlp may look at the token before (RWKV) or be followed by a short convolution: one of near
-    reach is the mlp where another term mixes and none sees each token by itself.
+    An mlp may read the previous token (RWKV) or be followed by a short convolution: a term of near
+    reach is the mlp if another term mixes and none sees each token separately.
     """
     if far != NEAR:
         return far == FAR
@@ -211,7 +206,7 @@ def _steps(watched: Watched) -> Iterator[Step]:
     for sum_, carried, into in _sums(watched):
         terms = tuple(_term(atom, scale) for atom, scale in sum_.items() if atom is not carried)
         if not carried.stream:
-            raise _NoTerms("what it was given is no part of the sum that it puts out")
+            raise _NoTerms("its input is not part of the sum that it puts out")
         path, call = carried.calls[0] if carried.calls else ("", 0)
         scale = sum_[carried]
         if not carried.calls and (isinstance(scale.factor, Tensor) or scale.factor != 1.0):
@@ -220,7 +215,7 @@ def _steps(watched: Watched) -> Iterator[Step]:
 
 
 def _norms(model: nn.Module, watched: Watched) -> Iterator[Call]:
-    """Yield the calls that put out the stream, normalised, where that is how it gets on."""
+    """Yield the calls whose normalised output is the stream, where a block carries it that way."""
     try:
         calls = [carried.calls[0] for _, carried, _ in _sums(watched) if carried.calls]
     except _NoTerms:
@@ -238,7 +233,7 @@ def _by(factor: Number) -> str:
 
 
 def _sums(watched: Watched) -> Iterator[tuple[Sum, Atom, Call | None]]:
-    """Yield each sum on the way back from what a block gives to what it was given."""
+    """Yield each sum on the way back from a block's output to its input."""
     sum_, into = watched.result, None
     while True:
         carried = _carried(sum_)
@@ -256,12 +251,12 @@ def _carried(sum_: Sum) -> Atom:
     depths = {atom: depth for atom in sum_ if (depth := _depth(atom)) is not None}
     nearest = [atom for atom, depth in depths.items() if depth == min(depths.values())]
     if len(nearest) != 1:
-        raise _NoTerms("what it was given is no part of the sum that it puts out")
+        raise _NoTerms("its input is not part of the sum that it puts out")
     return nearest[0]
 
 
 def _depth(atom: Atom) -> int | None:
-    """Return how many modules lie between the stream and an atom, each reading the next's sum."""
+    """Return how many modules are between the stream and an atom, each reading the next's sum."""
     if atom.stream:
         return 0
     if not atom.calls or not atom.reads:
@@ -272,13 +267,13 @@ def _depth(atom: Atom) -> int | None:
 
 def _term(atom: Atom, scale: Scale) -> Term:
     if not atom.calls:
-        raise _NoTerms("part of what it adds is the output of no module")
+        raise _NoTerms("part of what it adds is not the output of a module")
     path, call = atom.calls[-1]
     return Term(path, call, scale.factor, scale.offset)
 
 
 def _final_norm(model: nn.Module, trace: Trace) -> str | None:
-    """Return the last module that is blind to the scale of its input, after the last block."""
+    """Return the last module after the last block that ignores the scale of its input."""
     base = getattr(model, "base_model", model)
     inside = {id(module) for module in base.modules()}
     norms = [
@@ -290,7 +285,7 @@ def _final_norm(model: nn.Module, trace: Trace) -> str | None:
 
 
 def _is_norm(module: nn.Module, given: Tensor) -> bool:
-    """Whether a module is blind to the scale of what it is given (..., D)."""
+    """Whether a module ignores the scale of its input (..., D)."""
     large = given / given.abs().max().clamp_min(1e-30)
     try:
         with torch.no_grad():
@@ -299,10 +294,10 @@ def _is_norm(module: nn.Module, given: Tensor) -> bool:
         return False
     if not isinstance(once, Tensor) or once.shape != given.shape or given.ndim < 3:
         return False
-    finite = once.isfinite()  # a broken norm is one nevertheless
+    finite = once.isfinite()  # a broken norm is still a norm
     if not bool(finite.any()) or not torch.allclose(once, twice, rtol=1e-2, equal_nan=True):
         return False
-    sizes = once[finite].abs()  # all the same of a tanh, which is blind to a large scale too
+    sizes = once[finite].abs()  # all equal for a tanh, which ignores a large scale too
     return bool(sizes.max() > 1.01 * sizes.min())
 
 

@@ -1,4 +1,4 @@
-"""One forward pass, watched: what each block puts out, as a sum of module outputs."""
+"""One forward pass, watched: each block's output as a sum of module outputs."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -31,11 +31,11 @@ class Watched:
     """What was seen of one block's last call.
 
     Attributes:
-        given: shape of what the block was given, (B, T, D) where it has one residual stream.
-        result: what it gave, as a sum.
+        given: shape of the block's input, (B, T, D) if it has one residual stream.
+        result: its output, as a sum.
         n_runs: how often it ran.
-        outputs: (module, call) -> what that put out, for the modules that ran in the block.
-        stream: the tensors that the stream is part of, in the order of their making.
+        outputs: (module, call) -> its output, for the modules that ran in the block.
+        stream: the tensors that the stream is part of, in order of creation.
     """
 
     given: torch.Size
@@ -51,9 +51,9 @@ class Trace(TorchDispatchMode):
     Args:
         model: the model that runs.
         blocks: its blocks, and the index of each.
-        moved: what an earlier trace of the same pass saw: this time every operator that reads the
-            residual stream is given its first position changed, while the stream stays as it was.
-        norms: (block, call) of modules that put out the stream itself, normalised.
+        moved: what an earlier trace of the same pass saw: this time, every operator that reads the
+            residual stream gets it with a changed first position, while the stream is unchanged.
+        norms: (block, call) of modules whose output is the normalised stream itself.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Trace(TorchDispatchMode):
         super().__exit__(*error)
 
     def depends_on(self, tokens: Tensor) -> None:
-        """Say what the pass is given: what does not come from it is a constant."""
+        """Set the input of the pass: what does not depend on it is a constant."""
         self._put(tokens, {Atom(): ONCE}, False)
 
     # Operators
@@ -202,7 +202,7 @@ class Trace(TorchDispatchMode):
         return leaving
 
     def _close(self, call: Call, given: Tensor | None, result: Tensor) -> None:
-        """Let a module's output count as one summand, unless the stream is part of it."""
+        """Count a module's output as one summand, unless the stream is part of it."""
         assert self._now is not None
         sum_ = self._sum(result)
         read = None if given is None else self._sum(given)
@@ -228,7 +228,7 @@ def _as_large(outputs: tuple[Tensor, ...], given: list[Tensor]) -> bool:
 
 
 def key(tensor: Tensor) -> Key:
-    """Return what all views of the whole of the same memory have in common."""
+    """Return a key that is equal for all views of the same complete memory."""
     try:
         return tensor.untyped_storage().data_ptr(), int(tensor.storage_offset()), tensor.numel()
     except (RuntimeError, NotImplementedError):  # packed weights have no memory of the usual kind

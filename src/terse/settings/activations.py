@@ -26,29 +26,31 @@ OUTBLOCK_KEYS = ("emb", "norm", "unemb")
 
 
 class Chunking(Strict):
-    """Which contexts of a corpus are read."""
+    """Which contexts are read from a corpus."""
 
     aliases: ClassVar[dict[str, str]] = {"dataset_name": "corpus"}
 
     corpus: Name = Field(description="corpus that the contexts are cut from")
     documents: Literal["all", "train", "validation"] = Field(
-        "all", description="which part of the corpus' split"
+        "all", description="which part of the corpus is read"
     )
     ctx_len: int = Field(256, ge=2, description="tokens per context, BOS included")
     max_dataset_size: int | None = Field(None, gt=0, description="only the first n documents")
     min_chunks_from_a_document: int = Field(
-        1, ge=0, description="a document gives chunks from ctx_len x (this + 1) tokens on"
+        1, ge=0, description="only documents of at least ctx_len x (this + 1) tokens give chunks"
     )
-    max_chunks_from_a_document: int = Field(5, ge=1, description="at most so many chunks of it")
-    chunk_gap: int = Field(50, ge=0, description="tokens left out between two chunks")
+    max_chunks_from_a_document: int = Field(
+        5, ge=1, description="at most this many chunks per document"
+    )
+    chunk_gap: int = Field(50, ge=0, description="tokens skipped between two chunks")
     shuffle: Literal["none", "tokens", "blocks"] = Field(
-        "none", description="shuffle the tokens of a context, or 16 blocks of it"
+        "none", description="shuffle each context by token, or in 16 blocks of tokens"
     )
     chunk_seed: int = Field(0, ge=0, description="seed of the shuffle")
 
 
 class Capture(Strict):
-    """What is written of each context."""
+    """What is written for each context."""
 
     batch_size: int = Field(8, ge=1, description="contexts per forward pass")
     layer_idx_list: list[int | LayerRange] | Literal["all"] = Field(
@@ -72,7 +74,7 @@ class Capture(Strict):
     save_loss: bool = Field(True, description="store the loss per token, in nats")
     save_entropy: bool = Field(True, description="store the predictions' entropy, in nats")
     save_IDs: bool = Field(  # noqa: N815
-        True, description="without tensors: estimate on the device while a batch is there"
+        True, description="without tensors: estimate on the device, batch by batch"
     )
     id_input: Literal["model", "float16"] = Field(
         "model", description="without tensors: estimate from the model's dtype, or cast first"
@@ -87,8 +89,8 @@ class Capture(Strict):
         for item in layers if isinstance(layers, list) else [layers]:
             if layers != "all" and not re.fullmatch(r"-?\d+|\d+-\d+", str(item)):
                 raise ValueError(
-                    f"{item!r} is no layer; allowed: all, or a list of indices such as 0 and -1 "
-                    "and ranges such as 0-5"
+                    f"{item!r} is not a layer; allowed: all, or a list of indices such as 0 "
+                    "and -1 and ranges such as 0-5"
                 )
         return layers
 
@@ -105,7 +107,7 @@ class Capture(Strict):
 
 
 class Estimation(Strict):
-    """Which intrinsic dimensions are estimated, and of which points."""
+    """Which intrinsic dimensions are estimated, and from which points."""
 
     save_IDs_list: list[Estimator] = Field(  # noqa: N815
         ["mle", "mle_inv", "mind_ml", "twoNN_f10"],
@@ -114,15 +116,16 @@ class Estimation(Strict):
     )
     cloud: Literal["context", "last_token", "means"] = Field(
         "context",
-        description="the tokens of each context, or one cloud: all contexts' last tokens or means",
+        description="each context's tokens, or one cloud of all contexts' last tokens or means",
     )
-    skip_first: int = Field(0, ge=0, description="tokens left out at the start of each context")
+    skip_first: int = Field(0, ge=0, description="tokens skipped at the start of each context")
     max_norm_multiple: float | None = Field(
         None,
         gt=1,
-        description="leave out points whose norm about the centre exceeds so many medians",
+        description="leave out points whose norm about the centre exceeds this multiple of its "
+        "median",
     )
-    theiler_window: int = Field(0, ge=0, description="neighbours in time that do not count")
+    theiler_window: int = Field(0, ge=0, description="neighbours this close in time are ignored")
 
 
 class Activations(Chunking, Capture, Estimation):
@@ -166,8 +169,8 @@ class Activations(Chunking, Capture, Estimation):
     def capture(self) -> dict[str, Any]:
         """Return what determines a shard of activations, as plain JSON.
 
-        Where the estimators run after the capture, they are left out: a new one captures nothing
-        again.
+        If the estimators run after the capture, they are left out: adding one does not repeat the
+        capture.
         """
         part = self.block(Capture) | {"corpus": self.corpus, "ctx_len": self.ctx_len}
         if self.save_cache_tensors:

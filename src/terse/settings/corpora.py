@@ -1,4 +1,4 @@
-"""Where text comes from, and the tokenizers that are trained on it."""
+"""Sources of text, and the tokenizers that are trained on it."""
 
 import re
 from typing import Any, Literal
@@ -22,7 +22,7 @@ _KEYS = {
 
 
 class Corpus(Strict):
-    """A collection of documents with a document-level train and validation split."""
+    """A collection of documents, split by document into training and validation."""
 
     source: Literal["python-docs", "hub", "parquet", "jsonl", "text"] = Field(
         description="`python-docs` ships with CPython, `hub` is downloaded, the rest are local"
@@ -40,12 +40,12 @@ class Corpus(Strict):
         None, min_length=1, description="text that ends each step of a document: method blotching"
     )
     separator_pattern: str | None = Field(
-        None, min_length=1, description="the same as a regular expression, such as `[.!?]\\s+`"
+        None, min_length=1, description="the same, as a regular expression such as `[.!?]\\s+`"
     )
     dataset_subset: str | None = Field(
         None, description="only files (or rows) of this part of a sharded corpus"
     )
-    max_dataset_size: int | None = Field(None, gt=0, description="at most so many documents")
+    max_dataset_size: int | None = Field(None, gt=0, description="at most this many documents")
     validation_fraction: float = Field(
         0.1, ge=0, lt=1, description="share of documents held out, chosen by a hash of the text"
     )
@@ -59,7 +59,7 @@ class Corpus(Strict):
         if self.source != "python-docs" and not self.path:
             raise ValueError(f"source {self.source} needs a path")
         if self.separator and self.separator_pattern:
-            raise ValueError("separator and separator_pattern say the same: give one")
+            raise ValueError("separator and separator_pattern both end a step: give only one")
         if self.separator_pattern is not None:
             _check_pattern(self.separator_pattern)
         return self
@@ -78,13 +78,13 @@ def _check_pattern(pattern: str) -> None:
     try:
         matches_nothing = re.match(pattern, "") is not None
     except re.error as error:
-        raise ValueError(f"separator_pattern is no regular expression: {error}") from None
+        raise ValueError(f"separator_pattern is not a regular expression: {error}") from None
     if matches_nothing:
-        raise ValueError(f"separator_pattern {pattern!r} matches an empty text: no step has an end")
+        raise ValueError(f"separator_pattern {pattern!r} matches an empty text: no step would end")
 
 
 class Tokenizer(Strict):
-    """A byte-level BPE tokenizer, trained on a corpus, or bytes themselves, which need none."""
+    """A byte-level BPE tokenizer, trained on a corpus, or plain bytes, which need no training."""
 
     kind: Literal["bpe", "bytes"] = Field(
         "bpe", description="bytes: each is a token, 0 to 255, then BOS, EOS and padding"
@@ -93,7 +93,7 @@ class Tokenizer(Strict):
         None, description="bpe: corpus whose training documents it is trained on"
     )
     vocab_size: int = Field(
-        4096, ge=259, le=262144, description="256 bytes + 3 specials + merges; of bytes: 259"
+        4096, ge=259, le=262144, description="256 bytes + 3 specials + merges; kind bytes: 259"
     )
 
     @model_validator(mode="before")
@@ -108,5 +108,7 @@ class Tokenizer(Strict):
         if self.kind == "bpe" and self.corpus is None:
             raise ValueError("a bpe tokenizer needs a corpus to be trained on")
         if self.kind == "bytes" and (self.corpus is not None or self.vocab_size != 259):
-            raise ValueError("kind bytes has 259 tokens and is trained on nothing: give no more")
+            raise ValueError(
+                "kind bytes has 259 tokens and is not trained: leave out corpus and vocab_size"
+            )
         return self

@@ -1,12 +1,12 @@
-"""Steps told as epochs of so many steps, for users who are used to that."""
+"""Steps given as epochs of a fixed number of steps, for users who prefer that."""
 
 from typing import Any
 
 
 def steps_of_epochs(raw: Any) -> Any:
-    """Return a run's raw settings with max_steps = n_epochs x n_train_loops where these are given.
+    """Return a run's raw settings with max_steps = n_epochs x n_train_loops if these are given.
 
-    Raises ValueError where only one of them is given, or max_steps says otherwise.
+    Raises ValueError if only one of them is given, or max_steps disagrees.
     """
     if not isinstance(raw, dict):
         return raw
@@ -14,7 +14,7 @@ def steps_of_epochs(raw: Any) -> Any:
     if epochs is None and loops is None:
         return raw
     if not isinstance(epochs, int) or not isinstance(loops, int):
-        raise ValueError("n_epochs and n_train_loops go together, whole numbers both")
+        raise ValueError("n_epochs and n_train_loops go together: give both, as integers")
     if raw.get("max_steps") not in (None, epochs * loops):
         raise ValueError(
             f"max_steps {raw['max_steps']} is not n_epochs x n_train_loops = {epochs * loops}"

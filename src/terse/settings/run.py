@@ -23,12 +23,12 @@ class Run(Strict):
         "gradient_clip_norm": "grad_clip",
     }
 
-    method: str = Field(description="how it is trained: the sections below")
+    method: str = Field(description="how the run is trained: see the sections below")
     corpus: Name | None = Field(None, description="corpus that is trained on")
     tokenizer: Name | None = Field(None, description="tokenizer of a model made from scratch")
     base: Name | None = Field(None, description="run or model that this run starts from")
     seed: int = Field(
-        0, ge=0, lt=2**32, description="of the weights, the order of rows, and all else random"
+        0, ge=0, lt=2**32, description="seed of everything random: weights, order of rows, ..."
     )
 
     max_steps: int = Field(gt=0, description="optimiser steps")
@@ -39,13 +39,13 @@ class Run(Strict):
     n_grad_loops: int = Field(1, gt=0, description="forward passes per optimiser step")
     lr: float = Field(1e-3, gt=0, lt=10, description="peak learning rate of AdamW")
     l2: float = Field(0.1, ge=0, description="decoupled weight decay of matrices")
-    grad_clip: float = Field(1.0, gt=0, description="largest gradient norm")
+    grad_clip: float = Field(1.0, gt=0, description="maximum gradient norm")
     warmup_steps: int = Field(0, ge=0, description="steps in which the rate rises to lr")
     lr_schedule: Literal["cosine", "linear", "constant", "plateau"] = Field(
-        "cosine", description="how the rate falls to 0 after the warm-up; plateau: it is halved"
+        "cosine", description="how the rate falls to 0 after the warm-up; plateau: by halving"
     )
     patience: int = Field(
-        10, ge=0, description="plateau: validations without a better loss before that"
+        10, ge=0, description="plateau: validations without a better loss before halving"
     )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="bfloat16: autocast, float32 master weights"
@@ -64,7 +64,7 @@ class Run(Strict):
     gpu: int | None = Field(
         None, ge=0, description="devices on a node, one process each; null: the workflow's gpu"
     )
-    nodes: int = Field(1, ge=1, description="nodes of its training, under SLURM")
+    nodes: int = Field(1, ge=1, description="nodes for its training, under SLURM")
     threads: int = Field(2, ge=1, description="cores of its jobs, per device")
 
     @model_validator(mode="after")
@@ -74,13 +74,13 @@ class Run(Strict):
         if self.warmup_steps > self.max_steps:
             raise ValueError(f"warmup_steps {self.warmup_steps} > max_steps {self.max_steps}")
         if self.lr_schedule == "plateau" and self.warmup_steps:
-            raise ValueError("lr_schedule plateau goes without warmup_steps")
+            raise ValueError("lr_schedule plateau does not allow warmup_steps")
         return self
 
     def share(self, n_processes: int) -> tuple[int, int]:
-        """Return each process' rows per forward pass, and passes per step, of a step they share.
+        """Return each process' rows per forward pass and passes per step.
 
-        Raises TerseError where the rows of a step can't be dealt out evenly.
+        Raises TerseError if the rows of a step can't be divided evenly.
         """
         fewer = math.gcd(self.n_grad_loops, n_processes)
         rows, left_over = divmod(self.batch_size * fewer, n_processes)

@@ -6,8 +6,8 @@ from terse.settings.strict import Name, Strict
 
 
 class Select(Strict):
-    """What the target `all` makes; anything defined can still be asked for by its path."""
+    """What the target `all` makes; anything else defined can be requested by its path."""
 
     runs: list[Name] = Field([], description="runs (or sweeps) that are trained and evaluated")
     ids: list[Name] = Field([], description="models whose dimensions are estimated")
-    harness: list[Name] = Field([], description="models and runs that lm-eval asks its tasks")
+    harness: list[Name] = Field([], description="models and runs that lm-eval scores")

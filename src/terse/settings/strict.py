@@ -1,4 +1,4 @@
-"""The base of every settings class: closed, frozen, with old names that still work and warn."""
+"""The base of every settings class: closed and frozen; old names work with a warning."""
 
 import logging
 from types import UnionType
@@ -21,7 +21,7 @@ class Strict(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True
     )
-    # Old or misspelt names that users of the original systems have: {old: today's}.
+    # Old or misspelt names from the original systems: {old: current}.
     aliases: ClassVar[dict[str, str]] = {}
 
     @model_validator(mode="before")
@@ -41,7 +41,7 @@ class Strict(BaseModel):
                 error = unknown_name("key", str(key), cls.model_fields, cls.aliases)
                 raise ValueError(str(error))
             if isinstance(renamed[key], bool) and _is_number(cls.model_fields[key].annotation):
-                raise ValueError(f"{key}: a number is needed; given: {renamed[key]}")
+                raise ValueError(f"{key}: must be a number; given: {renamed[key]}")
         return renamed
 
     def block(self, part: type["Strict"]) -> dict[str, Any]:

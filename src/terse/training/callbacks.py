@@ -1,4 +1,4 @@
-"""What happens beside a training: kept weights, the stop signal, progress."""
+"""What happens during a training: kept weights, the stop signal, progress."""
 
 import logging
 import sys
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 class KeepCheckpoints(TrainerCallback):
-    """Keeps the weights of the steps that the run names, step 0 among them where it is named."""
+    """Keeps the weights at the steps that the run names, which may include step 0."""
 
     def __init__(self, steps: list[int], keep: Callable[[int], None]) -> None:
         self._steps = set(steps)
@@ -36,9 +36,9 @@ class KeepCheckpoints(TrainerCallback):
 
 
 class StopOnSignal(TrainerCallback):
-    """Saves the state and ends the training after the step in which the signal came.
+    """Saves the state and ends the training after the step during which the signal arrived.
 
-    Several processes agree on that step: it may have come to one of them only.
+    Several processes agree on that step: the signal may have reached only one of them.
     """
 
     def __init__(self, signal: StopSignal, any_process: Callable[[bool], bool]) -> None:
@@ -65,7 +65,7 @@ class LogLastStep(TrainerCallback):
 
 
 class AtTheStart(TrainerCallback):
-    """Does something once the training, or its rest, begins."""
+    """Calls a function when the training begins or resumes."""
 
     def __init__(self, act: Callable[[], None]) -> None:
         self._act = act
@@ -88,7 +88,7 @@ class ReportProgress(TrainerCallback):
     ) -> None:
         self._start, self._first = time.perf_counter(), state.global_step
         if self._first:
-            logger.info("goes on from step %d of %d", self._first, state.max_steps)
+            logger.info("resumes from step %d of %d", self._first, state.max_steps)
 
     def on_log(
         self,
@@ -112,7 +112,7 @@ class ReportProgress(TrainerCallback):
 
 
 def progress_bar() -> list[TrainerCallback]:
-    """Return the Trainer's bar where a person is watching; elsewhere silence all bars."""
+    """Return the Trainer's bar on a terminal; otherwise disable all progress bars."""
     if sys.stderr.isatty():
         return [ProgressCallback()]
     disable_progress_bar()

@@ -1,4 +1,4 @@
-"""Numbers that are none: what holds one is never saved, logged or published."""
+"""Infinite and NaN values: whatever holds one is never saved, logged or published."""
 
 import math
 from collections.abc import Mapping
@@ -10,21 +10,21 @@ from terse.errors import TerseError
 
 
 def check_row(row: Mapping[str, object], step: int) -> None:
-    """Raise TerseError where a number of a row of the history is infinite or none."""
+    """Raise TerseError where a number in a row of the history is infinite or NaN."""
     for name, value in row.items():
         if isinstance(value, float) and not math.isfinite(value):
             what = {"loss": "the loss", "eval_loss": "the validation loss"}.get(name, name)
-            raise TerseError(f"{what} is {value} at step {step}: lower lr, or look at the rows")
+            raise TerseError(f"{what} is {value} at step {step}: lower lr, or check the rows")
 
 
 def check_weights(folder: Path, step: int) -> None:
-    """Raise TerseError where a tensor that was just written into a folder is not finite."""
+    """Raise TerseError where a tensor that was just written to a folder is not finite."""
     for file in sorted(folder.rglob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - it is no mapping
+            for name in tensors.keys():  # noqa: SIM118 - not a mapping
                 values = tensors.get_tensor(name)
                 if values.is_floating_point() and not bool(values.isfinite().all()):
                     raise TerseError(
-                        f"the weights {name} hold a number that is not finite after step {step}: "
-                        "lower lr, or look at the rows"
+                        f"the weights {name} hold a value that is not finite after step {step}: "
+                        "lower lr, or check the rows"
                     )

@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-# The Trainer's names and ours; any other number of a row keeps its name.
+# The Trainer's names and ours; any other value in a row keeps its name.
 _NAMES = {
     "loss": "loss_nats",
     "eval_loss": "loss_nats",
@@ -19,7 +19,7 @@ def history_table(log: list[dict[str, Any]]) -> pd.DataFrame:
     """Return one row per logged step and split.
 
     Columns: step, epoch, split (train or validation), loss_nats, learning_rate, gradient_norm,
-    tokens_per_s (forward and backward passes alone), and the method's own terms.
+    tokens_per_s (forward and backward passes only), and the method's own terms.
     """
     rows = []
     for entry in log:

@@ -1,4 +1,4 @@
-"""What a method brings: its model, its rows, its loss, its evaluation. Training is not its task."""
+"""What a method provides: its model, rows, loss and evaluation. It does not train."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Inputs:
-    """The files that a run reads; None where its method needs none."""
+    """The files that a run reads; None for those that its method does not need."""
 
     tokens: Path | None = None
     documents: Path | None = None
@@ -33,15 +33,15 @@ class Inputs:
 
 
 class Method(ABC, Generic[S]):
-    """A way to train a model. A new one implements the abstract methods and overrides the rest.
+    """A way to train a model. A new one implements the abstract methods and may override the rest.
 
-    Everything random in it draws from the global generators, which are seeded by the run's seed
-    before `build`, saved in each checkpoint and restored on resume.
+    All its randomness comes from the global generators, which are seeded by the run's seed before
+    `build`, saved in each checkpoint and restored on resume.
     """
 
-    # What is asked of the method where no torch is loaded.
+    # What the configuration, the rules and the report need to know, without torch.
     spec: ClassVar[MethodSpec[Any]]
-    # Whether the training rows come in a random order already and are read as they stand.
+    # Whether the training rows are already in random order and are read in that order.
     rows_in_order: ClassVar[bool] = False
 
     def __init__(self, settings: S, inputs: Inputs) -> None:
@@ -49,14 +49,14 @@ class Method(ABC, Generic[S]):
         self.inputs = inputs
 
     def required(self, path: Path | None, what: str) -> Path:
-        """Return the path of an input; TerseError if the run was given none."""
+        """Return the path of an input; raises TerseError if the run has none."""
         if path is None:
             raise TerseError(f"{self.settings.method} needs a {what}")
         return path
 
     @abstractmethod
     def build(self) -> nn.Module:
-        """Return the model at step 0, what is trained in float32, on the CPU."""
+        """Return the model at step 0 on the CPU, its trained parameters in float32."""
 
     @abstractmethod
     def training_rows(self) -> Dataset[Any]:
@@ -71,20 +71,20 @@ class Method(ABC, Generic[S]):
         """Return the measures of a trained model for `evaluation.csv`."""
 
     def tables(self, model: nn.Module, device: str) -> dict[str, pd.DataFrame]:
-        """Return what else is to be read about a trained model, by name, such as samples.
+        """Return further tables about a trained model by name, such as samples.
 
-        Each goes into the report with the caption of its name in the spec's `captions`.
+        Each appears in the report with the caption of that name in the spec's `captions`.
         """
         return {}
 
     def collate(self, rows: list[Any]) -> Batch:
-        """Return a batch of rows; `labels` must be among its keys, -100 where nothing counts."""
+        """Return a batch of rows; it must have the key `labels`, -100 where there is no target."""
         return default_collate(rows)
 
     def count(self, batch: Batch) -> Tensor:
         """Return the number of targets in a batch, the divisor of `loss`.
 
-        A method whose loss has parts with other divisors returns several, (parts,).
+        A method whose loss has parts with different divisors returns several, (parts,).
         """
         return batch["labels"][..., 1:].ne(-100).sum()
 
@@ -95,11 +95,11 @@ class Method(ABC, Generic[S]):
     def loss(
         self, model: nn.Module, batch: Batch, n_targets: Tensor | int
     ) -> tuple[Tensor, dict[str, float]]:
-        """Return the summed loss over `n_targets` (of the whole accumulated batch), and terms.
+        """Return the summed loss divided by `n_targets`, and the terms to log.
 
         `n_targets` is the sum of `count` over the accumulated batch and all processes.
 
-        The terms are logged by their own names beside the loss, each in its own unit.
+        The terms are logged under their own names in addition to the loss, each in its own unit.
         """
         output = model(**batch, num_items_in_batch=n_targets, use_cache=False)
         return output.loss, {}
@@ -119,23 +119,23 @@ class Method(ABC, Generic[S]):
         ]
 
     def clipped_parts(self, model: nn.Module) -> list[list[nn.Parameter]]:
-        """Return the parts of a model whose gradient norms are clipped each by itself."""
+        """Return the parts of a model whose gradient norms are clipped separately."""
         return [list(model.parameters())]
 
     def lr_factor(self, step: int) -> float | None:
-        """Return the share of lr at a step, counted from 1; None: `lr_schedule` says it."""
+        """Return the share of lr at a step, counted from 1; None: as `lr_schedule` says."""
         return None
 
     def schedule_options(self) -> dict[str, float]:
-        """Return what `lr_schedule` takes in addition to its name, as transformers spells it."""
+        """Return the options of `lr_schedule`, under the names of transformers."""
         return {}
 
     def callbacks(self) -> list[TrainerCallback]:
-        """Return callbacks that the training carries along."""
+        """Return callbacks to add to the training."""
         return []
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """Write a model into an empty folder."""
+        """Write a model to an empty folder."""
         cast(PreTrainedModel, model).save_pretrained(folder)
 
     def load(self, folder: Path) -> nn.Module:
@@ -145,11 +145,11 @@ class Method(ABC, Generic[S]):
         return load_model(folder)
 
     def measured(self, folder: Path, device: str) -> nn.Module:
-        """Return a trained model as `terse.activations.shard.cache_shard` takes it."""
+        """Return a trained model in the form that `terse.activations.shard.cache_shard` takes."""
         return self.load(folder).to(device)
 
     def tokenizer_folder(self) -> Path | None:
-        """Return the folder of the tokenizer that is published beside the weights."""
+        """Return the folder of the tokenizer that is published with the weights."""
         return self.inputs.tokenizer or self.inputs.base
 
 

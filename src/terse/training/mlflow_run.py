@@ -1,4 +1,4 @@
-"""A training as one MLflow run: metrics in batches, the same run after an interruption."""
+"""A training as one MLflow run: metrics in batches, and the same run after an interruption."""
 
 import os
 import time
@@ -10,16 +10,15 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from terse.training.mlflow_store import opened
 
-MOST_METRICS, MOST_PARAMS, LONGEST_PARAM = 1000, 100, 6000  # of one call; characters
+MOST_METRICS, MOST_PARAMS, LONGEST_PARAM = 1000, 100, 6000  # per call; characters
 RUN_ID = "mlflow-run-id"
 
 
 class MLflowRun(TrainerCallback):
-    """Sends what is logged, with the time when it was, to one MLflow run.
+    """Sends logged values with their times to one MLflow run.
 
-    The run's id lies in the state, so that a resumed training goes on in the same run. Metrics wait
-    until `interval` steps have passed since the last were sent; `close` sends the rest, also
-    when the training has failed.
+    The run's id is stored in the state, so a resumed training continues the same run. Metrics are
+    sent every `interval` steps; `close` sends the rest, even when the training has failed.
     """
 
     def __init__(
@@ -72,7 +71,7 @@ class MLflowRun(TrainerCallback):
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        self._send()  # a kill later on goes on from here, and would not log this again
+        self._send()  # a resumed training starts here and would not log this again
 
     def _send(self) -> None:
         while self._waiting:
@@ -81,11 +80,11 @@ class MLflowRun(TrainerCallback):
             del self._waiting[: len(part)]
 
     def text(self, step: int, name: str, text: str) -> None:
-        """Keep a text, such as a sample, beside the metrics."""
+        """Store a text, such as a sample, with the metrics."""
         self._client.log_text(self.run_id, text, f"samples/step-{step:07d}-{name}.txt")
 
     def close(self, status: str) -> None:
-        """Send what waits and end the run: FINISHED, KILLED (it will go on) or FAILED."""
+        """Send the remaining metrics and end the run: FINISHED, KILLED (resumable) or FAILED."""
         self._send()
         self._client.log_batch(self.run_id, tags=[RunTag("terse.status", status.lower())])
         self._client.set_terminated(self.run_id, status)

@@ -1,4 +1,4 @@
-"""The store and the experiment that trainings report to, made once, however many start together."""
+"""The MLflow store and experiment, created once however many trainings start at the same time."""
 
 import logging
 import os
@@ -14,11 +14,11 @@ _FILE = "sqlite:///"
 
 
 def opened(uri: str, experiment: str, artifacts: str) -> tuple[MlflowClient, str]:
-    """Return a client of a store, and the id of an experiment in it; both are made where needed.
+    """Return a client of a store and the id of an experiment in it, creating both where needed.
 
-    MLflow fills an empty SQLite file by a long row of migrations, and two processes that do so at
-    once break each other. So a new file is filled under a name of its own and then takes its final
-    one in one step, which one process wins: that holds on several nodes as well, without a lock.
+    MLflow fills an empty SQLite file by a long series of migrations, and two processes that do so
+    at the same time break each other. So each process fills its own file and then links it to the
+    final name atomically, which only one can do: safe across nodes, and without a lock.
     """
     if uri.startswith(_FILE) and not (path := Path(uri.removeprefix(_FILE))).exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,7 +33,7 @@ def opened(uri: str, experiment: str, artifacts: str) -> tuple[MlflowClient, str
 
 
 def _experiment(client: MlflowClient, name: str, artifacts: str) -> str:
-    """Return the id of an experiment; another process may make it at the same moment."""
+    """Return the id of an experiment; another process may create it at the same time."""
     if (known := client.get_experiment_by_name(name)) is not None:
         return known.experiment_id
     try:
@@ -45,11 +45,11 @@ def _experiment(client: MlflowClient, name: str, artifacts: str) -> str:
 
 
 def _take_name(own: Path, path: Path) -> None:
-    """Give a file its final name, unless another file has it."""
+    """Give a file its final name unless another file already has it."""
     try:
         os.link(own, path)
     except FileExistsError:
-        logger.info("another training has made %s", path)
+        logger.info("another training has already created %s", path)
     except OSError:  # a file system without hard links
         if not path.exists():
             own.replace(path)

@@ -1,4 +1,4 @@
-"""What an interrupted training needs to go on, outside the outputs that Snakemake deletes."""
+"""What an interrupted training needs to resume, kept outside the outputs that Snakemake deletes."""
 
 import json
 import logging
@@ -19,9 +19,9 @@ _MANIFEST = "terse-files.json"
 class TrainingState:
     """The folder `state/train/{run}/{digest}`: saved states of the Trainer and kept weights.
 
-    The digest names all that decides the result, so other settings have another folder. A context
-    manager: inside, this process is the one that may write. Of several processes that train
-    together the first claims the folder; the others write where it tells them.
+    The digest covers everything that determines the result, so other settings use another folder.
+    As a context manager it makes this process the only writer. Of several processes that train
+    together, the first claims the folder and tells the others where to write.
     """
 
     def __init__(self, folder: Path, *, leads: bool = True) -> None:
@@ -50,17 +50,17 @@ class TrainingState:
 
     @property
     def was_finished_meanwhile(self) -> bool:
-        """Whether another process, for which this one waited, has finished the training."""
+        """Whether the process that this one waited for has finished the training."""
         return self._claim is not None and self._claim.outlived_a_finisher
 
     @property
     def kept(self) -> Path:
-        """The folder of the weights that are kept, `step-{n}` each."""
+        """The folder of the kept weights, in subfolders `step-{n}`."""
         return self.folder / "kept"
 
     @contextmanager
     def saving(self, name: str) -> Iterator[Path]:
-        """Yield a folder to write to; it is published under `name` when it is whole and ours."""
+        """Yield a folder, published as `name` once complete if this process still owns it."""
         with atomic_folder(self.folder / name) as partial:
             yield partial
             sizes = {str(f.relative_to(partial)): f.stat().st_size for f in _files(partial)}
@@ -68,12 +68,12 @@ class TrainingState:
             self._owner.check()
 
     def latest(self) -> Path | None:
-        """Return the newest whole checkpoint; a damaged one is passed over with a warning."""
+        """Return the newest complete checkpoint; damaged ones are skipped with a warning."""
         for step in sorted(self._steps(), reverse=True):
             checkpoint = self.folder / f"checkpoint-{step}"
             if _is_whole(checkpoint):
                 return checkpoint
-            logger.warning("%s is damaged and passed over", checkpoint)
+            logger.warning("%s is damaged: skipped", checkpoint)
         return None
 
     def prune(self, keep: int = 2) -> None:
@@ -91,7 +91,7 @@ class TrainingState:
             )  # fmt: skip
 
     def delete(self) -> None:
-        """Forget the training: its outputs are published."""
+        """Delete the state of a training whose outputs are published."""
         self._owner.forget()
 
     def _steps(self) -> list[int]:
@@ -104,7 +104,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _is_whole(checkpoint: Path) -> bool:
-    """Say whether each file of a checkpoint is there with the size it was written with."""
+    """Return whether every file of a checkpoint exists with the size it was written with."""
     try:
         sizes = json.loads((checkpoint / _MANIFEST).read_text())
         return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())

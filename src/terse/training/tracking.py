@@ -1,4 +1,4 @@
-"""Experiment trackers: MLflow by a callback of ours, others through the Trainer's integrations."""
+"""Experiment trackers: MLflow through our own callback, others through the Trainer's."""
 
 import importlib.util
 import os
@@ -16,11 +16,11 @@ from terse.training.method import Method
 if TYPE_CHECKING:  # it takes seconds to import
     from terse.training.mlflow_run import MLflowRun
 
-_open: "list[MLflowRun]" = []  # the run of the training that this process is in
+_open: "list[MLflowRun]" = []  # the run of this process' training
 
 
 def report_to(tracking: str) -> list[str]:
-    """Return the Trainer's `report_to` for a tracker; MLflow is not its task.
+    """Return the Trainer's `report_to` for a tracker; MLflow has its own callback.
 
     Raises TerseError where the tracker's package is not installed.
     """
@@ -37,7 +37,7 @@ def tracked(
 ) -> Iterator[list[TrainerCallback]]:
     """Point a tracker at the results folder and yield the callbacks that it needs.
 
-    The user's environment goes before our defaults. However the training ends, the tracker is told.
+    The user's environment overrides our defaults. The tracker is notified however training ends.
     """
     os.environ.setdefault("WANDB_DIR", str(results))
     os.environ.setdefault("WANDB_PROJECT", "terse")
@@ -65,6 +65,6 @@ def tracked(
 
 
 def track_text(step: int, name: str, text: str) -> None:
-    """Keep a text, such as a sample, in the tracker of this process' training, if there is one."""
+    """Store a text, such as a sample, in the tracker of this process' training, if it has one."""
     for run in _open:
         run.text(step, name, text)

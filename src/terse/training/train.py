@@ -47,7 +47,7 @@ class Outputs:
 class Conduct:
     """How a training is carried out.
 
-    Only `device`, `deterministic` and `n_processes` can change last bits.
+    Only `device`, `deterministic` and `n_processes` can change the last bits of the result.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Conduct:
     tracking: str = "none"
     deterministic: bool = True
     results: Path = Path("results")
-    save_interval: int = 50  # steps between two saves of the state
+    save_interval: int = 50  # steps between saves of the state
     rank: int = 0  # of this process among those that train together; 0 leads
     n_processes: int = 1
 
@@ -71,16 +71,16 @@ def train(
 ) -> None:
     """Train a method's model from the start or from its saved state, and publish it.
 
-    `record` is written beside the model. Raises Stopped after saving if the signal came, TerseError
-    if a number is not finite (loss, weights, a row of the history) or another process took the
-    training over.
+    `record` is written next to the model. Raises Stopped after saving if the signal arrived,
+    TerseError if a value is not finite (loss, weights, a row of the history) or another process
+    took over the training.
     """
     settings: Run = method.settings
     _be_deterministic(conduct)
     set_seed(settings.seed)
     with TrainingState(state_folder, leads=conduct.rank == 0) as state:
         if conduct.n_processes == 1 and state.was_finished_meanwhile and _holds(outputs, record):
-            logger.info("another process has finished this training meanwhile")
+            logger.info("another process has finished this training in the meantime")
             state.delete()
             return
         with tracked(
@@ -96,13 +96,13 @@ def train(
                 _publish(trainer, method, model, state, outputs)
                 write_json(outputs.record, record)
         if conduct.rank == 0:
-            state.delete()  # last of all: a kill before this line leaves all that is needed
+            state.delete()  # last: a kill before this line loses nothing
 
 
 def _train_to_the_end(trainer: MethodTrainer, state: TrainingState, signal: StopSignal) -> None:
-    """Take the steps that the saved state leaves; raise Stopped after saving if the signal came."""
+    """Do the remaining steps; raise Stopped after saving if the signal arrived."""
     checkpoint = trainer.agreed(state.latest)
-    trainer.args.eval_on_start = checkpoint is None  # else the saved history has that row
+    trainer.args.eval_on_start = checkpoint is None  # otherwise the saved history has that row
     trainer.add_callback(AtTheStart(lambda: trainer.restore_unlogged(checkpoint)))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     step, last = trainer.state.global_step, trainer.method.settings.max_steps
@@ -110,15 +110,15 @@ def _train_to_the_end(trainer: MethodTrainer, state: TrainingState, signal: Stop
         reason = signal.name or "a signal to another process"
         raise Stopped(
             f"stopped by {reason} at step {step} of {last}; the state is saved, the same command "
-            "goes on from there"
+            "resumes from there"
         )
 
 
 def _holds(outputs: Outputs, record: dict[str, Any]) -> bool:
-    """Return whether the outputs are there, of a training with the same record."""
+    """Return whether the outputs of a training with the same record exist."""
     if not all(path.exists() for path in vars(outputs).values()):
         return False
-    of_code = {"git"}  # an edit of the code alone trains nothing again
+    of_code = {"git"}  # a change of the code alone does not train again
     there = json.loads(outputs.record.read_text())
     ours = json.loads(json.dumps(record, default=str))
     return all(there.get(key) == ours[key] for key in ours.keys() - of_code)
@@ -142,7 +142,7 @@ def _publish(
 def _save_weights(
     method: Method[Any], model: nn.Module, state: TrainingState, name: str, step: int
 ) -> None:
-    """Write a model and its tokenizer in the Hugging Face format into the state."""
+    """Write a model and its tokenizer to the state in the Hugging Face format."""
     with state.saving(name) as partial:
         method.save(model, partial)
         check_weights(partial, step)
@@ -200,7 +200,7 @@ def _arguments(method: Method[Any], state: TrainingState, conduct: Conduct) -> T
         save_strategy="steps",
         save_steps=conduct.save_interval,
         report_to=report_to(conduct.tracking),
-        disable_tqdm=True,  # the bar is added where a person is watching
+        disable_tqdm=True,  # `progress_bar` adds it on a terminal
         remove_unused_columns=False,
         dataloader_pin_memory=conduct.device != "cpu",
     )
@@ -222,9 +222,9 @@ def _schedule(method: Method[Any]) -> dict[str, Any]:
 
 
 def _be_deterministic(conduct: Conduct) -> None:
-    """Ask for deterministic kernels: always on the CPU, on CUDA where the config says so."""
+    """Request deterministic kernels: always on the CPU, on CUDA if the config says so."""
     if conduct.device != "cpu" and not conduct.deterministic:
         return
-    # cuBLAS reads this when it starts.
+    # cuBLAS reads this at its start.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)

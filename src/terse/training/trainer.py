@@ -24,7 +24,7 @@ _UNLOGGED = "unlogged.json"
 
 
 class MethodTrainer(Trainer):
-    """Trains any method; what differs between methods is asked of the method."""
+    """Trains any method; the method defines everything that differs between methods."""
 
     def __init__(
         self, method: Method[Any], model: nn.Module, args: TrainingArguments, state: TrainingState
@@ -35,7 +35,7 @@ class MethodTrainer(Trainer):
         self._tokens_since_log = 0
         self._busy_since_log = 0.0
         self._terms: dict[str, float] = {}
-        self._logged_step = 0  # of the last training row
+        self._logged_step = 0  # step of the last training row
         rows = method.training_rows()
         super().__init__(
             model=model, args=args, train_dataset=rows, eval_dataset=method.validation_rows(),
@@ -48,7 +48,7 @@ class MethodTrainer(Trainer):
     def _get_num_items_in_batch(
         self, batch_samples: list[Any], device: torch.device
     ) -> Tensor | int | None:
-        """Count the targets of the whole accumulated batch, over all processes."""
+        """Count the targets of the accumulated batch over all processes."""
         counts = torch.stack([self.method.count(batch) for batch in batch_samples]).to(device)
         if self.args.world_size > 1:
             counts = cast(Tensor, self.accelerator.gather(counts))
@@ -61,7 +61,7 @@ class MethodTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """Return the method's loss; gradients of the processes are averaged, hence the scale."""
+        """Return the method's loss, scaled because gradients are averaged over the processes."""
         if num_items_in_batch is None:
             num_items_in_batch = self.method.count(inputs)
         loss, terms = self.method.loss(model, inputs, num_items_in_batch)
@@ -72,7 +72,7 @@ class MethodTrainer(Trainer):
     def training_step(
         self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None
     ) -> Tensor:
-        """Do one forward and backward pass, and keep count of tokens and time."""
+        """Do one forward and backward pass, and count its tokens and time."""
         start = time.perf_counter()
         loss = super().training_step(model, inputs, num_items_in_batch)
         self._busy_since_log += time.perf_counter() - start
@@ -88,7 +88,7 @@ class MethodTrainer(Trainer):
         return self.optimizer
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
-        """Clip each of the method's parts by itself; return the norm of all before."""
+        """Clip the method's parts separately; return the total norm before clipping."""
         parts = self.method.clipped_parts(self.accelerator.unwrap_model(model))
         limit = self.args.max_grad_norm
         norms = [cast(Tensor, self.accelerator.clip_grad_norm_(part, limit)) for part in parts]
@@ -97,7 +97,7 @@ class MethodTrainer(Trainer):
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
-        """Return the schedule of the method, or else that of the settings."""
+        """Return the method's own schedule, or that of the settings."""
         if self.lr_scheduler is None and self.method.lr_factor(1) is not None:
             chosen = cast(torch.optim.Optimizer, optimizer or self.optimizer)
             self.lr_scheduler = LambdaLR(
@@ -120,7 +120,7 @@ class MethodTrainer(Trainer):
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add throughput and the method's terms to a training row; refuse a number that is none."""
+        """Add throughput and the method's terms to a training row; refuse values not finite."""
         check_row(logs, self.state.global_step)
         if "loss" in logs:
             tokens, *terms = self._summed([self._tokens_since_log, *self._terms.values()])
@@ -133,7 +133,7 @@ class MethodTrainer(Trainer):
         super().log(logs, start_time)
 
     def _unlogged(self) -> dict[str, Any]:
-        """Return what the next training row is made of so far, over all processes."""
+        """Return the partial sums of the next training row, over all processes."""
         mine = [float(self._tr_loss), float(self._tokens_since_log), *self._terms.values()]
         loss, tokens, *terms = self._summed(mine)
         return {
@@ -142,15 +142,15 @@ class MethodTrainer(Trainer):
         }  # fmt: skip
 
     def restore_unlogged(self, checkpoint: Path | None) -> None:
-        """Take up a row of the history where a saved state left it; its steps are all in it."""
+        """Restore the partial history row of a saved state, so that it covers all its steps."""
         self._logged_step = self.state.global_step
         file = None if checkpoint is None else checkpoint / _UNLOGGED
         if file is None or not file.is_file():
             return
         found = json.loads(file.read_text())
         self._logged_step = self._globalstep_last_logged = found["step"]
-        self._tr_loss += found["loss"]  # of each process: their mean is logged
-        leads = self.args.process_index == 0  # of the others: their sum is
+        self._tr_loss += found["loss"]  # in each process: the mean is logged
+        leads = self.args.process_index == 0  # in the first process only: the sum is logged
         self._tokens_since_log = found["tokens"] if leads else 0
         self._busy_since_log = found["busy_s"]
         self._terms = {name: value * leads for name, value in found["terms"].items()}
@@ -164,11 +164,11 @@ class MethodTrainer(Trainer):
         return mine.tolist()
 
     def any_process(self, here: bool) -> bool:
-        """Return whether something is the case in any of the processes, in all of them."""
+        """Return in all processes whether `here` is true in any of them."""
         return self._summed([float(here)])[0] > 0
 
     def agreed(self, find: Callable[[], Path | None]) -> Path | None:
-        """Return what the first process finds, in all of them."""
+        """Return in all processes what the first one finds."""
         found = [find() if self.args.process_index == 0 else None]
         if self.args.world_size > 1:
             dist.broadcast_object_list(found)
@@ -178,7 +178,7 @@ class MethodTrainer(Trainer):
         return str(self._staging or self.training_state.folder)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Save the state so that a kill at any moment leaves whole checkpoints only."""
+        """Save the state so that a kill at any time leaves only complete checkpoints."""
         name = f"checkpoint-{self.state.global_step}"
         unlogged = self._unlogged()
         check_row({**unlogged, **unlogged["terms"]}, self.state.global_step)
@@ -198,7 +198,7 @@ class MethodTrainer(Trainer):
         self.training_state.prune()
 
     def _write_checkpoint(self, staging: Path | None, model: nn.Module, trial: Any) -> None:
-        """Write this process' part of a checkpoint into the first one's staging folder."""
+        """Write this process' part of a checkpoint to the first process' staging folder."""
         self._staging = self.agreed(lambda: staging)
         try:
             super()._save_checkpoint(model, trial)

@@ -1,4 +1,4 @@
-"""Tensors of a safetensors file, with an error that users can read."""
+"""Tensors of a safetensors file, with a readable error."""
 
 from pathlib import Path
 

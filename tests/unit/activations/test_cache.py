@@ -180,7 +180,7 @@ def test_shards_left_by_a_run_with_more_of_them_are_no_obstacle(folder, caplog):
     write(folder, 2, n_shards=3)
     with cache.open(folder) as found:
         np.testing.assert_array_equal(found.activations["block-l0"][:], VALUES)
-    assert "shard-00002.h5 is left out" in caplog.text
+    assert "shard-00002.h5 is ignored" in caplog.text
     write(folder, 1, n_shards=3)
     with pytest.raises(TerseError, match=r"shard-00001\.h5 does not belong.*differ in n_shards"):
         cache.open(folder)

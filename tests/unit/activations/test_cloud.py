@@ -154,7 +154,7 @@ def test_a_cache_made_for_other_clouds_says_so(model, chunks, tmp_path):
         model, chunks, tmp_path / "a", save_cache_tensors=False, save_mean_tensors=False
     )
     for cloud in ("last_token", "means"):
-        with pytest.raises(TerseError, match=f"holds no {cloud} of block-l0"):
+        with pytest.raises(TerseError, match=f"has no {cloud} of block-l0"):
             tabled(folder, cloud)
     with pytest.raises(TerseError, match="did you mean 'last_token'"):
         tabled(folder, "last_tokens")

@@ -70,6 +70,6 @@ def test_one_cloud_of_all_contexts_has_one_dimension_and_its_points(model, chunk
 
 def test_a_table_of_other_contexts_is_refused_and_nothing_is_left(model, chunks, tmp_path):
     folder = cached(model, chunks, tmp_path / "a")
-    with pytest.raises(TerseError, match="not one row per context for norm, mle"):
+    with pytest.raises(TerseError, match="not have one row per context for norm, mle"):
         export_id_scaling(folder, tmp_path / "out", ids=table().iloc[1:])
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ".h5"] == ["a"]

@@ -45,7 +45,7 @@ def tabled(folder: Path, names: list[str] = NAMES, **options: Any) -> pd.DataFra
 
 
 def naive(folder: Path, names: list[str], **options: Any) -> pd.DataFrame:
-    """Estimate each cloud by itself."""
+    """Estimate each cloud separately."""
     rows = []
     with cache.open(folder) as source:
         for key in KEYS:

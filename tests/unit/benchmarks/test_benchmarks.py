@@ -1,4 +1,4 @@
-"""Benchmarks start, their sides alternate, and a missed bound is told."""
+"""Benchmarks start, their sides alternate, and a missed bound is reported."""
 
 import json
 import runpy

@@ -28,6 +28,22 @@ def test_rows_longer_than_the_base_reads_are_refused() -> None:
             workflow(base=BASE, **runs)
 
 
+@pytest.mark.parametrize(
+    ("key", "fits", "longer"),
+    [
+        ("context_len", {"method": "forgetting", "context_len": 48, "block_len": 16}, 49),
+        ("seq_len", {"method": "compression", "cmp_len": 10, "seq_len": 64}, 65),
+    ],
+)
+def test_windows_of_every_method_fit_its_base(key: str, fits: dict[str, Any], longer: int) -> None:
+    run = {**fits, "corpus": "c", "base": "base", "max_steps": 2, "warmup_steps": 0}
+    if run["method"] == "forgetting":
+        run["exploration_epochs"] = [0.5, 0]
+    workflow(base=BASE, short=run)
+    with pytest.raises((TerseError, ValidationError), match=f"runs.long.{key}: rows of 65 tokens"):
+        workflow(base=BASE, long={**run, key: longer})
+
+
 @pytest.mark.parametrize("seed", [2**32, 2**40, -1])
 def test_a_seed_that_numpy_cannot_take_is_refused(seed: int) -> None:
     with pytest.raises((TerseError, ValidationError), match="seed"):

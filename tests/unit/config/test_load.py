@@ -49,8 +49,8 @@ FROM_BASE = {"method": "causal-lm", "corpus": "python-docs", "max_steps": 1}
         ("runs/base/method", "causal_lm", ["runs.base:", "did you mean 'causal-lm'"]),
         ("runs/base/corpus", "python-doc", ["runs.base.corpus:", "did you mean 'python-docs'"]),
         ("runs/base/checkpoint_steps", [0, 401], ["runs.base:", "401 is outside 0..400"]),
-        ("runs/base/n_heads", 3, ["runs.base:", "no multiple of 2 x n_heads 3"]),
-        ("runs/Big", {**FROM_BASE, "base": "base"}, ["runs.Big:", "is no name", "a-z, 0-9"]),
+        ("runs/base/n_heads", 3, ["runs.base:", "not a multiple of 2 x n_heads 3"]),
+        ("runs/Big", {**FROM_BASE, "base": "base"}, ["runs.Big:", "not a valid name", "a-z"]),
         ("runs/next", {**FROM_BASE, "base": "bse"}, ["runs.next.base:", "did you mean 'base'"]),
         ("runs/next", {**FROM_BASE, "base": "base", "n_layers": 2}, ["n_layers is the base's"]),
         ("models/base/step", 7, ["models.base.step:", "keeps no step 7", "0, 25, 100, 200"]),
@@ -73,18 +73,18 @@ FROM_BASE = {"method": "causal-lm", "corpus": "python-docs", "max_steps": 1}
         ("select/ids", ["bas"], ["select.ids:", "did you mean 'base'"]),
         ("corpora/python-docs/path", "x", ["corpora.python-docs:", "does not read 'path'"]),
         ("tokenizers/bpe/vocab_size", 100, ["tokenizers.bpe.vocab_size:", "259"]),
-        ("activations/layer_idx_list", "none", ["layer_idx_list: 'none' is no layer", "all, or"]),
-        ("activations/layer_idx_list", ["a-b"], ["layer_idx_list: 'a-b' is no layer", "0-5"]),
+        ("activations/layer_idx_list", "none", ["'none' is not a layer", "all, or"]),
+        ("activations/layer_idx_list", ["a-b"], ["layer_idx_list: 'a-b' is not a layer", "0-5"]),
         ("runs/compress/cmp_layer", "hlaf", ["runs.compress.cmp_layer:", "did you mean 'half'"]),
         ("runs/codes-lm/baseline", "byte", ["codes-lm.baseline:", "did you mean 'byte-lm'"]),
         (
             "runs/codes-lm/baseline",
             "base",
-            ["codes-lm.baseline: hierarchical reads bytes, bpe is of kind"],
+            ["codes-lm.baseline: hierarchical reads bytes, but bpe is of kind"],
         ),
-        ("runs/codes-lm/baseline", "codes", ["baseline: codes of method hierarchical is no whole"]),
-        ("runs/base/lr", True, ["runs.base: lr: a number is needed; given: True"]),
-        ("runs/base/val_batch_size", True, ["val_batch_size: a number is needed"]),
+        ("runs/codes-lm/baseline", "codes", ["baseline: codes of method", "not a complete"]),
+        ("runs/base/lr", True, ["runs.base: lr: must be a number; given: True"]),
+        ("runs/base/val_batch_size", True, ["val_batch_size: must be a number"]),
         ("runs/base/method", ["causal-lm"], ["runs.base: unknown method"]),
         ("runs/base", None, ["models.base.run: unknown run 'base'"]),
         (
@@ -275,13 +275,13 @@ def test_every_key_says_what_it_means() -> None:
 def test_unreadable_yaml_names_file_line_and_column(tmp_path: Path) -> None:
     file = tmp_path / "broken.yaml"
     file.write_text("runs:\n  base: [1, 2\n")
-    with pytest.raises(TerseError, match=r"broken\.yaml:3:1: no valid YAML"):
+    with pytest.raises(TerseError, match=r"broken\.yaml:3:1: invalid YAML"):
         read_yaml(file)
 
 
 def test_a_file_that_is_no_text_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_bytes(b"runs: {}\n\xff\n")
-    with pytest.raises(TerseError, match=r"c\.yaml: no valid YAML: not UTF-8 at byte 9$"):
+    with pytest.raises(TerseError, match=r"c\.yaml: invalid YAML: not UTF-8 at byte 9$"):
         read_yaml(tmp_path / "c.yaml")
 
 

@@ -1,4 +1,4 @@
-"""Runs that put something beside a base: what may start from them, how many processes they are."""
+"""Runs whose model needs a base: what may start from them, how many processes they use."""
 
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ def test_nothing_starts_from_vectors() -> None:
     raw["runs"]["x"] = {
         "method": "causal-lm", "base": "compress", "corpus": "python-docs", "max_steps": 1,
     }  # fmt: skip
-    with pytest.raises(TerseError, match=r"runs\.x\.base: compress of method compression is no"):
+    with pytest.raises(TerseError, match=r"runs\.x\.base: compress of method compression is not"):
         load(raw)
 
 
@@ -55,7 +55,7 @@ def test_vectors_are_measured_as_points_of_contexts() -> None:
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
-        ({"dtype": "float16"}, "models.x.dtype: run compress says how it is loaded"),
+        ({"dtype": "float16"}, "models.x.dtype: run compress determines how it is loaded"),
         ({"activations": {"cloud": "context"}}, "allowed: last_token, means"),
         ({"activations": {"save_loss": True}}, "x.activations.save_loss: .* always False there"),
         ({"activations": {"module_outblock_keys": ["norm"]}}, "always .'vectors'. there"),

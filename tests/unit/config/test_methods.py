@@ -1,4 +1,4 @@
-"""What every method of the house holds to."""
+"""What holds for every method that is provided."""
 
 import subprocess
 import sys

@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from terse.config import load
-from terse.config.origins import adapter_base, gguf_file, is_adapter, model_folder, of_kind
+from terse.config.origins import (
+    adapter_base,
+    adapter_folder,
+    gguf_file,
+    is_adapter,
+    model_folder,
+    of_kind,
+)
 from terse.config.reach import within_reach
 from terse.errors import TerseError
 
@@ -21,20 +28,20 @@ def config(**models: Any):
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        ({**PACKAGE, "package": "llm-tiny"}, "'llm-tiny' is no name==version"),
-        ({**PACKAGE, "package": "--index-url==x"}, "is no name==version"),
+        ({**PACKAGE, "package": "llm-tiny"}, "'llm-tiny' is not name==version"),
+        ({**PACKAGE, "package": "--index-url==x"}, "is not name==version"),
         ({"package": "llm-tiny==1.0"}, "package needs gguf"),
-        ({**PACKAGE, "gguf": "../tiny.gguf"}, "is no path of a .gguf file inside the package"),
-        ({**PACKAGE, "gguf": "/etc/tiny.gguf"}, "is no path of a .gguf file inside the package"),
+        ({**PACKAGE, "gguf": "../tiny.gguf"}, "is not the path of a .gguf file inside"),
+        ({**PACKAGE, "gguf": "/etc/tiny.gguf"}, "is not the path of a .gguf file inside"),
         ({"hub": "a/b", "gguf": "model.safetensors"}, "file inside the repository"),
         ({"hub": "a/b", "gguf": "m-00001-of-00002.gguf"}, "join them into one first"),
         ({"path": "/m/x.gguf", "gguf": "x.gguf"}, "gguf does not go with path"),
-        ({"hub": "a/b", "sha256": "0" * 64}, "sha256 goes with a GGUF file"),
+        ({"hub": "a/b", "sha256": "0" * 64}, "sha256 is for a GGUF file"),
         ({**PACKAGE, "sha256": "abc"}, "sha256"),
         ({**PACKAGE, "base": "other"}, "base does not go with package"),
         ({"hub": "a/b", "gguf": "x.gguf", "adapter": "merged"}, "does not go with a GGUF file"),
         ({"hub": "a/b", "adapter": "separate"}, "needs base"),
-        ({"path": "/m", "base": "other", "adapter": "ignored"}, "adapter says ignored"),
+        ({"path": "/m", "base": "other", "adapter": "ignored"}, "but adapter: ignored is given"),
         ({"path": "/m", "base": "othr"}, "did you mean 'other'"),
         ({**PACKAGE, "hub": "a/b"}, "exactly one of run, hub, path, package"),
     ],
@@ -82,10 +89,26 @@ def test_an_adapter_names_its_base_or_the_config_does(tmp_path):
     assert is_adapter(settings, "here")
     assert adapter_base(settings, "here") == str(tmp_path / "base")
     assert adapter_base(settings, "given") == "cache/models/here"
-    with pytest.raises(TerseError, match="is for 'meta/base-7b', which is no folder here: add"):
+    with pytest.raises(TerseError, match="is for 'meta/base-7b', which is not a folder here: add"):
         adapter_base(settings, "away")
     with pytest.raises(TerseError, match="a cycle: loop -> back -> loop"):
         adapter_base(settings, "loop")
+
+
+def test_a_path_with_braces_is_named_with_its_model(tmp_path):
+    odd = tmp_path / "of {x}"
+    odd.mkdir()
+    (odd / "m.gguf").touch()
+    adapter, away = adapter_in(odd / "adapter", "b"), adapter_in(tmp_path / "away", str(odd))
+    paths = {"plain": odd, "gguf": odd / "m.gguf", "tuned": adapter, "away": away}
+    models: Any = {name: {"path": str(path)} for name, path in paths.items()}
+    settings = config(**models)
+    looked_up = {
+        "plain": model_folder, "gguf": gguf_file, "tuned": adapter_folder, "away": adapter_base,
+    }  # fmt: skip
+    for name, look_up in looked_up.items():
+        with pytest.raises(TerseError, match=rf"models\.{name}: the path .*of {{x}}.* has braces"):
+            look_up(settings, name)
 
 
 def test_a_model_and_an_adapter_at_once_must_be_told_apart(tmp_path):

@@ -1,4 +1,4 @@
-"""A method from an installed package: it is found, trained, and told where it cannot be used."""
+"""A method from an installed package: found, trained, and reported if it can't be used."""
 
 import json
 import os
@@ -71,9 +71,9 @@ def test_a_method_of_another_package_is_trained_to_the_end(tmp_path: Path) -> No
     ("name", "spec", "words"),
     [
         ("bigram", "import nothing_of_this_name\n", "does not load (ModuleNotFoundError"),
-        ("bigram", "SPEC = 3\n", "is no MethodSpec but 3"),
+        ("bigram", "SPEC = 3\n", "is not a MethodSpec but 3"),
         ("pairs", SPEC, "calls itself 'bigram'"),
-        ("compression", SPEC, "the method 'compression' is there already, from terse"),
+        ("compression", SPEC, "the method 'compression' already exists, from terse"),
     ],
 )
 def test_what_cannot_be_used_is_one_line_that_names_the_package(

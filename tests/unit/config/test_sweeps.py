@@ -33,7 +33,7 @@ def test_negative_values_have_names_of_their_own() -> None:
         ({"lr": []}, "give a list of values"),
         ({}, "give keys with lists"),
         ({"zip": {"a": [1], "b": [1, 2]}}, "equal length are needed; a has 1, b has 2"),
-        ({"seed": [1]}, "the key is also set beside the sweep"),
+        ({"seed": [1]}, "the key is also set outside the sweep"),
         ({"lr": [0.1, 0.1]}, "two runs would be called 'r-0.1'"),
     ],
 )

@@ -91,7 +91,7 @@ def test_any_python_string_becomes_a_valid_row(text):
 def test_empty_documents_are_counted_and_a_corpus_of_them_is_an_error(tmp_path, settings_of):
     write_jsonl(tmp_path / "a.jsonl", [{"text": ""}, {"text": " \n"}, {"text": None}])
     settings = settings_of("jsonl", path=str(tmp_path / "a.jsonl"))
-    with pytest.raises(TerseError, match="no document with any text"):
+    with pytest.raises(TerseError, match="no document that contains text"):
         write_documents(settings, tmp_path / "d.parquet")
     assert [item.name for item in tmp_path.iterdir()] == ["a.jsonl"]
     write_jsonl(tmp_path / "a.jsonl", [{"text": ""}, {"text": "x"}, {"text": None}])

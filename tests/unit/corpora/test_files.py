@@ -69,9 +69,9 @@ def test_files_are_read_in_order_of_name_and_a_subset_of_them(tmp_path, settings
     assert names(dataset_subset="a/*") == ["a/01.jsonl.gz", "a/02.jsonl"]
     assert names(files=["b/*.jsonl"]) == ["b/01.jsonl"]
     assert names(max_dataset_size=2) == ["a/01.jsonl.gz", "a/02.jsonl"]
-    with pytest.raises(TerseError, match=r"fits .* within the subset '03\*'"):
+    with pytest.raises(TerseError, match=r"matches .* within the subset '03\*'"):
         names(dataset_subset="03*")
-    with pytest.raises(TerseError, match=r"fits \*\.csv"):
+    with pytest.raises(TerseError, match=r"matches \*\.csv"):
         names(files=["*.csv"])
     with pytest.raises(TerseError, match="no file or folder"):
         read(settings_of("jsonl", path=str(tmp_path / "none")))
@@ -116,7 +116,7 @@ def test_a_cut_parquet_file_is_an_error(tmp_path, settings_of, keep):
 
 @pytest.mark.parametrize(
     ("line", "message"),
-    [('{"text": "a"', "line 2 is no JSON"), ("[1]", "line 2 is no JSON object but list")],
+    [('{"text": "a"', "line 2 is not JSON"), ("[1]", "line 2 is not a JSON object but list")],
 )
 def test_lines_that_are_no_records_are_named(tmp_path, settings_of, line, message):
     (tmp_path / "a.jsonl").write_text(f'{{"text": "fine"}}\n{line}\n')

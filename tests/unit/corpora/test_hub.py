@@ -138,7 +138,7 @@ def test_files_subset_and_rows(hub_server, read):
     )
     assert texts_of(one) == texts("second")
     assert some == [[str(i), "extra", {"meta": {"set": "a"}}] for i in (0, 2)]
-    assert none.startswith(f"no file of dataset {REPO} fits")
+    assert none.startswith(f"no file of dataset {REPO} matches")
     assert texts_of(slice_of) == texts("first")[190:] + texts("second")[:10]
 
 
@@ -156,7 +156,7 @@ def test_errors_are_one_sentence(hub_server, closed_port, read):
     add_stories(hub_server, gated=True)
     hub_server.add("datasets", "someone/script", {"script.py": b"raise SystemExit"})
     gated, absent, script = read({}, {"path": "someone/nothing"}, {"path": "someone/script"})
-    assert gated.startswith(f"dataset {REPO} is gated: ask for access")
+    assert gated.startswith(f"dataset {REPO} is gated: request access")
     assert absent.startswith("there is no dataset someone/nothing on the hub")
     assert script.endswith('no longer runs; try revision: "refs/convert/parquet"')
     allowed, split, column, name = read(

@@ -1,4 +1,4 @@
-"""Documents whose steps are told apart by a separator."""
+"""Documents whose steps end with a separator."""
 
 import itertools
 import json
@@ -45,9 +45,9 @@ def test_a_corpus_writes_where_its_steps_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "reason"),
     [
-        ({"separator_pattern": "("}, "no regular expression"),
+        ({"separator_pattern": "("}, "not a regular expression"),
         ({"separator_pattern": "a*"}, "matches an empty text"),
-        ({"separator_pattern": "a", "separator": "b"}, "give one"),
+        ({"separator_pattern": "a", "separator": "b"}, "give only one"),
     ],
 )
 def test_a_useless_separator_is_refused(keys: dict, reason: str) -> None:

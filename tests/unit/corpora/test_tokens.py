@@ -193,7 +193,7 @@ def test_files_that_are_not_whole_are_refused(tmp_path, tokens_path):
     shutil.copy(tokens_path, tmp_path / "unfinished.h5")
     with h5py.File(tmp_path / "unfinished.h5", "a") as file:
         del file.attrs["complete"]
-    with pytest.raises(TerseError, match="not whole"):
+    with pytest.raises(TerseError, match="is incomplete"):
         TokenStore(tmp_path / "unfinished.h5")
     with pytest.raises(TerseError, match="did you mean 'train'"):
         TokenStore(tokens_path, "trian")

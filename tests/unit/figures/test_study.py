@@ -49,7 +49,7 @@ def test_recovery_is_drawn_against_each_thing_that_varies() -> None:
 
     panels = recovery(RUNS).axes
     assert [ax.get_xlabel() for ax in panels] == [
-        "vectors c", "tokens k that they stand for", "hidden state they are read from",
+        "vectors c", "tokens k that they replace", "hidden state they are read from",
     ]  # fmt: skip
     ticks = [[label.get_text() for label in ax.get_xticklabels()] for ax in panels]
     assert ticks == [["1", "4"], ["16", "48"], ["0", "half", "-2", "output"]]

@@ -94,7 +94,7 @@ def test_bin_where_there_is_no_safetensors_and_code_where_it_is_trusted(
 def test_a_repository_without_weights_says_so(tmp_path, hub_server, run_python):
     hub_server.add("models", REPO, {"config.json": b"{}"})
     said = run_python(code(tmp_path / "tiny"), hub_server.url)
-    assert said == f"TerseError: model {REPO} has no weights that can be read (safetensors or .bin)"
+    assert said == f"TerseError: model {REPO} has no readable weights (safetensors or .bin)"
     assert not (tmp_path / "tiny").exists()
 
 
@@ -172,7 +172,7 @@ def test_a_transfer_that_stays_broken_is_an_error_and_publishes_nothing(
     quick = "import time\ntime.sleep = lambda seconds: None\n"
     said = run_python(quick + code(tmp_path / "tiny"), hub_server.url)
     assert said.startswith(f"TerseError: the transfer of model {REPO} broke off (")
-    assert said.endswith("run this again, it goes on from there")
+    assert said.endswith("run this again, it resumes from there")
     assert "\n" not in said
     assert not (tmp_path / "tiny").exists()
 
@@ -195,7 +195,7 @@ def test_a_damaged_download_is_not_taken_for_whole(tmp_path, hub_server, run_pyt
     run_python(code(folder), hub_server.url)
     (folder / "model.safetensors").write_bytes(b"cut")
     said = run_python(code(folder), hub_server.url)
-    assert said == f"TerseError: {folder} holds files that are no whole download; move it away"
+    assert said == f"TerseError: {folder} holds files of no complete download; move it away"
     assert (folder / "model.safetensors").read_bytes() == b"cut"
 
 
@@ -203,7 +203,7 @@ def test_a_damaged_download_is_not_taken_for_whole(tmp_path, hub_server, run_pyt
     ("token", "sentence"),
     [
         (None, "set HF_TOKEN to a token of your account"),
-        ("hf_stranger", "your token has no access to it; ask for access on its page of the hub"),
+        ("hf_stranger", "your token has no access to it; request access on its page on the hub"),
     ],
 )
 def test_a_gated_model(tmp_path, hub_server, run_python, token, sentence):
@@ -220,7 +220,7 @@ def test_a_gated_model(tmp_path, hub_server, run_python, token, sentence):
 def test_a_token_that_the_hub_does_not_know(tmp_path, hub_server, run_python):
     hub_server.add("models", REPO, files_of())
     said = run_python(code(tmp_path / "tiny"), hub_server.url, HF_TOKEN="hf_bad")
-    assert said == ("TerseError: the hub does not know the token that was given; correct HF_TOKEN")
+    assert said == ("TerseError: the hub does not know the given token; correct HF_TOKEN")
 
 
 def test_what_is_missing_is_named(tmp_path, hub_server, run_python):

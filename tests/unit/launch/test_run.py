@@ -128,7 +128,7 @@ def test_a_lock_that_a_killed_run_left_is_removed(folder: Path, start: Start) ->
     assert any((folder / ".snakemake" / "locks").iterdir())
     (folder / "slow").unlink()
     output = finished(start("--rerun-incomplete"))
-    assert "terse: an earlier run was killed; going on from where it was" in output
+    assert "terse: an earlier run was interrupted; resuming" in output
     assert (folder / "b.txt").read_text() == "a\n"
 
 
@@ -138,7 +138,7 @@ def test_a_living_snakemake_is_named_and_left_alone(folder: Path, start: Start) 
     refused = start()
     output, _ = refused.communicate(timeout=60)
     assert refused.returncode == 1
-    named = re.search(r"a snakemake \(process (\d+)\) works in this folder; wait for it", output)
+    named = re.search(r"a snakemake \(process (\d+)\) runs in this folder; wait for it", output)
     assert named is not None, output
     family = {other.pid, *(child.pid for child in psutil.Process(other.pid).children(True))}
     assert int(named[1]) in family
@@ -155,7 +155,7 @@ def test_a_snakemake_sent_here_from_elsewhere_is_left_alone(folder: Path, start:
         other = subprocess.Popen(command, cwd="/", stdout=log, stderr=log)
     wait_for(folder / "started")
     output, _ = start().communicate(timeout=60)
-    assert "works in this folder; wait for it" in output
+    assert "runs in this folder; wait for it" in output
     (folder / "slow").unlink()
     assert other.wait(timeout=100) == 0, (folder / "other.log").read_text()
 
@@ -172,9 +172,9 @@ def test_a_lock_from_another_host_is_not_removed(folder: Path, start: Start) -> 
     assert refused.returncode == 1
     assert "terse: process 77 on login2 locked this folder" in output
     assert any((folder / ".snakemake" / "locks").iterdir())
-    note_runner(folder)  # ours: dead, as all processes that are no Snakemake
+    note_runner(folder)  # ours: stale, since it is no Snakemake
     (folder / "slow").unlink()
-    assert "an earlier run was killed; going on" in finished(start("--rerun-incomplete"))
+    assert "an earlier run was interrupted; resuming" in finished(start("--rerun-incomplete"))
 
 
 @pytest.mark.parametrize("words", [["--configfile", "c.yaml"], ["--configfiles", "c.yaml"]])
@@ -185,7 +185,7 @@ def test_a_config_file_that_is_no_yaml_is_one_line(
     process = start(*words)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert re.fullmatch(r"terse: c\.yaml:3:7: no valid YAML: .*\n", output), output
+    assert re.fullmatch(r"terse: c\.yaml:3:7: invalid YAML: .*\n", output), output
     assert not (folder / ".snakemake").exists()
 
 
@@ -226,9 +226,9 @@ def test_an_interrupt_ends_the_run_as_snakemake_does(folder: Path) -> None:
 def test_every_word_after_run_is_snakemakes(
     words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from terse import cli, launch
+    from terse import cli
 
     given: list[list[str]] = []
-    monkeypatch.setattr(launch, "run_workflow", lambda _folder, rest: given.append(rest) or 0)
+    monkeypatch.setattr(cli, "run_workflow", lambda _folder, rest: given.append(rest) or 0)
     assert cli.main(["run", *words]) == 0
     assert given == [words]

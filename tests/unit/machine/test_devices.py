@@ -32,7 +32,7 @@ Start = Callable[..., subprocess.Popen[str]]
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """The environment of a machine with two GPUs, with locks of its own."""
+    """The environment of a machine with two GPUs and its own locks."""
     program = tmp_path / "bin" / "nvidia-smi"
     program.parent.mkdir()
     program.write_text("#!/bin/sh\nprintf '0\\n1\\n'\n")
@@ -46,7 +46,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def start(environment: dict[str, str]) -> Iterator[Start]:
-    """Return a function that starts a job which asks for `count` GPUs."""
+    """Return a function that starts a job which requests `count` GPUs."""
     running: list[subprocess.Popen[str]] = []
 
     def begin(count: int, **more: str) -> subprocess.Popen[str]:

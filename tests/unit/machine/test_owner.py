@@ -177,7 +177,7 @@ def shard(path: Path, owner: Owner) -> ShardWriter:
 def test_a_shard_that_was_taken_over_is_the_new_writers_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The old writer goes on into a file that has no name any more, and publishes nothing."""
+    """The old writer continues in a file without a name, and publishes nothing."""
     monkeypatch.setattr("fcntl.flock", lambda *_: None)
     path = tmp_path / "shard-00000.h5"
     with Owner(tmp_path / "w", "shard 0") as old, shard(path, old) as old_writer:

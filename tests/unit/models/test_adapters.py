@@ -1,4 +1,4 @@
-"""PEFT adapters: merged or beside their base they are the model that was trained."""
+"""PEFT adapters: merged or separate, they give the model that was trained."""
 
 import json
 from pathlib import Path
@@ -68,7 +68,7 @@ def test_a_model_beside_an_adapter_is_loaded_as_it_lies(base, adapter, caplog):
     for path in adapter.glob("adapter_*"):
         path.rename(base / path.name)
     assert torch.equal(load_model(base)(TOKENS).logits, plain)
-    assert "the adapter beside the model is not applied" in caplog.text
+    assert "the adapter next to the model is not applied" in caplog.text
 
 
 def test_what_does_not_fit_is_refused_in_one_line(tmp_path, base, adapter):
@@ -79,7 +79,7 @@ def test_what_does_not_fit_is_refused_in_one_line(tmp_path, base, adapter):
     for content, words in (
         (renamed, "for another model or incomplete: it lacks 8 tensors"),
         (fewer, "it lacks 4 tensors, such as"),
-        ({**weights, "base_model.model.other.lora_A.weight": torch.zeros(1)}, "in excess of"),
+        ({**weights, "base_model.model.other.lora_A.weight": torch.zeros(1)}, "beyond what"),
         (wider, "does not fit its base: .*size"),
     ):
         save_file(content, adapter / "adapter_model.safetensors")

@@ -172,7 +172,7 @@ def test_positions_are_as_many_as_the_table_has_rows_to_use():
 def test_weights_of_more_layers_than_the_config_says_are_refused(folder):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"n_layer": 1}))
-    with pytest.raises(TerseError, match="says 1 layers, and the weights have more"):
+    with pytest.raises(TerseError, match="says 1 layers, but the weights have more"):
         load_model(folder)
 
 

@@ -268,7 +268,7 @@ def test_a_block_that_adds_what_depends_on_the_tokens_otherwise_is_found_out():
     handle.remove()
     first = seen[0][0, 0, 0]
     layer.forward = with_more
-    with pytest.raises(TerseError, match=r"layer 1 .* adds something else than"):
+    with pytest.raises(TerseError, match=r"layer 1 .* adds something other than"):
         select_modules(model, "all", ["attn", "mlp"], [], tokens=tokens.flip(1))
 
 

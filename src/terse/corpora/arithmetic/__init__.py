@@ -1,1 +1,1 @@
-"""Arithmetic with its solution written out: problems, chains of statements, characters."""
+"""Arithmetic with written-out solutions: problems, chains of statements, characters."""

@@ -1,4 +1,4 @@
-"""The 18 characters that problems and chains are written in, one token each."""
+"""The 18 characters of problems and chains, one token each."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,17 +15,17 @@ _SIGNS = {id: sign for sign, id in _IDS.items()}
 def encode(text: str) -> NDArray[np.int64]:
     """Return the tokens (T,) of a text.
 
-    Raises TerseError for a character that is none of the environment's.
+    Raises TerseError for a character outside the environment's.
     """
     if unknown := sorted(set(text) - set(_IDS)):
-        raise TerseError(f"{unknown[0]!r} is no character of arithmetic; allowed: = {SIGNS}")
+        raise TerseError(f"{unknown[0]!r} is not a character of arithmetic; allowed: = {SIGNS}")
     return np.array([_IDS[sign] for sign in text], dtype=np.int64)
 
 
 def decode(tokens: NDArray[np.int64]) -> str:
     """Return the text of tokens (T,) before the first EOS, else before the padding on the right.
 
-    A character for each token; one that has none (PAD within, null) is a `_`.
+    One character per token; a token without one (PAD inside, null) becomes `_`.
     """
     ids = tokens.tolist()
     if EOS in ids:

@@ -1,4 +1,4 @@
-"""Random problems, in three sets of which no two share one under commutation."""
+"""Random problems in three sets that are disjoint, even up to commutation."""
 
 import itertools
 import random
@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from terse.corpora.arithmetic.expressions import Terms, commuted
 from terse.errors import TerseError
 
-# Draws in a row that bring nothing new before an environment counts as exhausted.
+# Consecutive draws without a new problem after which an environment counts as exhausted.
 PATIENCE = 2000
 
 
 @dataclass(frozen=True)
 class Environment:
-    """What problems are like.
+    """The distribution of problems.
 
-    Two numbers up to `max_ents` of them, the third and later each with probability `p_ent`; "*"
-    between two with probability `p_mult`, else "+"; `space_mults`: never twice in a row. Addends
-    lie in 0..max_num, uniform or, with `zipf_order` s > 0, by (number + 1)^-s; factors in
-    0..max_mult_num, uniform.
+    From two to `max_ents` numbers, the third and each later one with probability `p_ent`; "*"
+    between two with probability `p_mult`, else "+"; `space_mults`: never two "*" in a row. Addends
+    are in 0..max_num, uniform or, with `zipf_order` s > 0, proportional to (number + 1)^-s;
+    factors are uniform in 0..max_mult_num.
     """
 
     max_num: int
@@ -34,7 +34,7 @@ class Environment:
 
 @dataclass(frozen=True)
 class Splits:
-    """Training problems (drawn, repeats included), and distinct held-out ones.
+    """Training problems (drawn with repeats) and distinct held-out ones.
 
     ood: problems out of distribution, each with a number above the training maximum.
     """
@@ -47,9 +47,9 @@ class Splits:
 def make_splits(
     environment: Environment, *, seed: int, n_train: int, n_validation: int, ood_max_num: int
 ) -> Splits:
-    """Return the three sets, a function of the arguments alone.
+    """Return the three sets, determined by the arguments.
 
-    Raises TerseError where the environment has too few problems for that.
+    Raises TerseError if the environment has too few problems.
     """
     draw = Drawer(environment)
     validation = distinct(
@@ -78,7 +78,7 @@ class Drawer:
     def beyond(self, rng: random.Random, ood_max_num: int) -> Terms:
         """Return a problem with one number in (training maximum, ood_max_num].
 
-        An addend, above all of them, or a factor where there is no addend, above all numbers.
+        The number is an addend above all addends or, without addends, a factor above all numbers.
         """
         shape = self._shape(rng)
         terms = [list(term) for term in self._with_numbers(shape, rng)]
@@ -115,7 +115,7 @@ class Drawer:
 
 
 def distinct(problems: Iterator[Terms], n: int, taken: set[Terms]) -> list[Terms]:
-    """Return the first n problems that are not alike under commutation, nor among `taken`."""
+    """Return the first n problems that differ under commutation and are not in `taken`."""
     seen, found, idle = set(taken), [], 0
     while len(found) < n:
         problem = next(problems)

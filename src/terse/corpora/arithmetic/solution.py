@@ -6,7 +6,7 @@ from terse.corpora.arithmetic.expressions import Terms, digit, value, write
 
 
 def solve(problem: Terms) -> list[str]:
-    """Return the chain of a problem: the problem itself, its statements, the answer last.
+    """Return the chain of a problem: the problem, its statements and, last, the answer.
 
     Products are written out as sums, numbers are split by place, and equal places are added, from
     the ones up. A statement equal to an earlier one is not repeated.
@@ -28,12 +28,12 @@ class _Work:
         for term in problem:
             if len(term) == 1:
                 self._queue_of(term[0]).append(term[0])
-        self.top = len(str(value(problem)))  # digits of the total, the longest number there is
+        self.top = len(str(value(problem)))  # digits of the total, the longest number
         self.chain = [write(problem)]
         self._said = set(self.chain)
 
     def say(self) -> None:
-        """Add the present state as a statement, unless it has been said."""
+        """Append the current state as a statement, unless it is in the chain."""
         addends = [(number,) for digits in sorted(self.queues) for number in self.queues[digits]]
         text = write((*map(tuple, self.products), *addends))
         if text not in self._said:
@@ -55,7 +55,7 @@ class _Work:
             self.say()
 
     def split_places(self) -> None:
-        """Split off the digit at each place that two items or more have something at."""
+        """Split off the digit at each place to which at least two numbers contribute."""
         for place in range(1, self.top):
             longer = [digits for digits in sorted(self.queues) if digits > place]
             n_longer = sum(digit(number, place) > 0 for d in longer for number in self.queues[d])
@@ -66,7 +66,7 @@ class _Work:
                     self._split(digits, index, place)
 
     def add_places(self) -> None:
-        """Add up the queues from the shortest numbers to the longest, carrying over."""
+        """Add up the queues from the shortest numbers to the longest, with carries."""
         for place in range(1, self.top + 1):
             queue = self.queues[place]
             while len(queue) > 1:
@@ -81,7 +81,7 @@ class _Work:
                 self.say()
 
     def _split(self, digits: int, index: int, place: int) -> None:
-        """Split the digit at a place off a longer number, in a statement, where it is no zero."""
+        """Split a non-zero digit at a place off a longer number, as a statement."""
         fragment = digit(self.queues[digits][index], place) * 10 ** (place - 1)
         if fragment:
             self.queues[digits][index] -= fragment

@@ -1,1 +1,1 @@
-"""The lm-eval library on models of the workflow: adapters, tasks made of a corpus, tables."""
+"""The lm-eval library on models of the workflow: adapters, tasks from a corpus, tables."""

@@ -1,4 +1,4 @@
-"""A base that reads a text block by block, each behind what a method makes of the context."""
+"""A base that reads a text block by block, each after the method's version of the context."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
@@ -16,9 +16,9 @@ from terse.evaluation.lm_eval.pairs import spaces_moved
 class BlockText(CausalText):
     """Scores and writes texts as a method reads its windows.
 
-    The first `context` tokens of a text are read as they are, behind the token that begins a text.
-    Each block of `block` tokens after them is read behind what the method makes of the `context`
-    tokens before the block: what lies further back is not read at all.
+    The first `context` tokens of a text are read unchanged, after the start token. Each later block
+    of `block` tokens is read after the method's version of the `context` tokens before it; earlier
+    tokens are not read.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class BlockText(CausalText):
         self.tokenizer, self.context, self.block = tokenizer, context, block
         self._core = plain_backend(tokenizer)
         end = lm.config.get_text_config().eos_token_id
-        self.ends = set(end) if isinstance(end, list) else {end}  # some models have several
+        self.ends = set(end) if isinstance(end, list) else {end}  # some models have several EOS
         self._device = torch.device(device)
 
     @property
@@ -44,7 +44,7 @@ class BlockText(CausalText):
         return str(self.tokenizer.name_or_path)
 
     def encode(self, text: str) -> list[int]:
-        return self._core.encode(text).ids  # names of special tokens are text, as in a corpus
+        return self._core.encode(text).ids  # special tokens' names are plain text, as in a corpus
 
     def decode(self, symbols: list[int]) -> str:
         return self.tokenizer.decode(symbols)
@@ -59,7 +59,7 @@ class BlockText(CausalText):
         return begin, begin + self.context + self.block
 
     def padded(self, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
-        """Return rows filled up at the end (B, T), and their mask (B, T) of ones and zeros."""
+        """Return rows padded at the end (B, T), and their mask (B, T) of ones and zeros."""
         width = max(map(len, rows))
         tokens = [row + [0] * (width - len(row)) for row in rows]
         mask = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
@@ -79,4 +79,4 @@ class BlockText(CausalText):
 
     @abstractmethod
     def written_in(self, row: list[int], n: int) -> Iterable[int]:
-        """Return the next n tokens of a window, written greedily; none need follow an end."""
+        """Return the next n tokens of a window, generated greedily; fewer suffice after an end."""

@@ -1,4 +1,4 @@
-"""A model of text as lm-eval asks it: likelihoods of continuations, and what it writes."""
+"""A text model for lm-eval: likelihoods of continuations, and generated text."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -18,8 +18,8 @@ Scored = tuple[float, bool]
 class CausalText(LM, ABC):
     """Scores and writes texts of any length through windows.
 
-    Where a window lies depends on the place in the text alone. So the likelihood of a symbol
-    depends on nothing but the text before it, whatever is asked of it, and parts add up.
+    A window's position depends only on the position in the text. So the likelihood of a symbol
+    depends only on the text before it, whatever the request, and the parts of a text add up.
     """
 
     def __init__(self, batch_size: int | str = 8, max_batch_size: int | None = None) -> None:
@@ -36,19 +36,19 @@ class CausalText(LM, ABC):
 
     @abstractmethod
     def window(self, place: int) -> tuple[int, int]:
-        """Return where the window begins, and ends, in which a place of a text is a target."""
+        """Return the start and end of the window in which a position of a text is a target."""
 
     @abstractmethod
     def score(self, rows: list[list[int]]) -> list[tuple[Tensor, Tensor]]:
-        """Return each symbol's log-likelihood in nats, and whether it is the likeliest.
+        """Return each symbol's log-likelihood in nats, and whether it is the most likely.
 
-        rows: windows, up to the end of their texts. Of symbols that are no targets in their window
-        the values are not read.
+        rows: windows, up to the end of their texts. The values of symbols that are not targets in
+        their window are not read.
         """
 
     @abstractmethod
     def write(self, symbols: list[int]) -> Iterator[int]:
-        """Yield what is written greedily behind symbols, one by one, until the model ends."""
+        """Yield the symbols generated greedily after given ones, until the model ends the text."""
 
     def loglikelihood(self, requests: list[Instance]) -> list[Scored]:
         """Return (log-likelihood in nats, whether greedy decoding gives it) of continuations."""
@@ -56,12 +56,12 @@ class CausalText(LM, ABC):
         return self._scored([self._pair(context, text) for context, text in arguments])
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        """Return the log-likelihood of whole texts, in nats."""
+        """Return the log-likelihood of entire texts, in nats."""
         texts = [self.encode(str(request.args[0])) for request in requests]
         return [nats for nats, _ in self._scored([(0, symbols) for symbols in texts])]
 
     def _pair(self, context: str, text: str) -> tuple[int, list[int]]:
-        """Return where a continuation begins among the symbols of both, and these."""
+        """Return where the continuation begins among the symbols of both, and these symbols."""
         return joined(self.encode, context, text)
 
     def _scored(self, items: list[tuple[int, list[int]]]) -> list[Scored]:
@@ -81,9 +81,9 @@ class CausalText(LM, ABC):
         return list(zip(totals, right, strict=True))
 
     def _windows(self, first: int, stop: int) -> list[tuple[int, int, int]]:
-        """Return the windows whose targets are places [first, stop) of a text.
+        """Return the windows whose targets are the positions [first, stop) of a text.
 
-        Each is (where it begins, its first target, the end of its targets).
+        Each is (its start, its first target, the end of its targets).
         """
         found = []
         while first < stop:
@@ -93,7 +93,7 @@ class CausalText(LM, ABC):
         return found
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """Return what is written greedily behind contexts, up to a stop text or the end."""
+        """Return the text generated greedily after contexts, up to a stop text or the end."""
         arguments: list[Any] = [request.args for request in requests]
         return [self._written(context, greedy_options(options)) for context, options in arguments]
 

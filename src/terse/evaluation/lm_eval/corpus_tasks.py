@@ -1,7 +1,7 @@
-"""Small tasks for lm-eval, made of the validation documents of a corpus: no network is needed.
+"""Small tasks for lm-eval, made from the validation documents of a corpus, without a network.
 
 `corpus_cloze`: which of four passages follows a context; the others are from other documents. All
-four begin with a word, on a line of their own: a tokenizer knows which letters usually follow each
+four begin with a word, on their own line: a tokenizer knows which letters usually follow each
 other, so a passage that continued its context directly would merge with it into fewer tokens and
 win without any model.
 `corpus_bytes`: the likelihood of passages, as bits per byte.
@@ -47,16 +47,16 @@ BYTES = {
 
 
 def make_corpus_tasks(documents: Path, folder: Path, *, seed: int = 0) -> None:
-    """Write both tasks into a folder: YAML for the library, JSON lines with the questions.
+    """Write both tasks to a folder: YAML for the library, JSON lines with the questions.
 
-    Raises TerseError where the validation split has fewer than four documents that are long enough.
+    Raises TerseError if the validation split has fewer than four documents that are long enough.
     """
     texts = [text for text in split_texts(documents, "validation") if len(text) >= 2 * CONTEXT]
     whole = [text for text in texts if next(_cuts(text), None)]
     if len(whole) < N_CHOICES:
         raise TerseError(
             f"{documents} has {len(whole)} validation documents of {2 * CONTEXT} characters with "
-            f"words in their middle; a cloze task needs {N_CHOICES}"
+            f"words in the middle; a cloze task needs {N_CHOICES}"
         )
     rows = list(_questions(whole, np.random.default_rng(seed)))
     passages = [{"text": text[: 2 * CONTEXT]} for text in texts[:N_QUESTIONS]]
@@ -71,7 +71,7 @@ def make_corpus_tasks(documents: Path, folder: Path, *, seed: int = 0) -> None:
 
 
 def _data(path: Path) -> dict[str, Any]:
-    files = {"data_files": {"test": str(path)}}  # as given: the workflow's folder may move
+    files = {"data_files": {"test": str(path)}}  # as given: the workflow's folder may be moved
     return {"dataset_path": "json", "dataset_kwargs": files, "test_split": "test"}
 
 
@@ -89,8 +89,8 @@ def _cuts(text: str) -> Iterator[tuple[int, int]]:
 def _questions(texts: list[str], draw: np.random.Generator) -> Iterator[dict[str, Any]]:
     """Yield questions from texts that can be cut.
 
-    The right passage and the wrong ones are drawn alike, so nothing but the context tells which is
-    which.
+    The right passage and the wrong ones are drawn in the same way, so only the context
+    distinguishes them.
     """
     for _ in range(N_QUESTIONS):
         chosen = [texts[i] for i in draw.choice(len(texts), N_CHOICES, replace=False)]

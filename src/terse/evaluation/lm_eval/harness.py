@@ -1,4 +1,4 @@
-"""lm-eval, the library, on any model of the workflow."""
+"""The lm-eval library on any model of the workflow."""
 
 import math
 from dataclasses import replace
@@ -19,9 +19,11 @@ from terse.models.generation import plain_generation
 from terse.models.loading import load_model, max_context
 from terse.settings.harness import CORPUS_TASKS, Harness
 
+_HFLM: Any = HFLM  # its decorator hides its methods and parameters
 
-class PlainLM(HFLM):
-    """The library's own model, which cuts pairs where the adapters of the methods cut them."""
+
+class PlainLM(_HFLM):
+    """The library's own model, which splits pairs where the methods' adapters split them."""
 
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = False
@@ -30,14 +32,14 @@ class PlainLM(HFLM):
         begun: list[Instance] = []
         for request in requests:
             context, text = spaces_moved(*map(str, request.args))
-            joined(self._alone, context, text)  # refuses what has no token
+            joined(self._alone, context, text)  # refuses a continuation without tokens
             begun.append(replace(request, arguments=(context, text)))
         return super().loglikelihood(begun, disable_tqdm)
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         first, whole = joined(self._alone, context, continuation)
         alone, added = self._alone(context), self.tok_encode(context)
-        start = added[:1] if added[1 : 1 + len(alone)] == alone else []  # BOS, where it is wanted
+        start = added[:1] if added[1 : 1 + len(alone)] == alone else []  # BOS, if it is added
         return [*start, *whole[:first]], whole[first:]
 
     def _alone(self, text: str) -> list[int]:
@@ -47,11 +49,10 @@ class PlainLM(HFLM):
 def language_model(folder: Path, *, device: str, batch_size: int, **loading: Any) -> LM:
     """Return a causal LM in a local folder as the library's model; `loading`: see `load_model`."""
     model = load_model(folder, device=device, **loading)
-    model.generation_config = plain_generation(model)  # options are the task's
+    model.generation_config = plain_generation(model)  # the task sets the options
     tokenizer = load_tokenizer(folder, bool(loading.get("trust_remote_code")))
-    tokenizer.split_special_tokens = True  # their names are text, as in a corpus
-    build: Any = PlainLM  # its decorator hides its parameters
-    return build(
+    tokenizer.split_special_tokens = True  # their names are plain text, as in a corpus
+    return PlainLM(
         pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=max_context(model)
     )
 
@@ -59,11 +60,11 @@ def language_model(folder: Path, *, device: str, batch_size: int, **loading: Any
 def run_tasks(model: LM, settings: Harness, corpus_tasks: Path | None) -> pd.DataFrame:
     """Return a row for each metric of each task: task, metric, filter, value, stderr, n.
 
-    corpus_tasks: the folder of `make_corpus_tasks`. Raises TerseError for a task that nobody knows.
+    corpus_tasks: the folder of `make_corpus_tasks`. Raises TerseError for an unknown task.
     """
     files = [Path(task) for task in settings.tasks if task.endswith((".yaml", ".yml"))]
     if missing := [file for file in files if not file.is_file()]:
-        raise TerseError(f"there is no task in {missing[0]}: no such file")
+        raise TerseError(f"no task file {missing[0]}")
     folders = {str(file.parent) for file in files} | ({str(corpus_tasks)} - {"None"})
     manager = TaskManager(include_path=sorted(folders), include_defaults=settings.needs_network)
     names = [Path(t).stem if t.endswith((".yaml", ".yml")) else t for t in settings.tasks]

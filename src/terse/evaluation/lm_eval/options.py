@@ -1,4 +1,4 @@
-"""What a task may ask of a model that writes greedily: how many symbols, and up to which texts."""
+"""What a task may request of greedy generation: the number of symbols, and texts to stop at."""
 
 import logging
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ WITHOUT_EFFECT = {
 
 @dataclass(frozen=True)
 class Options:
-    """longest: the most symbols that are written. stops: texts that end it, and are cut off."""
+    """longest: the most symbols to generate. stops: texts that end generation and are cut off."""
 
     longest: int
     stops: list[str]
@@ -30,8 +30,8 @@ class Options:
 def greedy_options(given: dict[str, Any]) -> Options:
     """Return a task's `generation_kwargs`, normalised by the library: its names and priorities.
 
-    Options of sampling and beams are void in greedy writing, and are named in the log.
-    Raises TerseError for what would change the text and cannot be done here.
+    Options of sampling and beam search have no effect on greedy generation and are logged.
+    Raises TerseError for unsupported options that would change the text.
     """
     known = {name: value for name, value in given.items() if value is not None}
     try:
@@ -39,17 +39,17 @@ def greedy_options(given: dict[str, Any]) -> Options:
     except (TypeError, ValueError) as error:
         raise TerseError(f"generation_kwargs {given} of a task: {error}") from error
     if rest.pop("do_sample"):
-        raise TerseError("this model writes greedily: leave do_sample and temperature out")
+        raise TerseError("this model generates greedily: leave do_sample and temperature out")
     stops, longest = rest.pop("until"), rest.pop("max_gen_toks")
     if longest < 0:
         raise TerseError(f"max_gen_toks is {longest}; allowed: 0 or more")
     void = sorted(rest.keys() & (OF_SAMPLING | OF_BEAMS) & given.keys())
     if void := [name for name in void if given[name]]:
-        logger.warning("greedy writing leaves %s of a task aside", ", ".join(void))
+        logger.warning("greedy generation ignores a task's %s", ", ".join(void))
     for name in sorted(rest.keys() - OF_SAMPLING - OF_BEAMS):
         if name not in WITHOUT_EFFECT or rest[name] != WITHOUT_EFFECT[name]:
             raise TerseError(
-                f"this model writes greedily and cannot do {name}: {rest[name]} of a task; leave "
+                f"this model generates greedily and does not support {name}: {rest[name]}; leave "
                 "it out"
             )
     return Options(longest, [stop for stop in stops if stop])

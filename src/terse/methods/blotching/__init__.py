@@ -1,1 +1,1 @@
-"""Method `blotching`: chains of reasoning are trained on with whole steps left out."""
+"""Method `blotching`: training on chains of reasoning with whole steps left out."""

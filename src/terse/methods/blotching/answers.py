@@ -1,4 +1,4 @@
-"""What a model answers to arithmetic problems, and what is right about it."""
+"""A model's answers to arithmetic problems, and whether they are right."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from terse.methods.blotching.rows import REQUESTS, Layout
 
 @dataclass(frozen=True)
 class Request:
-    """A set of problems, an intensity (None: the arm has none), a temperature, a draw's number."""
+    """A set of problems, an intensity (None: the arm has none), a temperature, a draw's index."""
 
     split: str
     p: float | None
@@ -32,11 +32,11 @@ def answers(
     chains: Sequence[Chain],
     request: Request,
 ) -> pd.DataFrame:
-    """Return a row for each problem, in order: what was written, and how it compares.
+    """Return a row for each problem, in order: the generated text and how it compares.
 
     Columns: written (text after the problem), answer (its last statement), ended (with EOS),
-    is_right, n_statements, n_valid (worth what the problem is), n_tokens (EOS included),
-    gold_tokens, gold_steps (droppable ones of the whole chain).
+    is_right, n_statements, n_valid (statements with the problem's value), n_tokens (EOS included),
+    gold_tokens, gold_steps (droppable steps of the whole chain).
     """
     seed = layout.settings.seed
     device = next(model.parameters()).device
@@ -85,9 +85,9 @@ def judge(written: np.ndarray, problem: Terms, chain: Chain) -> dict[str, object
 
 
 def vote(tables: Sequence[pd.DataFrame]) -> pd.Series:
-    """Return whether the commonest of several answers to each problem is right.
+    """Return whether the most common of several answers to each problem is right.
 
-    Of answers that are equally common the one given first counts; one without EOS has no vote.
+    Among equally common answers the first one counts; an answer without EOS has no vote.
     """
     given = pd.concat([t["answer"].where(t["ended"]) for t in tables], axis=1)  # (problems, votes)
     right = pd.concat([t["is_right"] for t in tables], axis=1)

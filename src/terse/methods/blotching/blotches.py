@@ -1,4 +1,4 @@
-"""Which steps of a chain, and which tokens, are left out."""
+"""Chooses the steps and tokens of a chain that are left out."""
 
 import math
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Chain:
-    """A problem, steps, and an answer, as tokens (T,) and the step (T,) that each belongs to.
+    """A problem, steps and an answer, as tokens (T,) and the step (T,) that each belongs to.
 
-    Step 0 is the problem with its separator and never left out, nor is the last, the answer with
-    EOS; those between can be. n_bytes: of the text that the tokens but EOS stand for, in UTF-8.
+    Step 0, the problem with its separator, and the last step, the answer with EOS, are never left
+    out; those between can be. n_bytes: UTF-8 bytes of the text of all tokens but EOS.
     """
 
     tokens: NDArray[np.int64]
@@ -54,7 +54,7 @@ def dropped_steps(n: int, p: float, settings: BlotchingSettings, rng: np.random.
 
 
 def evenly(n: int, count: int) -> Bools:
-    """Return `count` of n places at even distances, (n,)."""
+    """Return which `count` of n steps, evenly spaced, are left out, (n,)."""
     dropped = np.zeros(n, dtype=bool)
     # (i + 0.5) n / count, in whole numbers
     dropped[[(2 * i + 1) * n // (2 * count) for i in range(count)]] = True
@@ -64,7 +64,7 @@ def evenly(n: int, count: int) -> Bools:
 def kept_tokens(
     chain: Chain, p: float, settings: BlotchingSettings, rng: np.random.Generator
 ) -> Bools:
-    """Return which tokens of a chain stay, (T,)."""
+    """Return which tokens of a chain are kept, (T,)."""
     dropped = dropped_steps(chain.n_droppable, p, settings, rng)
     kept = ~np.concatenate([[False], dropped, [False]])[chain.steps]
     if settings.tok_drop_p:

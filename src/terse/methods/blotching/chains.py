@@ -1,4 +1,4 @@
-"""Chains of both kinds: solved arithmetic problems, and windows of whole steps of a text."""
+"""Chains of both kinds: solved arithmetic problems, and windows of whole steps from a text."""
 
 import json
 import logging
@@ -53,7 +53,7 @@ class Arithmetic:
 
     @cached_property
     def longest(self) -> int:
-        """Tokens of the longest chain, or seq_len, which no chain exceeds."""
+        """Tokens of the longest chain, or seq_len, which no chain may exceed."""
         found = max(len(c.tokens) for c in (*self.train, *self.validation, *self.ood))
         limit = self.settings.seq_len
         if limit is not None and found > limit:
@@ -72,7 +72,7 @@ class Arithmetic:
 
 
 def chain_of(problem: Terms) -> Chain:
-    """Return the chain of an arithmetic problem, with EOS; a token is a character of ASCII."""
+    """Return the chain of an arithmetic problem, with EOS; a token is an ASCII character."""
     tokens = np.append(encode("=".join(solve(problem))), EOS)
     ends = np.cumsum(tokens == SEPARATOR)
     return Chain(tokens, np.concatenate([[0], ends[:-1]]), n_bytes=len(tokens) - 1)
@@ -81,8 +81,8 @@ def chain_of(problem: Terms) -> Chain:
 def text_chains(path: Path, split: str, seq_len: int, eos_id: int) -> list[Chain]:
     """Return windows of whole pieces of a split's documents, at most seq_len tokens each with EOS.
 
-    The first piece is the problem, the last the answer, the others are steps. What gives no window
-    of two pieces is left out, and counted in the log. Raises TerseError where none is left.
+    The first piece is the problem, the last the answer, the others are steps. Pieces that fit into
+    no window of two are left out and counted in the log. Raises TerseError if no window is left.
     """
     store = TokenStore(path, split)
     chains: list[Chain] = []
@@ -100,7 +100,7 @@ def text_chains(path: Path, split: str, seq_len: int, eos_id: int) -> list[Chain
             "raise seq_len, or choose another separator"
         )
     logger.info(
-        "%d windows of the %s split; %d of %d tokens stand in steps longer than seq_len, or alone",
+        "%d windows of the %s split; %d of %d tokens are in steps too long for seq_len, or alone",
         len(chains), split, n_left_out, n_tokens,
     )  # fmt: skip
     return chains
@@ -108,7 +108,7 @@ def text_chains(path: Path, split: str, seq_len: int, eos_id: int) -> list[Chain
 
 @dataclass(frozen=True)
 class _Piece:
-    """Tokens (n,) of one step, and the bytes that they stand for."""
+    """Tokens (n,) of one step, and the number of their bytes."""
 
     tokens: np.ndarray
     n_bytes: int
@@ -119,7 +119,7 @@ class _Piece:
 
 
 def _pieces(store: TokenStore, document: int, path: Path) -> list[_Piece]:
-    """Return the pieces of a document; a token that straddles a border belongs to the next."""
+    """Return the pieces of a document; a token across a boundary belongs to the next piece."""
     metadata = json.loads(store.metadata_of(document))
     if STEP_ENDS not in metadata:
         raise TerseError(f"the corpus of {path} has no steps: give it a separator")
@@ -133,7 +133,7 @@ def _pieces(store: TokenStore, document: int, path: Path) -> list[_Piece]:
 
 
 def _windows(pieces: list[_Piece], room: int) -> list[list[_Piece]]:
-    """Return runs of neighbouring pieces that fit, two at least, as long as they can be."""
+    """Return maximal runs of at least two neighbouring pieces that fit."""
     windows: list[list[_Piece]] = []
     current: list[_Piece] = []
     for piece in pieces:

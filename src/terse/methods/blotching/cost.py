@@ -23,10 +23,10 @@ def cost_table(
 ) -> pd.DataFrame:
     """Return what a training step costs at shares p of steps left out.
 
-    Columns: p, evenly over 0 to 1 or over what may be asked for; tokens_per_chain (prefix
-    included); forward_flops (of the forward pass over a chain, the mean); step_s (forward and
+    Columns: p, evenly over 0 to 1 or over the shares that can be requested; tokens_per_chain
+    (prefix included); forward_flops (mean over chains, of the forward pass); step_s (forward and
     backward pass of a batch, median of interleaved rounds on this machine); tokens_per_s; and the
-    ratios of FLOPs and time to those of the least p.
+    ratios of FLOPs and time to those of the smallest p.
     """
     s = layout.settings
     shares = np.linspace(s.blotch_p_min, s.blotch_p_max, N_SHARES).tolist()
@@ -57,7 +57,7 @@ def cost_table(
 def step_seconds(
     model: Blotcher, batches: dict[float, dict[str, Tensor]], rounds: int, n_groups: int
 ) -> dict[float, float]:
-    """Return the median seconds of a forward and backward pass of each batch, taken in turn."""
+    """Return the median seconds of a forward and backward pass of each batch, interleaved."""
     trained = copy.deepcopy(model).train().requires_grad_(True)
     device = next(trained.parameters()).device
     ways: dict[float, Callable[[], Tensor]] = {}

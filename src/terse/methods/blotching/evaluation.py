@@ -1,4 +1,4 @@
-"""Scores of a trained run: its answers where it solves problems, its losses everywhere."""
+"""Scores of a trained run: its answers if it solves problems, and its losses."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ GREEDY = 0.0
 class Evaluation:
     """A model with its held-out chains; each answer is generated once.
 
-    arithmetic: the problems, None where the chains are text.
+    arithmetic: the problems; None where the chains are text.
     """
 
     model: Blotcher
@@ -50,7 +50,7 @@ class Evaluation:
         return measures
 
     def requests(self) -> list[Request]:
-        """Return all that is asked, once: intensities, temperatures, out of distribution."""
+        """Return all requests, each once: intensities, temperatures, out of distribution."""
         s = self.layout.settings
         asked = [Request("validation", p, t) for t in (GREEDY, s.val_temp) for p in self.ps]
         asked += [Request("validation", p, t) for t in s.eval_temps for p in self.spread_ps]
@@ -59,7 +59,7 @@ class Evaluation:
 
     @property
     def ps(self) -> list[float | None]:
-        """The intensities that are asked for, those of tokens; [None] where there are none."""
+        """The requested intensities, each that of a token; [None] for arms without tokens."""
         s = self.layout.settings
         if s.arm != "intensity":
             return [None]
@@ -70,13 +70,13 @@ class Evaluation:
 
     @property
     def spread_ps(self) -> list[float | None]:
-        """The least, the middle and the largest of them."""
+        """The smallest, the middle and the largest of them."""
         ps = self.ps
         return list(dict.fromkeys([ps[0], ps[len(ps) // 2], ps[-1]]))
 
     @property
     def loss_ps(self) -> list[float]:
-        """The shares left out at which losses are taken: those that were trained for."""
+        """The shares left out at which losses are computed: those that the arm is trained for."""
         return [self.layout.settings.constant_p if p is None else p for p in self.ps]
 
     def answered(self, request: Request) -> pd.DataFrame:
@@ -116,13 +116,13 @@ class Evaluation:
 
     @property
     def targets(self) -> str:
-        """How the `targets` column calls what losses are taken of."""
+        """The value of `targets` for the losses."""
         what = "held-out problems, solved" if self.arithmetic is not None else "held-out windows"
         return f"what is left of {len(self.chains)} {what}"
 
 
 def score(arm: str, table: pd.DataFrame) -> list[Measure]:
-    """Return what the answers to one request are worth."""
+    """Return the scores of the answers to one request."""
     columns = {c: table[c].to_numpy(float) for c in ("n_tokens", "n_valid", "n_statements")}
     gold = table["gold_tokens"].to_numpy(float)
     return [
@@ -134,13 +134,13 @@ def score(arm: str, table: pd.DataFrame) -> list[Measure]:
 
 
 def proportion(arm: str, measure: str, hits: Any) -> Measure:
-    """Return a share of problems with Wilson's interval; hits: (problems,) bool."""
+    """Return the share of hits with Wilson's interval; hits: (problems,) bool."""
     n = len(hits)
     return Measure(arm, measure, float(hits.mean()), *wilson(int(hits.sum()), n), n=n)
 
 
 def chance(arithmetic: Arithmetic) -> Measure:
-    """Return the accuracy of always giving the commonest answer of the training problems."""
+    """Return the accuracy of always giving the training problems' most common answer."""
     train, held_out = (
         [tuple(chain.tokens[chain.steps == chain.steps[-1]]) for chain in chains]
         for chains in (arithmetic.train, arithmetic.validation)
@@ -150,7 +150,7 @@ def chance(arithmetic: Arithmetic) -> Measure:
 
 
 def arm_name(request: Request) -> str:
-    """Return what a request is called in the tables, such as `greedy p=0.2`."""
+    """Return the name of a request in the tables, such as `greedy p=0.2`."""
     kind = "greedy" if request.temperature == GREEDY else f"T={request.temperature:g}"
     ood = "ood " if request.split == "ood" else ""
     return f"{ood}{kind}{_spell(request.p)}"

@@ -1,4 +1,4 @@
-"""Figures of blotching runs, from their tables; no torch."""
+"""Figures of blotching runs, drawn from their tables without torch."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -19,7 +19,7 @@ KEYS = ["series", "arm", "split", "requested_p", "temperature", "n_votes"]
 
 
 def draw(runs: Sequence[FinishedRun]) -> dict[str, Figure]:
-    """Return the figures of answers to problems, where there are any, and of the losses."""
+    """Return the figures of the losses and, if there are any, of answers to problems."""
     figures = {"losses": losses(joined(runs, "losses"))}
     solving = [run for run in runs if "answers" in run.tables]
     if solving:
@@ -34,14 +34,14 @@ def draw(runs: Sequence[FinishedRun]) -> dict[str, Figure]:
 
 
 def joined(runs: Sequence[FinishedRun], name: str) -> pd.DataFrame:
-    """Return a table of all runs with the series of each: runs that differ in the seed alone."""
+    """Return a table of all runs with their series; runs of a series differ only in the seed."""
     names = series_names(runs)
     tables = [run.tables[name].assign(series=names[run.name]) for run in runs]
     return pd.concat(tables, ignore_index=True)
 
 
 def series_names(runs: Sequence[FinishedRun]) -> dict[str, str]:
-    """Return what each run is called in a legend: its arm, and what is unusual about it there."""
+    """Return each run's name in a legend: its arm, and settings that are unusual for the arm."""
     settings = {run.name: _without_seed(run.settings.model_dump(mode="json")) for run in runs}
     names: dict[str, str] = {}
     for run, own in settings.items():
@@ -52,7 +52,7 @@ def series_names(runs: Sequence[FinishedRun]) -> dict[str, str]:
 
 
 def _is_usual(value: Any, values: Sequence[Any]) -> bool:
-    """Return whether a value is commoner among values than each of the others."""
+    """Return whether a value is more common among values than any other."""
     return all(values.count(value) > values.count(other) for other in values if other != value)
 
 
@@ -61,10 +61,10 @@ def _without_seed(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def over_seeds(table: pd.DataFrame, keys: list[str], column: str) -> pd.DataFrame:
-    """Return the mean of a column over seeds for each combination of keys, with its 95 % interval.
+    """Return the mean of a column over seeds for each combination of keys, with a 95 % interval.
 
-    Columns: the keys, mean, low, high, n_seeds. Student's t; with one seed Wilson's interval of the
-    problems where the column is an accuracy, else none.
+    Columns: the keys, mean, low, high, n_seeds. Student's t; with one seed, Wilson's interval over
+    the problems if the column is an accuracy, else none.
     """
     rows = []
     groups: Any = table.groupby(keys, sort=True)
@@ -93,7 +93,7 @@ def _interval(found: np.ndarray, group: pd.DataFrame | None) -> tuple[float, flo
 
 
 def by_intensity(table: pd.DataFrame, sampled: float) -> Figure:
-    """Draw accuracy, greedy and sampled, and length against the intensity asked for.
+    """Draw accuracy, greedy and sampled, and length against the requested intensity.
 
     sampled: the temperature at which every intensity was sampled.
     """
@@ -105,7 +105,7 @@ def by_intensity(table: pd.DataFrame, sampled: float) -> Figure:
             chosen = _only(own, temperature=temperature)
             for series in _series(chosen):
                 _against_p(ax, _only(chosen, series=series), column)
-            ax.set_xlabel("share of steps asked to be left out")
+            ax.set_xlabel("requested share of steps left out")
             ax.set_ylim(0, 1.05 if column == "accuracy" else None)
             how = "greedy" if temperature == 0 else f"sampled, T = {temperature:g}"
             ax.set_title(f"{'accuracy' if column == 'accuracy' else 'length / whole chain'}, {how}")
@@ -114,7 +114,7 @@ def by_intensity(table: pd.DataFrame, sampled: float) -> Figure:
 
 
 def _against_p(ax: Axes, runs: pd.DataFrame, column: str) -> None:
-    """Draw one series, a dot for each seed; where it takes no requests, its mean all along."""
+    """Draw one series, a dot for each seed; if it takes no requests, its mean as a line."""
     rows = over_seeds(runs, KEYS, column)
     if not len(rows):
         return
@@ -143,7 +143,7 @@ def _alpha(series: str) -> float:
 
 
 def by_temperature(table: pd.DataFrame) -> Figure:
-    """Draw accuracy against temperature, a panel for the least, middle and largest intensity."""
+    """Draw accuracy against temperature, a panel for the smallest, middle and largest intensity."""
     own = _only(table, split="validation")
     asked = own[own["arm"] == "intensity"]
     voted = asked[asked["n_votes"] > 1]
@@ -161,7 +161,7 @@ def by_temperature(table: pd.DataFrame) -> Figure:
             ax.set_xlabel("temperature")
             ax.set_ylim(0, 1.02)
             if p is not None:
-                ax.set_title(f"intensity asked for {p:.2g}")
+                ax.set_title(f"requested intensity {p:.2g}")
         axes[0].set_ylabel("accuracy")
         _legend_below(figure)
     return figure
@@ -209,7 +209,7 @@ def by_length(table: pd.DataFrame) -> Figure:
 
 
 def held_out(table: pd.DataFrame) -> Figure:
-    """Draw the greedy accuracy in and out of distribution against the intensity asked for."""
+    """Draw the greedy accuracy in and out of distribution against the requested intensity."""
     greedy = _only(table, temperature=0.0, n_votes=1)
     titles = {"validation": "held out", "ood": "a number above the training maximum"}
     with paper_style():
@@ -220,7 +220,7 @@ def held_out(table: pd.DataFrame) -> Figure:
             chosen = _only(greedy, split=split)
             for series in _series(chosen):
                 _against_p(ax, _only(chosen, series=series), "accuracy")
-            ax.set_xlabel("share of steps asked to be left out")
+            ax.set_xlabel("requested share of steps left out")
             ax.set_title(title)
             ax.set_ylim(0, 1.02)
         figure.axes[0].set_ylabel("accuracy, greedy")

@@ -1,4 +1,4 @@
-"""Batched generation with a key-value cache; what has ended is not computed any further."""
+"""Batched generation with a key-value cache; finished sequences are not computed further."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from transformers import DynamicCache
 
 from terse.methods.blotching.model import Blotcher
 
-# Share of sequences that go on, below which the others are taken out of the batch.
+# Share of unfinished sequences below which finished ones are removed from the batch.
 SHRINK_BELOW = 0.75
 
 
 @dataclass(frozen=True)
 class Ending:
-    """When a sequence ends: at `eos`, or with `longest` tokens; `pad` stands behind it."""
+    """When a sequence ends: at `eos`, or at `longest` tokens; `pad` fills the rest."""
 
     eos: int
     pad: int
@@ -34,10 +34,10 @@ def generate(
     temperature: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Return what follows each prompt, (B, new), on the CPU: tokens up to EOS, then padding.
+    """Return the continuation of each prompt, (B, new), on the CPU: up to EOS, then padding.
 
-    positions (B, longest): of the places of each sequence. temperature: 0 takes the likeliest
-    token. generator: what is sampled with, on the model's device; the global one if None.
+    positions (B, longest): the position of each token of a sequence. temperature: 0 takes the most
+    likely token. generator: for sampling, on the model's device; the global one if None.
     """
     device = next(model.parameters()).device
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
@@ -52,7 +52,7 @@ def generate(
     last = logits[torch.arange(len(ids), device=device), lengths - 1]  # (B, V)
     n_new = ending.longest - int(lengths.min())
     written = torch.full((len(prompts), n_new), ending.pad, device=device)
-    rows = torch.arange(len(prompts), device=device)  # of the output, for each in the batch
+    rows = torch.arange(len(prompts), device=device)  # output row of each sequence in the batch
     alive = torch.ones_like(rows, dtype=torch.bool)
     for step in range(n_new):
         tokens = torch.where(alive, sample(last, temperature, generator), ending.pad)

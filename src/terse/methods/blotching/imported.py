@@ -1,4 +1,4 @@
-"""What an imported file of semantic blotching sets although its run would not read it."""
+"""Keys that an imported file of semantic blotching sets although its run would not read them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,10 +10,10 @@ Block = dict[str, Any]
 
 
 def drop_unread(config: Block, blocks: Sequence[Block]) -> dict[str, str]:
-    """Drop keys that the run's arm, data or positions have no use for; return a note on each.
+    """Drop keys that the run's arm, data or positions do not use; return a note on each.
 
-    config: the overlay, which defines corpora and models. blocks: the run, and what is swept. A
-    dataset that is neither on the hub nor a named corpus stands for the arithmetic problems.
+    config: the overlay, which defines corpora and models. blocks: the run and its sweeps. A dataset
+    that is neither on the hub nor a named corpus means the arithmetic problems.
     """
     notes: dict[str, str] = {}
     run = blocks[0]
@@ -21,12 +21,12 @@ def drop_unread(config: Block, blocks: Sequence[Block]) -> dict[str, str]:
     if isinstance(corpus, str) and corpus not in NAMED and _is_no_hub_path(config, corpus):
         del run["corpus"]
         config.pop("corpora", None)
-        notes["dataset"] = "left out: the arithmetic problems are the run's own"
+        notes["dataset"] = "left out: the run makes its own arithmetic problems"
     if not _values("corpus", blocks):
-        notes |= _dropped(blocks, {"base", "tokenizer"}, "arithmetic has characters of its own")
+        notes |= _dropped(blocks, {"base", "tokenizer"}, "arithmetic has its own characters")
         config.pop("models", None)
     else:
-        notes |= _dropped(blocks, ENVIRONMENT, "it is of the arithmetic problems")
+        notes |= _dropped(blocks, ENVIRONMENT, "only the arithmetic problems use it")
         if _values("base", blocks):
             notes |= _dropped(blocks, ARCHITECTURE, "it is the base's")
     shares, encodings = _values("blotch_p", blocks), _values("posenc_type", blocks)
@@ -38,7 +38,7 @@ def drop_unread(config: Block, blocks: Sequence[Block]) -> dict[str, str]:
 
 
 def _values(key: str, blocks: Sequence[Block]) -> list[Any]:
-    """Return the values that a key takes, alone or in a sweep; none where it is not given."""
+    """Return the values of a key, alone or in a sweep; none where it is not given."""
     found = [block[key] for block in blocks if block.get(key) is not None]
     return [item for value in found for item in (value if isinstance(value, list) else [value])]
 
@@ -49,7 +49,7 @@ def _is_no_hub_path(config: Block, corpus: str) -> bool:
 
 
 def _dropped(blocks: Sequence[Block], keys: set[str], why: str) -> dict[str, str]:
-    """Drop keys from all blocks; return a note on each that was there."""
+    """Drop keys from all blocks; return a note on each dropped key."""
     there = sorted(keys & {key for block in blocks for key in block})
     for block in blocks:
         for key in there:

@@ -19,10 +19,9 @@ def chain_losses(
     """Return a row for each chain.
 
     Columns: nats (of all targets), n_targets, answer_nats and n_answer (of the answer's tokens,
-    after what is left of the steps), n_original (tokens of the whole chain that are targets without
-    blotches), n_kept (tokens read), positions
-    (computed: more than that where dropped tokens are only masked), n_bytes (of the whole chain's
-    text).
+    after the remaining steps), n_original (tokens of the whole chain that are targets without
+    blotches), n_kept (tokens read), positions (computed: more than n_kept where dropped tokens are
+    only masked), n_bytes (of the whole chain's text).
     """
     s = layout.settings
     rows = RequestedRows(chains, layout, p)
@@ -58,7 +57,7 @@ def chain_losses(
 def token_nats(
     model: nn.Module, batch: dict[str, Tensor], n_groups: int, smoothing: float = 0.0
 ) -> Tensor:
-    """Return the loss (B, T) of each place's label, 0 where there is none.
+    """Return the loss (B, T) of the label at each position, 0 where there is none.
 
     n_groups: see `Blotcher.forward`. smoothing: of the labels.
     """

@@ -29,7 +29,7 @@ from terse.training.method import Batch, Method
 
 
 class Blotching(Method[BlotchingSettings]):
-    """A transformer learns chains with whole steps left out; an intensity may tell how many."""
+    """A transformer learns chains with whole steps left out; an intensity may say how many."""
 
     spec = BLOTCHING
     rows_in_order = True
@@ -41,9 +41,7 @@ class Blotching(Method[BlotchingSettings]):
 
     @cached_property
     def _tokenizer(self) -> Any:
-        folder = self.tokenizer_folder()
-        if folder is None:
-            raise TerseError("blotching of a corpus needs a tokenizer or a base")
+        folder = self.required(self.tokenizer_folder(), "tokenizer or a base")
         return load_tokenizer(folder, self.settings.trust_remote_code)
 
     def _chains(self, split: str) -> list[Chain]:
@@ -53,9 +51,8 @@ class Blotching(Method[BlotchingSettings]):
         eos = self._tokenizer.eos_token_id
         if not isinstance(eos, int):
             raise TerseError("the tokenizer has no EOS to end a chain with")
-        if self.inputs.tokens is None:
-            raise TerseError("blotching of a corpus needs its tokens file")
-        return text_chains(self.inputs.tokens, split, int(self.settings.seq_len or 0), eos)
+        tokens = self.required(self.inputs.tokens, "tokens file")
+        return text_chains(tokens, split, int(self.settings.seq_len or 0), eos)
 
     @cached_property
     def validation_chains(self) -> list[Chain]:
@@ -71,11 +68,11 @@ class Blotching(Method[BlotchingSettings]):
         return Layout(s, self._vocab_size, longest, pool)
 
     def _table_rows(self, longest: int) -> int:
-        """Return the rows of the table of positions; raises TerseError if they are too few."""
+        """Return the number of rows of the position table; raises TerseError if it is too small."""
         s = self.settings
         rows = s.max_posencs or longest * (2 if s.posenc_type in RANDOM else 1)
         if rows < longest:
-            raise TerseError(f"max_posencs is {rows}, and {longest} tokens have to fit: raise it")
+            raise TerseError(f"max_posencs is {rows}, but {longest} tokens have to fit: raise it")
         return rows
 
     @cached_property
@@ -92,7 +89,7 @@ class Blotching(Method[BlotchingSettings]):
         return int(config.get_text_config().vocab_size)
 
     def build(self) -> Blotcher:
-        """Return a model with fresh weights, or the base's with fresh intensity tokens."""
+        """Return a model with fresh weights, or the base with fresh intensity tokens."""
         s, longest = self.settings, self.layout.longest
         if self.inputs.base is None:
             lm: PreTrainedModel = fresh_lm(s, self._vocab_size, longest)
@@ -111,7 +108,7 @@ class Blotching(Method[BlotchingSettings]):
         return lm
 
     def _around(self, lm: PreTrainedModel) -> Blotcher:
-        """Return a language model with intensity tokens and positions beside it."""
+        """Return a language model with added intensity tokens and positions."""
         s = self.settings
         positions = None
         if s.base is None:
@@ -152,7 +149,7 @@ class Blotching(Method[BlotchingSettings]):
         return self._nats(model, batch, self.settings.label_smoothing) / n_targets, {}
 
     def score(self, model: nn.Module, batch: Batch) -> tuple[float, int]:
-        """Return the nats of a validation batch without smoothing, and its targets."""
+        """Return the nats of a validation batch without smoothing, and its number of targets."""
         return self._nats(model, batch, 0.0).item(), int(self.count(batch))
 
     def _nats(self, model: nn.Module, batch: Batch, smoothing: float) -> Tensor:
@@ -162,7 +159,7 @@ class Blotching(Method[BlotchingSettings]):
         return self.settings.lr_factor(step)
 
     def evaluate(self, model: nn.Module, device: str) -> list[Measure]:
-        """Return accuracy, length, validity and votes of the answers, and losses."""
+        """Return accuracy, length, validity and votes of the answers, and the losses."""
         return self._evaluation(model, device).measures()
 
     def tables(self, model: nn.Module, device: str) -> dict[str, pd.DataFrame]:
@@ -170,7 +167,7 @@ class Blotching(Method[BlotchingSettings]):
         return all_tables(self._evaluation(model, device))
 
     def _evaluation(self, model: nn.Module, device: str) -> Evaluation:
-        """Return the evaluation of a model; the same for the same model, with what it knows."""
+        """Return the evaluation of a model; it is reused for the same model, with its results."""
         if self._scored is None or self._scored.model is not model:
             placed = model.eval() if self.settings.model_parallel else model.eval().to(device)
             self._scored = Evaluation(

@@ -1,4 +1,4 @@
-"""A causal language model with intensity tokens and positional encodings of its own choice."""
+"""A causal language model with intensity tokens and a choice of positional encodings."""
 
 import inspect
 from typing import Any, cast
@@ -13,10 +13,10 @@ from terse.methods.blotching.settings import BlotchingSettings
 
 
 class Blotcher(nn.Module):
-    """A causal LM over V tokens that reads n more, the intensity tokens V .. V + n - 1.
+    """A causal LM over V tokens that also reads n intensity tokens, V .. V + n - 1.
 
-    The head knows only the V tokens, so intensities are never emitted. A table of positions is
-    added to the embeddings; without one the LM's own positions are told by `position_ids`.
+    The head has only the V tokens, so intensities are never generated. A table of positions is
+    added to the embeddings; without one, the LM's own positions follow `position_ids`.
     """
 
     def __init__(
@@ -32,19 +32,19 @@ class Blotcher(nn.Module):
         self.intensity = nn.Embedding(n_btokens, width, **like) if n_btokens else None
         if self.intensity is not None:
             nn.init.normal_(self.intensity.weight, std=table.weight.std().item())
-        # A table stands beside embeddings of its own size (Vaswani et al. 2017, 1706.03762).
+        # Embeddings are scaled to the size of a table's rows (Vaswani et al. 2017, 1706.03762).
         self._scale = 1.0 if positions is None else width**0.5
         self._options = set(inspect.signature(lm.forward).parameters)
         self.register_state_dict_post_hook(_without_tied)
 
     @property
     def hf_device_map(self) -> Any:
-        """Where the parts of a spread base are; the Trainer asks for it."""
+        """The devices of a base that is spread over several; the Trainer reads it."""
         return self.lm.hf_device_map
 
     @property
     def knows_positions(self) -> bool:
-        """Whether positions can be told to it, not only counted by itself."""
+        """Whether it accepts positions rather than only counting them itself."""
         return self.positions is not None or "position_ids" in self._options
 
     def forward(
@@ -58,8 +58,8 @@ class Blotcher(nn.Module):
         """Return logits (B, T, V) for input_ids (B, T) after those in the cache.
 
         attention_mask (B, cached + T): 1 for tokens that may be seen. position_ids (B, T).
-        n_groups: if not 0, the mask hides padding on the right only; rows are read in so many
-        groups of like length, each padded to its own longest, and padding gets zeros.
+        n_groups: if not 0, the mask only hides padding on the right; rows are read in this many
+        groups of similar length, each padded to its own longest, and padding gets zeros.
         """
         if n_groups == 0:
             return self._logits(input_ids, attention_mask, position_ids, cache)
@@ -68,7 +68,7 @@ class Blotcher(nn.Module):
         for rows in lengths.argsort(stable=True).chunk(n_groups):
             width = int(lengths[rows].max())
             ids, places = input_ids[rows, :width], position_ids[rows, :width]
-            # Padding stands behind all that could see it, and attention is faster without a mask.
+            # No token before the padding sees it, and attention is faster without a mask.
             part = self._logits(ids, torch.ones_like(ids), places, None)
             if logits is None:
                 logits = part.new_zeros(*input_ids.shape, part.shape[-1])
@@ -81,7 +81,7 @@ class Blotcher(nn.Module):
         embeds = self._embed(input_ids) * self._scale  # (B, T, H)
         if self.positions is not None:
             embeds = embeds + self.positions(position_ids)
-            position_ids = torch.zeros_like(position_ids)  # turned by no angle
+            position_ids = torch.zeros_like(position_ids)  # no rotation
         options = {"position_ids": position_ids} if "position_ids" in self._options else {}
         return self.lm(
             inputs_embeds=embeds, attention_mask=attention_mask, past_key_values=cache,
@@ -118,7 +118,7 @@ def fresh_lm(settings: BlotchingSettings, vocab_size: int, longest: int) -> Llam
 
 
 def drop_out(lm: LlamaForCausalLM, p: float) -> None:
-    """Drop out a share p of what each attention and MLP adds to the residual stream."""
+    """Apply dropout p to what each attention and MLP adds to the residual stream."""
 
     def dropped(module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
         return nn.functional.dropout(output, p, training=module.training)
@@ -130,18 +130,18 @@ def drop_out(lm: LlamaForCausalLM, p: float) -> None:
 
 
 def check_positions(model: Blotcher, settings: BlotchingSettings) -> None:
-    """Raise TerseError where a base counts positions by itself, and others are asked for."""
+    """Raise TerseError where a base counts positions itself but others are requested."""
     if model.knows_positions:
         return
     if not settings.pad_pos_skip or not settings.excise_tokens:
         raise TerseError(
-            "this base counts its positions by itself, masked tokens too: leave pad_pos_skip and "
-            "excise_tokens at true"
+            "this base counts its positions itself, including masked tokens: leave pad_pos_skip "
+            "and excise_tokens at true"
         )
 
 
 def _without_tied(model: nn.Module, state: dict[str, Tensor], prefix: str, _metadata: Any) -> None:
-    """Leave out further names of the same tensor: safetensors holds each once."""
+    """Leave out further names of the same tensor: safetensors stores each once."""
     seen: set[int] = set()
     for name in [name for name in state if name.startswith(prefix)]:
         if (place := state[name].data_ptr()) in seen and state[name].numel():

@@ -25,7 +25,7 @@ class PositionTable(nn.Module):
 
 
 def position_table(settings: BlotchingSettings, n_rows: int) -> PositionTable | None:
-    """Return the table of a posenc_type, None for rotary positions, which have none.
+    """Return the table of a posenc_type; None for rotary positions, which have none.
 
     Random positions are a sorted random subset of the rows: Ruoss et al. 2023,
     https://arxiv.org/abs/2305.16843.
@@ -33,14 +33,14 @@ def position_table(settings: BlotchingSettings, n_rows: int) -> PositionTable | 
     if settings.posenc_type == "RotaryPositionalEncoding":
         return None
     if settings.posenc_type == "RandPositionalEncoding":
-        table = torch.randn(n_rows, settings.d_model) / 2**0.5  # as large as sines
+        table = torch.randn(n_rows, settings.d_model) / 2**0.5  # RMS of sines and cosines
     else:
         table = sines(n_rows, settings.d_model)
     return PositionTable(table, learnable=settings.learnable_posencs, drop_p=settings.posenc_drop_p)
 
 
 def sines(n_rows: int, width: int) -> Tensor:
-    """Return sines and cosines of falling frequency, (n_rows, width); the base is 10000.
+    """Return sines and cosines of decreasing frequency, (n_rows, width); the base is 10000.
 
     Vaswani et al. 2017, https://arxiv.org/abs/1706.03762.
     """

@@ -1,4 +1,4 @@
-"""Rows to train on: chains with their blotches, each a function of the seed and its index."""
+"""Rows to train on: chains with blotches, each a function of the seed and its index."""
 
 from collections.abc import Sequence
 
@@ -19,8 +19,8 @@ TRAIN, VALIDATION, REQUESTS = range(3)  # streams of random numbers
 class Layout:
     """How a chain becomes a row: an intensity token before it, positions, targets.
 
-    vocab_size: of the chain's tokens; intensity tokens come after them. pool: entries of the table
-    that each row's positions are drawn from, of which `longest` are drawn; None: no draws.
+    vocab_size: of the chain's tokens; intensity tokens come after them. pool: size of the table
+    from which `longest` positions are drawn for each row; None: positions are not drawn.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Layout:
     def row(self, chain: Chain, p: float, rng: np.random.Generator) -> Row:
         """Return input_ids, labels, position_ids and attention_mask of a chain, (T',) each.
 
-        A label is the token that a place has to predict: the next kept one.
+        A label is the token to predict at a position: the next kept one.
         """
         s = self.settings
         kept = kept_tokens(chain, p, s, rng)
@@ -58,13 +58,13 @@ class Layout:
         return {key: value[kept] for key, value in row.items()} if s.excise_tokens else row
 
     def positions(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Return the positions of a sequence's places, (longest,), strictly increasing."""
+        """Return the positions of a sequence's tokens, (longest,), strictly increasing."""
         if self.pool is None:
             return np.arange(self.longest)
         return np.sort(rng.choice(self.pool, self.longest, replace=False))
 
     def prompt(self, chain: Chain, p: float | None) -> NDArray[np.int64]:
-        """Return the tokens of a chain's problem, behind the token of an intensity p if given."""
+        """Return the tokens of a chain's problem, after the token of an intensity p if given."""
         tokens = chain.tokens[chain.steps == 0]
         return (
             tokens if p is None else np.append(self.vocab_size + bin_of(p, self.settings), tokens)
@@ -72,9 +72,9 @@ class Layout:
 
 
 class BlotchedRows(Dataset[Row]):
-    """`n_rows` rows of chains in a random order, anew in each epoch, each blotched by itself.
+    """`n_rows` rows of chains, shuffled in each epoch and blotched independently.
 
-    Row i belongs to the optimiser step i // rows_per_step, which the curriculum looks at.
+    Row i belongs to the optimiser step i // rows_per_step, which the curriculum depends on.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class BlotchedRows(Dataset[Row]):
 
 
 class HeldOutRows(Dataset[Row]):
-    """Held-out chains, blotched as the training's at its end; they do not change."""
+    """Held-out chains, blotched as at the end of the training; they do not change."""
 
     def __init__(self, chains: Sequence[Chain], layout: Layout) -> None:
         self.chains, self.layout = chains, layout
@@ -128,7 +128,7 @@ class RequestedRows(HeldOutRows):
 
 
 def row_p(settings: BlotchingSettings, rng: np.random.Generator, step: int | None = None) -> float:
-    """Return the share of steps that a row leaves out; the curriculum holds it down at first."""
+    """Return the share of steps that a row leaves out; the curriculum limits it at first."""
     grown = 1.0
     if step is not None and settings.curriculum_steps:
         grown = min(1.0, step / settings.curriculum_steps)

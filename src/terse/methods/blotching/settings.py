@@ -40,51 +40,51 @@ class BlotchingSettings(Run):
         None, gt=0, description="with n_train_loops: max_steps is their product"
     )
     n_train_loops: int | None = Field(None, gt=0, description="optimiser steps per epoch")
-    threads: int = Field(1, ge=1, description="cores of its jobs, per device: the model is small")
+    threads: int = Field(1, ge=1, description="cores per device of its jobs: the model is small")
     l2: float = Field(0.01, ge=0, description="decoupled weight decay of matrices")
     lr_schedule: Literal["power", "cosine", "linear", "constant", "plateau"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
         "power",
         description="power: lr s / w up to step w = warmup_steps, then lr (w / s)^lr_decay_exp",
     )
-    warmup_steps: int = Field(50, ge=0, description="steps in which the rate rises to lr")
-    lr_decay_exp: float = Field(0.5, ge=0, description="how fast the rate falls: lr_schedule power")
-    min_lr: float = Field(0.0, ge=0, description="the rate falls no further: lr_schedule power")
+    warmup_steps: int = Field(50, ge=0, description="steps during which the rate rises to lr")
+    lr_decay_exp: float = Field(0.5, ge=0, description="lr_schedule power: how fast the rate falls")
+    min_lr: float = Field(0.0, ge=0, description="lr_schedule power: the lowest rate")
     label_smoothing: float = Field(
-        0.0, ge=0, lt=1, description="share of a target that is spread over the vocabulary"
+        0.0, ge=0, lt=1, description="label smoothing: share of a target spread over the vocabulary"
     )
 
     arm: Arm = Field(
         "intensity",
-        description="nothing left out; all steps; a constant share blotch_p; a share that a token "
-        "in front tells. Not given: by blotch_p, else intensity",
+        description="steps left out: none; all; a constant share blotch_p; a share that a leading "
+        "token gives. Not given: from blotch_p, else intensity",
     )
     blotch_p: float | None = Field(
         None, ge=0, le=1, description="constant share of steps left out; 0: vanilla, 1: direct"
     )
     blotch_p_min: float = Field(0.0, ge=0, le=1, description="intensity: smallest share")
     blotch_p_max: float = Field(1.0, ge=0, le=1, description="intensity: largest share")
-    n_btokens: int = Field(11, ge=2, description="intensity: tokens, evenly over that range")
+    n_btokens: int = Field(11, ge=2, description="intensity: tokens, spread evenly over that range")
     blotch_spacing: Literal["random", "equal"] = Field(
-        "random", description="each step by itself, or an exact number at even distances"
+        "random", description="drop each step independently, or an exact number, evenly spaced"
     )
     equal_rounding: Literal["half", "seeded"] = Field(
-        "half", description="equal spacing: a fractional number of steps is rounded, or drawn"
+        "half", description="equal spacing: round a fractional number of steps, or draw it"
     )
     contig_blotches: bool = Field(True, description="neighbouring steps may both be left out")
     tok_drop_p: float = Field(
-        0.0, ge=0, lt=1, description="share of single tokens left out of the steps that stay"
+        0.0, ge=0, lt=1, description="share of single tokens dropped from the kept steps"
     )
     curriculum_steps: int = Field(
-        0, ge=0, description="steps in which the largest share left out grows to its full size"
+        0, ge=0, description="steps during which the largest share left out grows to its full value"
     )
-    pad_pos_skip: bool = Field(True, description="positions count kept tokens; false: leave gaps")
+    pad_pos_skip: bool = Field(True, description="positions count kept tokens only; false: gaps")
     excise_tokens: bool = Field(
-        True, description="sequences are really shortened; false: masked, same result, slower"
+        True, description="shorten sequences; false: mask tokens, same result, slower"
     )
     length_groups: int = Field(
         4,
         ge=1,
-        description="groups of like length in which a batch is read, to pad less",
+        description="groups of similar length in which a batch is read, to pad less",
     )
     incl_intl_prob: bool = Field(False, description="the problem's own tokens are targets too")
     seq_len: int | None = Field(
@@ -96,9 +96,9 @@ class BlotchingSettings(Run):
         "RandPositionalEncoding",
         "RandSinPositionalEncoding",
         "RotaryPositionalEncoding",
-    ] = Field("RotaryPositionalEncoding", description="how the model knows the order of tokens")
+    ] = Field("RotaryPositionalEncoding", description="positional encoding")
     max_posencs: int | None = Field(
-        None, gt=0, description="rows of the table; null: seq_len, twice that for random ones"
+        None, gt=0, description="rows of the table; null: seq_len, twice that for random positions"
     )
     posenc_drop_p: float = Field(0.0, ge=0, lt=1, description="dropout of the encodings")
     learnable_posencs: bool = Field(False, description="the table of encodings is trained")
@@ -113,12 +113,14 @@ class BlotchingSettings(Run):
 
     max_num: int = Field(99, ge=1, description="largest addend; the smallest is 0")
     max_ents: int = Field(3, ge=2, description="most numbers in a problem")
-    p_ent: float = Field(0.5, ge=0, le=1, description="probability of the third, and of each later")
+    p_ent: float = Field(
+        0.5, ge=0, le=1, description="probability of a third and each later number"
+    )
     p_mult: float = Field(0.0, ge=0, le=1, description="probability of * instead of +")
     max_mult_num: int = Field(10, ge=0, description="largest factor of a product")
     space_mults: bool = Field(True, description="never * twice in a row")
     zipf_order: float = Field(
-        0.0, ge=0, description="addends by Zipf's law of this order; 0: uniform"
+        0.0, ge=0, description="exponent of Zipf's law of the addends; 0: uniform"
     )
     ood_max_num: int | None = Field(
         None,
@@ -129,15 +131,15 @@ class BlotchingSettings(Run):
     n_val_problems: int = Field(
         500,
         ge=2,
-        description="held-out problems, and as many out of distribution; of a corpus: windows that "
-        "are scored at most, evenly spread",
+        description="held-out problems, and as many out of distribution; with a corpus: at most "
+        "this many windows are scored, evenly spread",
     )
 
-    val_temp: float = Field(0.7, ge=0, description="temperature of sampled answers and of votes")
+    val_temp: float = Field(0.7, ge=0, description="temperature of sampled and voting answers")
     eval_temps: list[float] = Field(
-        [0.35, 1.0], description="more temperatures, at the least, middle and largest intensity"
+        [0.35, 1.0], description="more temperatures, at the smallest, middle and largest intensity"
     )
-    n_eval_ps: int = Field(6, ge=1, description="intensity: how many are asked for, evenly spread")
+    n_eval_ps: int = Field(6, ge=1, description="intensity: how many are requested, evenly spread")
     n_votes: int = Field(5, ge=0, description="answers that vote on each problem; 0: no vote")
     n_samples: int = Field(4, ge=0, description="problems whose chains are shown in the report")
 
@@ -158,16 +160,18 @@ class BlotchingSettings(Run):
         self._check_positions()
         self._check_rate()
         if self.base is None and self.d_model % (2 * self.n_heads):
-            raise ValueError(f"d_model {self.d_model} is no multiple of 2 x n_heads {self.n_heads}")
+            raise ValueError(
+                f"d_model {self.d_model} is not a multiple of 2 x n_heads {self.n_heads}"
+            )
         if self.model_parallel and (self.base is None or self.nodes > 1):
             raise ValueError("model_parallel spreads a base over one node: leave it out")
         if any(t <= 0 for t in self.eval_temps):
-            raise ValueError("eval_temps: above 0; answers without sampling are always scored")
+            raise ValueError("eval_temps: each is above 0; greedy answers are always scored")
         if self.n_votes == 1:
-            raise ValueError("n_votes 1 is no vote: 0, or 2 and more")
+            raise ValueError("n_votes 1 is not a vote; allowed: 0, or 2 or more")
         if self.ood_max_num is not None and self.ood_max_num <= self.largest_number:
             raise ValueError(
-                f"ood_max_num {self.ood_max_num}: more than the training's {self.largest_number}"
+                f"ood_max_num {self.ood_max_num}: must exceed the training's {self.largest_number}"
             )
         return self
 
@@ -179,17 +183,17 @@ class BlotchingSettings(Run):
             raise ValueError(f"arm {self.arm} has no blotch_p {self.blotch_p}: leave it out")
         given = self.model_fields_set & OF_INTENSITY
         if self.arm != "intensity" and (other := self._not_default(given)):
-            raise ValueError(f"{other[0]} is of the arm intensity: leave it out")
+            raise ValueError(f"{other[0]} belongs to the arm intensity: leave it out")
         if self.blotch_p_min >= self.blotch_p_max:
-            raise ValueError(f"blotch_p_min {self.blotch_p_min}: less than blotch_p_max")
+            raise ValueError(f"blotch_p_min {self.blotch_p_min}: must be less than blotch_p_max")
         if self.blotch_spacing == "equal" and not self.contig_blotches:
-            raise ValueError("contig_blotches: false goes with blotch_spacing random")
+            raise ValueError("contig_blotches: false needs blotch_spacing random")
         if self.blotch_spacing == "random" and self.equal_rounding != "half":
-            raise ValueError("equal_rounding goes with blotch_spacing equal")
+            raise ValueError("equal_rounding needs blotch_spacing equal")
         if self.arm == "direct" and not self.contig_blotches:
-            raise ValueError("arm direct leaves out neighbours too: leave contig_blotches out")
+            raise ValueError("arm direct leaves out neighbouring steps: leave contig_blotches out")
         if self.curriculum_steps and self.arm in ("vanilla", "direct"):
-            raise ValueError(f"curriculum_steps: the arm {self.arm} has one share only")
+            raise ValueError(f"curriculum_steps: arm {self.arm} has only one share")
 
     def _check_source(self) -> None:
         if self.corpus is None:
@@ -200,11 +204,11 @@ class BlotchingSettings(Run):
                 )
             return
         if other := self._not_default(ENVIRONMENT):
-            raise ValueError(f"{other[0]} is of the arithmetic problems: leave it out with corpus")
+            raise ValueError(f"{other[0]} is for arithmetic problems: leave it out with corpus")
         if (self.base is None) == (self.tokenizer is None):
             raise ValueError("a corpus needs a base, or the tokenizer of a model from scratch")
         if self.base is not None and (other := self._not_default(ARCHITECTURE)):
-            raise ValueError(f"{other[0]} is the base's: leave it out beside base")
+            raise ValueError(f"{other[0]} is the base's: leave it out when base is given")
         if self.seq_len is None:
             raise ValueError("a corpus needs seq_len, the tokens of a window of whole steps")
 
@@ -219,19 +223,19 @@ class BlotchingSettings(Run):
     def _check_rate(self) -> None:
         if self.lr_schedule == "power":
             if not self.warmup_steps:
-                raise ValueError("lr_schedule power falls from warmup_steps on: set it, 1 or more")
+                raise ValueError("lr_schedule power falls after warmup_steps: set it to 1 or more")
             if self.min_lr > self.lr:
                 raise ValueError(f"min_lr {self.min_lr} > lr {self.lr}")
         elif other := self._not_default(["lr_decay_exp", "min_lr"]):
-            raise ValueError(f"{other[0]} goes with lr_schedule power")
+            raise ValueError(f"{other[0]} needs lr_schedule power")
 
     def _not_default(self, keys: Any) -> list[str]:
-        """Return those of the keys that have another value than their default."""
+        """Return the keys whose value differs from their default."""
         fields = type(self).model_fields
         return sorted(k for k in keys if getattr(self, k) != fields[k].get_default())
 
     def lr_factor(self, step: int) -> float | None:
-        """Return the share of lr at a step, counted from 1; None: the schedule has its own."""
+        """Return the share of lr at a step, counted from 1; None: the schedule defines it."""
         if self.lr_schedule != "power":
             return None
         w = self.warmup_steps
@@ -248,15 +252,15 @@ class BlotchingSettings(Run):
 
     @property
     def largest_number(self) -> int:
-        """The largest number that the training's problems may have."""
+        """The largest number that training problems may have."""
         return max(self.max_num, self.max_mult_num if self.p_mult else 0)
 
     @property
     def n_groups(self) -> int:
-        """The groups that shortened sequences are read in; 0: sequences are masked."""
+        """The number of groups that shortened sequences are read in; 0: sequences are masked."""
         return self.length_groups if self.excise_tokens else 0
 
     @property
     def constant_p(self) -> float:
-        """The share of steps left out in all sequences, of the arms without a token."""
+        """The share of steps that an arm without a token leaves out of all sequences."""
         return _CONSTANT[self.arm] if self.arm in _CONSTANT else float(self.blotch_p or 0.0)

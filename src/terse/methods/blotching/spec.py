@@ -1,4 +1,4 @@
-"""What the house knows of the method `blotching`."""
+"""What the rest of terse knows about the method `blotching`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from terse.settings.method_spec import MethodSpec
 
 
 class BlotchingSpec(MethodSpec[BlotchingSettings]):
-    """A model of chains, which is no language model of whole text."""
+    """A model of chains, not a language model of whole text."""
 
     settings = BlotchingSettings
     implementation = "terse.methods.blotching.method:Blotching"
@@ -28,6 +28,9 @@ class BlotchingSpec(MethodSpec[BlotchingSettings]):
             return None
         block = (4 + 3 * run.h_mult) * run.d_model**2
         return round(run.n_layers * block) + 2 * (vocab_size or 18) * run.d_model
+
+    def row_length(self, run: BlotchingSettings) -> dict[str, int]:
+        return {} if run.seq_len is None else {"seq_len": run.seq_len + (run.arm == "intensity")}
 
     def drop_unread(
         self, config: dict[str, Any], blocks: Sequence[dict[str, Any]]

@@ -1,4 +1,4 @@
-"""Blotching models on disk: the language model as transformers writes it, and what is ours."""
+"""Blotching models on disk: the language model in transformers' format, and our own tensors."""
 
 from pathlib import Path
 
@@ -9,25 +9,25 @@ from terse.errors import TerseError
 from terse.methods.blotching.model import Blotcher
 from terse.training.weights import read_tensors
 
-WEIGHTS = "blotching.safetensors"  # what a run has in addition to its language model
+WEIGHTS = "blotching.safetensors"  # the tensors in addition to the language model
 
 
 def save_blotcher(model: Blotcher, folder: Path) -> None:
-    """Write the language model in the Hugging Face format, intensities and positions with it."""
+    """Write the language model in the Hugging Face format, with intensities and positions."""
     model.lm.save_pretrained(folder)
     tensors = {name: tensor.contiguous().cpu() for name, tensor in _own(model).items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def take_own(model: Blotcher, folder: Path) -> None:
-    """Give a model whose language model is loaded the rest of a folder.
+    """Load the other tensors of a folder into a model whose language model is loaded.
 
-    Raises TerseError where that is missing, broken, or of a run with other settings.
+    Raises TerseError if they are missing, broken, or from a run with other settings.
     """
     path = folder / WEIGHTS
     tensors, _ = read_tensors(path)
     if _shapes(tensors) != _shapes(_own(model)):
-        raise TerseError(f"{path} is of another run: train this one again")
+        raise TerseError(f"{path} belongs to another run: train this one again")
     model.load_state_dict(tensors, strict=False)
 
 

@@ -11,7 +11,7 @@ from terse.methods.blotching.evaluation import Evaluation, score
 
 
 def all_tables(evaluation: Evaluation) -> dict[str, pd.DataFrame]:
-    """Return the tables by name; those about answers only where problems are solved."""
+    """Return the tables by name; those of answers only if the run solves problems."""
     e = evaluation
     tables = {"losses": losses_table(evaluation), "cost": cost_table(e.model, e.layout, e.chains)}
     if evaluation.arithmetic is None:
@@ -25,8 +25,8 @@ def all_tables(evaluation: Evaluation) -> dict[str, pd.DataFrame]:
 def answers_table(evaluation: Evaluation) -> pd.DataFrame:
     """Return a row for each set of problems, intensity, temperature and number of votes.
 
-    Columns: arm, split, requested_p (share of steps to leave out; the arm's own where it takes no
-    requests), temperature, n_votes, accuracy with its 95 % interval, length_ratio (tokens written
+    Columns: arm, split, requested_p (share of steps to leave out; the arm's own if it takes no
+    requests), temperature, n_votes, accuracy with its 95 % interval, length_ratio (generated tokens
     per token of the whole chain), valid_statements (share), ended (share), n_problems.
     """
     s = evaluation.layout.settings
@@ -93,7 +93,7 @@ def losses_table(evaluation: Evaluation) -> pd.DataFrame:
 
 
 def samples_table(evaluation: Evaluation) -> pd.DataFrame:
-    """Return problems with their chains, and what is written greedily at each intensity."""
+    """Return problems with their chains, and the greedy generation at each intensity."""
     arithmetic = evaluation.arithmetic
     assert arithmetic is not None
     n_problems = len(arithmetic.problems.validation)

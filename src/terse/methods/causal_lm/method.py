@@ -17,12 +17,12 @@ from terse.evaluation.measures import Measure
 from terse.evaluation.scores import all_text, cost_measures, loss_measures
 from terse.methods.causal_lm.settings import CausalLMSettings
 from terse.methods.causal_lm.spec import CAUSAL_LM
-from terse.models.loading import load_model, max_context
+from terse.models.loading import check_length, load_model
 from terse.training.method import Method
 
 
 class CausalLM(Method[CausalLMSettings]):
-    """Next-token prediction on packed documents, every token of the corpus a target."""
+    """Next-token prediction on packed documents; every token of the corpus is a target."""
 
     spec = CAUSAL_LM
 
@@ -40,7 +40,7 @@ class CausalLM(Method[CausalLMSettings]):
         return bos if isinstance(bos, int) else -1
 
     def build(self) -> PreTrainedModel:
-        """Return the base's weights, or a Llama-architecture model with fresh ones."""
+        """Return the base with its weights, or a freshly initialised Llama-architecture model."""
         if self.inputs.base is not None:
             return self._base(self.inputs.base).requires_grad_(True).train()
         s, tokenizer = self.settings, self._tokenizer
@@ -60,12 +60,7 @@ class CausalLM(Method[CausalLMSettings]):
 
     def _base(self, folder: Path) -> PreTrainedModel:
         model = load_model(folder)
-        limit = max_context(model)
-        if limit is not None and self.settings.ctx_len > limit:
-            raise TerseError(
-                f"rows of {self.settings.ctx_len} tokens are longer than the {limit} positions of "
-                "the base; lower ctx_len"
-            )
+        check_length(model, self.settings.ctx_len, "rows", "lower ctx_len")
         return model
 
     def training_rows(self) -> Dataset[Any]:
@@ -75,15 +70,15 @@ class CausalLM(Method[CausalLMSettings]):
         return packed_rows(self._tokens, "validation", self.settings.ctx_len, self._bos)
 
     def evaluate(self, model: nn.Module, device: str) -> list[Measure]:
-        """Return bits per byte of the validation documents and their cost; coders without a model.
+        """Return bits per byte and cost of the validation documents, and model-free coders' scores.
 
-        A target's context is what its window holds before it, half a window at least where the
-        document has that much, so that the most of a document is computed twice.
+        A target's context is the part of its window before it, at least half a window where the
+        document is long enough, so most of a document is computed twice.
         """
-        # A tokenizer without BOS scores behind its EOS, as after the end of another document.
+        # Without a BOS, documents are scored after EOS, as if another document had just ended.
         start = self._bos if self._bos >= 0 else self._tokenizer.eos_token_id
         if not isinstance(start, int):
-            raise TerseError("the tokenizer has neither BOS nor EOS to score a document behind")
+            raise TerseError("the tokenizer has neither BOS nor EOS to score a document after")
         windows = scoring_windows(self._tokens, "validation", self.settings.ctx_len, start)
         sums = score_documents(cast(PreTrainedModel, model), windows, device=device)["model"]
         targets = all_text(self.settings.corpus)

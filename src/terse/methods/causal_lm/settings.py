@@ -10,7 +10,7 @@ ARCHITECTURE = {"d_model", "n_layers", "n_heads", "n_kv_heads", "h_mult", "tie_e
 
 
 class CausalLMSettings(Run):
-    """A Llama-architecture language model, trained from scratch or on from a base."""
+    """A Llama-architecture language model, trained from scratch or from a base."""
 
     method: Literal["causal-lm"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
         "causal-lm", description="this method"
@@ -32,9 +32,11 @@ class CausalLMSettings(Run):
         if self.base is not None:
             given = sorted(self.model_fields_set & (ARCHITECTURE | {"tokenizer"}))
             if given:
-                raise ValueError(f"{given[0]} is the base's: leave it out beside base")
+                raise ValueError(f"{given[0]} is the base's: leave it out when base is given")
         elif self.d_model % (2 * self.n_heads):
-            raise ValueError(f"d_model {self.d_model} is no multiple of 2 x n_heads {self.n_heads}")
+            raise ValueError(
+                f"d_model {self.d_model} is not a multiple of 2 x n_heads {self.n_heads}"
+            )
         if self.n_kv_heads is not None and self.n_heads % self.n_kv_heads:
-            raise ValueError(f"n_heads {self.n_heads} is no multiple of n_kv_heads")
+            raise ValueError(f"n_heads {self.n_heads} is not a multiple of n_kv_heads")
         return self

@@ -1,4 +1,4 @@
-"""What the house knows of the method `causal-lm`."""
+"""What the rest of terse knows about the method `causal-lm`."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from terse.settings.method_spec import MethodSpec
 
 
 class CausalLMSpec(MethodSpec[CausalLMSettings]):
-    """Everything that is not its own is the base's, where it has one."""
+    """A model with a base takes its architecture and tokenizer from it."""
 
     settings = CausalLMSettings
     implementation = "terse.methods.causal_lm.method:CausalLM"
@@ -27,6 +27,9 @@ class CausalLMSpec(MethodSpec[CausalLMSettings]):
 
     def depth(self, run: CausalLMSettings) -> int | None:
         return run.n_layers if run.base is None else None
+
+    def row_length(self, run: CausalLMSettings) -> dict[str, int]:
+        return {"ctx_len": run.ctx_len}
 
     def context_length(self, run: CausalLMSettings) -> int | None:
         return run.ctx_len if run.base is None else None

@@ -1,4 +1,4 @@
-"""The ways of giving a model its context, each scored on the same targets."""
+"""The ways to give a model its context, all scored on the same targets."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from terse.methods.compression.model import Batch, Compressor
 
 @dataclass(frozen=True)
 class ScoredBatch:
-    """A batch, the contexts of other documents beside it, and the token before an empty context."""
+    """A batch, contexts of other documents for it, and the token that starts an empty context."""
 
     batch: Batch
     others: Batch
@@ -36,7 +36,7 @@ def compressed(model: Compressor, at: ScoredBatch) -> Tensor:
 
 
 def static(model: Compressor, at: ScoredBatch) -> Tensor:
-    """A soft prompt that was trained on the same batches and knows no context."""
+    """A soft prompt that was trained on the same batches without context."""
     prefix = model.static_prefix(len(at.batch.target))
     return model.read(prefix, at.batch.target, at.batch.target_mask)
 
@@ -47,7 +47,7 @@ def shuffled(model: Compressor, at: ScoredBatch) -> Tensor:
 
 
 def tail(model: Compressor, at: ScoredBatch) -> Tensor:
-    """As many raw tokens as there are vectors and cue: the last ones of the context."""
+    """The last raw tokens of the context, as many as the vectors and the cue."""
     batch, o = at.batch, model.settings.seq_overlap
     stop = batch.context.shape[1] - o  # the overlap itself follows anyway
     kept = slice(max(0, stop - model.n_vectors - 1), stop)
@@ -59,7 +59,7 @@ def tail(model: Compressor, at: ScoredBatch) -> Tensor:
 def mean_pool(model: Compressor, at: ScoredBatch) -> Tensor:
     """Means of the context's hidden states at `cmp_layer` over c equal parts, as the vectors.
 
-    Of fewer than c tokens, neighbouring parts share them.
+    With fewer than c tokens, neighbouring parts share them.
     """
     s, batch = model.settings, at.batch
     tokens = batch.context.reshape(len(batch.context) * s.n_spans, -1)  # (B S, k)
@@ -71,7 +71,7 @@ def mean_pool(model: Compressor, at: ScoredBatch) -> Tensor:
 
 
 def part_means(states: Tensor, mask: Tensor, n_parts: int) -> Tensor:
-    """Return the means (B, c, H) of c equal parts of the real ones among states (B, k, H)."""
+    """Return the means (B, c, H) of c equal parts of the real states among (B, k, H)."""
     rank = (mask.cumsum(1) - 1)[:, None]  # (B, 1, k)
     n, part = mask.sum(1)[:, None], torch.arange(n_parts, device=mask.device)
     first = part * n // n_parts  # (B, c)
@@ -96,5 +96,5 @@ ARMS: dict[str, Callable[[Compressor, ScoredBatch], Tensor]] = {
 
 
 def arms_of(model: Compressor) -> list[str]:
-    """Return the names of the arms that a compressor can be scored in."""
+    """Return the names of the arms in which a compressor can be scored."""
     return [arm for arm in ARMS if arm != "static" or model.static is not None]

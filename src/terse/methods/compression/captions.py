@@ -1,27 +1,26 @@
-"""What the report says below the tables and figures of compression runs."""
+"""Captions of the tables and figures of compression runs in the report."""
 
 CAPTIONS = {
     "arms": "Loss on the same targets for each way of giving the model its context, in nats per "
     "token: ``low`` has no context, ``high`` all k tokens of it, ``compressed`` c vectors made "
     "from them. The controls replace the c vectors and the cue that follows: ``static`` is a "
-    "trained soft prompt that knows no context, ``shuffled`` the vectors of another document, "
-    "``tail`` the last c + 1 raw tokens, ``mean_pool`` c means of hidden states. Bars: 95 % "
-    "intervals from resampled documents.",
+    "trained soft prompt without context, ``shuffled`` the vectors of another document, ``tail`` "
+    "the last c + 1 raw tokens, ``mean_pool`` c means of hidden states. Bars: 95 % intervals from "
+    "resampled documents.",
     "recovery": "Recovery R = (low - compressed) / (low - high) of the selected runs: the share of "
-    "what the context is worth that passes through the vectors, against their number c, the tokens "
-    "k that they replace, and the hidden state that they are read from (-1: after the final "
-    "norm; 0: embeddings, which have seen no context). The trained static prompt, which has seen "
-    "none either, is the line to beat. Points are runs (seeds side by side), lines their "
-    "means, bars 95 % intervals from resampled documents.",
-    "samples": "What the model writes after the same contexts, greedily: with all tokens of the "
-    "context in front of it, with the compressed ones, with none. Examples, not a metric.",
+    "the context's value that the vectors preserve, against their number c, the k tokens that they "
+    "replace, and the hidden state that they are read from (-1: after the final norm; 0: "
+    "embeddings, which have seen no context). The trained static prompt, which has seen no context "
+    "either, is the line to beat. Points: runs (seeds next to each other). Lines: their means. "
+    "Bars: 95 % intervals from resampled documents.",
+    "samples": "The model's greedy continuations of the same contexts: with all tokens of the "
+    "context, with its vectors, and without context. Examples, not a metric.",
     "dimensions": "Intrinsic dimension of clouds in which each point is one context: of each "
     "single vector, of the mean of the vectors, and, at the same hidden state of the plain model, "
-    "of the last token and of the mean over the tokens. ``n_eff`` contexts; windows of one "
+    "of the last token and of the mean over the tokens. ``n_eff``: contexts used; windows of one "
     "document are not independent, and at ``cmp_layer`` 0 all contexts have the same vectors.",
-    "cost": "What is kept for each context, and the time to the first token after it: for all k "
-    "tokens, for vectors made before, and for vectors with the pass that makes them. "
-    "``key_value_bytes`` is the size of the cache at the first token, ``forward_flops`` counts "
-    "the timed passes. Median of the "
-    "timings on this machine, batch 1.",
+    "cost": "The storage of a context and the time to the first token after it: for all k tokens, "
+    "for existing vectors, and for vectors including the pass that makes them. "
+    "``key_value_bytes`` is the size of the cache at the first token, ``forward_flops`` counts the "
+    "timed passes. Times are medians on this machine, with batch size 1.",
 }

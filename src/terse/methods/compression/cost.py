@@ -1,4 +1,4 @@
-"""What a context costs: positions, FLOPs, bytes of the key-value cache, time to the first token."""
+"""The cost of a context: positions, FLOPs, key-value cache bytes, time to the first token."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,11 +28,11 @@ from terse.methods.compression.rows import ListedWindows
 
 @dataclass(frozen=True)
 class ArmCosts:
-    """What a window costs in each arm.
+    """The cost of a window in each arm.
 
-    reading: a pass of the language model. making: one as far as the hidden state that the vectors
-    are read from, scored at the places that become vectors. pooling: the same without the trained
-    rows or a LoRA, from the plain model. vector: FLOPs of projecting one vector.
+    reading: a pass of the language model. making: a pass up to the hidden state from which the
+    vectors are read, scored at the positions that become vectors. pooling: the same in the plain
+    model, without trained rows or LoRA. vector: FLOPs of projecting one vector.
     """
 
     model: Compressor
@@ -43,7 +43,7 @@ class ArmCosts:
 
     @classmethod
     def of(cls, model: Compressor) -> "ArmCosts":
-        """Return the costs of a model, of short passes that are counted."""
+        """Return the costs of a model, counted in short passes."""
         states = torch.zeros(1, 1, _state_width(model), device=model.vectors.device)
         return cls(
             model,
@@ -56,7 +56,7 @@ class ArmCosts:
     def of_arm(self, arm: str, at: ScoredBatch) -> tuple[Floats, Floats]:
         """Return the positions (B,) that an arm computes for windows, and their FLOPs (B,).
 
-        A vector is a position, as is the cue; padding is none.
+        Each vector and the cue are one position; padding is none.
         """
         n = flops = np.zeros(len(at.batch.target))
         if arm in ("compressed", "shuffled"):
@@ -79,14 +79,14 @@ class ArmCosts:
         return n_target - 1 + (1 if arm == "low" else model.n_vectors + 1)
 
     def of_making(self, mask: Tensor) -> tuple[Floats, Floats]:
-        """Return positions and FLOPs (B,) of making vectors of contexts, mask (B, spans x k)."""
+        """Return positions and FLOPs (B,) of making contexts' vectors, mask (B, spans x k)."""
         s = self.model.settings
         spans = self._spans(mask) + s.n_cmps + s.sep_cmpr  # (B, spans)
         flops = self.making.total(spans, s.n_cmps) + s.n_cmps * self.vector
         return (self.model.layer != 0) * spans.sum(1), flops.sum(1)
 
     def _of_pooling(self, mask: Tensor) -> tuple[Floats, Floats]:
-        """Return the same of means over parts, which are products with matrices (c, k)."""
+        """Return the same for means over parts, which are products with matrices (c, k)."""
         c, spans = self.model.settings.n_cmps, self._spans(mask)
         means = 2 * c * spans * _state_width(self.model)
         flops = self.pooling.total(spans) + means + c * self.vector
@@ -98,10 +98,10 @@ class ArmCosts:
 
 
 def _as_far_as_vectors(model: Compressor, *, lora: bool, outputs: bool) -> PassFlops:
-    """Return what a pass to the states that become vectors costs.
+    """Return the cost of a pass up to the states that become vectors.
 
-    outputs: whether expected output embeddings are taken where the settings say so; without,
-    there are none of means.
+    outputs: whether to include expected output embeddings where the settings use them; means have
+    none.
     """
     lm = model.lm
 
@@ -118,27 +118,27 @@ def _as_far_as_vectors(model: Compressor, *, lora: bool, outputs: bool) -> PassF
 
 
 def _state_width(model: Compressor) -> int:
-    """Return the width of what is projected: hidden states, or embeddings."""
+    """Return the width of the vectors before projection: of hidden states, or of embeddings."""
     if model.layer is None:
         return int(cast(nn.Embedding, model.lm.get_input_embeddings()).weight.shape[1])
     return int(model.lm.config.get_text_config().hidden_size)
 
 
 def prefixes(model: Compressor, windows: ListedWindows) -> dict[str, Tensor]:
-    """Return what stands before new text, (1, T, E): `high` a context's tokens, `compressed`."""
+    """Return the embeddings before new text, (1, T, E), by arm: `high` and `compressed`."""
     context = context_of(windows).to(model.vectors.device)
     Z = model.compress(context, torch.ones_like(context))
     return {"high": embed(model.lm, context), "compressed": model.prefix(Z, model.cue)}
 
 
 def context_of(windows: ListedWindows) -> Tensor:
-    """Return the first window's context, real tokens only, (1, T)."""
+    """Return the first window's context, only its real tokens, (1, T)."""
     row = windows[0]
     return row["context"][row["context_mask"].bool()][None]
 
 
 def context_measures(model: Compressor, windows: ListedWindows) -> list[Measure]:
-    """Return the positions before the first new token and the bytes of the cache by then."""
+    """Return the positions before the first new token, and the bytes of the cache there."""
     measures = []
     with torch.inference_mode():
         for arm, embeds in prefixes(model, windows).items():
@@ -149,11 +149,11 @@ def context_measures(model: Compressor, windows: ListedWindows) -> list[Measure]
 
 
 def cost_table(model: Compressor, windows: ListedWindows) -> pd.DataFrame:
-    """Return the cost of a context, a row for each way, with the share of that of `high`.
+    """Return the cost of a context, a row for each way, with ratios to `high`.
 
     time_to_first_token_s is the median of interleaved rounds on this machine: from tokens, from
-    vectors that are there, and from vectors with the pass that makes them (`compressing`).
-    forward_flops are those of the same passes.
+    existing vectors, and from vectors with the pass that makes them (`compressing`). forward_flops
+    counts the same passes.
     """
     costs = ArmCosts.of(model)
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Every arm on the same targets, by teacher forcing, with intervals over documents."""
+"""Scores of every arm on the same targets by teacher forcing, with intervals over documents."""
 
 import math
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ def evaluate_arms(model: Compressor, windows: ListedWindows, start: int) -> list
 
     Loss in nats per target token, bits per byte, positions and FLOPs per byte, top-1 and top-5
     accuracy, recovery, gain over the controls, divergence from the model with the whole context,
-    and what is kept of a context. start: the token that an empty context begins with.
+    and the storage of a context. start: the token with which an empty context begins.
     """
     sums, targets = score_arms(model, windows, start), targets_of(model, windows)
     measures = []
@@ -58,7 +58,7 @@ def evaluate_arms(model: Compressor, windows: ListedWindows, start: int) -> list
 
 
 def targets_of(model: Compressor, windows: ListedWindows) -> str:
-    """Return how the `targets` column calls what the arms are scored on."""
+    """Return the value of `targets` for what the arms are scored on."""
     lengths, corpus = windows.lengths, model.settings.corpus
     what = f"up to {lengths.new} new tokens after" if lengths.new else "the context itself in"
     return (
@@ -68,9 +68,9 @@ def targets_of(model: Compressor, windows: ListedWindows) -> str:
 
 
 def gains(nats: dict[str, Floats], n_targets: Floats) -> list[Measure]:
-    """Return how far `compressed` is below each control, nats per target, document by document.
+    """Return how far `compressed` is below each control, nats per target, paired by document.
 
-    Paired, so that these intervals say more than those of the arms themselves. nats: {arm: (D,)}.
+    Pairing makes these intervals tighter than those of the arms themselves. nats: {arm: (D,)}.
     """
     controls = [arm for arm in nats if arm not in ("high", "compressed")]
     return [
@@ -84,7 +84,7 @@ def gains(nats: dict[str, Floats], n_targets: Floats) -> list[Measure]:
 def score_arms(
     model: Compressor, windows: ListedWindows, start: int, batch_size: int | None = None
 ) -> DocumentSums:
-    """Return the sums of all arms: nats, top1, top5 and kl of the targets, and what each costs."""
+    """Return the sums of all arms: nats, top1, top5 and kl of the targets, and the costs."""
     size = batch_size or model.settings.val_batch_size or model.settings.batch_size
     sums, costs = DocumentSums(1 + max(documents_of(windows))), ArmCosts.of(model)
     with torch.inference_mode():
@@ -124,11 +124,11 @@ def documents_of(windows: ListedWindows) -> list[int]:
 def paired_rows(windows: ListedWindows, size: int) -> Iterator[tuple[list[Any], list[Any]]]:
     """Yield batches of windows, and for each window one of another document.
 
-    Raises TerseError where there is only one document.
+    Raises TerseError if there is only one document.
     """
     documents = documents_of(windows)
     if len(set(documents)) < 2:
-        raise TerseError("the shuffled arm needs windows of two validation documents at least")
+        raise TerseError("the shuffled arm needs windows of at least two validation documents")
     n = len(documents)
     for first in range(0, n, size):
         chosen = range(first, min(first + size, n))
@@ -136,7 +136,7 @@ def paired_rows(windows: ListedWindows, size: int) -> Iterator[tuple[list[Any], 
 
 
 def _other(documents: list[int], i: int) -> int:
-    """Return a window of another document, half of all windows away or the next that fits."""
+    """Return a window of another document, half of all windows away or the next suitable one."""
     n = len(documents)
     return next(
         j for j in ((i + n // 2 + step) % n for step in range(n)) if documents[j] != documents[i]
@@ -146,8 +146,8 @@ def _other(documents: list[int], i: int) -> int:
 def recovery(arm: str, nats: dict[str, Floats], n_targets: Floats) -> Measure:
     """Return R = (low - arm) / (low - high) with its 95 % interval over resampled documents.
 
-    nats: {arm: (D,)}. NaN, and flagged, where the gap between low and high is within its own
-    interval of nothing: then there is nothing to recover.
+    nats: {arm: (D,)}. NaN and flagged where the interval of the gap between low and high contains
+    zero: then there is nothing to recover.
     """
     names = ("low", "high", arm)
     sums = [[nats[name][draws].sum(1) for name in names] for draws in resampled(len(n_targets))]

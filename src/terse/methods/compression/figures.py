@@ -1,4 +1,4 @@
-"""Figures of compression runs, from their tables; no torch."""
+"""Figures of compression runs, drawn from their tables without torch."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from terse.figures.style import BLUE, GREY, ORANGE, WIDTH_IN, ordered_colours, p
 ARMS = ("low", "static", "mean_pool", "shuffled", "compressed", "tail", "high")  # bottom to top
 AXES = {
     "n_cmps": "vectors c",
-    "cmp_len": "tokens k that they stand for",
+    "cmp_len": "tokens k that they replace",
     "cmp_layer": "hidden state they are read from",
 }
 LINES = {"compressed": (BLUE, "o-"), "static": (GREY, "s--"), "tail": (ORANGE, "^:")}
@@ -70,7 +70,7 @@ def _arms_panel(ax: Axes, runs: Sequence[FinishedRun]) -> None:
 
 
 def recovery(runs: Sequence[FinishedRun]) -> Figure:
-    """Draw the recovery against c, k and layer, a line per group that differs in nothing else."""
+    """Draw the recovery against c, k and layer, a line per group that differs only in that."""
     with paper_style():
         figure = Figure(figsize=(WIDTH_IN, 2.5))
         axes = figure.subplots(1, len(AXES), sharey=True)
@@ -128,11 +128,11 @@ def _errors(rows: pd.DataFrame) -> np.ndarray:
 
 
 def _groups(runs: Sequence[FinishedRun], key: str) -> list[list[FinishedRun]]:
-    """Return the runs in groups that differ in nothing but `key` and the seed."""
+    """Return the runs in groups that differ only in `key` and the seed."""
     groups: dict[str, list[FinishedRun]] = {}
     for run in runs:
         settings = run.settings.model_dump(mode="json")
-        # The window's length moves along with k where what follows stays as long.
+        # The window's length grows with k where the part after it keeps its length.
         rest = {k: v for k, v in settings.items() if k not in (key, "seed", "seq_len")}
         rest |= {"n_forward": _value(run, "n_forward")}
         groups.setdefault(str(sorted(rest.items(), key=str)), []).append(run)
@@ -144,7 +144,7 @@ def _value(run: FinishedRun, key: str) -> Any:
 
 
 def _place(value: Any) -> tuple[int, float]:
-    """Return the order of a value: indices from the front, half, from the end, output."""
+    """Return a value's sort key: indices from the front, half, from the end, output."""
     if value == "half":
         return (1, 0.0)
     if value == "output":

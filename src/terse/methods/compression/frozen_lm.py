@@ -1,7 +1,7 @@
-"""Passes through a causal language model by embeddings: as far as one hidden state, or to logits.
+"""Passes through a causal language model from embeddings up to one hidden state or to logits.
 
-Positions come from the mask, so padding anywhere changes nothing; a model that reads them from the
-mask itself (BLOOM) is left to do so.
+Positions are computed from the mask, so padding anywhere changes nothing; a model that computes
+them from the mask itself (BLOOM) does so.
 """
 
 import inspect
@@ -24,10 +24,10 @@ def blocks_of(lm: PreTrainedModel) -> nn.ModuleList:
     """Return the model's list of L blocks."""
     path = module_paths(lm).get("block")
     if path is None:
-        raise TerseError(f"found no list of blocks in {type(lm).__name__}")
+        raise TerseError(f"no list of blocks found in {type(lm).__name__}")
     blocks = lm.get_submodule(path.removesuffix(".{layer}"))
     if not isinstance(blocks, nn.ModuleList):
-        raise TerseError(f"the blocks of {type(lm).__name__} are no list, but {type(blocks)}")
+        raise TerseError(f"the blocks of {type(lm).__name__} are not a list, but {type(blocks)}")
     return blocks
 
 
@@ -48,12 +48,12 @@ def layer_index(layer: int | str, n_blocks: int) -> int:
 
 
 def positions_of(mask: Tensor) -> Tensor:
-    """Return positions (B, T) that count real tokens, from a mask (B, T) of ones and zeros."""
+    """Return positions (B, T) counting real tokens, from a mask (B, T) of ones and zeros."""
     return (mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
 def hidden_state(lm: PreTrainedModel, embeds: Tensor, mask: Tensor, index: int) -> Tensor:
-    """Return hidden state `index` of L + 1, (B, T, H); no block after it is run.
+    """Return hidden state `index` of L + 1, (B, T, H), without running the blocks after it.
 
     embeds: (B, T, E). mask: (B, T). Index L is the state after the final norm.
     """
@@ -85,7 +85,7 @@ def logits_of(lm: PreTrainedModel, embeds: Tensor, mask: Tensor, n_last: int) ->
 
 
 def keeping(lm: PreTrainedModel, n_last: int) -> dict[str, int]:
-    """Return the option by which a model computes its last logits only, where it has one."""
+    """Return the option that makes a model compute only its last logits, if it has one."""
     known = "logits_to_keep" in inspect.signature(lm.forward).parameters
     return {"logits_to_keep": n_last} if known else {}
 
@@ -103,7 +103,7 @@ def embed(lm: PreTrainedModel, tokens: Tensor) -> Tensor:
 
 
 def expected_embedding(lm: PreTrainedModel, logits: Tensor) -> Tensor:
-    """Return the embeddings (B, T, E) expected under the distributions of logits (B, T, V)."""
+    """Return the expected embeddings (B, T, E) under the distributions of logits (B, T, V)."""
     table = cast(nn.Embedding, lm.get_input_embeddings()).weight  # (V, E)
     return torch.softmax(logits.float(), -1).to(table.dtype) @ table[: logits.shape[-1]]
 
@@ -112,15 +112,15 @@ def expected_embedding(lm: PreTrainedModel, logits: Tensor) -> Tensor:
 def written_after(
     lm: PreTrainedModel, embeds: Tensor, n: int, *, mask: Tensor | None = None, **options: Any
 ) -> Tensor:
-    """Return what the model writes after embeddings (B, T, E), at most n tokens, (B, n).
+    """Return at most n tokens (B, n) that the model generates after embeddings (B, T, E).
 
-    Uses the key-value cache. options: those of transformers' `generate`; greedy if none are given,
-    whatever the generation config says that the model ships with.
+    Uses the key-value cache. options: those of transformers' `generate`; without any, generation is
+    greedy whatever the model's own generation config says.
     """
     if mask is None:
         mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
     end = lm.config.get_text_config().eos_token_id
-    pad = end[0] if isinstance(end, list) else end  # some models have several ends
+    pad = end[0] if isinstance(end, list) else end  # some models have several EOS
     chosen = {"do_sample": False, "num_beams": 1, "pad_token_id": pad or 0}
     generate = cast(Any, lm.generate)
     with plainly(lm):

@@ -13,8 +13,8 @@ from terse.methods.compression.model import Compressor
 def generate(
     model: Compressor, Z: Tensor, max_new_tokens: int, *, cue: str = "forward", **options: Any
 ) -> Tensor:
-    """Return what the model writes after vectors Z (B, spans x c, E), tokens (B, new).
+    """Return the tokens (B, new) that the model generates after vectors Z (B, spans x c, E).
 
-    options: those of transformers' `generate`; greedy if none are given.
+    options: those of transformers' `generate`; without any, generation is greedy.
     """
     return written_after(model.lm, model.prefix(Z, cue), max_new_tokens, **options)

@@ -1,4 +1,4 @@
-"""lm-eval on a frozen language model that reads what lies behind it as vectors."""
+"""lm-eval on a frozen language model that reads earlier tokens as vectors."""
 
 from pathlib import Path
 
@@ -18,8 +18,8 @@ from terse.training.method import Inputs
 class CompressedLM(BlockText):
     """A base read through a compressor.
 
-    Each block of n tokens is read behind the vectors of the k tokens before it, as in the windows
-    that the compressor was trained on.
+    Each block of n tokens is read after the vectors of the k tokens before it, as in the windows
+    on which the compressor was trained.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class CompressedLM(BlockText):
         return [pair for pair in scored if pair is not None]
 
     def _scores(self, logits: Tensor, row: list[int]) -> tuple[Tensor, Tensor]:
-        """Return log-likelihoods and whether likeliest; logits: (m, V) of the row's last m."""
+        """Return log-likelihoods and whether most likely; logits (m, V): of the row's last m."""
         before = len(row) - len(logits)
         targets = torch.tensor(row[before:], device=logits.device)
         logs = torch.log_softmax(logits.float(), -1).gather(-1, targets[:, None])[:, 0]
@@ -57,13 +57,13 @@ class CompressedLM(BlockText):
         return _behind(before, logs.cpu()), _behind(before, best.cpu())
 
     def _plain(self, rows: list[list[int]]) -> list[Tensor]:
-        """Return the logits (length, V) of rows behind the token that begins a text."""
+        """Return the logits (length, V) of rows after the token that starts a text."""
         tokens, mask = self.padded([[self.start, *row] for row in rows])
         logits = logits_of(self.model.lm, embed(self.model.lm, tokens), mask, tokens.shape[1])
         return [own[: len(row)] for own, row in zip(logits, rows, strict=True)]
 
     def _block(self, rows: list[list[int]]) -> list[Tensor]:
-        """Return the logits (length - k, V) of what is behind the k context tokens of rows."""
+        """Return the logits (length - k, V) of the tokens after the k context tokens of rows."""
         k, o = self.context, self.overlap
         context, context_mask = self.padded([row[:k] for row in rows])
         target, mask = self.padded([row[k - o :] for row in rows])
@@ -84,5 +84,5 @@ class CompressedLM(BlockText):
 
 
 def _behind(n: int, values: Tensor) -> Tensor:
-    """Return values behind n places that are not read."""
+    """Return values preceded by n unread positions."""
     return torch.cat([values.new_zeros(n), values])

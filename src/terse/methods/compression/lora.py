@@ -1,4 +1,4 @@
-"""A LoRA (https://arxiv.org/abs/2106.09685) that only the compressing pass sees, through peft."""
+"""A LoRA (https://arxiv.org/abs/2106.09685) through peft, active only in the compressing pass."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from terse.errors import TerseError
 
 
 def add_lora(lm: PreTrainedModel, rank: int) -> None:
-    """Put a LoRA beside each linear map inside the model's blocks, switched off, trainable."""
+    """Add a trainable LoRA to each linear map inside the model's blocks, switched off."""
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
@@ -25,7 +25,7 @@ def add_lora(lm: PreTrainedModel, rank: int) -> None:
 
 @contextmanager
 def lora_enabled(lm: nn.Module, exists: bool) -> Iterator[None]:
-    """Switch the LoRA on for a while, where there is one."""
+    """Switch the LoRA, if there is one, on inside the context."""
     if exists:
         _switch(lm, on=True)
     try:
@@ -40,5 +40,5 @@ def _switch(lm: nn.Module, *, on: bool) -> None:
 
     for module in lm.modules():
         if isinstance(module, BaseTunerLayer):
-            # peft's own switch would freeze the LoRA's weights as well.
+            # peft's own switch would also freeze the LoRA's weights.
             cast(Any, module)._disable_adapters = not on

@@ -1,4 +1,4 @@
-"""Losses as sums over real targets, in nats and float32; who sums them up divides."""
+"""Losses as sums over real targets, in nats and float32; the caller divides."""
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ Sums = dict[str, Tensor]
 def cross_entropy(logits: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """Return the summed cross-entropy of targets (B, n) where the mask (B, n) is one.
 
-    logits: (B, n, V), each already at its target's place.
+    logits: (B, n, V), each aligned with its target.
     """
     labels = target.masked_fill(mask == 0, -100)
     return nn.functional.cross_entropy(

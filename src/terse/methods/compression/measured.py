@@ -10,8 +10,8 @@ from terse.methods.compression.model import Compressor
 class VectorsOfContexts(nn.Module):
     """A compressor as a model whose activations can be captured: `cloud: last_token` or `means`.
 
-    It reads the last `n_context` of its tokens (B, T), so that a BOS before them is left out, and
-    puts out their vectors (B, spans x c, E) at its module `vectors`.
+    It reads the last `n_context` of its tokens (B, T), without a BOS before them, and outputs their
+    vectors (B, spans x c, E) at its module `vectors`.
     """
 
     def __init__(self, compressor: Compressor) -> None:
@@ -27,7 +27,7 @@ class VectorsOfContexts(nn.Module):
         return self.compressor.lm.get_input_embeddings()
 
     def forward(self, input_ids: Tensor, **_options: Any) -> Tensor:
-        """Return Z; a context of fewer tokens is padded in front."""
+        """Return Z; a shorter context is padded in front."""
         n = self.compressor.settings.n_context
         context = input_ids[:, -n:]
         short = (n - context.shape[1], 0)

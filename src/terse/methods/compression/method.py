@@ -36,7 +36,7 @@ LOSSES = ("ce", "kl", "rmb", "static", "csl")
 
 
 class Compression(Method[CompressionSettings]):
-    """A frozen language model learns to read vectors in the place of tokens."""
+    """A frozen language model learns to read vectors in place of tokens."""
 
     spec = COMPRESSION
 
@@ -54,7 +54,7 @@ class Compression(Method[CompressionSettings]):
 
     @property
     def lengths(self) -> Lengths:
-        """Return how many tokens a window has, and which."""
+        """Return the numbers of context, overlap and new tokens of a window."""
         s = self.settings
         return Lengths(s.n_context, s.n_forward, s.seq_overlap)
 
@@ -65,12 +65,11 @@ class Compression(Method[CompressionSettings]):
             self._base, dtype=s.torch_dtype, device_map=device_map,
             trust_remote_code=s.trust_remote_code,
         )  # fmt: skip
-        longest = 2 * s.n_context if s.rmb_only else s.n_context + s.n_forward
-        check_length(lm, longest, "windows", "lower seq_len or cmp_len")
+        check_length(lm, s.longest, "windows", "lower seq_len or cmp_len")
         return lm
 
     def build(self) -> Compressor:
-        """Return the frozen base with fresh rows beside it."""
+        """Return the frozen base with freshly initialised rows."""
         return Compressor(self._language_model(), self.settings)
 
     def training_rows(self) -> Windows:
@@ -86,7 +85,7 @@ class Compression(Method[CompressionSettings]):
         return default_collate([{name: row[name] for name in FIELDS} for row in rows])
 
     def count(self, batch: Batch) -> Tensor:
-        """Return the targets (5,) of each of `LOSSES`."""
+        """Return the number of targets (5,) of each of `LOSSES`."""
         targets, new = batch["target_mask"].sum(), batch["is_new"].sum()
         context = batch["context_mask"].sum()
         if self.settings.soft_targets:
@@ -110,23 +109,23 @@ class Compression(Method[CompressionSettings]):
         return loss, terms
 
     def clipped_parts(self, model: nn.Module) -> list[list[nn.Parameter]]:
-        """Return the compressor and its control: neither is to slow the other down."""
+        """Return the compressor's and the control's parameters, so that neither slows the other."""
         parts: dict[bool, list[nn.Parameter]] = {}
         for name, parameter in self._compressor(model).trained():
             parts.setdefault(name == "static", []).append(parameter)
         return list(parts.values())
 
     def score(self, model: nn.Module, batch: Batch) -> tuple[float, int]:
-        """Return the main loss of a validation batch alone, and its targets."""
+        """Return only the main loss of a validation batch, and its number of targets."""
         main = self.settings.main_loss
         return model(**batch)[main].item(), int(self.count(batch)[LOSSES.index(main)])
 
     def evaluate(self, model: nn.Module, device: str) -> list[Measure]:
-        """Return every arm's scores on the same targets, and how much is recovered."""
+        """Return every arm's scores on the same targets, and the recovery."""
         return evaluate_arms(self.placed(model, device), self._evaluated, self.start)
 
     def tables(self, model: nn.Module, device: str) -> dict[str, pd.DataFrame]:
-        """Return what a context costs here, the vectors' dimensions, and generated text."""
+        """Return the cost of a context here, the vectors' dimensions, and generated text."""
         placed, n = self.placed(model, device), self.settings.n_samples
         windows = self._evaluated
         tables = {
@@ -149,10 +148,10 @@ class Compression(Method[CompressionSettings]):
         for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
             if isinstance(token, int):
                 return token
-        raise TerseError("the tokenizer has neither BOS nor EOS to begin a text with")
+        raise TerseError("the tokenizer has neither BOS nor EOS to start a text with")
 
     def placed(self, model: nn.Module, device: str) -> Compressor:
-        """Return a compressor on a device, or where it is spread over several."""
+        """Return a compressor on a device, or as it is spread over several."""
         found = self._compressor(model)
         return found if self.settings.model_parallel else found.to(device)
 
@@ -163,21 +162,21 @@ class Compression(Method[CompressionSettings]):
         return model
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """Write the trained tensors, and which base they belong to."""
+        """Write the trained tensors and the name and digest of their base."""
         base = {"name": self.settings.base, "digest": self._base_digest}
         save_compressor(self._compressor(model), folder, base)
 
     def load(self, folder: Path) -> Compressor:
         """Return a trained compressor on its base, in eval mode.
 
-        Raises TerseError where the base is not the one that it was trained on.
+        Raises TerseError if the base is not the one that it was trained on.
         """
         return load_compressor(folder, self._language_model(), self._base_digest)
 
     def measured(self, folder: Path, device: str) -> VectorsOfContexts:
-        """Return a trained compressor as a model that puts out vectors."""
+        """Return a trained compressor as a model that outputs vectors."""
         return VectorsOfContexts(self.placed(self.load(folder), device)).eval()
 
     def tokenizer_folder(self) -> Path | None:
-        """Nothing: the tokenizer is the base's."""
+        """None: the tokenizer is the base's."""
         return None

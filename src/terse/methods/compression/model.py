@@ -44,11 +44,11 @@ class Batch:
 
 
 class Compressor(nn.Module):
-    """The trained rows beside a frozen model.
+    """A frozen model and the trained rows.
 
     vectors: (c + 2 + sep, E), rows CMP_0..CMP_{c-1}, FWD, RMB, SEP. static: the control's prompt,
     (spans x c + 1, E). E is the width of the model's embeddings, H that of its hidden states.
-    Only what is trained is in the state dict.
+    The state dict holds only trained tensors.
     """
 
     def __init__(self, lm: PreTrainedModel, settings: CompressionSettings) -> None:
@@ -63,7 +63,7 @@ class Compressor(nn.Module):
         self.projection = self._projection(table)
         if s.lora_rank:
             add_lora(lm, s.lora_rank)
-        prompt = rows_like(table, self.n_vectors + 1).to(device)  # drawn last: it moves no other
+        prompt = rows_like(table, self.n_vectors + 1).to(device)  # last: no draw depends on it
         self.static = nn.Parameter(prompt) if s.static_control else None
         if s.train_embs:
             table.requires_grad_(True)
@@ -83,7 +83,7 @@ class Compressor(nn.Module):
         if s.proj_hid_mult is None:
             projection = nn.Linear(width, into)
             if width == into:
-                nn.init.eye_(projection.weight)  # starts as no projection at all
+                nn.init.eye_(projection.weight)  # starts as the identity
             return projection.to(table.device)
         hidden = round(s.proj_hid_mult * width)
         layers = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, into))
@@ -91,21 +91,21 @@ class Compressor(nn.Module):
 
     @property
     def n_vectors(self) -> int:
-        """Vectors that stand for one context, over all spans."""
+        """The number of vectors of one context, over all spans."""
         return self.settings.n_spans * self.settings.n_cmps
 
     @property
     def hf_device_map(self) -> Any:
-        """Where a model that is spread over devices lies; AttributeError if it is not."""
+        """The device map of a model spread over devices; AttributeError if it is not spread."""
         return self.lm.hf_device_map
 
     @property
     def cue(self) -> str:
-        """The row that stands between the vectors and the main task's targets."""
+        """The row between the vectors and the main task's targets."""
         return "remember" if self.settings.rmb_only else "forward"
 
     def cue_row(self, cue: str) -> Tensor:
-        """Return the row (E,) that asks to go on (`forward`) or to reproduce (`remember`)."""
+        """Return the row (E,) that cues the continuation (`forward`) or the copy (`remember`)."""
         return self.vectors[self.settings.n_cmps + ("forward", "remember").index(cue)]
 
     def compress(self, context: Tensor, mask: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ class Compressor(nn.Module):
         return self.project(states).reshape(B, self.n_vectors, -1)
 
     def project(self, states: Tensor) -> Tensor:
-        """Return hidden states (B, c, H) as vectors that the model reads, (B, c, E) float32."""
+        """Return the vectors (B, c, E), float32, that the model reads, from states (B, c, H)."""
         states = states.float().to(self.vectors.device)
         return states if self.projection is None else self.projection(states)
 
@@ -137,7 +137,7 @@ class Compressor(nn.Module):
     def read(self, prefix: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         """Return the logits (B, n, V) of each target after a prefix of vectors (B, p, E).
 
-        The prefix' last place predicts the first target. target, mask: (B, n).
+        The prefix' last position predicts the first target. target, mask: (B, n).
         """
         embeds = torch.cat([prefix, embed(self.lm, target[:, :-1]).to(prefix.dtype)], 1)
         real = torch.cat([mask.new_ones(prefix.shape[:2]), mask[:, :-1]], 1)
@@ -146,7 +146,7 @@ class Compressor(nn.Module):
     def read_context(self, batch: Batch) -> Tensor:
         """Return the logits (B, n, V) of the new tokens after the whole context, by the LM alone.
 
-        In the place of an overlap, which the context holds already, the logits are meaningless.
+        At the positions of an overlap, which the context already contains, they are meaningless.
         """
         o = self.settings.seq_overlap
         tokens = torch.cat([batch.context, batch.target[:, o:-1]], 1)
@@ -155,7 +155,7 @@ class Compressor(nn.Module):
         return nn.functional.pad(logits, (0, 0, o, 0))
 
     def forward(self, **tensors: Tensor) -> Sums:
-        """Return the summed losses of a batch (the fields of `Batch`), each by itself, in nats."""
+        """Return the summed losses of a batch (the fields of `Batch`) separately, in nats."""
         s, batch = self.settings, Batch(**tensors)
         if s.gen_targs:
             batch = self.rewritten(batch)
@@ -178,7 +178,7 @@ class Compressor(nn.Module):
         return sums
 
     def rewritten(self, batch: Batch) -> Batch:
-        """Return the batch with new tokens that the LM itself writes after the whole context."""
+        """Return the batch with new tokens that the LM itself generates after the whole context."""
         o, n = self.settings.seq_overlap, batch.target.shape[1] - self.settings.seq_overlap
         written = written_after(
             self.lm, embed(self.lm, batch.context), n, mask=batch.context_mask, min_new_tokens=n
@@ -205,39 +205,39 @@ class Compressor(nn.Module):
         return self.static.expand(B, -1, -1)
 
     def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield what is trained, by name."""
+        """Yield the trained parameters by name."""
         return ((name, p) for name, p in self.named_parameters() if p.requires_grad)
 
     def train(self, mode: bool = True) -> "Compressor":
-        """Switch what is trained to training mode; the frozen model stays in eval mode."""
+        """Switch trained parts to training mode; the frozen model stays in eval mode."""
         super().train(mode)
         self.lm.eval()
         return self
 
     def state_dict(self, *args: Any, prefix: str = "", **options: Any) -> dict[str, Any]:  # type: ignore[override]
-        """Return the trained tensors by name; the frozen ones are the base's."""
+        """Return the trained tensors by name, without the base's frozen ones."""
         whole = super().state_dict(*args, prefix=prefix, **options)
         return {prefix + name: whole[prefix + name] for name, _ in self.trained()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *_: Any, **__: Any) -> Any:
-        """Load the trained tensors; raises TerseError where others than these are given."""
+        """Load the trained tensors; raises TerseError if any other is given."""
         wanted = {name for name, _ in self.trained()}
         if wrong := wanted ^ set(state_dict):
-            raise TerseError(f"these weights are of another compressor: {sorted(wrong)[0]}")
+            raise TerseError(f"these weights belong to another compressor: {sorted(wrong)[0]}")
         result = super().load_state_dict(state_dict, strict=False)
-        result.missing_keys.clear()  # the frozen ones, which the base has brought
+        result.missing_keys.clear()  # the frozen ones come from the base
         return result
 
 
 def _left(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return the contexts and masks (B, k) with the real tokens at the start, to be reproduced."""
+    """Return the contexts and masks (B, k), real tokens at the start, as targets to reproduce."""
     order = batch.context_mask.argsort(dim=1, descending=True, stable=True)
     return batch.context.gather(1, order), batch.context_mask.gather(1, order)
 
 
 @contextmanager
 def held(lm: nn.Module) -> Iterator[None]:
-    """Let no gradient into a model for a while: a control must not train what it is beside."""
+    """Let no gradient into a model inside the context: a control must not train the model."""
     trained = [parameter for parameter in lm.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(False)
@@ -254,7 +254,7 @@ def with_rows(embeds: Tensor, rows: Tensor) -> Tensor:
 
 
 def rows_like(table: Tensor, n: int) -> Tensor:
-    """Return n random rows (n, E) with the mean and spread of a table (V, E), float32, on CPU."""
+    """Return n random rows (n, E) with the mean and spread of a table (V, E), float32 on CPU."""
     table = table.detach().float().cpu()
     return table.mean(0) + table.std(0) * torch.randn(n, table.shape[1])
 

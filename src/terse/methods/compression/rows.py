@@ -1,4 +1,4 @@
-"""Windows of k context tokens and n that follow, never across two documents."""
+"""Windows of k context tokens and the n tokens that follow, each within one document."""
 
 import json
 import logging
@@ -22,7 +22,7 @@ Item = dict[str, Any]
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens of a window: `context` k, `new` n after it, `overlap` o repeated in between.
+    """Tokens of a window: `context` k, `new` n after it, `overlap` o repeated between them.
 
     Without new tokens the context itself is the target.
     """
@@ -73,7 +73,7 @@ class Windows(Dataset[Item]):
 
 
 class ListedWindows(Windows):
-    """Windows that are all known; a place begins with the document's index."""
+    """Windows from a known list; each place begins with the document's index."""
 
     places: list[tuple[int, ...]]
 
@@ -103,9 +103,9 @@ class RandomWindows(Windows):
 
 
 class AllWindows(ListedWindows):
-    """All windows of all documents, one after the other, none overlapping; the last may be short.
+    """All windows of all documents, in order and without overlap; the last ones may be short.
 
-    limit: at most so many, evenly spread.
+    limit: at most this many, evenly spread.
     """
 
     def __init__(self, store: TokenStore, lengths: Lengths, limit: int | None = None) -> None:
@@ -130,7 +130,7 @@ class AllWindows(ListedWindows):
 class PairWindows(ListedWindows):
     """Documents that are pairs of texts: the first is the context, the second the target.
 
-    Pairs that are longer than k and n are left out, and counted in the log.
+    Pairs longer than k and n are left out and counted in the log.
     """
 
     def __init__(self, store: TokenStore, lengths: Lengths, limit: int | None = None) -> None:
@@ -149,7 +149,7 @@ class PairWindows(ListedWindows):
         self.places = _spread(found, limit)
 
     def _place(self, document: int) -> tuple[int, int, int] | None:
-        """Return (document, tokens of the first text, all tokens), None where they do not fit."""
+        """Return (document, tokens of the first text, all tokens); None if they do not fit."""
         start, stop = map(int, self.store.offsets[document : document + 2])
         ends = self.store.byte_ends[start:stop]
         boundary = first_bytes(self.store.metadata_of(document))
@@ -165,7 +165,7 @@ class PairWindows(ListedWindows):
 
 
 def training_windows(path: Path, lengths: Lengths, *, seed: int, n_rows: int) -> Windows:
-    """Return the windows that a run trains on: pairs where the corpus is made of them."""
+    """Return the windows that a run trains on: pairs if the corpus consists of pairs."""
     store = _store(path, "train", lengths)
     if is_paired(store):
         return PairWindows(store, lengths)
@@ -193,7 +193,7 @@ def _store(path: Path, split: str, lengths: Lengths) -> TokenStore:
     if not is_paired(store) and not (np.diff(store.offsets) >= lengths.shortest).any():
         raise TerseError(
             f"the {split} split of {path} has no document of {lengths.shortest} tokens; lower "
-            "cmp_len and seq_len, or take longer documents"
+            "cmp_len and seq_len, or use longer documents"
         )
     return store
 

@@ -9,7 +9,7 @@ from terse.settings.run import Run
 
 
 class CompressionSettings(Run):
-    """A frozen causal language model and a few trained embeddings."""
+    """A frozen causal language model with a few trained embeddings."""
 
     aliases: ClassVar[dict[str, str]] = {
         **Run.aliases,
@@ -26,17 +26,17 @@ class CompressionSettings(Run):
         None, gt=0, description="with n_train_loops: max_steps is their product"
     )
     n_train_loops: int | None = Field(None, gt=0, description="optimiser steps per epoch")
-    l2: float = Field(0.0, ge=0, description="decoupled weight decay of what is trained")
+    l2: float = Field(0.0, ge=0, description="decoupled weight decay of the trained parameters")
 
-    cmp_len: int = Field(10, gt=0, description="k, context tokens that are compressed at a time")
-    n_cmps: int = Field(1, gt=0, description="c, vectors that stand for them")
-    n_spans: int = Field(1, gt=0, description="spans of k tokens, each made into c vectors")
-    seq_len: int = Field(30, gt=0, description="tokens of a window; seq_len_counts says which")
+    cmp_len: int = Field(10, gt=0, description="k, context tokens compressed at a time")
+    n_cmps: int = Field(1, gt=0, description="c, vectors that replace them")
+    n_spans: int = Field(1, gt=0, description="spans of k tokens, each compressed into c vectors")
+    seq_len: int = Field(30, gt=0, description="tokens of a window, as seq_len_counts says")
     seq_len_counts: Literal["total", "after"] = Field(
-        "total", description="seq_len is the whole window, or what comes after the compressed part"
+        "total", description="seq_len counts the whole window, or the part after the compressed one"
     )
     seq_overlap: int = Field(
-        0, ge=0, description="last context tokens that are repeated before what follows"
+        0, ge=0, description="last context tokens, repeated before the new tokens"
     )
     cmp_layer: int | Literal["half", "output"] = Field(
         -2,
@@ -53,12 +53,12 @@ class CompressionSettings(Run):
     rmb_only: bool = Field(
         False, description="only reproduce; seq_len tokens are compressed, cmp_len is ignored"
     )
-    csl_task: bool = Field(False, description="also plain language modelling, of what is unfrozen")
+    csl_task: bool = Field(False, description="also train unfrozen embeddings on the plain LM loss")
     csl_scale: float = Field(1.0, gt=0, description="weight of csl_task")
     kl_scale: float = Field(
         0.0, ge=0, description="weight of the divergence from the model with the whole context"
     )
-    gen_targs: bool = Field(False, description="train on what the model itself writes (greedily)")
+    gen_targs: bool = Field(False, description="train on text that the model generates greedily")
     gen_ids: bool = Field(True, description="gen_targs: its tokens; false: its probabilities")
     train_embs: bool = Field(False, description="also train the model's input embeddings")
     train_lmhead: bool = Field(False, description="also train the model's output embeddings")
@@ -66,12 +66,12 @@ class CompressionSettings(Run):
         True, description="train a soft prompt without context on the same batches, as a control"
     )
     torch_dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
-        "float32", description="of the frozen model; what is trained is float32"
+        "float32", description="of the frozen model; trained parameters are float32"
     )
     model_parallel: bool = Field(False, description="spread the frozen model over the job's GPUs")
     trust_remote_code: bool = Field(False, description="run code that the base ships")
     eval_windows: int | None = Field(
-        None, gt=0, description="windows that the arms are scored on, evenly spread; null: all"
+        None, gt=0, description="windows on which the arms are scored, evenly spread; null: all"
     )
     n_samples: int = Field(4, ge=0, description="samples of generated text in the report")
 
@@ -83,7 +83,7 @@ class CompressionSettings(Run):
     @model_validator(mode="after")
     def _consistent(self) -> "CompressionSettings":
         if self.base is None:
-            raise ValueError("compression needs a base: the run or model that is to read vectors")
+            raise ValueError("compression needs a base: the run or model that reads the vectors")
         if self.corpus is None:
             raise ValueError("compression needs a corpus")
         if self.tokenizer is not None:
@@ -103,7 +103,7 @@ class CompressionSettings(Run):
     def _check_overlap_and_tasks(self) -> None:
         most = 0 if self.rmb_only else self.cmp_len
         if self.seq_overlap > most:
-            raise ValueError(f"seq_overlap {self.seq_overlap}: allowed is 0 to {most}")
+            raise ValueError(f"seq_overlap {self.seq_overlap}: allowed: 0 to {most}")
         for key in ("csl_task", "gen_targs", "kl_scale"):
             if self.rmb_only and getattr(self, key):
                 raise ValueError(f"rmb_only trains nothing else: leave {key} out")
@@ -117,17 +117,22 @@ class CompressionSettings(Run):
 
     @property
     def main_loss(self) -> str:
-        """The loss that validations are scored by: `ce` of what follows, `rmb` of the context."""
+        """The validation loss: `ce` of the new tokens, or `rmb` of the context."""
         return "rmb" if self.rmb_only else "ce"
 
     @property
     def n_context(self) -> int:
-        """Tokens of a window that are compressed."""
+        """The number of compressed tokens of a window."""
         return self.seq_len if self.rmb_only else self.n_spans * self.cmp_len
 
     @property
+    def longest(self) -> int:
+        """Tokens that the frozen model reads at a time, at most."""
+        return 2 * self.n_context if self.rmb_only else self.n_context + self.n_forward
+
+    @property
     def n_forward(self) -> int:
-        """New tokens of a window that follow the compressed ones."""
+        """The number of new tokens after the compressed ones."""
         if self.rmb_only:
             return 0
         return self.seq_len - (self.n_context if self.seq_len_counts == "total" else 0)

@@ -1,4 +1,4 @@
-"""What the house knows of the method `compression`."""
+"""What the rest of terse knows about the method `compression`."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from terse.settings.method_spec import MethodSpec
 
 
 class CompressionSpec(MethodSpec[CompressionSettings]):
-    """A compressor reads and writes through its frozen base, and is measured by its vectors."""
+    """A compressor reads and generates through its frozen base; its vectors are measured."""
 
     settings = CompressionSettings
     implementation = "terse.methods.compression.method:Compression"
@@ -21,6 +21,9 @@ class CompressionSpec(MethodSpec[CompressionSettings]):
 
     def one_process(self, run: CompressionSettings) -> bool:
         return run.model_parallel
+
+    def row_length(self, run: CompressionSettings) -> dict[str, int]:
+        return {"seq_len": run.longest}
 
     def lm_eval_adapter(self, run: CompressionSettings) -> str | None:
         """A compressor that only reproduces has no likelihood."""

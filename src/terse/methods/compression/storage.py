@@ -1,4 +1,4 @@
-"""Compressors and compressed contexts on disk: trained tensors only, and whose they are."""
+"""Compressors and compressed contexts on disk: only trained tensors, and their base."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ CONFIG, WEIGHTS = "compressor.json", "model.safetensors"
 
 
 def save_compressor(model: Compressor, folder: Path, base: dict[str, Any]) -> None:
-    """Write what was trained into a folder; `base` holds the base's `name` and `digest`."""
+    """Write the trained tensors to a folder; `base` holds the base's `name` and `digest`."""
     tensors = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     content = {"base": base, "settings": COMPRESSION.result_params(model.settings)}
@@ -28,7 +28,7 @@ def save_compressor(model: Compressor, folder: Path, base: dict[str, Any]) -> No
 def load_compressor(folder: Path, lm: PreTrainedModel, digest: str) -> Compressor:
     """Return the compressor of a folder on its base `lm`, in eval mode.
 
-    digest: of the base at hand. Raises TerseError where it is not the one trained on.
+    digest: of `lm`. Raises TerseError if it is not the base that the compressor was trained on.
     """
     content = compressor_config(folder)
     trained_on = content["base"]
@@ -51,7 +51,7 @@ def compressor_config(folder: Path) -> dict[str, Any]:
 
 
 def identity_of(folder: Path) -> str:
-    """Return the digest of a compressor's weights and base; vectors mean nothing to another."""
+    """Return the digest of a compressor's weights and base; no other can read its vectors."""
     content = compressor_config(folder)
     weights = digest_file(folder / WEIGHTS)
     return digest_json([content["base"]["digest"], content["settings"], weights])
@@ -66,7 +66,7 @@ def save_vectors(path: Path, Z: Tensor, compressor: str) -> None:
 def load_vectors(path: Path, compressor: str) -> Tensor:
     """Return compressed contexts (B, spans x c, E).
 
-    Raises TerseError where they were made by another compressor.
+    Raises TerseError if they were made by another compressor.
     """
     tensors, metadata = read_tensors(path)
     if metadata.get("compressor") != compressor or "vectors" not in tensors:

@@ -1,4 +1,4 @@
-"""Tables to look at: what each arm writes, and on how many dimensions the vectors lie."""
+"""Tables of a compression run: each arm's generated text, and the vectors' dimensions."""
 
 from typing import Any
 
@@ -22,9 +22,9 @@ def samples_table(
     n: int,
     max_new_tokens: int = 40,
 ) -> pd.DataFrame:
-    """Return n contexts from as many documents, what follows, and what each arm writes.
+    """Return n contexts of different documents, their true continuations, and each arm's.
 
-    start: the token that an empty context begins with.
+    start: the token with which an empty context begins.
     """
     rows = []
     for item in _from_documents(windows, n):
@@ -44,7 +44,7 @@ def samples_table(
 
 
 def _from_documents(windows: ListedWindows, n: int) -> list[Any]:
-    """Return the middle window of n documents, evenly spread."""
+    """Return the middle windows of n documents, evenly spread."""
     places: dict[int, list[int]] = {}
     for i, place in enumerate(windows.places):
         places.setdefault(place[0], []).append(i)
@@ -57,8 +57,8 @@ def _from_documents(windows: ListedWindows, n: int) -> list[Any]:
 def dimensions_table(model: Compressor, windows: ListedWindows) -> pd.DataFrame:
     """Return a row for each cloud and estimator; a point of a cloud is one window's context.
 
-    Clouds: each of the vectors by its index, their `mean`, and at the same hidden state of the
-    plain model the `last_token` of the context and the mean over its tokens, `token_mean`.
+    Clouds: each vector by its index, their `mean`, and, at the same hidden state of the plain
+    model, the `last_token` of the context and the mean over its tokens, `token_mean`.
     Columns: cloud, estimator, id, n_eff (contexts used), n_dup (equal to another), flags.
     """
     return dimensions_of(clouds(model, windows), "cloud")

@@ -11,7 +11,7 @@ __all__ = ["Packed", "apply_mask", "create_random_forgetting_mask", "pack"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is public once it is asked for: the configuration imports no torch."""
+    """Import public names on first access: the configuration imports no torch."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     home = "decisions" if name == "create_random_forgetting_mask" else "packing"

@@ -1,4 +1,4 @@
-"""What is done to the base: freezing, a LoRA beside it, and a pass that leaves it as it is."""
+"""Operations on the base: freezing, adding a LoRA, and passes that leave it unchanged."""
 
 import copy
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from terse.methods.forgetting.settings import ForgettingSettings
 
 
 def prepare_base(lm: PreTrainedModel, settings: ForgettingSettings) -> None:
-    """Freeze a base, or what a LoRA beside it does not train."""
+    """Freeze a base, or everything but the LoRA added to it."""
     if settings.train_base == "lora":
         from peft import LoraConfig, inject_adapter_in_model
 
@@ -25,7 +25,7 @@ def prepare_base(lm: PreTrainedModel, settings: ForgettingSettings) -> None:
 
 
 def merged(lm: PreTrainedModel) -> PreTrainedModel:
-    """Return a copy of a model with its LoRA added to its weights, as a plain model."""
+    """Return a copy of a model as a plain model, with its LoRA merged into its weights."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     plain = copy.deepcopy(lm)
@@ -39,9 +39,9 @@ def merged(lm: PreTrainedModel) -> PreTrainedModel:
 
 @contextmanager
 def at_rest(lm: nn.Module) -> Iterator[None]:
-    """Keep a model's dropout off and its weights out of the graph for a while.
+    """Keep a model's dropout off and its weights out of the graph inside the context.
 
-    Gradients of what flows through it stay in.
+    Gradients still flow through it to its inputs.
     """
     was = lm.training
     learning = [p for p in lm.parameters() if p.requires_grad]

@@ -1,4 +1,4 @@
-"""Masks that nothing is learned for, at the same budget as the learned ones."""
+"""Masks that need no training, at the same budget as the learned ones."""
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ N_SINKS = 4
 class RecencyMask(Mask):
     """Keeps the last b tokens of a row."""
 
-    causal = False  # which the last ones are is known at the end
+    causal = False  # the last tokens are known only at the end
 
     def __init__(self, forget_p: float = 0.0) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class SinkRecencyMask(RecencyMask):
 class SurprisalMask(Mask):
     """Keeps the tokens that are rare in the training text.
 
-    counts (V,): how often each token occurs there.
+    counts (V,): occurrences of each token there.
     """
 
     def __init__(self, counts: Tensor, forget_p: float = 0.0) -> None:
@@ -52,9 +52,9 @@ class SurprisalMask(Mask):
 
 
 class SaliencyMask(Mask):
-    """Keeps the tokens whose removal would cost most, by the gradient of the targets' loss.
+    """Keeps the tokens whose removal would cost the most, by the gradient of the targets' loss.
 
-    It reads the targets themselves: an oracle, whose choice a reader without them has to be told.
+    It is an oracle that reads the targets: a reader without them must be told its choice.
     """
 
     causal = False
@@ -66,13 +66,13 @@ class SaliencyMask(Mask):
         self.forget_p = forget_p
 
     def forward(self, ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return the logits where all that the mask hides is a target."""
+        """Return the logits where the mask hides only targets."""
         real = torch.ones_like(attention_mask, dtype=torch.bool)
         rows = Rows(ids, real, ~attention_mask.bool())
         return self.logits(rows, attention_mask)
 
     def logits(self, rows: Rows, decided: Tensor) -> Tensor:
-        """Return minus the slope (B, T) of the targets' nats in the tokens' gates, at 1."""
+        """Return minus the derivative (B, T) of the targets' nats by the tokens' gates, at 1."""
         from terse.methods.forgetting.gates import gated_nats
 
         with torch.enable_grad():

@@ -1,4 +1,4 @@
-"""What a window costs at each forget rate, computed and measured, the mask's own cost with it."""
+"""The cost of a window at each forget rate, computed and measured, including the mask's."""
 
 from collections.abc import Callable
 
@@ -18,9 +18,9 @@ ROUNDS = 7
 
 
 def mask_flops(mask: Mask, device: str) -> PassFlops:
-    """Return what a mask costs for windows of n positions, m of them targets.
+    """Return the cost of a mask on windows of n positions, m of them targets.
 
-    Nothing where it has no matrices. The oracle's forward and backward pass count both.
+    Zero if it has no matrices. Both the forward and the backward pass of the oracle count.
     """
     if not (mask.learned or isinstance(mask, SaliencyMask)):
         return PassFlops(0.0, 0.0)
@@ -78,7 +78,7 @@ def _computed(
 
 
 def _packed(model: Forgetter, rows: Rows, rate: float) -> Packed:
-    """Return windows as the model reads them; at rate 0 no mask is asked."""
+    """Return windows as the model reads them; at rate 0 the mask does not run."""
     if rate == 0:
         keep = torch.ones_like(rows.attention_mask)
     else:
@@ -108,7 +108,7 @@ def _measured(
 
 
 def _key_value_bytes(model: Forgetter, packed: Packed) -> float:
-    """Return the bytes of keys and values of one window, after a pass that keeps them."""
+    """Return the bytes of keys and values of one window, after a pass that caches them."""
     cache = model.lm(
         input_ids=packed.input_ids,
         attention_mask=packed.attention_mask.long(),

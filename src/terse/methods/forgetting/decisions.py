@@ -10,7 +10,7 @@ from terse.errors import TerseError, unknown_name
 
 RULES = ("sample", "threshold", "calibrated", "topk", "identity")
 GOLDEN = (math.sqrt(5) - 1) / 2
-DITHER = 1e-3  # in logits; equal tokens at the threshold are told apart by where they stand
+DITHER = 1e-3  # in logits; breaks ties at the threshold by position
 
 
 def droppable(
@@ -22,8 +22,8 @@ def droppable(
 ) -> Tensor:
     """Return which tokens (B, T) of rows may be dropped.
 
-    real (B, T) bool: the tokens that are decided on. Never dropped: special ids, the first
-    `protect_first` and the last `protect_last` of them.
+    real (B, T) bool: the tokens that are decided on. Special ids and the first `protect_first` and
+    last `protect_last` of these tokens are never dropped.
     """
     real = real.bool()
     rank = real.long().cumsum(1)  # (B, T), from 1
@@ -43,11 +43,11 @@ def decide(
 ) -> Tensor:
     """Return which tokens (B, T) are kept, true outside `droppable` (B, T).
 
-    logits (B, T). rule: `sample` keeps with the probability sigmoid(logit), `threshold` where the
-    logit reaches `threshold`, `calibrated` where the dithered one does (see `calibration`), `topk`
-    all but exactly floor(forget_p x droppable) of a row, `identity` all.
+    logits (B, T). rule: `sample` keeps with probability sigmoid(logit), `threshold` where the logit
+    reaches `threshold`, `calibrated` where the dithered logit does (see `calibration`), `topk` all
+    but exactly floor(forget_p x droppable) of a row, `identity` all.
 
-    Raises TerseError for another rule.
+    Raises TerseError for any other rule.
     """
     if rule == "identity":
         chosen = torch.ones_like(droppable)
@@ -72,12 +72,12 @@ def _all_but_lowest(logits: Tensor, droppable: Tensor, forget_p: float) -> Tenso
 
 
 def n_to_drop(n_droppable: Tensor, forget_p: float) -> Tensor:
-    """Return floor(forget_p x n) of numbers of tokens (B,), exact for decimal fractions."""
+    """Return floor(forget_p x n) for numbers of tokens n (B,), exact for decimal fractions."""
     return (n_droppable.double() * forget_p + 1e-9).floor().long()
 
 
 def dithered(logits: Tensor) -> Tensor:
-    """Return logits (B, T) moved by up to 0.0005 by their place, the same for every row."""
+    """Return logits (B, T) shifted by up to 0.0005 by position, the same for every row."""
     place = torch.arange(logits.shape[1], device=logits.device, dtype=torch.float64)
     return logits.float() + (DITHER * ((place * GOLDEN) % 1.0 - 0.5)).float()
 
@@ -98,9 +98,9 @@ def create_random_forgetting_mask(
 
 
 class Calibration:
-    """Thresholds that keep a budget: quantiles of a mask's dithered logits on training data.
+    """Thresholds that meet a budget: quantiles of a mask's dithered logits on training data.
 
-    quantiles (101,): the logit below which 0, 1, ... 100 % of the droppable tokens lie.
+    quantiles (101,): the logits below which 0, 1, ... 100 % of the droppable tokens are.
     """
 
     def __init__(self, quantiles: Tensor) -> None:
@@ -108,15 +108,15 @@ class Calibration:
 
     @classmethod
     def of(cls, logits: Tensor, droppable: Tensor) -> "Calibration":
-        """Return the calibration from logits (B, T) where tokens are droppable (B, T)."""
+        """Return the calibration from the logits (B, T) of droppable tokens (B, T)."""
         found = dithered(logits)[droppable].cpu()
         if not len(found):
-            raise TerseError("no token of the calibration's rows may be dropped")
+            raise TerseError("no token of the calibration rows may be dropped")
         points = torch.linspace(0, 1, 101, dtype=torch.float64)
         return cls(torch.quantile(found.double(), points))
 
     def threshold(self, forget_p: float) -> float:
-        """Return the logit that `forget_p` of the tokens stay below."""
+        """Return the logit below which a share `forget_p` of the tokens is."""
         if forget_p <= 0:
             return -math.inf
         if forget_p >= 1:

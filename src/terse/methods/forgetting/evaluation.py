@@ -1,4 +1,4 @@
-"""The honest score: what all original targets cost, every arm on the same ones."""
+"""The honest score: the cost of all original targets, the same ones for every arm."""
 
 import math
 from collections.abc import Iterator
@@ -31,15 +31,15 @@ from terse.methods.forgetting.modes import Scores, decided, score
 from terse.methods.forgetting.packing import Rows
 
 FIELDS = ("input_ids", "attention_mask", "is_target")
-MAIN = "mask"  # the arm of the run's own mask
+MAIN = "mask"  # the arm of the run's mask
 COMPARED = ("random", "recency", "sink_recency", "norm", "surprisal")
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A trained model, and all that it is scored with.
+    """A trained model, and everything it is scored with.
 
-    arms: the masks it is compared with. rows: windows. before: its base, untouched by the training.
+    arms: the masks it is compared with. rows: windows. before: its base before the training.
     """
 
     model: Forgetter
@@ -74,7 +74,7 @@ def rows_of(items: list[dict[str, Any]], device: str) -> Rows:
 
 
 def fullest(given: Evaluated) -> Rows:
-    """Return the first batch of windows with a whole context, or of the longest there are."""
+    """Return the first batch of windows with a full context, or with the longest available."""
     n = min(len(given.rows), 16 * given.batch_size)  # type: ignore[arg-type]
     items = [given.rows[i] for i in range(n)]
     items.sort(key=lambda item: -int(item["attention_mask"].sum()))
@@ -83,11 +83,11 @@ def fullest(given: Evaluated) -> Rows:
 
 @torch.no_grad()
 def score_arms(given: Evaluated) -> DocumentSums:
-    """Return the sums of all arms, the loss of kept targets alone among the own mask's columns.
+    """Return the sums of all arms; those of the own mask include the loss of kept targets alone.
 
-    hits: targets that were the likeliest token. dropped, free: context tokens that are, and that
-    may be. told_bits: what the reader has to be told of the choice. kept_nats, n_kept: of targets
-    that a packed row predicts. false_drops, true_drops, missed: against a task's own answer.
+    hits: targets that were the most likely token. dropped, free: context tokens that are, and that
+    may be dropped. told_bits: the bits that tell a reader the choice. kept_nats, n_kept: of targets
+    that a packed row predicts. false_drops, true_drops, missed: against a task's known answer.
     """
     sums = DocumentSums(1 + max(int(given.rows[i]["document"]) for i in _ends(given.rows)))
     reading, deciding = lm_flops(given.model.lm), _deciding(given)
@@ -111,7 +111,7 @@ def score_arms(given: Evaluated) -> DocumentSums:
 
 
 def _deciding(given: Evaluated) -> dict[str, PassFlops]:
-    """Return what the mask of each arm costs, of those that compute anything; read once a rate."""
+    """Return the cost of each arm's mask that computes anything; it runs once per rate."""
     masks = {**given.arms, MAIN: given.model.mask}
     costs = {arm: mask_flops(mask, given.device) for arm, mask in masks.items()}
     return {
@@ -126,7 +126,7 @@ def _ends(rows: Dataset[Any]) -> tuple[int, int]:
 
 
 def arms_of(given: Evaluated, rows: Rows) -> Iterator[tuple[str, Tensor, Scores, float]]:
-    """Yield each arm's name, decisions (B, T), scores, and bits told per droppable token."""
+    """Yield each arm's name, decisions (B, T), scores, and bits sent per droppable token."""
     model = given.model
     every = torch.ones_like(rows.attention_mask)
     yield "identity", every, model.score(rows, every, "prefix"), 0.0
@@ -146,7 +146,7 @@ def arms_of(given: Evaluated, rows: Rows) -> Iterator[tuple[str, Tensor, Scores,
 def own_decisions(
     given: Evaluated, rows: Rows, mode: str = "prefix"
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield the decisions (B, T) of the run's own mask at each forget rate, none of identity's."""
+    """Yield the decisions (B, T) of the run's mask at each forget rate; none if it is identity."""
     if given.model.settings.mask == "identity":
         return
     for rate in given.model.settings.eval_rates:
@@ -154,7 +154,7 @@ def own_decisions(
 
 
 def binary_entropy(p: float) -> float:
-    """Return H(p) in bits: what it takes to tell a reader one choice that it cannot make itself."""
+    """Return H(p) in bits: the cost of sending one choice to a reader that cannot make it."""
     return 0.0 if p in (0.0, 1.0) else -(p * math.log2(p) + (1 - p) * math.log2(1 - p))
 
 
@@ -177,7 +177,7 @@ def _columns(
 def _answers(
     model: Forgetter, rows: Rows, keep: Tensor, items: list[dict[str, Any]]
 ) -> dict[str, Tensor]:
-    """Return the fillers dropped, what else was, and the fillers kept, (B,) each."""
+    """Return the numbers of fillers dropped, other tokens dropped, and fillers kept, (B,) each."""
     free = model.free_tokens(rows, "prefix")
     filler = torch.stack([item["is_filler"] for item in items]).to(keep.device) & free
     dropped = free & ~keep
@@ -213,7 +213,7 @@ def evaluate_arms(given: Evaluated) -> list[Measure]:
 
 
 def targets_of(given: Evaluated) -> str:
-    """Return how the `targets` column calls what the arms are scored on."""
+    """Return the value of `targets` for what the arms are scored on."""
     s, n = given.model.settings, len(given.rows)  # type: ignore[arg-type]
     if s.task:
         return f"the last {s.block_len} tokens of {n} windows of the task {s.task}"
@@ -244,7 +244,7 @@ def _of_arm(arm: str, of: Columns, targets: str) -> list[Measure]:
 
 
 def _over_identity(sums: DocumentSums) -> list[Measure]:
-    """Return how far each arm is above the whole context in bits per byte, document by document."""
+    """Return how far each arm is above the whole context in bits per byte, paired by document."""
     identity = sums["identity"]
     return [
         ratio_of_sums(
@@ -258,7 +258,7 @@ def _over_identity(sums: DocumentSums) -> list[Measure]:
 
 
 def _gains(sums: DocumentSums, rate: float) -> list[Measure]:
-    """Return how far the own mask is below others in bits per byte, document by document."""
+    """Return how far the own mask is below others in bits per byte, paired by document."""
     own = name_of(MAIN, rate)
     if own not in sums.arms:
         return []
@@ -273,7 +273,7 @@ def _gains(sums: DocumentSums, rate: float) -> list[Measure]:
 
 
 def _known_answers(arm: str, of: Columns) -> list[Measure]:
-    """Return precision and recall of what was dropped, where the answer is known."""
+    """Return precision and recall of the dropped tokens, where the answer is known."""
     wrong, right, missed = (of[name].sum() for name in ("false_drops", "true_drops", "missed"))
     found = []
     if right + wrong:

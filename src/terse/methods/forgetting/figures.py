@@ -1,4 +1,4 @@
-"""Figures of forgetting runs, from their tables; no torch."""
+"""Figures of forgetting runs, drawn from their tables without torch."""
 
 import json
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ ARMS = {
     "surprisal": (GREEN, "d--"),
     "saliency": ("#000000", "*:"),
 }
-OFF_SCALE = 1.1  # times the identity's: an oracle above it throughout is named, not drawn
+OFF_SCALE = 1.1  # times the identity's score: an oracle always above it is named, not drawn
 LINE_WIDTH, LINES = 96, 8  # characters and lines of a passage
 SHADES = LinearSegmentedColormap.from_list("keep", ["#ffffff", "#6baed6"])
 
@@ -46,7 +46,7 @@ def curves(run: FinishedRun, measure: str = "bits_per_byte") -> dict[str, pd.Dat
 
 
 def seeds_apart(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
-    """Return the runs in groups that differ in nothing but the seed, by what the groups are."""
+    """Return the runs in groups that differ only in the seed, by group."""
     groups: dict[str, list[FinishedRun]] = {}
     for run in runs:
         rest = {k: v for k, v in run.settings.model_dump(mode="json").items() if k != "seed"}
@@ -55,7 +55,7 @@ def seeds_apart(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
 
 
 def label_of(group: Sequence[FinishedRun]) -> str:
-    """Return a title for runs that differ in the seed."""
+    """Return a title for runs that differ only in the seed."""
     if len(group) == 1:
         return group[0].name
     return f"{group[0].name.rpartition('-')[0]} ({len(group)} seeds)"
@@ -104,7 +104,7 @@ def _curves_panel(ax: Axes, group: Sequence[FinishedRun]) -> None:
         low, high = whole + joined["interval_low"].min(), whole + joined["interval_high"].max()
         ax.plot(mean.index, mean, style, color=colour, label=arm)
         ax.fill_between(mean.index, low, high, color=colour, alpha=0.12, linewidth=0)
-    ax.set_xlabel("share f of the context that is forgotten")
+    ax.set_xlabel("share f of forgotten context tokens")
     ax.set_ylabel("bits per byte")
 
 
@@ -126,9 +126,9 @@ def cost_by_rate(runs: Sequence[FinishedRun]) -> Figure:
         left.set_title("time measured (points), FLOPs (dashes)")
         right.set_title("FLOPs: linear part (line), attention (dots)")
         for ax in (left, right):
-            ax.set_xlabel("share f of the context that is forgotten")
+            ax.set_xlabel("share f of forgotten context tokens")
             ax.axhline(1, color=GREY, linewidth=0.6)
-        left.set_ylabel("share of the whole window's")
+        left.set_ylabel("share of the whole window's cost")
         left.legend(fontsize=5)
     return figure
 

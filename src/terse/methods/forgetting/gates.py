@@ -1,7 +1,7 @@
 """A gate on each token inside attention: g_j exp(s_ij) / sum_k g_k exp(s_ik).
 
-Exactly the model at 1 and exactly the dropped token at 0, and smooth in between. A scaled embedding
-is neither: a token of zeros is attended to as well.
+It equals the model at 1 and dropping the token at 0, and is smooth in between. A scaled embedding
+does not: a token of zeros is still attended to.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from terse.methods.forgetting.packing import Rows
 from terse.methods.forgetting.windows import in_windows
 
 NAME = "terse_gated"
-MOST = 30.0  # of a score above the largest among kept tokens; exp stays finite
+MOST = 30.0  # above the largest score among kept tokens; exp stays finite
 
 
 def gated_attention(
@@ -48,7 +48,7 @@ ALL_ATTENTION_FUNCTIONS.register(NAME, gated_attention)
 
 @contextmanager
 def gating(lm: PreTrainedModel) -> Iterator[None]:
-    """Let a model's attention take gates for its mask for a while."""
+    """Let a model's attention take gates as its mask inside the context."""
     config = lm.config.get_text_config()
     before = config._attn_implementation
     config._attn_implementation = NAME
@@ -59,7 +59,7 @@ def gating(lm: PreTrainedModel) -> Iterator[None]:
 
 
 def gate_matrix(gates: Tensor, real: Tensor) -> Tensor:
-    """Return the gates (B, 1, T, T) of tokens' gates (B, T): causal, 1 on a token itself.
+    """Return gates (B, 1, T, T) from tokens' gates (B, T): causal, 1 on a token itself.
 
     real (B, T): false on padding, which no other token sees.
     """

@@ -1,4 +1,4 @@
-"""Writing on with a mask: decisions are never revised, the cache holds kept tokens only."""
+"""Generation with a mask: decisions are never revised, and the cache holds only kept tokens."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -21,26 +21,26 @@ from terse.methods.forgetting.windows import FULL, attention_masks, layer_kinds
 
 
 class Writer:
-    """Writes on after prompts with a causal mask.
+    """Generates after prompts with a causal mask.
 
-    The last token is always seen by the next prediction; once another follows, it is forgotten or
-    kept for good. So `pack`, where a dropped token never enters the model together with later ones,
-    and `kv`, where it is processed and then hidden, give the same text; they differ in what the
-    prompt costs (and `kv` always has original positions, by which it counts the windows of sliding
-    layers; `pack` counts the tokens that are left). forget_p 0 keeps all.
+    The next prediction always sees the last token; once another follows, it is forgotten or kept
+    for good. So `pack`, where a dropped token never enters the model together with later ones, and
+    `kv`, where it is processed and then hidden, give the same text; they differ in the cost of the
+    prompt. (`kv` always has original positions and measures the windows of sliding layers in them;
+    `pack` counts the remaining tokens.) forget_p 0 keeps all.
     """
 
     def __init__(self, model: Forgetter, forget_p: float, mode: str = "pack") -> None:
         s = model.settings
         if forget_p > 0 and not s.decides_at_once:
             raise TerseError(
-                f"mask {s.mask} with decide {s.decide} would revise its decisions while it writes: "
-                "take a causal learned mask and calibrated or threshold"
+                f"mask {s.mask} with decide {s.decide} would revise decisions during generation: "
+                "use a causal learned mask with decide calibrated or threshold"
             )
         self.model, self.forget_p, self.mode = model, forget_p, mode
 
     def keeps(self, ids: Tensor, real: Tensor) -> Tensor:
-        """Return the final decisions (B, T), each by the tokens up to it; padding is dropped."""
+        """Return the final decisions (B, T), each from the tokens up to it; padding is dropped."""
         if self.forget_p == 0:
             return real
         s = self.model.settings
@@ -52,7 +52,7 @@ class Writer:
         return real & decide(logits, s.decide, droppable=free, threshold=threshold)
 
     def write(self, ids: Tensor, real: Tensor, n: int) -> tuple[Tensor, Any]:
-        """Return n tokens (B, n), at least one, after prompts (B, T), greedily, and the cache.
+        """Return n >= 1 greedily generated tokens (B, n) after prompts (B, T), and the cache.
 
         real (B, T) bool: prompts are padded on the right.
         """
@@ -61,7 +61,7 @@ class Writer:
 
     @torch.no_grad()
     def steps(self, ids: Tensor, real: Tensor) -> Iterator[tuple[Tensor, "Cache"]]:
-        """Yield the next tokens (B,) after prompts (B, T), and the cache, without an end."""
+        """Yield the next tokens (B,) after prompts (B, T), and the cache, indefinitely."""
         text = Text(ids, real)
         logits, cache = self._prefill(text)
         while True:
@@ -71,7 +71,7 @@ class Writer:
             logits = self._step(text, cache)
 
     def _prefill(self, text: "Text") -> tuple[Tensor, "Cache"]:
-        """Return the logits (B, V) after the prompts, and a cache of what is kept of them."""
+        """Return the logits (B, V) after the prompts, and a cache of their kept tokens."""
         keep = self.keeps(text.ids, text.real)
         seen = keep | text.is_last()
         if self.mode == "kv":
@@ -125,7 +125,7 @@ class Writer:
         return found.logits[:, -1]
 
     def _mask(self, cache: "Cache") -> Any:
-        """Return what the last token of each row sees of the cache (B, n), windows included."""
+        """Return the attention mask of each row's last token over the cache, windows included."""
         if layer_kinds(self.model.lm) == {FULL}:
             return cache.visible.long()
         ranks = cache.visible.long().cumsum(1) - 1
@@ -134,9 +134,9 @@ class Writer:
 
 
 class BlockWriter(Writer):
-    """Writes behind prompts that were decided on; what it writes is kept, as a block is.
+    """Generates after prompts with given decisions; generated tokens are kept, as a block is.
 
-    decisions (B, T): what is kept of the prompts, their last tokens among it.
+    decisions (B, T): the kept tokens of the prompts, including the last ones.
     """
 
     def __init__(self, model: Forgetter, decisions: Tensor) -> None:
@@ -149,7 +149,7 @@ class BlockWriter(Writer):
 
 
 class Text:
-    """Rows that grow: ids, real (B, T), right-padded; lengths (B,)."""
+    """Growing rows: ids, real (B, T), right-padded; lengths (B,)."""
 
     def __init__(self, ids: Tensor, real: Tensor) -> None:
         self.ids, self.real = ids, real.bool()
@@ -164,7 +164,7 @@ class Text:
         return place == self.lengths[:, None] - 1
 
     def append(self, tokens: Tensor) -> None:
-        """Put a token (B,) behind each row."""
+        """Append a token (B,) to each row."""
         lengths = self.lengths[:, None]
         self.ids, self.real = (_with_a_place(x) for x in (self.ids, self.real))
         self.ids = self.ids.scatter(1, lengths, tokens[:, None])
@@ -172,19 +172,19 @@ class Text:
 
 
 def _places(ids: Tensor) -> Tensor:
-    """Return the place of each token of rows (B, T)."""
+    """Return the position of each token of rows (B, T)."""
     return torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
 
 
 def _with_a_place(x: Tensor) -> Tensor:
-    """Return rows (B, T) with an empty place behind each."""
+    """Return rows (B, T) with an empty position appended."""
     return torch.nn.functional.pad(x, (0, 1))
 
 
 class Cache:
-    """Keys and values; visible (B, n): which of them are of a token of the row, in front.
+    """Keys and values; visible (B, n): those that belong to a token of the row, in front.
 
-    places (B, n): where these tokens stand in the text.
+    places (B, n): the positions of these tokens in the text.
     """
 
     def __init__(self, states: DynamicCache, visible: Tensor, places: Tensor) -> None:
@@ -192,16 +192,16 @@ class Cache:
 
     @property
     def lengths(self) -> Tensor:
-        """Tokens (B,) that each row's cache holds."""
+        """The number of tokens (B,) in each row's cache."""
         return self.visible.sum(1)
 
     def append(self, last: Tensor) -> None:
-        """Make room for a token of each row that stands at a place (B, 1)."""
+        """Make room for a token of each row, at its position (B, 1)."""
         self.visible = torch.cat([self.visible, torch.ones_like(last, dtype=torch.bool)], 1)
         self.places = torch.cat([self.places, last], 1)
 
     def retain(self, kept: Tensor) -> None:
-        """Throw away all places but these (B, n); what is left moves to the front."""
+        """Keep only these entries (B, n), moved to the front."""
         order = torch.argsort((~kept).byte(), dim=1, stable=True)[:, : int(kept.sum(1).max())]
         layers: Any = self.states.layers
         for layer in layers:
@@ -210,15 +210,15 @@ class Cache:
 
 
 def _chosen(states: Any, order: Tensor) -> Tensor:
-    """Return the places (B, m) of states (B, H, n, D)."""
+    """Return the entries (B, m) of states (B, H, n, D)."""
     _, H, _, D = states.shape
     return states.gather(2, order[:, None, :, None].expand(-1, H, -1, D))
 
 
 def continuations_table(given: Evaluated, n: int | None = None) -> pd.DataFrame:
-    """Return how near continuations come to the real ones, a row per forget rate, 0 first.
+    """Return the similarity of continuations to the real ones, a row per forget rate, 0 first.
 
-    The context of n windows of as many documents is written on for a block.
+    The contexts of n windows, each of another document, are continued for one block.
     """
     model, s = given.model, given.model.settings
     rates = [0.0, *s.eval_rates] if s.decides_at_once else [0.0]
@@ -242,7 +242,7 @@ def continuations_table(given: Evaluated, n: int | None = None) -> pd.DataFrame:
 
 
 def _prompts(given: Evaluated, n: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return n contexts (n, C), which of their tokens are real, and the blocks behind, (n, S)."""
+    """Return n contexts (n, C), their real tokens (n, C), and the blocks that follow, (n, S)."""
     lengths = given.model.settings
     whole = lengths.context_len + lengths.block_len
     items = [item for item in map(given.rows.__getitem__, range(len(given.rows)))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Three estimates of what a kept token is worth: from drawn masks, a gate, or a slope."""
+"""Three estimates of the value of a kept token: from drawn masks, a gate, or a slope."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Step:
-    """What a mask learns from a batch.
+    """What a mask learns from in a batch.
 
-    logits (B, T), with a graph. free (B, T): what may be dropped. credited (B, T): those of them
-    that targets stand behind. full: the targets' scores with nothing dropped.
+    logits (B, T), with a graph. free (B, T): the droppable tokens. credited (B, T): those of them
+    that targets follow. full: the targets' scores with nothing dropped.
     """
 
     rows: Rows
@@ -44,9 +44,9 @@ class Step:
 
 
 def reinforce(model: "Forgetter", step: Step, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the summed loss by K drawn masks of each row, and the first of them (B, T).
+    """Return the summed loss over K drawn masks of each row, and the first of them (B, T).
 
-    uniform (B, K, T): what the masks are drawn by.
+    uniform (B, K, T): the random numbers that draw the masks.
     """
     s, epsilon = model.settings, step.phase.epsilon
     keeps = draw(step.logits, step.free, uniform, epsilon, s.explored)  # (B, K, T)
@@ -74,9 +74,10 @@ def st_gumbel(model: "Forgetter", step: Step, uniform: Tensor) -> tuple[Tensor, 
 
 
 def saliency(model: "Forgetter", step: Step, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the summed error of the logits against standardised slopes of the loss in the gates.
+    """Return the summed error of the logits against the standardised slopes of the loss.
 
-    The decisions (B, T) are at the budget, by noisy logits: the slopes know no budget.
+    Slopes are derivatives by the gates. The decisions (B, T) meet the budget and use noisy logits:
+    the slopes know no budget.
     """
     gates = torch.ones(step.free.shape, device=step.free.device, requires_grad=True)
     with at_rest(model.lm):
@@ -97,7 +98,7 @@ GRADIENT_ESTIMATORS: dict[str, Callable[["Forgetter", Step, Tensor], tuple[Tenso
 
 
 def standardised(values: Tensor, chosen: Tensor) -> Tensor:
-    """Return values (B, T) with mean 0 and spread 1 over the chosen of each row, else 0."""
+    """Return values (B, T) with mean 0 and spread 1 over each row's chosen ones, else 0."""
     n = chosen.sum(1, keepdim=True).clamp(min=1)
     values = values.masked_fill(~chosen, 0.0)
     centred = (values - values.sum(1, keepdim=True) / n).masked_fill(~chosen, 0.0)

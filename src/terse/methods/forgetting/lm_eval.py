@@ -1,4 +1,4 @@
-"""lm-eval on a language model that forgets, by its mask, what lies behind it."""
+"""lm-eval on a language model that forgets earlier tokens by its mask."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -20,15 +20,15 @@ from terse.training.method import Inputs
 class ForgetfulLM(BlockText):
     """A base read through its mask, at the run's budget and by its rule.
 
-    Each block of S tokens is read behind what the mask keeps of the start token and the C - 1
-    tokens before the block, as in the report's arm `mask` (mode `prefix`).
+    Each block of S tokens is read after the tokens that the mask keeps of the start token and the
+    C - 1 tokens before the block, as in the report's arm `mask` (mode `prefix`).
     """
 
     def __init__(self, folder: Path, *, device: str = "cpu", batch_size: int | str = 8) -> None:
         settings = FORGETTING.settings_from(forgetter_config(folder)["settings"])
         if FORGETTING.lm_eval_adapter(settings) is None:
-            raise TerseError("a model of made-up text (task) has no likelihood of any other")
-        method = Forgetting(settings, Inputs(base=folder))  # its tokenizer is published with it
+            raise TerseError("a model of a synthetic task's text has no likelihood of other text")
+        method = Forgetting(settings, Inputs(base=folder))  # the tokenizer is published with it
         model = method.load(folder).to(device)
         super().__init__(
             model.lm, method.tokenizer, context=settings.context_len - 1,
@@ -38,7 +38,7 @@ class ForgetfulLM(BlockText):
 
     @torch.inference_mode()
     def score(self, rows: list[list[int]]) -> list[tuple[Tensor, Tensor]]:
-        # The start of a text is a block too, behind the start token alone, which is never dropped.
+        # The start of a text is a block after the start token alone, which is never dropped.
         read, keep = self._decided(rows, [len(row) > self.context for row in rows])
         found = self.model.score(read, keep, "prefix")
         logs, best = -found.nats.cpu(), found.hit.cpu()
@@ -46,7 +46,7 @@ class ForgetfulLM(BlockText):
         return [(logs[i, part], best[i, part]) for i, part in enumerate(own)]
 
     def _decided(self, rows: list[list[int]], has_context: list[bool]) -> tuple[Rows, Tensor]:
-        """Return rows behind the start token (B, 1 + T), and what is kept of them (B, 1 + T)."""
+        """Return rows after the start token (B, 1 + T), and their kept tokens (B, 1 + T)."""
         ids, mask = self.padded([[self.start, *row] for row in rows])
         first = torch.tensor([1 + self.context * own for own in has_context], device=ids.device)
         place = torch.arange(ids.shape[1], device=ids.device)

@@ -1,4 +1,4 @@
-"""The masks by their names in the configuration, and the arms of the report."""
+"""The masks by their names in the configuration, and the report's arms."""
 
 from collections.abc import Callable
 
@@ -27,9 +27,9 @@ Counts = Callable[[], Tensor]
 
 
 def mask_of(settings: ForgettingSettings, base: PreTrainedModel, counts: Counts) -> Mask:
-    """Return the mask that a run asks for, learned ones at the budget's start.
+    """Return the mask of a run; learned ones start near the budget.
 
-    counts: gives how often each token occurs in the training text, (V,).
+    counts: returns the occurrences (V,) of each token in the training text.
     """
     s, f = settings, settings.forget_p
     makers: dict[str, Callable[[], Mask]] = {
@@ -54,7 +54,7 @@ def mask_of(settings: ForgettingSettings, base: PreTrainedModel, counts: Counts)
 
 
 def baseline_arms(base: PreTrainedModel, counts: Tensor, seed: int) -> dict[str, Mask]:
-    """Return the masks that the run's own is compared with, at the same budgets."""
+    """Return the masks that the run's mask is compared with, at the same budgets."""
     return {
         "recency": RecencyMask(),
         "sink_recency": SinkRecencyMask(),

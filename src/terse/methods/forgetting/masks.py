@@ -1,4 +1,4 @@
-"""Masks: what gives each token of a row a keep logit, learned or by a rule."""
+"""Masks give each token of a row a keep logit, learned or by a rule."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar, cast
@@ -18,9 +18,9 @@ RNN_TYPES = {"GRU": nn.GRU, "LSTM": nn.LSTM, "RNN": nn.RNN}
 class Mask(nn.Module, ABC):
     """Gives keep logits (B, T) for rows: ids (B, T) int64, attention_mask (B, T), right-padded.
 
-    What the attention mask hides changes nothing. causal: a logit depends on its token and those
-    before it only. learned: has weights to train. rule, forget_p: how its logits are read where
-    nothing else is said (see `decisions.decide`).
+    Tokens that the attention mask hides change nothing. causal: a logit depends only on its token
+    and those before it. learned: it has weights to train. rule, forget_p: the default way to turn
+    its logits into decisions (see `decisions.decide`).
     """
 
     causal: bool = True
@@ -33,7 +33,7 @@ class Mask(nn.Module, ABC):
         """Return the logits (B, T)."""
 
     def logits(self, rows: Rows, decided: Tensor) -> Tensor:
-        """Return logits (B, T) of the tokens of rows that are decided on, (B, T) bool."""
+        """Return logits (B, T) of the tokens of rows to decide on, (B, T) bool."""
         return self(rows.input_ids, decided)
 
     def keep(self, ids: Tensor, attention_mask: Tensor, droppable: Tensor) -> Tensor:
@@ -52,10 +52,10 @@ class IdentityMask(Mask):
 
 
 class RandomForgetMask(Mask):
-    """Drops exactly floor(forget_prob x droppable) tokens of a row, drawn anew at each call.
+    """Drops exactly floor(forget_prob x droppable) tokens of a row, redrawn at each call.
 
-    seed: draws from an own generator, so that calls in the same order give the same masks; None:
-    from the global one.
+    seed: uses its own generator, so that calls in the same order give the same masks; None: uses
+    the global one.
     """
 
     def __init__(self, forget_prob: float = 0.1, seed: int | None = None) -> None:
@@ -68,9 +68,9 @@ class RandomForgetMask(Mask):
 
 
 class LearnedMask(Mask):
-    """Reads the input embeddings of a base, detached; right at the start it keeps `keep_prob`.
+    """Reads the detached input embeddings of a base; at the start it keeps `keep_prob`.
 
-    threshold: the keep probability from which the rule `threshold` keeps.
+    threshold: the keep probability at which the rule `threshold` keeps a token.
     """
 
     learned = True
@@ -83,7 +83,7 @@ class LearnedMask(Mask):
         self.norm = nn.LayerNorm(cast(nn.Embedding, base.get_input_embeddings()).weight.shape[1])
 
     def embed(self, ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return normalised embeddings (B, T, E), zero where the attention mask is."""
+        """Return normalised embeddings (B, T, E), zero where the attention mask is zero."""
         with torch.no_grad():
             embeds = self._base[0].get_input_embeddings()(ids).float()
         return self.norm(embeds) * attention_mask[..., None]
@@ -96,7 +96,7 @@ class LearnedMask(Mask):
     @property
     @abstractmethod
     def last(self) -> nn.Linear:
-        """The map to the logit."""
+        """The linear map to the logit."""
 
     def keep(self, ids: Tensor, attention_mask: Tensor, droppable: Tensor) -> Tensor:
         at = torch.logit(torch.tensor(self.threshold)).item()
@@ -105,7 +105,7 @@ class LearnedMask(Mask):
 
 
 class MLPForgetMask(LearnedMask):
-    """Sees the token alone."""
+    """Sees only the token itself."""
 
     def __init__(
         self, base: PreTrainedModel, hidden_dim: int = 512, threshold: float = 0.5
@@ -123,7 +123,7 @@ class MLPForgetMask(LearnedMask):
 
 
 class CNNMLPForgetMask(LearnedMask):
-    """Sees a window of `kernel_size` tokens: those up to its own if causal, else centred."""
+    """Sees a window of `kernel_size` tokens: up to its own if causal, else centred on it."""
 
     def __init__(
         self,
@@ -136,7 +136,7 @@ class CNNMLPForgetMask(LearnedMask):
     ) -> None:
         super().__init__(base, threshold)
         if not causal and kernel_size % 2 == 0:
-            raise TerseError(f"kernel_size is {kernel_size}; a centred window has an odd one")
+            raise TerseError(f"kernel_size is {kernel_size}; a centred window needs an odd one")
         self.causal = causal
         self.convolution = nn.Conv1d(self.norm.normalized_shape[0], cnn_hidden_dim, kernel_size)
         self.layers = _two_layers(cnn_hidden_dim, hidden_dim)

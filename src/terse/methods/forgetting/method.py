@@ -33,7 +33,7 @@ from terse.models.loading import check_length, load_model
 from terse.training.method import Batch, Method
 
 FIELDS = ("input_ids", "attention_mask", "is_target")
-VALIDATION_SEED = 1 << 20  # no run's own rows
+VALIDATION_SEED = 1 << 20  # differs from the seeds of training rows
 TASK_WINDOWS = 256
 CALIBRATION_ROWS = 128
 
@@ -45,7 +45,7 @@ class Forgetting(Method[ForgettingSettings]):
 
     @property
     def lengths(self) -> Lengths:
-        """Return how many tokens a window has."""
+        """Return the number of tokens of a window."""
         return Lengths(self.settings.context_len, self.settings.block_len)
 
     @property
@@ -70,7 +70,7 @@ class Forgetting(Method[ForgettingSettings]):
         for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
             if isinstance(token, int):
                 return token
-        raise TerseError("the tokenizer has neither BOS nor EOS to begin a text with")
+        raise TerseError("the tokenizer has neither BOS nor EOS to start a text with")
 
     def _base_model(self, device: str = "cpu") -> PreTrainedModel:
         if self.settings.task:
@@ -80,13 +80,13 @@ class Forgetting(Method[ForgettingSettings]):
         return lm
 
     def build(self) -> Forgetter:
-        """Return the base with a fresh mask beside it."""
+        """Return the base with a freshly initialised mask."""
         lm = self._base_model()
         mask = mask_of(self.settings, lm, self.counts)
         return Forgetter(lm, mask, self.settings, self.special_ids).train()
 
     def counts(self) -> Tensor:
-        """Return how often each token occurs in the training text, (V,)."""
+        """Return the occurrences (V,) of each token in the training text."""
         if not self.settings.task:
             size = TokenStore(self._tokens, "train").vocab_size
             return token_counts(self._tokens, max(size, len(self.tokenizer)))
@@ -116,7 +116,7 @@ class Forgetting(Method[ForgettingSettings]):
         return AllBlocks(store, self.lengths, self.start, self.start, limit=limit)
 
     def evaluated_rows(self) -> Dataset[Any]:
-        """Return the windows that every arm is scored on."""
+        """Return the windows on which every arm is scored."""
         limit = self.settings.eval_windows
         return self._held_out(limit or TASK_WINDOWS) if self.settings.task else self._blocks(limit)
 
@@ -139,7 +139,7 @@ class Forgetting(Method[ForgettingSettings]):
     def loss(
         self, model: nn.Module, batch: Batch, n_targets: Tensor | int
     ) -> tuple[Tensor, dict[str, float]]:
-        """Return the losses of base and mask, and what is worth watching."""
+        """Return the losses of base and mask, and the values to log."""
         sums: dict[str, Tensor] = model(**batch)
         targets, rows, tokens = n_targets  # type: ignore[misc]
         divisors = {"base": targets, "kl": targets, "policy": rows, "bonus": rows, "price": tokens}
@@ -152,7 +152,7 @@ class Forgetting(Method[ForgettingSettings]):
     def _terms(
         self, sums: dict[str, Tensor], model: nn.Module, share: float, targets: float, tokens: float
     ) -> dict[str, float]:
-        """Return what is logged; share: the batch's of the accumulated rows, so that all add up."""
+        """Return the values to log; share: the batch's share of the accumulated rows."""
         forgetter = _forgetter(model)
         terms = {
             "forgotten_nats": share * _ratio(sums, "forgotten", "forgotten_targets"),
@@ -189,7 +189,7 @@ class Forgetting(Method[ForgettingSettings]):
         ]
 
     def clipped_parts(self, model: nn.Module) -> list[list[nn.Parameter]]:
-        """Return what is trained of the base and of the mask: neither is to slow the other."""
+        """Return the trained parameters of base and mask, so that neither slows the other."""
         forgetter = _forgetter(model)
         parts = (
             [p for p in part.parameters() if p.requires_grad]
@@ -205,7 +205,7 @@ class Forgetting(Method[ForgettingSettings]):
         return evaluate_arms(self._evaluated(model, device))
 
     def tables(self, model: nn.Module, device: str) -> dict[str, pd.DataFrame]:
-        """Return a passage with its keep probabilities, costs and continuations."""
+        """Return a passage with keep probabilities, costs and continuations."""
         given = self._evaluated(model, device)
         tables = {
             "tokens": passage_table(given, self.piece),
@@ -216,7 +216,7 @@ class Forgetting(Method[ForgettingSettings]):
         return tables
 
     def piece(self, token: int) -> str:
-        """Return a token as a reader sees it."""
+        """Return a token as readable text."""
         if self.settings.task:
             return tasks.piece(token)
         return str(self.tokenizer.decode([token]))
@@ -235,7 +235,7 @@ class Forgetting(Method[ForgettingSettings]):
         )
 
     def calibrate(self, model: Forgetter) -> Calibration | None:
-        """Return the thresholds of a learned mask, from training rows; None for another mask."""
+        """Return the thresholds of a learned mask, from training rows; None for other masks."""
         if not model.mask.learned:
             return None
         found = self.training_rows()
@@ -257,7 +257,7 @@ class Forgetting(Method[ForgettingSettings]):
         plain = self.settings.model_copy(update={"train_base": "frozen"})  # a LoRA is merged
         lm = load_model(folder)
 
-        def counts() -> Tensor:  # published ones need no text
+        def counts() -> Tensor:  # published counts need no text
             found = published_counts(folder)
             return self.counts() if found is None else found
 
@@ -266,12 +266,12 @@ class Forgetting(Method[ForgettingSettings]):
         return model.requires_grad_(False).eval()
 
     def tokenizer_folder(self) -> Path | None:
-        """The base's; a task has none."""
+        """The base's folder; None for a task."""
         return self.inputs.base
 
 
 def _forgetter(model: nn.Module) -> Forgetter:
-    found = getattr(model, "module", model)  # inside what several processes share
+    found = getattr(model, "module", model)  # inside DistributedDataParallel
     if not isinstance(found, Forgetter):
         raise TerseError(f"this method's models are Forgetters, not {type(found).__name__}")
     return found

@@ -1,4 +1,4 @@
-"""A language model beside the mask that learns what it can forget, and one step of both."""
+"""A language model and the mask that learns what it can forget, and one training step of both."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -24,18 +24,18 @@ from terse.training.divergence import kl_divergence
 
 Sums = dict[str, Tensor]
 DUALS = ("multiplier", "excess", "scale")
-PRICE_STEP = 0.05  # of the multiplier, per unit of excess and step
-PRICE_NOW = 1.0  # added to the multiplier, per unit of the last step's excess: damps it
-SCALE_MEMORY = 0.9  # of the scale, per step
-LEAST_DRAWS = 0.01  # of a row's variance of kept tokens; where all is decided it is nothing
+PRICE_STEP = 0.05  # change of the multiplier per unit of excess and step
+PRICE_NOW = 1.0  # added to the multiplier per unit of the last step's excess, for damping
+SCALE_MEMORY = 0.9  # decay of the scale's moving average, per step
+LEAST_DRAWS = 0.01  # added to a row's variance of kept tokens, which is zero when all is decided
 
 
 class Forgetter(nn.Module):
     """A causal language model `lm` and a `mask`.
 
-    multiplier: the price of a kept token. excess: how far the mean keep probability was above the
-    budget in the last step. scale: what a token is worth, by which rewards are divided. The state
-    dict holds what is trained, and these three.
+    multiplier: the price of a kept token. excess: how far the mean keep probability exceeded the
+    budget in the last step. scale: the value of a token, by which rewards are divided. The state
+    dict holds the trained tensors and these three.
     """
 
     multiplier: Tensor
@@ -55,25 +55,25 @@ class Forgetter(nn.Module):
         prepare_base(lm, settings)
         for name in DUALS:
             self.register_buffer(name, torch.zeros(()))
-        self.calibration: Calibration | None = None  # known once it is published
-        self.step = 0  # of the training, told by `schedule.FollowSchedule`
-        self.spread = 0.0  # of the last batch's advantages, in nats per target; for the log
+        self.calibration: Calibration | None = None  # set when the model is published
+        self.step = 0  # training step, set by `schedule.FollowSchedule`
+        self.spread = 0.0  # of the last batch's advantages, nats per target; for the log
         self._noted: dict[str, float] = {}
 
     @property
     def reward_mode(self) -> str:
-        """The mode of the targets that rewards are taken from: never the kept tokens' own."""
+        """The mode that scores the targets of rewards: never kept tokens only."""
         return "kv" if self.settings.mode == "kv" else "prefix"
 
     @property
     def constant_length(self) -> int:
-        """C: the tokens of a full row that rewards answer for."""
+        """C: the tokens of a full row whose decisions get rewards."""
         s = self.settings
         return s.context_len + (s.block_len if self.reward_mode == "kv" else 0)
 
     @property
     def pad_id(self) -> int:
-        """What rows are filled up with."""
+        """The token that rows are padded with."""
         pad = self.lm.config.get_text_config().pad_token_id
         return pad if isinstance(pad, int) and pad >= 0 else 0
 
@@ -84,9 +84,9 @@ class Forgetter(nn.Module):
         return droppable(rows.input_ids, where, self.special_ids, s.protect_first, s.protect_last)
 
     def decisions(self, rows: Rows, mode: str, forget_p: float) -> Tensor:
-        """Return what the trained mask keeps (B, T) at a forget rate, by the run's rule.
+        """Return the tokens (B, T) that the trained mask keeps at a forget rate, by the run's rule.
 
-        Raises TerseError where the mask or the rule looks at text that is scored.
+        Raises TerseError if the mask or the rule looks at text that is scored.
         """
         s = self.settings
         rule = s.decide if self.mask.learned else self.mask.rule
@@ -96,27 +96,27 @@ class Forgetter(nn.Module):
         threshold = math.log(s.threshold / (1 - s.threshold))
         if rule == "calibrated":
             if self.calibration is None:
-                raise TerseError("this mask has no thresholds yet: publish it, or calibrate it")
+                raise TerseError("this mask has no thresholds yet: publish or calibrate it")
             threshold = self.calibration.threshold(forget_p)
         free = self.free_tokens(rows, mode)
         return decide(logits, rule, droppable=free, forget_p=forget_p, threshold=threshold)
 
     def score(self, rows: Rows, keep: Tensor, mode: str | None = None) -> Scores:
-        """Return what the targets of rows cost with decisions (B, T)."""
+        """Return the cost of the targets of rows with decisions (B, T)."""
         return score(
             self.lm, rows, keep, mode or self.reward_mode,
             positions=self.settings.positions, pad_id=self.pad_id,
         )  # fmt: skip
 
     def forward(self, **tensors: Tensor) -> Sums:
-        """Return the sums of a batch (the fields of `Rows`): losses, and what is logged."""
+        """Return the sums of a batch (the fields of `Rows`): losses and logged values."""
         s, phase, rows = self.settings, phase_at(self.settings, self.step), Rows(**tensors)
         if s.mode == "kv":
             rows = all_targets(rows)
         free = self.free_tokens(rows, s.mode)
         learns = self.mask.learned and phase.trains_mask
         K = s.n_rollouts if learns else 1
-        # One call, a row after the other: the same numbers however rows are batched.
+        # One call, row by row: the same numbers however rows are batched.
         uniform = torch.rand((len(free), K + 1, free.shape[1]), device=free.device)
         if learns:
             sums, keep, full = self._mask_sums(rows, free, uniform[:, :K], phase)
@@ -139,12 +139,12 @@ class Forgetter(nn.Module):
         sums = {"policy": policy, "entropy": bonus, "identity": full.nats.sum()}
         sums["targets"] = full.scored.sum()
         sums["bonus"] = -phase.entropy_beta * bonus / self.constant_length
-        if self.settings.grad != "saliency":  # whose budget is a matter of the threshold alone
+        if self.settings.grad != "saliency":  # whose budget depends only on the threshold
             sums["price"] = self._price(logits, free)
         return sums, keep, full
 
     def _price(self, logits: Tensor, free: Tensor) -> Tensor:
-        """Return the price of keeping more than the budget, summed over tokens."""
+        """Return the price of exceeding the budget, summed over tokens."""
         p = torch.sigmoid(logits).masked_fill(~free, 0.0).sum()
         n = free.sum()
         self._note(kept=p.detach(), free=n)
@@ -158,7 +158,7 @@ class Forgetter(nn.Module):
         return self.mask.keep(rows.input_ids, decided(rows, self.settings.mode), free)
 
     def _base_sums(self, rows: Rows, keep: Tensor, uniform: Tensor, full: Scores | None) -> Sums:
-        """Return the base's summed nats, a share of the rows whole; uniform (B,) picks these."""
+        """Return the base's summed nats; uniform (B,) picks the share of rows left whole."""
         s = self.settings
         if s.train_base == "frozen":
             with torch.no_grad():
@@ -176,19 +176,19 @@ class Forgetter(nn.Module):
         return sums
 
     def _divergence(self, rows: Rows, scores: Scores, full: Scores | None) -> Tensor:
-        """Return the summed divergence of the scored targets from those with the whole row."""
+        """Return the summed divergence of the targets' predictions from those with whole rows."""
         if full is None:
             with torch.no_grad(), at_rest(self.lm):
                 full = self.score(rows, torch.ones_like(rows.is_target), self.settings.mode)
         return kl_divergence(full.logits[scores.scored[full.scored]], scores.logits)
 
     def reward_scale(self, advantages: Tensor, credited: Tensor, q: Tensor) -> Tensor:
-        """Return what one token was worth in the steps before, in nats per target; 1 at first.
+        """Return the value of a token in earlier steps, in nats per target; 1 at first.
 
-        Noted for the next step: the spread of advantages (B, K, T) over that of the number of kept
-        tokens, from the probabilities q (B, T) of those `credited` (B, T). Unlike the spread of
-        advantages itself it does not shrink as decisions become sure, which would raise the worth
-        of a token against the price of keeping it without end.
+        It records for the next step the spread of advantages (B, K, T) divided by that of the
+        number of kept tokens, from the probabilities q (B, T) of those `credited` (B, T). Unlike
+        the spread of advantages itself, it does not shrink as decisions become certain, which
+        would raise the value of a token relative to its price indefinitely.
         """
         n = credited.sum(1).clamp(min=1)
         squares = advantages.square().mean(1).masked_fill(~credited, 0.0).sum(1) / n  # (B,)
@@ -213,7 +213,7 @@ class Forgetter(nn.Module):
             self.scale.fill_(SCALE_MEMORY * old + (1 - SCALE_MEMORY) * found if old else found)
 
     def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield what is trained, by name; tied weights once."""
+        """Yield the trained parameters by name; tied weights once."""
         return ((name, p) for name, p in self.named_parameters() if p.requires_grad)
 
     def train(self, mode: bool = True) -> "Forgetter":
@@ -224,23 +224,23 @@ class Forgetter(nn.Module):
         return self
 
     def state_dict(self, *args: Any, prefix: str = "", **options: Any) -> dict[str, Any]:  # type: ignore[override]
-        """Return the trained tensors and the duals by name; the frozen ones are the base's."""
+        """Return the trained tensors and the duals by name, without the base's frozen ones."""
         whole = super().state_dict(*args, prefix=prefix, **options)
         names = [*(name for name, _ in self.trained()), *DUALS]
         return {prefix + name: whole[prefix + name] for name in names}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *_: Any, **__: Any) -> Any:
-        """Load the trained tensors; raises TerseError where others than these are given."""
+        """Load the trained tensors; raises TerseError if any other is given."""
         wanted = {*(name for name, _ in self.trained()), *DUALS}
         if wrong := wanted ^ set(state_dict):
-            raise TerseError(f"these weights are of another run: {sorted(wrong)[0]}")
+            raise TerseError(f"these weights belong to another run: {sorted(wrong)[0]}")
         result = super().load_state_dict(state_dict, strict=False)
-        result.missing_keys.clear()  # the frozen ones, which the base has brought
+        result.missing_keys.clear()  # the frozen ones come from the base
         return result
 
 
 def all_targets(rows: Rows) -> Rows:
-    """Return rows of which every token but the first is a target."""
+    """Return rows in which every token but the first is a target."""
     is_target = rows.attention_mask.clone()
     is_target[:, 0] = False
     return replace(rows, is_target=is_target)

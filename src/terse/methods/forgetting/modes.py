@@ -1,7 +1,7 @@
-"""What a mask removes, and which targets are scored: `pack`, `prefix`, `kv`.
+"""What a mask removes and which targets are scored: `pack`, `prefix`, `kv`.
 
-The loss is computed here in float32, from logits and aligned labels: a model's own `labels=` would
-shift by one packed neighbour.
+The loss is computed here in float32 from logits and aligned labels: a model's own `labels=` would
+shift labels by one packed token.
 """
 
 import inspect
@@ -16,15 +16,13 @@ from terse.errors import TerseError
 from terse.methods.forgetting.packing import IGNORED, Packed, Rows, pack
 from terse.methods.forgetting.windows import attention_masks
 
-MODES = ("pack", "prefix", "kv")
-
 
 @dataclass(frozen=True)
 class Scores:
-    """What each target costs, at its own place in the original row.
+    """The cost of each target, at its position in the original row.
 
     nats (B, T), 0 where nothing is scored. scored, hit (B, T) bool: targets, and those that were
-    the most likely token. logits (n, V) of the scored ones, row by row.
+    the most likely token. logits (n, V) of the scored targets, row by row.
     """
 
     nats: Tensor
@@ -34,15 +32,15 @@ class Scores:
 
 
 def decided(rows: Rows, mode: str) -> Tensor:
-    """Return the tokens (B, T) that a mask decides on: in `prefix` the context, else all."""
+    """Return the tokens (B, T) that a mask decides on: the context in `prefix`, else all."""
     return rows.is_context if mode == "prefix" else rows.attention_mask
 
 
 def check_sight(causal: bool, mode: str, what: str) -> None:
-    """Raise TerseError for a mask that would look at text that it is scored on."""
+    """Raise TerseError for a mask that would look at text that is scored."""
     if not causal and mode != "prefix":
         raise TerseError(
-            f"{what} looks ahead and mode {mode} scores the text that it sees: take mode prefix, "
+            f"{what} looks ahead and mode {mode} scores the text that it sees: use mode prefix, "
             "or a causal mask with a causal rule"
         )
 
@@ -56,18 +54,18 @@ def score(
     positions: str = "original",
     pad_id: int = 0,
 ) -> Scores:
-    """Return what the targets of rows cost when only `keep` (B, T) is left of what is decided on.
+    """Return the cost of the targets of rows when only `keep` (B, T) of the decided tokens remain.
 
-    `pack`: the next original token of each kept one, as far as it is a target. `prefix`: every
-    target, behind its packed context. `kv`: every target; a dropped token is hidden from all later
-    ones. A layer's sliding window counts the tokens that are left in `pack` and `prefix`, and the
-    places of the original row in `kv`.
+    `pack`: the next original token of each kept one, if it is a target. `prefix`: every target,
+    after its packed context. `kv`: every target; a dropped token is hidden from all later ones. A
+    layer's sliding window counts the remaining tokens in `pack` and `prefix`, and the positions of
+    the original row in `kv`.
     """
     if mode == "kv":
         return _score_hidden(lm, rows, keep)
     where = decided(rows, mode)
     left = torch.where(where, keep, rows.attention_mask)
-    if mode == "prefix":  # each target needs a token that it is predicted from
+    if mode == "prefix":  # each target needs a token to be predicted from
         left[:, :-1] |= rows.is_target[:, 1:]
     packed = pack(rows.input_ids, left, rows.attention_mask, pad_id=pad_id, positions=positions)
     at = packed.src_index + 1
@@ -80,10 +78,10 @@ def score(
 
 
 def packed_logits(lm: PreTrainedModel, packed: Packed, first: int = 0, last: int | None = None):
-    """Return the logits (B, last - first, V) of packed rows at the places first..last.
+    """Return the logits (B, last - first, V) of packed rows at the columns first..last.
 
-    The attention mask always goes along: without one, transformers takes gaps between positions
-    for borders between sequences and blocks attention across them.
+    The attention mask is always passed: without one, transformers takes gaps between positions for
+    boundaries between sequences and blocks attention across them.
     """
     options: dict[str, Tensor] = {}
     accepted = inspect.signature(lm.forward).parameters
@@ -111,7 +109,7 @@ def _has_gaps(packed: Packed) -> bool:
 
 
 def _span(labels: Tensor) -> tuple[int, int]:
-    """Return the first place with a label in any row (B, b), and the one behind the last."""
+    """Return the first column with a label in any row (B, b), and the one after the last."""
     places = (labels != IGNORED).any(0).nonzero()[:, 0].tolist()
     if not places:
         raise TerseError("no target is scored: every token before a target was dropped")
@@ -119,7 +117,7 @@ def _span(labels: Tensor) -> tuple[int, int]:
 
 
 def _scores(logits: Tensor, labels: Tensor, at: Tensor, rows: Rows) -> Scores:
-    """Return scores from logits (B, n, V), labels and original places of the labels (B, n)."""
+    """Return scores from logits (B, n, V), labels (B, n) and their original positions (B, n)."""
     chosen = labels != IGNORED
     picked = logits[chosen].float()  # (targets, V)
     values = nn.functional.cross_entropy(picked, labels[chosen], reduction="none")
@@ -143,7 +141,7 @@ def _score_hidden(lm: PreTrainedModel, rows: Rows, keep: Tensor) -> Scores:
 
 
 def hidden_logits(lm: PreTrainedModel, rows: Rows, keep: Tensor) -> Tensor:
-    """Return the logits (B, T, V) of rows whose dropped tokens no later token sees."""
+    """Return the logits (B, T, V) of rows whose dropped tokens are hidden from later ones."""
     mask: Any = rows.attention_mask.long()
     if not bool((keep | ~rows.attention_mask).all()):
         mask = hiding_masks(lm, keep & rows.attention_mask)
@@ -151,9 +149,9 @@ def hidden_logits(lm: PreTrainedModel, rows: Rows, keep: Tensor) -> Tensor:
 
 
 def hiding_masks(lm: PreTrainedModel, keep: Tensor) -> Tensor | dict[str, Tensor]:
-    """Return the additive mask (B, 1, T, T) of rows, or one for each kind of a model's layers.
+    """Return the additive mask (B, 1, T, T) of rows, or one for each kind of layer of a model.
 
-    Causal, within a layer's window; a token sees itself and what is kept (B, T).
+    It is causal and within a layer's window; a token sees itself and kept tokens (B, T).
     """
     T = keep.shape[1]
     own = torch.eye(T, dtype=torch.bool, device=keep.device)

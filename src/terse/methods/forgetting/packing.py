@@ -1,4 +1,4 @@
-"""Dropping tokens from rows: what is kept moves together, the rest leaves the input."""
+"""Dropping tokens from rows: kept tokens are packed together, the rest leaves the input."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ class Rows:
     """Rows of text, padded on the right.
 
     input_ids (B, T) int64. attention_mask (B, T), true on real tokens. is_target (B, T), true on
-    the tokens whose prediction is scored; in `prefix` they are a block behind its context.
+    the tokens whose prediction is scored; in `prefix` they are a block after its context.
     """
 
     input_ids: Tensor
@@ -22,7 +22,7 @@ class Rows:
 
     @property
     def is_context(self) -> Tensor:
-        """The real tokens (B, T) that are no targets."""
+        """The real tokens (B, T) that are not targets."""
         return self.attention_mask & ~self.is_target
 
 
@@ -31,8 +31,8 @@ class Packed:
     """Rows of kept tokens, padded on the right to the longest, b.
 
     input_ids, position_ids (B, b) int64. attention_mask (B, b) bool. labels (B, b): the next token
-    of the *original* row, -100 on padding and behind the row's end. src_index (B, b): the token's
-    place in the original row, 0 on padding. lengths (B,): kept tokens.
+    of the *original* row, -100 on padding and at the row's end. src_index (B, b): the token's
+    position in the original row, 0 on padding. lengths (B,): kept tokens.
     """
 
     input_ids: Tensor
@@ -51,17 +51,17 @@ def pack(
     pad_id: int = 0,
     positions: str = "original",
 ) -> Packed:
-    """Return the kept tokens of rows (B, T), moved together; keep (B, T) bool.
+    """Return the kept tokens of rows (B, T), packed together; keep (B, T) bool.
 
-    attention_mask (B, T): real tokens, all if None. positions: `original` leaves gaps, which equals
-    masking the dropped tokens; `compact` counts the kept ones.
+    attention_mask (B, T): real tokens, all if None. positions: `original` leaves gaps, equivalent
+    to masking the dropped tokens; `compact` counts the kept ones.
     """
     real = torch.ones_like(ids, dtype=torch.bool) if attention_mask is None else attention_mask
     real = real.bool()
     keep = keep.bool() & real
     lengths = keep.sum(1)  # (B,)
     b = int(lengths.max())
-    src = torch.argsort((~keep).byte(), dim=1, stable=True)[:, :b]  # (B, b), kept ones in front
+    src = torch.argsort((~keep).byte(), dim=1, stable=True)[:, :b]  # (B, b), kept first
     place = torch.arange(b, device=ids.device).expand(len(ids), -1)
     valid = place < lengths[:, None]
     src = src.masked_fill(~valid, 0)
@@ -79,9 +79,9 @@ def pack(
 
 
 def apply_mask(input_ids: Tensor, mask: Tensor, pad_id: int = 0) -> tuple[Tensor, Tensor]:
-    """Return the tokens (B, b) that a mask (B, T) keeps, right-padded, and which are real (B, b).
+    """Return the tokens (B, b) that a mask (B, T) keeps, right-padded, and the real ones (B, b).
 
-    mask: true or 1 where a token is kept.
+    mask: true or 1 on kept tokens.
     """
     packed = pack(input_ids, mask, pad_id=pad_id)
     return packed.input_ids, packed.attention_mask

@@ -1,11 +1,11 @@
-"""The mask as a policy: what it draws, what that is worth, and the gradient of its mean worth."""
+"""The mask as a policy: its draws, their rewards, and the gradient of the expected reward."""
 
 import torch
 from torch import Tensor
 
 
 def behaviour(logits: Tensor, epsilon: float, explore_p: float) -> Tensor:
-    """Return the probability (B, T) that a token is kept while training.
+    """Return the probability (B, T) that a token is kept during training.
 
     epsilon: the share of exploration, which keeps 1 - explore_p of the tokens.
     """
@@ -15,7 +15,7 @@ def behaviour(logits: Tensor, epsilon: float, explore_p: float) -> Tensor:
 def log_behaviour(logits: Tensor, keep: Tensor, epsilon: float, explore_p: float) -> Tensor:
     """Return the log-probability (B, K, T) of decisions (B, K, T) under `behaviour`.
 
-    Exact in the tails; at epsilon 1 its gradient in the logits (B, T) is exactly nothing.
+    Exact in the tails; at epsilon 1 its gradient in the logits (B, T) is exactly zero.
     """
     share = torch.tensor([1 - epsilon, epsilon * (1 - explore_p), epsilon * explore_p]).log()
     own, random_keep, random_drop = share.to(logits.device)
@@ -27,22 +27,22 @@ def log_behaviour(logits: Tensor, keep: Tensor, epsilon: float, explore_p: float
 def draw(
     logits: Tensor, droppable: Tensor, uniform: Tensor, epsilon: float, explore_p: float
 ) -> Tensor:
-    """Return K decisions (B, K, T) by uniform numbers (B, K, T); true outside `droppable`."""
+    """Return K decisions (B, K, T) from uniform numbers (B, K, T); true outside `droppable`."""
     q = behaviour(logits.detach(), epsilon, explore_p)[:, None]
     return (uniform < q) | ~droppable[:, None]
 
 
 def leave_one_out(rewards: Tensor) -> Tensor:
-    """Return rewards (B, K, ...) minus the mean of the other K - 1 of their row."""
+    """Return rewards (B, K, ...) minus the mean of the row's other K - 1."""
     n = rewards.shape[1]
     return (rewards - rewards.mean(1, keepdim=True)) * (n / (n - 1))
 
 
 def credits(gains: Tensor, scored: Tensor, window: int | None) -> Tensor:
-    """Return what each token's decision is credited with, (B, K, T), per target.
+    """Return the reward (B, K, T) of each token's decision, per target.
 
-    gains (B, K, T): nats that each target is cheaper by, 0 elsewhere. scored (B, T). window: only
-    the next so many targets after a token count; None: all of the row, whatever the token.
+    gains (B, K, T): nats saved on each target, 0 elsewhere. scored (B, T). window: number of
+    targets after a token that count; None: all targets of the row, for every token.
     """
     counts = scored.sum(1).clamp(min=1)[:, None, None]  # (B, 1, 1)
     if window is None:
@@ -61,8 +61,8 @@ def policy_loss(
 ) -> Tensor:
     """Return -(1/K) sum_k (1/C) sum_t A_kt log q_t(m_kt) of each row, (B,).
 
-    log_q, advantages (B, K, T). constant_length C: the same for every row, since a mean over a
-    row's own length would bias the gradient. (Williams 1992, doi:10.1007/BF00992696; leave-one-out:
+    log_q, advantages (B, K, T). constant_length C: the same for every row, since a mean over each
+    row's length would bias the gradient. (Williams 1992, doi:10.1007/BF00992696; leave-one-out:
     Kool et al. 2019, https://openreview.net/forum?id=r1lgTGL5DE.)
     """
     terms = (advantages.detach() * log_q).masked_fill(~droppable[:, None], 0.0)
@@ -77,7 +77,7 @@ def entropy(logits: Tensor, droppable: Tensor) -> Tensor:
 
 
 def straight_through(logits: Tensor, uniform: Tensor, droppable: Tensor) -> Tensor:
-    """Return gates (B, T), 0 or 1, drawn by uniform numbers (B, T), with a smooth gradient.
+    """Return gates (B, T), 0 or 1, drawn with uniform numbers (B, T), with a smooth gradient.
 
     The binary concrete relaxation at temperature 1 (https://arxiv.org/abs/1611.00712), rounded;
     gates outside `droppable` are 1.

@@ -1,4 +1,4 @@
-"""Windows of text: a context that may be forgotten, then a block of targets that stays whole."""
+"""Windows of text: a context that may be forgotten, then a block of targets that is kept."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +14,12 @@ from terse.corpora.token_store import TokenStore
 from terse.errors import TerseError
 
 Item = dict[str, Any]
-COUNTED = 5_000_000  # tokens that the unigram counts are taken from, at most
+COUNTED = 5_000_000  # most tokens used for the unigram counts
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens of a window: `context` C with the start token, `block` S."""
+    """Tokens of a window: `context` C including the start token, `block` S."""
 
     context: int
     block: int
@@ -32,7 +32,7 @@ class Lengths:
 def item_of(
     tokens: NDArray[np.int64], n_context: int, lengths: Lengths, pad_id: int
 ) -> dict[str, torch.Tensor]:
-    """Return a window of tokens (n,), the first n_context of them context, as the fields of `Rows`.
+    """Return a window of tokens (n,), the first n_context its context, as the fields of `Rows`.
 
     Each (C + S,), padded on the right.
     """
@@ -48,7 +48,7 @@ def item_of(
 
 
 class BlockWindows(Dataset[Item]):
-    """Blocks of documents, each behind the start token and up to C - 1 tokens before it.
+    """Blocks of documents, each after the start token and up to C - 1 preceding tokens.
 
     An item has the fields of `Rows`, (C + S,) each, "document": its index in the split, and
     "target_bytes": UTF-8 bytes of the block.
@@ -92,9 +92,9 @@ class RandomBlocks(BlockWindows):
 
 
 class AllBlocks(BlockWindows):
-    """All blocks of all documents, one behind the other: each token is a target exactly once.
+    """All blocks of all documents, in order: each token is a target exactly once.
 
-    limit: at most so many, evenly spread.
+    limit: at most this many, evenly spread.
     """
 
     def __init__(self, *args: Any, limit: int | None = None) -> None:
@@ -112,6 +112,6 @@ class AllBlocks(BlockWindows):
 
 
 def token_counts(path: Path, size: int) -> torch.Tensor:
-    """Return how often each of `size` tokens occurs in (the start of) the training split."""
+    """Return the occurrences (size,) of each token in (the start of) the training split."""
     tokens = TokenStore(path, "train").tokens[:COUNTED]
     return torch.from_numpy(np.bincount(tokens, minlength=size))

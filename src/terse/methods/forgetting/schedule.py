@@ -1,4 +1,4 @@
-"""Which epoch explores how much, who learns in it, and how fast."""
+"""The exploration of each epoch, and the learning rates of base and mask in it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ BASE = "base"  # marks the optimiser's groups of the base
 
 @dataclass(frozen=True)
 class Phase:
-    """A training step's share of exploration, and what follows from it.
+    """A training step's share of exploration, and the values that depend on it.
 
     epsilon: 0..1. base_rate: the base's share of its learning rate. entropy_beta: in loss per nat.
     """
@@ -39,7 +39,7 @@ def phase_at(settings: ForgettingSettings, step: int) -> Phase:
 
 
 class FollowSchedule(TrainerCallback):
-    """Tells the model its step, slows the base where the phase says so, and sets the price."""
+    """Sets the model's step, slows the base where the phase says so, and updates the price."""
 
     def __init__(self, settings: ForgettingSettings) -> None:
         self.settings = settings

@@ -9,7 +9,7 @@ from terse.settings.run import Run
 
 LEARNED = ("mlp", "cnn_mlp", "rnn")
 TASKS = ("filler", "context_filler", "copy", "recall")
-# The keys that belong to some masks only.
+# Keys that belong only to some masks.
 _OF_MASKS = {
     "hidden_dim": LEARNED,
     "threshold": LEARNED,
@@ -39,10 +39,12 @@ class ForgettingSettings(Run):
         "forgetting", description="this method"
     )
     task: Literal["filler", "context_filler", "copy", "recall"] | None = Field(
-        None, description="a made-up text with a known answer, and a small model, instead of a base"
+        None, description="synthetic text with a known answer and a small model, instead of a base"
     )
     n_train_loops: int | None = Field(
-        None, gt=0, description="optimiser steps per epoch: max_steps is this times the epochs"
+        None,
+        gt=0,
+        description="optimiser steps per epoch; max_steps is this times the epochs",
     )
     lr: float = Field(5e-5, gt=0, lt=10, description="peak learning rate of the base")
     head_lr: float = Field(1e-3, gt=0, lt=10, description="peak learning rate of the mask")
@@ -51,7 +53,7 @@ class ForgettingSettings(Run):
     mask: Literal[
         "identity", "random", "mlp", "cnn_mlp", "rnn", "norm", "recency", "sink_recency",
         "surprisal",
-    ] = Field("mlp", description="what decides; mlp, cnn_mlp, rnn learn")  # fmt: skip
+    ] = Field("mlp", description="what decides; mlp, cnn_mlp, rnn are learned")  # fmt: skip
     hidden_dim: int = Field(512, gt=0, description="hidden width of a learned mask")
     cnn_hidden_dim: int = Field(256, gt=0, description="channels of the convolution")
     kernel_size: int = Field(3, gt=0, description="tokens that the convolution sees")
@@ -59,7 +61,7 @@ class ForgettingSettings(Run):
     rnn_type: Literal["GRU", "LSTM", "RNN"] = Field("GRU", description="kind of the recurrent mask")
     bidirectional: bool = Field(False, description="the recurrent mask sees the whole context")
     threshold: float = Field(
-        0.5, gt=0, lt=1, description="decide: threshold: keep probability from which is kept"
+        0.5, gt=0, lt=1, description="decide: threshold: least keep probability of kept tokens"
     )
     forget_prob: float | None = Field(
         None, ge=0, le=1, description="share that the random mask drops; null: forget_p"
@@ -74,9 +76,9 @@ class ForgettingSettings(Run):
         None, ge=0, le=1, description="share that exploration drops; null: forget_p"
     )
     protect_first: int = Field(
-        1, ge=0, description="first tokens, never dropped; 4 for pretrained models (sinks)"
+        1, ge=0, description="first tokens that are never dropped; 4 for pretrained models (sinks)"
     )
-    protect_last: int = Field(1, ge=1, description="last tokens of the context, never dropped")
+    protect_last: int = Field(1, ge=1, description="last context tokens, never dropped")
 
     schedule: Literal["reinforce", "two_step"] = Field(
         "reinforce", description="exploration_epochs are shares of exploration, or true and false"
@@ -86,23 +88,23 @@ class ForgettingSettings(Run):
         description="one entry per epoch; max_steps is divided evenly between them",
     )
     exploit_base_rate: float = Field(
-        0.1, ge=0, le=1, description="two_step: the base's share of lr while the mask learns"
+        0.1, ge=0, le=1, description="two_step: share of lr for the base while the mask learns"
     )
     grad: Literal["reinforce", "st_gumbel", "saliency"] = Field(
         "reinforce", description="how the mask's gradient is estimated"
     )
     n_rollouts: int = Field(4, ge=2, description="K, masks drawn per row")
     credit_window: int | None = Field(
-        None, gt=0, description="W, targets after a token that its decision answers for; null: all"
+        None, gt=0, description="W, targets after a token that reward its decision; null: all"
     )
     entropy_beta: float = Field(
         1e-3, ge=0, description="weight of the policy's entropy; falls to 0 over the training"
     )
     mode: Literal["pack", "prefix", "kv"] = Field(
-        "prefix", description="what is removed and scored in training; the report has prefix"
+        "prefix", description="what is removed and scored in training; the report uses prefix"
     )
     positions: Literal["original", "compact"] = Field(
-        "original", description="positions of kept tokens: gaps stay, or are closed"
+        "original", description="positions of kept tokens: with gaps, or without"
     )
     context_len: int = Field(192, ge=2, description="C, tokens of context, BOS included")
     block_len: int = Field(64, ge=1, description="S, tokens after it, all of them targets")
@@ -110,11 +112,11 @@ class ForgettingSettings(Run):
         "calibrated", description="how the trained mask's logits become decisions"
     )
     train_base: Literal["full", "frozen", "lora"] = Field(
-        "full", description="what of the base is trained"
+        "full", description="which parameters of the base are trained"
     )
     lora_rank: int = Field(8, gt=0, description="train_base: lora: rank")
     identity_fraction: float = Field(
-        0.25, ge=0, le=1, description="share of rows that the base learns from whole"
+        0.25, ge=0, le=1, description="share of rows that the base learns from undropped"
     )
     kl_scale: float = Field(
         0.0, ge=0, description="weight of the divergence from the same model with the whole context"
@@ -123,9 +125,9 @@ class ForgettingSettings(Run):
         [0.1, 0.25, 0.5, 0.75, 0.9], min_length=1, description="forget rates f of the report"
     )
     eval_windows: int | None = Field(
-        None, gt=0, description="windows that the arms are scored on, evenly spread; null: all"
+        None, gt=0, description="windows on which the arms are scored, evenly spread; null: all"
     )
-    n_samples: int = Field(4, ge=0, description="continuations that are written and compared")
+    n_samples: int = Field(4, ge=0, description="continuations to generate and compare")
 
     @model_validator(mode="before")
     @classmethod
@@ -137,7 +139,7 @@ class ForgettingSettings(Run):
         if loops is not None:
             epochs = raw.get("exploration_epochs", cls.model_fields["exploration_epochs"].default)
             if not isinstance(loops, int) or not isinstance(epochs, list):
-                raise ValueError("n_train_loops goes with a list of exploration_epochs")
+                raise ValueError("n_train_loops needs a list of exploration_epochs")
             if raw.get("max_steps") not in (None, loops * len(epochs)):
                 raise ValueError(
                     f"max_steps {raw['max_steps']} is not n_train_loops x epochs = "
@@ -163,7 +165,7 @@ class ForgettingSettings(Run):
             if given:
                 raise ValueError(f"a task makes its own text and model: leave {given[0]} out")
             if self.train_base != "full":
-                raise ValueError("a task's model starts from nothing: train_base is full")
+                raise ValueError("a task's model is trained from scratch: set train_base to full")
         elif self.base is None or self.corpus is None:
             raise ValueError("forgetting needs a base and a corpus, or a task")
         if self.tokenizer is not None:
@@ -175,19 +177,21 @@ class ForgettingSettings(Run):
             if getattr(self, key) != default and self.mask not in masks:
                 raise ValueError(f"{key} does not go with mask {self.mask}: {', '.join(masks)}")
         if self.mask not in LEARNED and self.train_base == "frozen":
-            raise ValueError(f"mask {self.mask} learns nothing: a frozen base leaves no training")
+            raise ValueError(
+                f"mask {self.mask} learns nothing: a frozen base leaves nothing to train"
+            )
         if self.mode != "prefix" and not self.sees_the_past_only:
             raise ValueError(
                 f"mask {self.mask} looks ahead, and mode {self.mode} scores what it sees: "
-                "take mode: prefix"
+                "use mode: prefix"
             )
         if self.grad != "reinforce" and self.mode == "pack":
-            raise ValueError(f"grad {self.grad} goes with mode prefix or kv")
+            raise ValueError(f"grad {self.grad} needs mode prefix or kv")
 
     def _check_epochs(self) -> None:
         given = self.exploration_epochs
         if not given:
-            raise ValueError("exploration_epochs is empty: one entry per epoch")
+            raise ValueError("exploration_epochs is empty: give one entry per epoch")
         if self.max_steps < len(given):
             raise ValueError(f"max_steps {self.max_steps} < {len(given)} exploration_epochs")
         booleans = isinstance(given[0], bool)
@@ -197,16 +201,16 @@ class ForgettingSettings(Run):
         if bad := [e for e in given if not 0 <= e <= 1]:
             raise ValueError(f"exploration_epochs: {bad[0]} is outside 0..1")
         if self.train_base == "frozen" and (any if booleans else max)(given) == 1:
-            raise ValueError("an epoch of exploration alone trains the base, and it is frozen")
+            raise ValueError("a pure exploration epoch trains only the base, which is frozen")
 
     @property
     def draws(self) -> bool:
-        """Whether what is kept of the same text is another at each reading."""
+        """Whether each reading of the same text keeps different tokens."""
         return self.mask == "random" or (self.mask in LEARNED and self.decide == "sample")
 
     @property
     def sees_the_past_only(self) -> bool:
-        """Whether the mask's logits depend on no later token, and its rule on no later logit."""
+        """Whether neither the mask's logits nor its rule depend on later tokens."""
         if self.mask in LEARNED:
             causal = self.causal if self.mask == "cnn_mlp" else not self.bidirectional
             return causal and self.decide != "topk"
@@ -214,7 +218,7 @@ class ForgettingSettings(Run):
 
     @property
     def decides_at_once(self) -> bool:
-        """Whether each token's fate is known, for good, as soon as the token is."""
+        """Whether the decision on a token is final as soon as the token is known."""
         ruled = self.mask in LEARNED and self.decide in ("calibrated", "threshold")
         return ruled and self.sees_the_past_only
 

@@ -1,4 +1,4 @@
-"""What the house knows of the method `forgetting`."""
+"""What the rest of terse knows about the method `forgetting`."""
 
 from terse.errors import TerseError
 from terse.methods.forgetting.captions import CAPTIONS
@@ -7,7 +7,7 @@ from terse.settings.method_spec import MethodSpec
 
 
 class ForgettingSpec(MethodSpec[ForgettingSettings]):
-    """A whole language model, and a mask that lm-eval reads it through."""
+    """A whole language model, and a mask through which lm-eval reads text."""
 
     settings = ForgettingSettings
     implementation = "terse.methods.forgetting.method:Forgetting"
@@ -18,20 +18,23 @@ class ForgettingSpec(MethodSpec[ForgettingSettings]):
     def n_parameters(self, run: ForgettingSettings, vocab_size: int) -> int | None:
         return None if run.task is None else 100_000
 
+    def row_length(self, run: ForgettingSettings) -> dict[str, int]:
+        return {"context_len": run.context_len + run.block_len}
+
     def tokens_per_row(self, run: ForgettingSettings) -> int | None:
-        # A pass forwards costs a third of one with its gradients.
+        # A forward pass costs a third of a forward and backward pass.
         learning = run.n_rollouts + 1 if run.mask in LEARNED else 0
         return (run.context_len + run.block_len) * (3 + learning) // 3
 
     def lm_eval_adapter(self, run: ForgettingSettings) -> str | None:
-        """A task's model knows no text but its own, which is made up."""
+        """A task's model knows only the task's synthetic text."""
         if run.task is not None:
             return None
         if run.draws:
             raise TerseError(
-                f"mask {run.mask} with decide {run.decide} draws anew what it forgets each time "
-                "it reads, so no text has one likelihood; a model of this run (`models: {x: {run: "
-                "...}}`) is its language model by itself, which has"
+                f"mask {run.mask} with decide {run.decide} draws different tokens to forget each "
+                "time, so no text has a single likelihood; a model of this run (`models: {x: {run: "
+                "...}}`) is its language model alone, which has one"
             )
         return "terse.methods.forgetting.lm_eval:ForgetfulLM"
 

@@ -1,4 +1,4 @@
-"""A trained mask beside its model on disk."""
+"""A trained mask on disk, next to its model."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ CONFIG, WEIGHTS = "forgetter.json", "mask.safetensors"
 
 
 def save_forgetter(model: Forgetter, folder: Path, calibration: Calibration | None) -> None:
-    """Write the language model in the Hugging Face format, the mask and its thresholds beside."""
+    """Write the language model in the Hugging Face format, with the mask and its thresholds."""
     lm = merged(model.lm) if model.settings.train_base == "lora" else model.lm
     lm.save_pretrained(folder)
     tensors = {name: t.detach().contiguous().cpu() for name, t in _own(model).items()}
@@ -34,28 +34,28 @@ def save_forgetter(model: Forgetter, folder: Path, calibration: Calibration | No
 
 
 def load_mask(model: Forgetter, folder: Path) -> Calibration | None:
-    """Give a model the mask of a folder, and return its calibration.
+    """Load the mask of a folder into a model, and return its calibration.
 
-    Raises TerseError where there is none, or one of other settings.
+    Raises TerseError if there is none, or if it has other settings.
     """
     tensors, _ = read_tensors(folder / WEIGHTS)
     quantiles = tensors.pop("quantiles", None)
-    tensors.pop("counts", None)  # the mask is made of them
+    tensors.pop("counts", None)  # the mask is built from them
     own = _own(model)
     if wrong := set(own) ^ set(tensors):
-        raise TerseError(f"the mask in {folder} is of other settings: {sorted(wrong)[0]}")
+        raise TerseError(f"the mask in {folder} has other settings: {sorted(wrong)[0]}")
     for name, tensor in own.items():
         tensor.copy_(tensors[name])
     return None if quantiles is None else Calibration(quantiles)
 
 
 def published_counts(folder: Path) -> Tensor | None:
-    """Return the counts (V,) that the mask of a folder was made of, None if it holds none."""
+    """Return the counts (V,) from which a folder's mask was built, None if it has none."""
     return read_tensors(folder / WEIGHTS)[0].get("counts")
 
 
 def forgetter_config(folder: Path) -> dict[str, Any]:
-    """Return what is told of the mask in a folder: such as the run's `settings`."""
+    """Return what is stored about the mask in a folder, such as the run's `settings`."""
     try:
         return json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""A passage of text, token by token, with what the mask makes of it."""
+"""A passage of text with the mask's decision on each token."""
 
 import json
 from collections.abc import Callable
@@ -12,11 +12,11 @@ from terse.methods.forgetting.modes import decided
 
 @torch.no_grad()
 def passage_table(given: Evaluated, piece: Callable[[int], str]) -> pd.DataFrame:
-    """Return a token of a validation window per row, its keep probability and whether it is kept.
+    """Return a row per token of a validation window: its keep probability and whether it is kept.
 
-    token: a JSON string, so that "None" and a blank stay what they are. keep_prob: sigmoid of the
-    mask's logit; of a mask without probabilities, the share of the context's tokens with a lower
-    logit. The window is the middle one of those with most context.
+    token: a JSON string, to preserve "None" and blanks. keep_prob: sigmoid of the mask's logit; for
+    a mask without probabilities, the share of the context's tokens with a lower logit. The window
+    is the middle one of those with the most context.
     """
     model = given.model
     n = len(given.rows)  # type: ignore[arg-type]
@@ -46,5 +46,5 @@ def passage_table(given: Evaluated, piece: Callable[[int], str]) -> pd.DataFrame
 
 
 def visible(text: str) -> str:
-    """Return a token's text with line ends that can be seen, on one line."""
+    """Return a token's text on one line, with visible line ends."""
     return text.replace("\r", "").replace("\n", "↵").replace("\t", "→") or "∅"

@@ -1,8 +1,9 @@
-"""Four made-up texts in which it is known what can be forgotten, and a small model to read them.
+"""Four synthetic texts in which it is known what can be forgotten, and a small model for them.
 
-`filler`: half of the context says nothing, and shows it by its tokens. `context_filler`: the same
-symbols are filler or not, as the last marker says. `copy`: the block repeats the context, nothing
-can be spared. `recall`: the block asks for a few early tokens among many that say nothing.
+`filler`: half of the context is uninformative, which its tokens show. `context_filler`: the same
+symbols are filler or content, depending on the last marker. `copy`: the block repeats the context,
+so nothing can be dropped. `recall`: the block needs a few early tokens among many uninformative
+ones.
 """
 
 from typing import Any
@@ -18,12 +19,12 @@ from terse.methods.forgetting.rows import Item, Lengths, item_of
 START, CONTENT, FILLER = 0, 1, 2  # the first token, and the markers of `context_filler`
 SPECIAL = (START, CONTENT, FILLER)
 SYMBOLS = np.arange(8, 40)
-DRAWN = SYMBOLS[:16]  # what rows with a distribution of their own, and copies, are made of
-NOISE = np.arange(40, 56)  # as many, so that how rare a token is says nothing
+DRAWN = SYMBOLS[:16]  # symbols of copies, and of rows with their own distribution
+NOISE = np.arange(40, 56)  # equally many, so that a token's frequency says nothing
 QUERIES = np.arange(56, 60)
 VALUES_OF_A_KEY = 8  # SYMBOLS 8k .. 8k + 7 are the values of key k
 VOCAB = 60
-CONCENTRATION = 0.2  # of the Dirichlet distribution that a row's symbols come from
+CONCENTRATION = 0.2  # of the Dirichlet distribution of a row's symbols
 LONGEST_SPAN = 5
 WIDTH, BLOCKS, HEADS = 64, 2, 2
 
@@ -43,10 +44,10 @@ def task_model(lengths: Lengths) -> LlamaForCausalLM:
 
 
 class TaskRows(Dataset[Item]):
-    """Rows of a task; the i-th is a function of (seed, i).
+    """Rows of a task; row i is a function of (seed, i).
 
     An item has the fields of `Rows`, "document", "target_bytes" (a token is a byte), and
-    "is_filler" (C + S,): what says nothing about any target.
+    "is_filler" (C + S,): tokens that carry no information about any target.
     """
 
     def __init__(self, task: str, lengths: Lengths, *, seed: int, n_rows: int) -> None:
@@ -66,7 +67,7 @@ class TaskRows(Dataset[Item]):
 
 
 def filler(rng: np.random.Generator, lengths: Lengths) -> Draw:
-    """Draw symbols from a distribution of the row's own, and as much noise between them."""
+    """Draw symbols from the row's own distribution, and as much noise between them."""
     n = lengths.total - 1
     is_filler = np.concatenate([_half(rng, lengths.context - 1), _half(rng, lengths.block)])
     symbols = rng.choice(DRAWN, n, p=_distribution(rng))
@@ -75,7 +76,7 @@ def filler(rng: np.random.Generator, lengths: Lengths) -> Draw:
 
 
 def context_filler(rng: np.random.Generator, lengths: Lengths) -> Draw:
-    """Draw spans behind markers: of the row's own distribution, or of all symbols alike."""
+    """Draw spans after markers: from the row's own distribution, or uniformly from all symbols."""
     shares = _distribution(rng)
     tokens, is_filler = [], []
     noisy = bool(rng.integers(2))
@@ -90,7 +91,7 @@ def context_filler(rng: np.random.Generator, lengths: Lengths) -> Draw:
 
 
 def copy(rng: np.random.Generator, lengths: Lengths) -> Draw:
-    """Draw a context of symbols whose first ones are the block."""
+    """Draw a context of symbols that begins with the block."""
     context = rng.choice(DRAWN, lengths.context - 1)
     block = np.resize(context, lengths.block)
     tokens = np.concatenate([context, block])
@@ -98,14 +99,14 @@ def copy(rng: np.random.Generator, lengths: Lengths) -> Draw:
 
 
 def recall(rng: np.random.Generator, lengths: Lengths) -> Draw:
-    """Draw two values in the first half of a context of noise; the block asks for them by key."""
+    """Draw two values in the first half of a noise context; the block queries them by key."""
     n = lengths.context - 1
     context = rng.choice(NOISE, n)
     keys = rng.choice(len(QUERIES), 2, replace=False)
     values = SYMBOLS[VALUES_OF_A_KEY * keys + rng.integers(VALUES_OF_A_KEY, size=2)]
     places = rng.choice(n // 2, 2, replace=False)
     context[places] = values
-    asked = rng.integers(2, size=lengths.block)  # one for each question, and some left over
+    asked = rng.integers(2, size=lengths.block)  # one per question, and some spare ones
     block = np.stack([QUERIES[keys[asked]], values[asked]], 1).ravel()[: lengths.block]
     is_filler = np.ones(lengths.total - 1, dtype=bool)
     is_filler[places] = False
@@ -128,7 +129,7 @@ def _started(tokens: NDArray[np.int64], is_filler: NDArray[np.bool_]) -> Draw:
 
 
 def piece(token: int) -> str:
-    """Return a token of the tasks as a reader sees it."""
+    """Return a token of the tasks as readable text."""
     names = {START: "^", CONTENT: "<", FILLER: ">"}
     if token in names:
         return names[token]

@@ -1,7 +1,7 @@
-"""Additive attention masks for models whose layers see all of a text, a window of it, or a chunk.
+"""Additive attention masks for models whose layers see a whole text, a window of it, or a chunk.
 
-What a window counts: in mode `kv` places of the original row, since a dropped token was there; in
-`pack` and `prefix` the tokens that are left, which are all that the model reads.
+A window counts positions of the original row in mode `kv`, since a dropped token was processed; in
+`pack` and `prefix` it counts the remaining tokens, the only ones that the model reads.
 """
 
 from collections.abc import Callable
@@ -17,16 +17,16 @@ FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attenti
 
 
 def layer_kinds(lm: PreTrainedModel) -> set[str]:
-    """Return what kinds of attention a model's layers have, as transformers names them.
+    """Return the kinds of attention of a model's layers, under their names in transformers.
 
-    Raises TerseError for layers that no mask can hide a token from.
+    Raises TerseError for layers from which no mask can hide a token.
     """
     config: Any = lm.config.get_text_config()
     if kinds := set(getattr(config, "layer_types", None) or []):
         if other := sorted(kinds - {FULL, SLIDING, CHUNKED}):
             raise TerseError(
-                f"{type(lm).__name__} has layers of kind {other[0]}, and tokens cannot be hidden "
-                "from those: take mode pack or prefix"
+                f"{type(lm).__name__} has layers of kind {other[0]}, from which tokens cannot be "
+                "hidden: use mode pack or prefix"
             )
         return kinds
     if getattr(config, "sliding_window", None) is not None:
@@ -37,10 +37,10 @@ def layer_kinds(lm: PreTrainedModel) -> set[str]:
 def in_windows(
     lm: PreTrainedModel, queries: Tensor, keys: Tensor, mask: Callable[[Tensor], Tensor]
 ) -> Tensor | dict[str, Tensor]:
-    """Return what a model takes as its mask: one, or one for each kind of its layers.
+    """Return the mask that a model takes: a single one, or one for each kind of its layers.
 
-    queries (B, Q), keys (B, K): the places that a window counts. mask: gives what a kind of layer
-    gets, from which keys are in its window, (B, Q, K) bool.
+    queries (B, Q), keys (B, K): the positions that a window counts. mask: makes the mask of a kind
+    of layer from the keys in its window, (B, Q, K) bool.
     """
     masks = {
         kind: mask(_near(lm, kind, queries[:, :, None], keys[:, None]))

@@ -1,1 +1,1 @@
-"""Method `hierarchical`: bytes become a few codes, and a language model reads the codes."""
+"""Method `hierarchical`: bytes are encoded as a few codes, which a language model reads."""

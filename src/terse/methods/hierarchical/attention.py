@@ -1,4 +1,4 @@
-"""Causal attention over the last positions only, in parallel and one position at a time.
+"""Causal attention over only the last positions, in parallel and one position at a time.
 
 Rotary positions: RoFormer, https://arxiv.org/abs/2104.09864.
 """
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-LEAST_LENGTH = 128  # of what FlexAttention is compiled for
+LEAST_LENGTH = 128  # of the sequences that FlexAttention is compiled for
 LEAST_WIDTH = 16  # of the heads that it can be compiled for
 
 
 class SlidingWindowAttention(nn.Module):
-    """Multi-head attention of position t to the keys t - window..t; window None: to all before."""
+    """Multi-head attention of position t to keys t - window..t; window None: to all before."""
 
     def __init__(self, dim: int, heads: int, window: int | None) -> None:
         super().__init__()
@@ -46,8 +46,8 @@ class SlidingWindowAttention(nn.Module):
 class KeyValueCache:
     """The last keys and values of B independent rows that may be at different positions.
 
-    keys, values: (B, H, slots, d); position t lies in slot t mod slots. n_seen: (B,) positions so
-    far. Without a window the slots grow.
+    keys, values: (B, H, slots, d); position t is in slot t mod slots. n_seen: (B,) positions so
+    far. Without a window, the number of slots grows.
     """
 
     def __init__(self, attention: SlidingWindowAttention, n_rows: int, like: Tensor) -> None:
@@ -59,9 +59,9 @@ class KeyValueCache:
         self.n_seen = torch.zeros(n_rows, dtype=torch.long, device=like.device)
 
     def add(self, key: Tensor, value: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Take one position (b, H, d) of some rows; return their keys, values, and which are set.
+        """Add one position (b, H, d) of some rows; return their keys, values, and which are set.
 
-        The three: (b, H, slots, d) twice and (b, slots) bool.
+        Their shapes: (b, H, slots, d) twice and (b, slots) bool.
         """
         at = self.n_seen[rows]
         if self.grows and int(at.max()) >= self.keys.shape[2]:
@@ -85,7 +85,7 @@ def rotations(positions: Tensor, width: int) -> Tensor:
 
 
 def rotated(x: Tensor, turns: Tensor) -> Tensor:
-    """Return x (..., T, d) with its halves turned as pairs, float32; turns: (..., T, d / 2)."""
+    """Return x (..., T, d) with its halves rotated as pairs, float32; turns: (..., T, d / 2)."""
     first, second = x.float().chunk(2, -1)
     cos, sin = turns.real, turns.imag
     return torch.cat([first * cos - second * sin, first * sin + second * cos], -1)
@@ -104,7 +104,7 @@ def windowed(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
 
 
 def blocked(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
-    """Return the same in O(T window): blocks of `window` queries, keys of theirs and before."""
+    """Return the same in O(T window): blocks of `window` queries read two blocks of keys."""
     B, H, T, d = q.shape
     n = -(-T // window)
     q, k, v = (
@@ -116,7 +116,7 @@ def blocked(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-@torch.inference_mode(False)  # what is kept may be met by a backward pass later
+@torch.inference_mode(False)  # a later backward pass may use the cached mask
 def band(T: int, window: int, device: torch.device) -> Tensor:
     """Return which keys a query reads, (T, T) bool."""
     distance = torch.arange(T, device=device)[:, None] - torch.arange(T, device=device)
@@ -126,9 +126,9 @@ def band(T: int, window: int, device: torch.device) -> Tensor:
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)
 def block_band(n: int, window: int, device: torch.device) -> Tensor:
-    """Return the same for n blocks of queries, (n, window, 2 window): the block before, their own.
+    """Return the same for n blocks of queries, (n, window, 2 window): previous and own block.
 
-    The first block has none before it.
+    The first block has no previous one.
     """
     query = torch.arange(window, device=device)[:, None]
     key = torch.arange(2 * window, device=device) - window
@@ -140,8 +140,8 @@ def block_band(n: int, window: int, device: torch.device) -> Tensor:
 def flexible(q: Tensor, k: Tensor, v: Tensor, window: int, attention: Any) -> Tensor:
     """Return the same by FlexAttention, whose mask is built once for each shape.
 
-    Lengths, which differ from batch to batch above the lowest level, are filled up to a power of
-    two, so that few shapes are compiled.
+    Lengths, which vary between batches above the lowest level, are padded to a power of two, so
+    that few shapes are compiled.
     """
     T = q.shape[2]
     filled = max(LEAST_LENGTH, 1 << (T - 1).bit_length())

@@ -42,7 +42,7 @@ class Block(nn.Module):
 
 
 class Stack(nn.Module):
-    """Blocks one after the other."""
+    """Consecutive blocks."""
 
     def __init__(self, n: int, dim: int, heads: int, window: int | None, multiplier: float) -> None:
         super().__init__()
@@ -66,11 +66,11 @@ class Stack(nn.Module):
 
 
 def initialise(module: nn.Module) -> None:
-    """Draw linear maps so that they keep the size of what they read, embeddings of size 1.
+    """Initialise linear maps to preserve the scale of their inputs, and embeddings at scale 1.
 
-    Small weights would soon be no more than what all inputs have in common, since the optimiser's
-    steps are as large: all segments would become the same vector. Heads begin small, as all symbols
-    are alike at first.
+    Small weights would soon hold only what all inputs have in common, since the optimiser's steps
+    are as large: all segments would become the same vector. Heads start small, so that all symbols
+    are about equally likely at first.
     """
     for name, part in module.named_modules():
         if isinstance(part, nn.Linear | nn.Embedding):

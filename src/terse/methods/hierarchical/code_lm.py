@@ -13,8 +13,8 @@ from terse.methods.hierarchical.symbols import SymbolHead, framed
 class CodeSequenceTransformer(nn.Module):
     """Causal over [code BOS, segments]: state j has read j segments and predicts the next, or EOS.
 
-    A segment is one position: its L vectors are read together and its codes predicted in turn.
-    Continuous: the vectors themselves are predicted, by squared error.
+    A segment is one position: its L vectors are read together and its codes predicted one by one.
+    Continuous: the vectors themselves are predicted, with squared error.
     """
 
     def __init__(self, top: TopSettings, level: LevelSettings) -> None:
@@ -37,7 +37,7 @@ class CodeSequenceTransformer(nn.Module):
         return self.stack(torch.cat([start, x], 1))
 
     def nats(self, states: Tensor, codes: Tensor, n: Tensor) -> Tensor:
-        """Return what each segment, and then EOS, costs: (B, N + 1) nats, padding nothing.
+        """Return the cost of each segment and then EOS: (B, N + 1) nats, zero for padding.
 
         codes: (B, N, G). n: (B,) segments.
         """
@@ -46,7 +46,7 @@ class CodeSequenceTransformer(nn.Module):
         return self.head.nats(states, framed(codes, n, self.level.codebook_size)[0][:, 1:])
 
     def squared_error(self, states: Tensor, rows: Tensor, real: Tensor) -> Tensor:
-        """Return the error of each predicted segment, mean over width: (B, N); padding nothing."""
+        """Return the error of each predicted segment, mean over width: (B, N), zero for padding."""
         target = rows.detach().flatten(2)
         error = (self._vectors(states[:, :-1]) - target).square().mean(-1)
         return error.masked_fill(~real, 0.0)
@@ -57,7 +57,7 @@ class CodeSequenceTransformer(nn.Module):
         return self.predict(self.norm(states)).float()
 
     def predicted(self, states: Tensor, quantizer: Quantizer) -> Tensor:
-        """Return the row that each state expects next, (..., L, W), for states (..., D)."""
+        """Return the expected next row (..., L, W) of states (..., D)."""
         L = self.level.num_queries
         if self.predict is not None:
             return self._vectors(states).unflatten(-1, (L, -1))
@@ -84,5 +84,5 @@ class CodeSequenceStream:
         return self.code_lm.stack.step(self.code_lm.start.expand(len(rows), -1), self.caches, rows)
 
     def step(self, vectors: Tensor, rows: Tensor) -> Tensor:
-        """Return the states (b, D) behind the next segments (b, L, W) of some rows."""
+        """Return the states (b, D) after the next segments (b, L, W) of some rows."""
         return self.code_lm.stack.step(self.code_lm.read(vectors.flatten(1)), self.caches, rows)

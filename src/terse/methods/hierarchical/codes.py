@@ -30,7 +30,7 @@ def encode_with_base(
     batch_size: int,
     train_rows: int | None = None,
 ) -> None:
-    """Write the codes that the model in the folder `base` makes of a tokens file."""
+    """Write the codes of a tokens file under the model in the folder `base`."""
     model = load_hierarchical(base)
     encode_corpus(model, tokens, out, device=device, batch_size=batch_size, train_rows=train_rows)
 
@@ -46,7 +46,7 @@ def encode_corpus(
 ) -> None:
     """Write the boundaries and codes of each row of both splits, level by level.
 
-    train_rows: how many of the training split, evenly spread; all if None.
+    train_rows: number of rows of the training split, evenly spread; all if None.
 
     Per split and level: `opens` (all positions,) uint8 and `codes` (all segments x G,) int32, each
     with offsets (rows + 1,).
@@ -78,7 +78,7 @@ def _write_split(
 
 
 class _LevelWriter:
-    """Appends one level's rows, padding left out."""
+    """Appends one level's rows without padding."""
 
     def __init__(self, group: h5py.Group, i: int) -> None:
         self.group, self.i = group, i
@@ -112,14 +112,14 @@ class CodedRows(Dataset[dict[str, Tensor]]):
         self.rows, self.split, self.n_digits = rows, rows.store.split, n_digits
         self.reader = FileReader(path)
         if self.reader.attrs["sequence_length"] != rows.sequence_length:
-            raise TerseError(f"the codes in {path} are of rows of another sequence_length")
+            raise TerseError(f"the codes in {path} have another sequence_length")
         self.offsets = {
             f"{name}{i}": self.reader.read(f"{self.split}/{name}{i}_offsets")
             for i in range(len(n_digits))
             for name in ("opens", "codes")
         }
         if len(self.offsets["codes0"]) != len(rows) + 1:
-            raise TerseError(f"the codes in {path} are of another number of rows: encode anew")
+            raise TerseError(f"the codes in {path} have another number of rows: encode again")
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -139,7 +139,7 @@ class CodedRows(Dataset[dict[str, Tensor]]):
 
 
 def collated(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Return a batch of rows, boundaries and codes filled up at the end."""
+    """Return a batch of rows, with boundaries and codes padded at the end."""
     batch = {"ids": torch.stack([row["ids"] for row in rows])}
     for name in rows[0]:
         if name != "ids":

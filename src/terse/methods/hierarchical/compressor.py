@@ -1,4 +1,4 @@
-"""One level up: a sequence is cut into segments, and each becomes a few vectors with codes."""
+"""One level up: cuts a sequence into segments and turns each into a few vectors with codes."""
 
 import math
 from dataclasses import dataclass
@@ -22,16 +22,16 @@ from terse.methods.hierarchical.segmentation import (
 from terse.methods.hierarchical.settings import LevelSettings
 from terse.methods.hierarchical.symbols import SymbolEmbedding, SymbolHead, bos
 
-# Share of the entropies' spread by which the thresholds move per step and factor e of too many.
+# Share of the entropies' spread by which thresholds move per step and factor e of excess segments.
 GAIN = 0.3
 
 
 @dataclass(frozen=True)
 class Sequence:
-    """What a level reads and its expander writes: T symbols of B rows, real ones first.
+    """The sequence that a level reads and its expander writes: T symbols of B rows, real first.
 
-    digits: (B, T, G). mask: (B, T). vectors: (B, T - 2, W), what the codes below stand for; None
-    for bytes.
+    digits: (B, T, G). mask: (B, T). vectors: (B, T - 2, W), those of the codes below; None for
+    bytes.
     """
 
     digits: Tensor
@@ -41,7 +41,7 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Making:
-    """What is at hand only where a sequence has just been compressed.
+    """Values that exist only for a sequence that has just been compressed.
 
     states: (B, T, D) of the next-symbol LM. entropies: (B, T) nats. pooled: (B, N, L, D), before
     quantisation. loss: the quantiser's, summed.
@@ -57,7 +57,7 @@ class Making:
 class Segments:
     """A sequence cut into up to N segments a row, and their codes.
 
-    opens: (B, T), which positions begin a segment. n: (B,) segments of each row. codes: (B, N, G),
+    opens: (B, T), positions that begin a segment. n: (B,) segments of each row. codes: (B, N, G),
     as symbols. rows: (B, N, L, D), the codes' vectors.
     """
 
@@ -75,17 +75,17 @@ class Segments:
 
     @property
     def offset(self) -> Tensor:
-        """The place of each position in its segment, (B, T)."""
+        """The offset of each position in its segment, (B, T)."""
         return offsets(self.opens)
 
     @property
     def real(self) -> Tensor:
-        """Which segments there are, (B, N)."""
+        """Which segments are real, (B, N)."""
         return torch.arange(self.rows.shape[1], device=self.n.device) < self.n[:, None]
 
     @property
     def made(self) -> Making:
-        """What only a compressor in action knows."""
+        """The values of a fresh compression; ValueError for segments from a cache."""
         if self.making is None:
             raise ValueError("these segments were read from a cache")
         return self.making
@@ -94,8 +94,8 @@ class Segments:
 class ByteSegmentCompressor(nn.Module):
     """Shared blocks, then (a) a next-symbol LM, (b) blocks that are pooled by segment.
 
-    K, G: codes and digits of what it reads. below: width of the vectors of what it reads; None for
-    bytes, which it embeds. max_steps: of the training.
+    K, G: codes and digits of its input symbols. below: width of their vectors; None for bytes,
+    which it embeds. max_steps: of the training.
     """
 
     shift: Tensor
@@ -119,7 +119,7 @@ class ByteSegmentCompressor(nn.Module):
         self.out_norm = RunningNorm(level.num_queries, dim)
         self.quantizer = quantizer_of(level, max_steps)
         self.register_buffer("shift", torch.zeros(()))
-        self._seen: Tensor | None = None  # what the controller goes by, summed since the last step
+        self._seen: Tensor | None = None  # the controller's input, summed since the last step
 
     @property
     def rule(self) -> Rule:
@@ -133,7 +133,7 @@ class ByteSegmentCompressor(nn.Module):
         return parts if self.read is None else [*parts, self.read]
 
     def inputs(self, sequence: Sequence) -> Tensor:
-        """Return what the blocks read, (B, T, D)."""
+        """Return the inputs (B, T, D) of the blocks."""
         first = sequence.digits[..., :1]
         if self.read is None or sequence.vectors is None:
             return self.embed(sequence.digits)
@@ -164,7 +164,7 @@ class ByteSegmentCompressor(nn.Module):
         return Segments(sequence, opens, n, codes, quantised.vectors, making)
 
     def restored(self, sequence: Sequence, opens: Tensor, codes: Tensor) -> Segments:
-        """Return the segments that boundaries (B, T) and codes (B, N, G) from a cache stand for."""
+        """Return the segments with boundaries (B, T) and codes (B, N, G) from a cache."""
         n = (opens & sequence.mask).sum(1)
         return Segments(sequence, opens, n, codes, self.rows_of(codes))
 
@@ -184,25 +184,25 @@ class ByteSegmentCompressor(nn.Module):
         return found if smoothed is None else found | {"smoothed_perplexity": smoothed}
 
     def next_symbol_nats(self, segments: Segments) -> Tensor:
-        """Return what each symbol but the first costs the LM, (B, T - 1) nats."""
+        """Return the LM's cost of each symbol but the first, (B, T - 1) nats."""
         return self.head.nats(segments.made.states[:, :-1], segments.sequence.digits[:, 1:])
 
     def _count(self, n: Tensor, mask: Tensor, entropies: Tensor) -> None:
-        """Note segments, symbols, and how far entropies are above the rule's thresholds.
+        """Record segments, symbols, and how far entropies exceed the rule's thresholds.
 
-        Of these margins their number, sum and sum of squares, so that it is all the same how rows
-        are dealt out.
+        The number, sum and sum of squares of these margins are recorded, so that the distribution
+        of rows over processes makes no difference.
         """
         if self.level.target_compression_ratio is None:
             return
-        above = margins(entropies, self.rule)[:, 1:][mask[:, 1:]].double()  # those with one before
+        above = margins(entropies, self.rule)[:, 1:][mask[:, 1:]].double()  # without the first
         n_above = above.new_tensor(len(above))
         seen = torch.stack([n.sum(), mask.sum(), n_above, above.sum(), above.square().sum()])
         self._seen = seen if self._seen is None else self._seen + seen
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Move the codebook, and the thresholds towards the ratio that is aimed at."""
+        """Update the codebook, and move the thresholds towards the target ratio."""
         self.out_norm.after_step()
         self.quantizer.after_step()
         if self._seen is None:
@@ -211,7 +211,7 @@ class ByteSegmentCompressor(nn.Module):
         self._seen, target = None, self.level.target_compression_ratio or 1.0
         mean = total / max(n, 1)
         spread = math.sqrt(max(0.0, squares / max(n, 1) - mean**2))
-        if not float(self.shift):  # the first step: as if margins were normally distributed
+        if not float(self.shift):  # first step: assume normally distributed margins
             self.shift.fill_(mean + spread * NormalDist().inv_cdf(1 - min(target, 0.99)))
             return
         error = math.log(segments / symbols / target)
@@ -221,7 +221,7 @@ class ByteSegmentCompressor(nn.Module):
 class CompressorStream:
     """A compressor that reads one symbol at a time, for B rows at their own pace.
 
-    pools: whether segments are pooled and quantised, or only told where they begin.
+    pools: whether segments are pooled and quantised, or only their boundaries found.
     """
 
     def __init__(self, compressor: ByteSegmentCompressor, n_rows: int, *, pools: bool) -> None:
@@ -234,9 +234,9 @@ class CompressorStream:
         self.pool = StreamingPool(c.pool, n_rows, like)
 
     def step(self, digits: Tensor, vectors: Tensor | None, rows: Tensor) -> Tensor:
-        """Read the next symbol (b, G) of some rows; return which ends its segment, (b,).
+        """Read the next symbol (b, G) of some rows; return whether it ends its segment, (b,).
 
-        vectors: (b, W), what the symbol stands for where it is a code.
+        vectors: (b, W), the vector of the symbol if it is a code.
         """
         c = self.compressor
         x = self._inputs(digits, vectors)

@@ -1,4 +1,4 @@
-"""What the likelihoods of text cost: positions and FLOPs, counted in passes over some rows."""
+"""The cost of text likelihoods: positions and FLOPs, counted in passes over some rows."""
 
 import copy
 from collections.abc import Callable
@@ -21,15 +21,15 @@ N_COUNTED = 32  # rows
 def row_costs(
     model: HierarchicalAutoencoder, rows: ScoringRows, arm: str, targets: str
 ) -> list[Measure]:
-    """Return positions and FLOPs per byte of an arm (see `PASSES`), of some rows, evenly spread.
+    """Return positions and FLOPs per byte of an arm (see `PASSES`) on some rows, evenly spread.
 
-    Positions: of a level's compressor and expander each the symbols that they read, those of a
-    context that is repeated from the row before included; of the top LM the segments and BOS.
+    Positions are the symbols that each level's compressor and expander read, including those of
+    context repeated from the previous row, and the top LM's segments and BOS.
     """
     n = min(N_COUNTED, len(rows))
     items = [rows[i * len(rows) // n] for i in range(n)]
     sums = DocumentSums(1 + max(item["document"] for item in items))
-    plain = copy.deepcopy(model).cpu()  # whose kernels multiply what they would by hand
+    plain = copy.deepcopy(model).cpu()  # the counter knows all kernels that it calls there
     for item in items:
         ids = item["ids"][item["ids"] != PAD][None]
         positions, flops = row_cost(plain, ids, PASSES[arm])
@@ -48,26 +48,26 @@ def row_cost(
 ) -> tuple[int, int]:
     """Return the positions and the FLOPs of one of the `PASSES` over a row without padding, (1, S).
 
-    FLOPs depend on how many segments the row is cut into, which only the model knows.
+    FLOPs depend on the number of segments, which only the model determines.
     """
     flops = counted(lambda: likelihood(model, ids))
     with torch.no_grad():
         levels = model.encode(ids)
     read = sum(level.sequence.digits.shape[1] for level in levels)
-    written = read - len(levels)  # the last symbol predicts none
+    written = read - len(levels)  # the last symbol predicts nothing
     top = 0 if model.top is None else 1 + levels[-1].rows.shape[1]
     return read + written + top, flops
 
 
 def reconstruction(model: HierarchicalAutoencoder, levels: list[Segments]) -> Tensor:
-    """Return what the bytes of each row cost, given their codes at the lowest level, (B,) nats."""
+    """Return the cost of each row's bytes given their codes at the lowest level, (B,) nats."""
     states = None if model.context is None else model.code_lm(levels[-1].rows)
     rows = levels[0].rows if len(levels) > 1 else model.memory(levels[0], states)
     return model.reconstruction_nats(0, levels[0], rows).sum(1)
 
 
-# causal: each byte from those before. two_part: codes, then the text given the codes. model: the
-# text given its lowest codes, all that a first stage can do.
+# causal: each byte given those before. two_part: codes, then the text given the codes. model: the
+# text given its lowest codes, the only likelihood of a first stage.
 PASSES: dict[str, Callable[[HierarchicalAutoencoder, Tensor], object]] = {
     "causal": causal_nats,
     "two_part": lambda model, ids: two_part(model, model.encode(ids)),

@@ -1,4 +1,4 @@
-"""What comes out: likelihoods, reconstruction, round trip, use of the codes, cost."""
+"""Scores of a run: likelihoods, reconstruction, round trip, use of the codes, cost."""
 
 import math
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ def evaluate_model(model: HierarchicalAutoencoder, store: TokenStore) -> list[Me
     """Return all measures on the validation split.
 
     Bits per byte: `two_part` (an upper bound), `causal`, `entropy_lm` (the lowest level's own LM).
-    Positions and FLOPs per byte of what has a likelihood; of a first stage, of coding and decoding.
+    Positions and FLOPs per byte of the likelihoods; for a first stage, of encoding and decoding.
     """
     s = model.settings
     rows = ScoringRows(store, s.sequence_length, limit=s.eval_bytes)
@@ -45,7 +45,7 @@ def evaluate_model(model: HierarchicalAutoencoder, store: TokenStore) -> list[Me
 
 
 def targets_of(model: HierarchicalAutoencoder, rows: ScoringRows) -> str:
-    """Return how the `targets` column calls the bytes that rows score."""
+    """Return the value of `targets` for the bytes that rows score."""
     corpus = model.settings.corpus
     if len(rows) == rows.n_all:
         return all_text(corpus)
@@ -65,9 +65,9 @@ def batches(model: HierarchicalAutoencoder, rows: ScoringRows) -> Iterator[dict[
 
 
 class RowScores:
-    """Sums over rows that are encoded once: per document the costs, per level the codes.
+    """Sums over rows that are encoded once: costs per document, codes per level.
 
-    The nats of a row are those of its EOS too, where the document ends in it.
+    The nats of a row include those of its EOS if the document ends in it.
     """
 
     def __init__(self, model: HierarchicalAutoencoder, rows: ScoringRows) -> None:
@@ -132,7 +132,7 @@ class RowScores:
         return ratio_of_sums(arm, measure, top, self.sums[arm]["n_bytes"], targets=self.targets)
 
     def code_measures(self) -> list[Measure]:
-        """Return how many codes there are, what each costs, and how many are in use."""
+        """Return the number of codes, the cost of each, and how many are in use."""
         total = self.sums["model"]["n_bytes"].sum()
         found = []
         for i, (compressor, _) in enumerate(self.model.levels):
@@ -153,7 +153,7 @@ class RowScores:
 
 
 def causal_measures(model: HierarchicalAutoencoder, rows: ScoringRows) -> list[Measure]:
-    """Return the score and the cost of causal decoding, half a row of context before later rows."""
+    """Return score and cost of causal decoding, with half a row of context before later rows."""
     targets = targets_of(model, rows)
     if model.top is None:
         return [_missing("causal", targets, "a first stage has no top LM")]
@@ -178,10 +178,10 @@ def _missing(arm: str, targets: str, reason: str) -> Measure:
 
 
 def round_trip(model: HierarchicalAutoencoder, rows: ScoringRows) -> list[Measure]:
-    """Return how much of some texts comes back from their codes alone.
+    """Return how much of some texts is recovered from their codes alone.
 
-    As bytes in their places, as whole texts, and as runs of bytes wherever they are: one byte too
-    many moves all behind it.
+    Measured as bytes at their positions, as entire texts, and as common subsequences of bytes: one
+    extra byte shifts all bytes after it.
     """
     texts = some_texts(rows)
     found = decompress(model, compress(model, texts))
@@ -201,7 +201,7 @@ def round_trip(model: HierarchicalAutoencoder, rows: ScoringRows) -> list[Measur
 
 
 def some_texts(rows: ScoringRows) -> list[bytes]:
-    """Return the texts of some rows, evenly spread; none is empty."""
+    """Return the non-empty texts of some rows, evenly spread."""
     n = min(N_ROUND_TRIPS, len(rows))
     texts = [text_of(rows[i * len(rows) // n]["ids"][1:].tolist()) for i in range(n)]
     return [text for text in texts if text]

@@ -1,4 +1,4 @@
-"""One level down: code rows become the sequence that they were made of, symbol by symbol."""
+"""One level down: decodes code rows into the sequence that they encode, symbol by symbol."""
 
 from collections.abc import Callable
 
@@ -10,11 +10,11 @@ from terse.methods.hierarchical.blocks import FeedForward, Stack
 from terse.methods.hierarchical.settings import HierarchicalSettings
 from terse.methods.hierarchical.symbols import SymbolEmbedding, SymbolHead
 
-N_OFFSETS = 32  # places in a segment that are told apart
+N_OFFSETS = 32  # distinct offsets in a segment
 
 
 class AlignedAttention(nn.Module):
-    """Each position reads its own segment's row and those of the `lookback` segments before.
+    """Each position reads the rows of its own segment and of the `lookback` segments before it.
 
     Aligned by segment: row seg(t) - k for k = 0..lookback, L vectors each.
     """
@@ -30,8 +30,8 @@ class AlignedAttention(nn.Module):
     def forward(self, x: Tensor, keys_values: Tensor, there: Tensor) -> Tensor:
         """Return (..., D) for x (..., D).
 
-        keys_values: (..., lookback + 1, L, 2 D), `key_value` of each position's rows, its own
-        first. there: which of them exist, (..., lookback + 1).
+        keys_values: (..., lookback + 1, L, 2 D), `key_value` of each position's rows, own first.
+        there: which of them exist, (..., lookback + 1).
         """
         d = x.shape[-1] // self.heads
         q = self.query(x).unflatten(-1, (self.heads, d)) * d**-0.5  # (..., H, d)
@@ -79,10 +79,10 @@ class DecoderBlock(nn.Module):
 
 
 class Memory:
-    """Which encoded rows each position reads: those of its segment and `lookback` before it.
+    """The encoded rows that each position reads: of its segment and of `lookback` before it.
 
     own, past: (B, N, L, D), the rows of a position's own segment and those of earlier ones; the
-    same tensor where they are the same. segment: (B, T). there: (B, T, lookback + 1).
+    same tensor if they are equal. segment: (B, T). there: (B, T, lookback + 1).
     """
 
     def __init__(self, own: Tensor, past: Tensor, segment: Tensor, lookback: int) -> None:
@@ -96,7 +96,7 @@ class Memory:
         self.flat = index.clamp(min=0) + first
 
     def read_by(self, projection: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """Return each position's rows (B, T, lookback + 1, L, D), projected before they spread."""
+        """Return each position's rows (B, T, lookback + 1, L, D), projected before the gather."""
         own = self.own if projection is None else projection(self.own)
         if self.past is self.own:
             return self._picked(own, self.flat)
@@ -113,9 +113,9 @@ class Memory:
 class CodeExpander(nn.Module):
     """Predicts symbol t + 1 of a sequence from symbols up to t and the rows of its segment.
 
-    Rows are the straight-through vectors of the codes, so that reconstruction trains what made
-    them. With cross-attention (and blocks over the rows), or decoder-only: rows are added to the
-    inputs. K, G: codes and digits of the sequence it writes.
+    Rows are the straight-through vectors of the codes, so reconstruction trains the compressor.
+    They are read by cross-attention (and blocks over the rows), or, decoder-only, added to the
+    inputs. K, G: codes and digits of the sequence that it writes.
     """
 
     def __init__(self, settings: HierarchicalSettings, i: int, K: int, G: int) -> None:
@@ -143,7 +143,7 @@ class CodeExpander(nn.Module):
         return AlignedAttention(dim, heads, self.lookback, self.num_queries)
 
     def encode(self, rows: Tensor) -> Tensor:
-        """Return code rows (B, N, L, W) as the decoder reads them, (B, N, L, D); causal."""
+        """Return code rows (B, N, L, W) as the decoder reads them, (B, N, L, D); it is causal."""
         x = self.read(rows)
         if not self.encoder.blocks:
             return x
@@ -160,7 +160,7 @@ class CodeExpander(nn.Module):
         """Return states (B, T - 1, D) that predict symbols 1..T-1.
 
         digits: (B, T, G). segment, offset: (B, T), of each position. own: (B, N, L, W), the rows of
-        the segments. past: the rows that are read of earlier segments, `own` if None.
+        the segments. past: the rows read for earlier segments, `own` if None.
         """
         encoded = self.encode(own)
         earlier = encoded if past is None else self.encode(past)
@@ -176,7 +176,7 @@ class CodeExpander(nn.Module):
         return self.place(offset.clamp(max=N_OFFSETS - 1))
 
     def _mixed(self, memory: Tensor, there: Tensor) -> Tensor:
-        """Return what the rows (..., lookback + 1, L, D) that are there add to the inputs."""
+        """Return the sum that existing rows (..., lookback + 1, L, D) add to the inputs."""
         if self.mix is None:
             raise ValueError("only a decoder-only expander adds rows to its inputs")
         return self.mix((memory * there[..., None, None]).flatten(-3))
@@ -197,12 +197,12 @@ class ExpanderStream:
         self.offset = torch.zeros(n_rows, dtype=torch.long, device=like.device)
 
     def begin(self, own: Tensor, rows: Tensor) -> None:
-        """Begin the first segment of some rows, in which BOS is the first symbol."""
+        """Begin the first segment of some rows, whose first symbol is BOS."""
         self.open(own, rows)
         self.offset[rows] = 1
 
     def open(self, own: Tensor, rows: Tensor) -> None:
-        """Begin the next segment of some rows; own: (b, L, W), the row that it is read with."""
+        """Begin the next segment of some rows; own: (b, L, W), its row as it reads it."""
         self.memory[rows, 0] = self._encoded(own, self.own_caches, rows)
         self.n_rows_seen[rows] += 1
         self.offset[rows] = 0
@@ -225,7 +225,7 @@ class ExpanderStream:
         return torch.stack(steps, 1)
 
     def step(self, digits: Tensor, rows: Tensor) -> Tensor:
-        """Return states (b, D) that predict the symbol behind digits (b, G), in some rows."""
+        """Return states (b, D) that predict the symbol after digits (b, G), in some rows."""
         e = self.expander
         memory = self.memory[rows]
         lags = torch.arange(e.lookback + 1, device=rows.device)

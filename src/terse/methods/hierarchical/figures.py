@@ -1,4 +1,4 @@
-"""Figures of hierarchical runs, from their tables; no torch."""
+"""Figures of hierarchical runs, drawn from their tables without torch."""
 
 import itertools
 from collections.abc import Sequence
@@ -56,7 +56,7 @@ def _points(ax: Axes, rows: pd.DataFrame, places: NDArray[Any], colour: Any, lab
 
 
 def _label(run: FinishedRun) -> str:
-    """Return a run's name, with its FLOPs per byte: of causal decoding where it can."""
+    """Return a run's name with its FLOPs per byte, of causal decoding if it has that."""
     rows = run.evaluation[run.evaluation["measure"] == "flops_per_byte"].set_index("arm")["value"]
     for arm in ("causal", "model"):
         if arm in rows.index:
@@ -81,7 +81,7 @@ def _bits_per_byte(run: FinishedRun) -> pd.DataFrame:
 def segmentation(runs: Sequence[FinishedRun]) -> Figure:
     """Draw the start of a passage for each run: entropies as a curve, segments as boxes.
 
-    Second stages cut as their bases do; those beside a base of theirs are left out.
+    Second stages cut as their bases do; those drawn together with their base are left out.
     """
     names = {run.name for run in runs}
     runs = [run for run in runs if not (_is_second(run) and run.settings.base in names)]

@@ -1,4 +1,4 @@
-"""Bytes one at a time: each advances segmenter, compressor, top LM and expander by one step."""
+"""Byte-by-byte generation: each byte advances segmenter, compressor, top LM and expander."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ Pick = Callable[[Tensor], Tensor]
 
 
 def greedy(logits: Tensor) -> Tensor:
-    """Return the most likely of logits (b, n), (b,)."""
+    """Return the most likely symbols (b,) of logits (b, n)."""
     return logits.argmax(-1)
 
 
@@ -26,7 +26,7 @@ def greedy(logits: Tensor) -> Tensor:
 class Compressed:
     """Texts as codes of the last level: codes (B, N, G), n (B,) segments of each text.
 
-    rows: (B, N, L, W), their vectors; they are used only where there are no codes.
+    rows: (B, N, L, W), their vectors, used only if there are no codes.
     """
 
     codes: Tensor
@@ -46,7 +46,7 @@ def byte_rows(texts: list[bytes], device: torch.device | str = "cpu") -> Tensor:
 
 
 def text_of(ids: list[int]) -> bytes:
-    """Return symbols up to EOS as bytes; reserved symbols stand for none."""
+    """Return symbols up to EOS as bytes, without reserved symbols."""
     end = ids.index(EOS) if EOS in ids else len(ids)
     return bytes(symbol for symbol in ids[:end] if symbol < BOS)
 
@@ -78,10 +78,10 @@ def decompress(model: HierarchicalAutoencoder, codes: Compressed) -> list[bytes]
 
 
 class LevelDecoder:
-    """Writes the sequences that known rows of one level stand for.
+    """Writes the sequences that known rows of one level encode.
 
-    rows: (B, N, L, W). n: (B,) of them that are real. A sequence ends with EOS, with its last
-    segment, or when it is expander_max_len long.
+    rows: (B, N, L, W). n: (B,), number of real rows. A sequence ends with EOS, with its last
+    segment, or at length expander_max_len.
     """
 
     def __init__(self, model: HierarchicalAutoencoder, i: int, rows: Tensor, n: Tensor) -> None:
@@ -95,9 +95,9 @@ class LevelDecoder:
         self.segment = torch.zeros(B, dtype=torch.long, device=rows.device)
 
     def run(self) -> tuple[Tensor, Tensor]:
-        """Return symbols (B, T, G) and how many each row has (B,), without BOS and EOS."""
+        """Return symbols (B, T, G) and each row's number of them (B,), without BOS and EOS."""
         B, K, G = len(self.rows), self.expander.head.K, self.expander.head.G
-        live = self.n.nonzero()[:, 0]  # a level above may have written nothing
+        live = self.n.nonzero()[:, 0]  # the level above may have written nothing
         if len(live):
             self.stream.begin(self.rows[live, 0], live)
         digits = torch.full((len(live), G), -1, device=live.device)
@@ -119,7 +119,7 @@ class LevelDecoder:
         return symbols[:, : int(length.max())], length
 
     def _advanced(self, digits: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
-        """Take the symbols into the segmenter; return the rows that have more, and their symbols.
+        """Feed symbols to the segmenter; return the rows that continue, and their symbols.
 
         digits: (b, G) of the rows live (b,).
         """
@@ -137,7 +137,7 @@ class LevelDecoder:
 
 
 class Reader:
-    """The whole model reading B rows byte by byte, each at its own segments' pace.
+    """The full model reading B rows byte by byte, each at the pace of its own segments.
 
     After `begin` and each `read`, `states` of the lowest level predict the next byte.
     """
@@ -173,7 +173,7 @@ class Reader:
         self.states[i][rows] = self.expanders[i].step(digits, rows)
 
     def _close(self, i: int, codes: Quantised, rows: Tensor) -> None:
-        """Hand the codes of finished segments up, and begin the next ones."""
+        """Pass the codes of finished segments up, and begin the next ones."""
         is_last = i == len(self.expanders) - 1
         before = self.top_states[rows] if is_last else None
         true = self.model.with_context(codes.vectors, before) if is_last else codes.vectors
@@ -185,7 +185,7 @@ class Reader:
         self.expanders[i].open(self._expected(i, rows), rows)
 
     def _expected(self, i: int, rows: Tensor) -> Tensor:
-        """Return the row (b, L, W) that is expected of the next segment."""
+        """Return the expected row (b, L, W) of the next segment."""
         compressor = self.model.levels[i][0]
         if i == len(self.expanders) - 1:
             states = self.top_states[rows]
@@ -205,7 +205,7 @@ class Reader:
 def generate_bytes(
     model: HierarchicalAutoencoder, prompts: list[bytes], max_new: int, pick: Pick = greedy
 ) -> list[bytes]:
-    """Return what the model writes behind each prompt, at most `max_new` bytes, up to EOS."""
+    """Return the bytes generated after each prompt, up to EOS, at most `max_new`."""
     reader = Reader(model, len(prompts))
     reader.begin()
     written: list[list[int]] = [[] for _ in prompts]

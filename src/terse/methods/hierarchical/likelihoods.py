@@ -1,4 +1,4 @@
-"""Two likelihoods of text, in nats: of codes and text given them, and of each byte in its turn."""
+"""Two likelihoods of text, in nats: of codes and the text given them, and of each byte in order."""
 
 from dataclasses import dataclass
 
@@ -13,8 +13,8 @@ from terse.methods.hierarchical.model import HierarchicalAutoencoder
 class TwoPart:
     """The parts of the bound, (B,) nats each: codes under the top LM, then level by level down.
 
-    expanders: the lowest level last. Bits per byte are those of their sum: an upper bound, since it
-    is the cost of one code of the text among many.
+    expanders: the lowest level last. Their sum gives bits per byte as an upper bound, since it is
+    the cost of one encoding of the text among many.
     """
 
     codes: Tensor
@@ -27,7 +27,7 @@ class TwoPart:
 
 
 def undefined(model: HierarchicalAutoencoder) -> str | None:
-    """Return why a model has no two-part bound, None where it has one."""
+    """Return why a model has no two-part bound, None if it has one."""
     if model.top is None:
         return "a first stage has no top LM"
     if model.top.settings.continuous or model.top.head is None:
@@ -47,7 +47,7 @@ def two_part(model: HierarchicalAutoencoder, levels: list[Segments]) -> TwoPart:
 
 
 def causal_nats(model: HierarchicalAutoencoder, ids: Tensor) -> Tensor:
-    """Return what each symbol of rows (B, S) but the first costs, given those before, (B, S - 1).
+    """Return the cost (B, S - 1) of each symbol of rows (B, S) but the first, given those before.
 
     Padding costs nothing.
     """

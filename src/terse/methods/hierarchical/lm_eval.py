@@ -20,8 +20,8 @@ from terse.methods.hierarchical.storage import load_hierarchical
 class HierarchicalAELM(CausalText):
     """Scores and writes text byte by byte.
 
-    A text longer than the rows that the model was trained on is read through windows, half a window
-    of context before the targets of all but the first.
+    A text longer than the model's training rows is read through windows; all but the first have
+    half a window of context before their targets.
     """
 
     def __init__(
@@ -36,15 +36,15 @@ class HierarchicalAELM(CausalText):
         if not isinstance(loaded, HierarchicalAutoencoder):
             loaded = load_hierarchical(Path(loaded))
         if loaded.top is None:
-            raise TerseError("a first stage has no likelihood: ask its second stage")
+            raise TerseError("a first stage has no likelihood: use its second stage")
         self.model = loaded.eval().to(device)
         self._device = torch.device(device)
         self.width = loaded.settings.sequence_length - 1  # bytes of a window
-        self.context = self.width // 2  # of them context, behind the first window
+        self.context = self.width // 2  # of them context, after the first window
 
     @property
     def tokenizer_name(self) -> str:
-        """The name of the tokenizer: bytes have none but this."""
+        """The name of the tokenizer, always that of bytes."""
         return "bytes"
 
     def encode(self, text: str) -> list[int]:
@@ -67,7 +67,7 @@ class HierarchicalAELM(CausalText):
         states = self.model.predicted_states(levels, self.model.code_lm(levels[-1].rows))
         targets = ids[:, 1:, None]
         logits = self.model.levels[0][1].head.logits(states, targets)[0].float()
-        known = targets.clamp(max=logits.shape[-1] - 1)  # padding is no target
+        known = targets.clamp(max=logits.shape[-1] - 1)  # padding is not a target
         logs = torch.log_softmax(logits, -1).gather(-1, known)[..., 0]
         best = logits.argmax(-1) == ids[:, 1:]
         return list(zip(logs.cpu(), best.cpu(), strict=True))

@@ -41,7 +41,7 @@ class Hierarchical(Method[HierarchicalSettings]):
     spec = HIERARCHICAL
 
     def build(self) -> HierarchicalAutoencoder:
-        """Return a model with fresh weights, or with what it takes of the base."""
+        """Return a model with fresh weights, or with those that it takes from the base."""
         s, model = self.settings, HierarchicalAutoencoder(self.settings)
         if s.n_frozen:
             take_base(model, self.required(self.inputs.base, "base"))
@@ -70,7 +70,7 @@ class Hierarchical(Method[HierarchicalSettings]):
         return collated(rows)
 
     def count(self, batch: Batch) -> Tensor:
-        """Return the bytes of a batch, EOS and inner BOS among them: what all losses are per."""
+        """Return the bytes of a batch, EOS and inner BOS included, the divisor of all losses."""
         return (batch["ids"][:, 1:] != PAD).sum()
 
     def n_tokens(self, batch: Batch) -> int:
@@ -79,9 +79,9 @@ class Hierarchical(Method[HierarchicalSettings]):
     def loss(
         self, model: nn.Module, batch: Batch, n_targets: Tensor | int
     ) -> tuple[Tensor, dict[str, float]]:
-        """Return the weighted sum of the losses per byte, and each by itself.
+        """Return the weighted sum of the losses per byte, and each of them.
 
-        The perplexities are means over the step's passes, by their bytes.
+        The perplexities are means over the step's passes, weighted by their bytes.
         """
         sums, weights = model(**batch), self._weights()
         share = self.count(batch) / n_targets
@@ -133,7 +133,7 @@ class Hierarchical(Method[HierarchicalSettings]):
         return [_AfterStep(), _Samples(self.settings)]
 
     def evaluate(self, model: nn.Module, device: str) -> list[Measure]:
-        """Return reconstruction, round trip, code statistics and likelihoods, beside coders."""
+        """Return reconstruction, round trip, code statistics, likelihoods and coders' scores."""
         measures = evaluate_model(_own(model).to(device), self._store("validation"))
         documents = self.required(self.inputs.documents, "documents file")
         train, validation = (split_texts(documents, split) for split in SPLITS)
@@ -151,13 +151,13 @@ class Hierarchical(Method[HierarchicalSettings]):
         save_model(_own(model), folder)
 
     def load(self, folder: Path) -> HierarchicalAutoencoder:
-        """Return a trained model, in eval mode; what only the evaluation reads is of today."""
+        """Return a trained model in eval mode; its evaluation keys come from the current config."""
         model = load_hierarchical(folder)
         model.settings = self.settings
         return model
 
     def tokenizer_folder(self) -> Path | None:
-        """Nothing: bytes are no one's."""
+        """None: bytes need no tokenizer."""
         return None
 
 
@@ -176,7 +176,7 @@ class _AfterStep(TrainerCallback):
 
 
 class _Samples(TrainerCallback):
-    """Writes a sample of what the model can do into the log every so many steps."""
+    """Writes samples of the model to the log every `generation_interval` steps."""
 
     def __init__(self, settings: HierarchicalSettings) -> None:
         self._every = settings.generation_interval

@@ -23,7 +23,7 @@ Sums = dict[str, Tensor]
 class HierarchicalAutoencoder(nn.Module):
     """Compressors and expanders, the lowest level first, and the top LM if there is one.
 
-    Levels that are a base's are frozen: they stay in eval mode.
+    Levels taken from a base are frozen: they stay in eval mode.
     """
 
     def __init__(self, settings: HierarchicalSettings) -> None:
@@ -51,18 +51,18 @@ class HierarchicalAutoencoder(nn.Module):
 
     @property
     def code_lm(self) -> CodeSequenceTransformer:
-        """The language model on the codes; TerseError where the first stage has none."""
+        """The language model on the codes; ValueError in a first stage, which has none."""
         if self.top is None:
             raise ValueError("a first stage has no top LM: train a second one on it")
         return self.top
 
     @property
     def device(self) -> torch.device:
-        """Where the model lies."""
+        """The model's device."""
         return self.levels[0][0].norm.weight.device
 
     def train(self, mode: bool = True) -> "HierarchicalAutoencoder":
-        """Switch to training mode; what is frozen stays in eval mode."""
+        """Switch to training mode; frozen parts stay in eval mode."""
         super().train(mode)
         for compressor, expander in self.levels[: self.settings.n_frozen]:
             compressor.eval()
@@ -82,19 +82,19 @@ class HierarchicalAutoencoder(nn.Module):
         return found
 
     def restored(self, ids: Tensor, opens: list[Tensor], codes: list[Tensor]) -> list[Segments]:
-        """Return what `encode` gave when its boundaries and codes were put into a cache.
+        """Return the result of `encode`, rebuilt from cached boundaries and codes.
 
         opens: (B, T) of each level. codes: (B, N, G) of each level.
         """
         found: list[Segments] = []
         for i, (compressor, _) in enumerate(self.levels):
             sequence = self._sequence(i, ids, found)
-            missing = sequence.digits.shape[1] - opens[i].shape[1]  # padding that no row lacks
+            missing = sequence.digits.shape[1] - opens[i].shape[1]  # padding in all rows
             found.append(compressor.restored(sequence, pad(opens[i], (0, missing)), codes[i]))
         return found
 
     def _sequence(self, i: int, ids: Tensor, below: list[Segments]) -> Sequence:
-        """Return what level i reads: bytes, or the codes of the level below."""
+        """Return the input of level i: bytes, or the codes of the level below."""
         if i == 0:
             return Sequence(ids[..., None], ids != PAD)
         under, K = below[-1], self.levels[i][0].K
@@ -102,7 +102,7 @@ class HierarchicalAutoencoder(nn.Module):
         longest = self.levels[i][0].level.max_seq_len_encoder
         if longest is not None and digits.shape[1] > longest:
             raise TerseError(
-                f"level {i} was given {digits.shape[1]} symbols, its max_seq_len_encoder is "
+                f"level {i} was given {digits.shape[1]} symbols, but its max_seq_len_encoder is "
                 f"{longest}: raise it, or cut longer segments below"
             )
         return Sequence(digits, mask, under.rows.flatten(2))
@@ -115,7 +115,7 @@ class HierarchicalAutoencoder(nn.Module):
         return self.with_context(segments.rows, None if states is None else states[:, :-1])
 
     def with_context(self, rows: Tensor, states: Tensor | None) -> Tensor:
-        """Return rows (..., L, W) with what the top LM's states (..., D) before them know."""
+        """Return rows (..., L, W) with the top LM's states (..., D) before them added."""
         if self.context is None:
             return rows
         if states is None:
@@ -123,7 +123,7 @@ class HierarchicalAutoencoder(nn.Module):
         return rows + self.context(states).unflatten(-1, rows.shape[-2:])
 
     def reconstruction_nats(self, i: int, segments: Segments, rows: Tensor) -> Tensor:
-        """Return what each symbol of level i but the first costs, given its codes' rows.
+        """Return the cost of each symbol of level i but the first, given its codes' rows.
 
         rows: (B, N, L, W). Returns (B, T - 1).
         """
@@ -132,16 +132,16 @@ class HierarchicalAutoencoder(nn.Module):
         return expander.head.nats(states, digits[:, 1:])
 
     def predicted_nats(self, levels: list[Segments], states: Tensor) -> Tensor:
-        """Return what each byte but the first costs, decoded from predicted rows, (B, S - 1).
+        """Return the cost (B, S - 1) of each byte but the first, decoded from predicted rows.
 
-        states: (B, N + 1, D) of the top LM. The row of a segment is what is expected before its
-        first byte is read; earlier segments' rows are the true ones.
+        states: (B, N + 1, D) of the top LM. A segment's row is the one expected before its first
+        byte is read; earlier segments' rows are the true ones.
         """
         hidden = self.predicted_states(levels, states)
         return self.levels[0][1].head.nats(hidden, levels[0].sequence.digits[:, 1:])
 
     def predicted_states(self, levels: list[Segments], states: Tensor) -> Tensor:
-        """Return the lowest expander's states (B, S - 1, D) behind predicted rows."""
+        """Return the lowest expander's states (B, S - 1, D) for predicted rows."""
         before = states[:, :-1]
         compressors = [compressor for compressor, _ in self.levels]
         own = self.with_context(self.code_lm.predicted(before, compressors[-1].quantizer), before)
@@ -158,10 +158,10 @@ class HierarchicalAutoencoder(nn.Module):
         return hidden
 
     def forward(self, ids: Tensor, **cached: Tensor) -> Sums:
-        """Return the summed losses of rows of bytes (B, S), each by itself, in nats.
+        """Return the summed losses of rows of bytes (B, S) separately, in nats.
 
-        Beside them, how many `segments` there are, and the perplexity of the codes.
-        cached: `opens0`, `codes0`, ... of a second stage, which trains the top LM alone.
+        Also returns the number of `segments` and the perplexity of the codes. cached: `opens0`,
+        `codes0`, ... for a second stage, which trains only the top LM.
         """
         if cached:
             n = len(self.levels)

@@ -1,4 +1,4 @@
-"""Segments as vectors: learned queries that read the positions of each segment."""
+"""Segments as vectors: learned queries attend to the positions of each segment."""
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,9 @@ class LearnedQueryAttention(nn.Module):
         self.out = nn.Linear(dim, dim, bias=False)
 
     def forward(self, x: Tensor, segment: Tensor, mask: Tensor, n: int) -> Tensor:
-        """Return the vectors (B, n, L, D) of n segments; of one without positions: `out` of zero.
+        """Return the vectors (B, n, L, D) of n segments; for an empty one, `out` of zero.
 
-        x: (B, T, D). segment: (B, T), below n where mask (B, T) is true; others count nowhere.
+        x: (B, T, D). segment: (B, T), below n where mask (B, T) is true; others are ignored.
         """
         B = len(x)
         scores, values = self._read(x)  # (B, T, L, H), (B, T, H, d)
@@ -39,7 +39,7 @@ class LearnedQueryAttention(nn.Module):
 
     @staticmethod
     def _softmax(scores: Tensor, place: Tensor, n_places: int) -> Tensor:
-        """Return scores (M, L, H) as shares among those of the same place (M,)."""
+        """Return the softmax of scores (M, L, H) over those with the same place (M,)."""
         shape = (n_places, *scores.shape[1:])
         index = place[:, None, None].expand_as(scores)
         most = scores.new_full(shape, -torch.inf)
@@ -61,7 +61,7 @@ class StreamingPool:
         self.sums = torch.zeros(n_rows, L, H, d, device=like.device)
 
     def add(self, x: Tensor, rows: Tensor) -> None:
-        """Take the next position (b, D) of some rows."""
+        """Add the next position (b, D) of some rows."""
         scores, values = self.attention._read(x)  # (b, L, H), (b, H, d)
         most = torch.maximum(self.most[rows], scores)
         shrink, power = (self.most[rows] - most).exp(), (scores - most).exp()

@@ -1,4 +1,4 @@
-"""From vectors to codes and back: a learned codebook, several in a row, a fixed grid, or none."""
+"""Vectors to codes and back: a learned codebook, residual codebooks, a fixed grid, or none."""
 
 import math
 from abc import ABC, abstractmethod
@@ -14,9 +14,9 @@ from terse.methods.hierarchical.settings import LevelSettings
 
 @dataclass(frozen=True)
 class Quantised:
-    """Vectors (..., D) with the gradient of what they stand for, their codes (..., digits), loss.
+    """Quantised vectors (..., D) with the gradient of their inputs, codes (..., digits), loss.
 
-    loss: what draws the vectors to their codes, summed over vectors.
+    loss: the commitment loss, which pulls vectors to their codes, summed over vectors.
     """
 
     vectors: Tensor
@@ -27,16 +27,16 @@ class Quantised:
 class Quantizer(nn.Module, ABC):
     """The interface of all quantisers; all compute in float32.
 
-    A vector has `digits` codes below `size` each. Reserved symbols are not among them.
+    A vector has `digits` codes, each below `size`. Reserved symbols are not among them.
     """
 
     digits: int
     size: int
 
     def forward(self, z: Tensor, mask: Tensor) -> Quantised:
-        """Quantise z (..., D); where the mask (...) is false nothing is learnt from it.
+        """Quantise z (..., D); vectors where the mask (...) is false are not learnt from.
 
-        While `warming`, training goes on with z itself: codes only follow.
+        While `warming`, training uses z itself, and the codes only follow it.
         """
         with torch.autocast(z.device.type, enabled=False):
             found = self.quantised(z.float(), mask)
@@ -50,7 +50,7 @@ class Quantizer(nn.Module, ABC):
 
     @property
     def warming(self) -> bool:
-        """Whether the codes are not in use yet."""
+        """Whether the codes are not yet in use."""
         return False
 
     @abstractmethod
@@ -76,25 +76,25 @@ class Quantizer(nn.Module, ABC):
         return torch.stack(found).mean()
 
     def smoothed_usage(self) -> Tensor | None:
-        """Return the same of the codebook's moving averages, None where there are none."""
+        """Return the same for the codebook's moving averages, None if there are none."""
         return None
 
     def after_step(self) -> None:
-        """Move what is learnt without gradients; called once per optimiser step."""
+        """Update what is learnt without gradients; called once per optimiser step."""
 
 
 def straight_through(z: Tensor, quantised: Tensor) -> Tensor:
-    """Return the quantised vectors, to the last bit, with the gradient of z."""
+    """Return the quantised vectors, bit-exact, with the gradient of z."""
     return quantised + (z - z.detach())
 
 
 class VectorQuantizer(Quantizer):
     """A codebook that follows its inputs by moving averages (https://arxiv.org/abs/1711.00937).
 
-    Statistics of all forward passes in training are kept until `after_step`. A code that has had no
-    hit for `reset_interval` steps gives way to a recent input at the next multiple of it, up to
-    step `reset_until`. Codes are not in use up to step `warmup`, where all become recent inputs:
-    random ones lie so far from what they stand for that a few would stand for everything.
+    Statistics of all forward passes in training are kept until `after_step`. A code without a hit
+    for `reset_interval` steps is replaced by a recent input at the next multiple of it, up to step
+    `reset_until`. Codes are not in use up to step `warmup`, when all become recent inputs: random
+    codes are so far from the inputs that a few of them would represent all.
     """
 
     codebook: Tensor
@@ -128,7 +128,7 @@ class VectorQuantizer(Quantizer):
         self.register_buffer("recent", torch.zeros(size, dim))
         self.register_buffer("n_recent", torch.zeros((), dtype=torch.long))
         self.register_buffer("n_steps", torch.zeros((), dtype=torch.long))
-        # No buffers: data-parallel training would give all processes the first one's.
+        # Not buffers: data-parallel training would copy those of the first process to all.
         self._hits: Tensor | None = None
         self._sums: Tensor | None = None
 
@@ -170,14 +170,14 @@ class VectorQuantizer(Quantizer):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Move the averages by the statistics of all processes, then reset dead codes."""
+        """Update the averages with the statistics of all processes, then reset dead codes."""
         if self._hits is None or self._sums is None:
             return
         hits, sums = summed(self._hits), summed(self._sums)
         self._hits = self._sums = None
         self.cluster_size.mul_(self.decay).add_(hits, alpha=1 - self.decay)
         self.cluster_sum.mul_(self.decay).add_(sums, alpha=1 - self.decay)
-        living = self.cluster_size > 1e-6  # the average of a code without hits stands where it was
+        living = self.cluster_size > 1e-6  # a code without hits keeps its average
         means = self.cluster_sum / self.cluster_size.clamp(min=1e-6)[:, None]
         self.codebook.copy_(torch.where(living[:, None], means, self.codebook))
         self.idle.add_(1).masked_fill_(hits > 0, 0)
@@ -192,7 +192,7 @@ class VectorQuantizer(Quantizer):
         n = int(dead.sum())
         if not n or not int(self.n_recent):
             return
-        # Without repetition while there are enough; drawn on the CPU, whose generator is saved.
+        # Without replacement if there are enough; drawn on the CPU, whose generator is saved.
         drawn = torch.randperm(int(self.n_recent)).repeat(-(-n // int(self.n_recent)))[:n]
         fresh = from_first_process(self.recent[drawn.to(self.recent.device)])
         self.codebook[dead] = fresh
@@ -202,7 +202,7 @@ class VectorQuantizer(Quantizer):
 
 
 class ResidualQuantizer(Quantizer):
-    """Codebooks in a row, each for what the ones before left over (2107.03312, arXiv)."""
+    """Codebooks, each for the residual of those before (https://arxiv.org/abs/2107.03312)."""
 
     def __init__(
         self,
@@ -219,7 +219,7 @@ class ResidualQuantizer(Quantizer):
         self.digits, self.size = n, size
         moving = (beta, decay, reset_interval, reset_until, warmup)
         self.parts = nn.ModuleList(VectorQuantizer(dim, size, *moving) for _ in range(n))
-        for i, part in enumerate(self._parts()):  # what is left over gets smaller
+        for i, part in enumerate(self._parts()):  # residuals get smaller
             part.codebook.mul_(0.5**i)
             part.cluster_sum.mul_(0.5**i)
 
@@ -277,7 +277,7 @@ class FiniteScalarQuantizer(Quantizer):
         return Quantised(vectors, codes[..., None], vectors.new_zeros(()))
 
     def _bounded(self, z: Tensor) -> Tensor:
-        """Return z between the ends of its grid, so that rounding gives one of its steps."""
+        """Return z bounded to its grid, so that rounding gives one of the grid's steps."""
         half = (self.steps - 1) * (1 + 1e-3) / 2
         offset = torch.where(self.steps % 2 == 0, 0.5, 0.0)
         return torch.tanh(z + torch.atanh(offset / half)) * half - offset
@@ -288,7 +288,7 @@ class FiniteScalarQuantizer(Quantizer):
 
 
 class NoQuantizer(Quantizer):
-    """Vectors stay what they are; they have no codes."""
+    """Leaves vectors unchanged; they have no codes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -319,7 +319,7 @@ def quantizer_of(level: LevelSettings, max_steps: int) -> Quantizer:
 
 
 def perplexity(counts: Tensor) -> Tensor:
-    """Return how many codes are in use: exp of the entropy of counts (K,), 1 to K."""
+    """Return the number of codes in use: exp of the entropy of counts (K,), 1 to K."""
     shares = counts.double() / counts.sum().clamp(min=1e-12)
     return torch.special.entr(shares).sum().exp()
 
@@ -332,7 +332,7 @@ def summed(values: Tensor) -> Tensor:
 
 
 def from_first_process(values: Tensor) -> Tensor:
-    """Return the first process' values in all of them."""
+    """Return the first process' values in all processes."""
     if dist.is_available() and dist.is_initialized():
         values = values.contiguous()
         dist.broadcast(values, 0)

@@ -16,20 +16,20 @@ from terse.methods.hierarchical.settings import BOS, EOS, PAD
 
 
 class ByteRows(Dataset[dict[str, Tensor]]):
-    """Rows (S,) of BOS and S - 1 places of the stream [document, EOS, BOS, document, EOS, ...].
+    """Rows (S,) of BOS and S - 1 symbols of the stream [document, EOS, BOS, document, EOS, ...].
 
-    No byte is lost, the last row is filled up with padding; unless a `limit` is given: then as many
-    rows as that, evenly spread.
+    They hold every byte, and the last row is padded; with a `limit`, there are that many rows,
+    evenly spread.
     """
 
     def __init__(self, store: TokenStore, sequence_length: int, limit: int | None = None) -> None:
         self.store, self.sequence_length, self.limit = store, sequence_length, limit
-        # Where each document's BOS would stand; that of the first does not.
+        # Where each document's BOS would be; the first document has none in the stream.
         self.starts = store.offsets + 2 * np.arange(len(store.offsets)) - 1  # (D + 1,)
 
     @property
     def n_all(self) -> int:
-        """How many rows there are without a limit."""
+        """The number of rows without a limit."""
         return -(-int(self.starts[-1]) // (self.sequence_length - 1))
 
     def __len__(self) -> int:
@@ -44,7 +44,7 @@ class ByteRows(Dataset[dict[str, Tensor]]):
         return {"ids": padded(stream, self.sequence_length)}
 
     def read(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Return the places [start, stop) of the stream; only their bytes are read."""
+        """Return the positions [start, stop) of the stream; only their bytes are read."""
         tokens, found = self.store.tokens, np.full(stop - start, EOS, dtype=np.int64)
         document = max(0, int(np.searchsorted(self.starts, start, side="right")) - 1)
         while document < len(self.store) and self.starts[document] < stop:
@@ -60,11 +60,11 @@ class ByteRows(Dataset[dict[str, Tensor]]):
 
 
 class ScoringRows(Dataset[dict[str, Any]]):
-    """Rows [BOS, context, targets] inside documents, EOS behind the last byte.
+    """Rows [BOS, context, targets] within documents, with EOS after the last byte.
 
-    An item is {"ids": (S,), "first": place of the first target, "document": index in its split,
-    "n_bytes": bytes among the targets}. Each byte is a target once, unless `limit` bytes are given:
-    then as many rows as that, evenly spread. context: places that are repeated from the row before.
+    An item is {"ids": (S,), "first": position of the first target, "document": index in its split,
+    "n_bytes": bytes among the targets}. Each byte is a target once; with a `limit` of bytes, there
+    are about that many, in evenly spread rows. context: positions repeated from the row before.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class ScoringRows(Dataset[dict[str, Any]]):
         self.places = [places[i] for i in evenly(len(places), n)]
 
     def _begins(self, n_bytes: int) -> list[int]:
-        """Return where the rows of a document begin in it; EOS is one of its places."""
+        """Return where the rows of a document begin in it; EOS is one of its positions."""
         width = self.sequence_length - 1
         stride, n = width - self.context, n_bytes + 1
         later = max(0, n - width)
@@ -115,10 +115,10 @@ def padded(symbols: NDArray[np.int64], sequence_length: int) -> Tensor:
 
 
 def byte_store(path: Path, split: str) -> TokenStore:
-    """Return a split of a tokens file; TerseError where it is empty or its tokens are no bytes."""
+    """Return a split of a tokens file; TerseError if it is empty or its tokens are not bytes."""
     store = TokenStore(path, split)
     if store.vocab_size != PAD + 1 or store.bos_id != BOS:
-        raise TerseError(f"the tokens in {path} are no bytes: use a tokenizer of kind bytes")
+        raise TerseError(f"the tokens in {path} are not bytes: use a tokenizer of kind bytes")
     if not len(store):
         raise TerseError(f"the {split} split of {path} is empty; change validation_fraction")
     return store

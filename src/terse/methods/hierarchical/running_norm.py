@@ -1,4 +1,4 @@
-"""Vectors without what all of them have in common."""
+"""Normalisation that removes what all vectors have in common."""
 
 import torch
 from torch import Tensor, nn
@@ -10,12 +10,12 @@ EPS = 1e-5
 
 
 class RunningNorm(nn.Module):
-    """Vectors less their running mean, over their running deviation, by query and dimension.
+    """Vectors minus their running mean, over their running deviation, by query and dimension.
 
-    What a decoder first asks for is the same for all segments: which symbols are frequent. Vectors
-    that follow it become equal, and one code stands for all. So what they share is taken away
-    before they are quantised, as by batch normalisation (https://arxiv.org/abs/2005.08520), but by
-    the statistics of earlier optimiser steps: rows of a batch do not see each other.
+    A decoder first needs the same from all segments: which symbols are frequent. Vectors trained
+    for that become equal, and a single code represents them all. So the common part is removed
+    before quantisation, as by batch normalisation (https://arxiv.org/abs/2005.08520), but with the
+    statistics of earlier optimiser steps: rows of a batch do not affect each other.
     """
 
     mean: Tensor
@@ -37,7 +37,7 @@ class RunningNorm(nn.Module):
 
     @torch.no_grad()
     def note(self, x: Tensor) -> None:
-        """Count vectors (n, L, D), as `forward` was given them, for the next step's statistics."""
+        """Add vectors (n, L, D), the inputs of `forward`, to the next step's statistics."""
         x = self.norm(x).double()
         number = torch.full_like(x[:1].sum(0), len(x))
         seen = torch.stack([number, x.sum(0), x.square().sum(0)])
@@ -45,7 +45,7 @@ class RunningNorm(nn.Module):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Move the statistics by what all processes saw; called once per optimiser step."""
+        """Update the statistics from all processes' vectors; called once per optimiser step."""
         if self._seen is None:
             return
         number, sums, squares = summed(self._seen)

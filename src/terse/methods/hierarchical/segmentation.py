@@ -1,4 +1,4 @@
-"""Where segments begin: behind symbols after which the next one is hard to tell.
+"""Where segments begin: after symbols whose successor is hard to predict.
 
 The rule of the byte latent transformer (https://arxiv.org/abs/2412.09871), with its shift: whether
 symbol t + 1 opens a segment is known before that symbol is read.
@@ -34,13 +34,13 @@ def opened(entropies: Tensor, rule: Rule, shift: Tensor) -> Tensor:
 
 
 def margins(entropies: Tensor, rule: Rule) -> Tensor:
-    """Return how far each entropy (B, T) is above the nearer of the rule's thresholds, nats."""
+    """Return how far each entropy (B, T) exceeds the nearer of the rule's thresholds, nats."""
     before = torch.cat([torch.full_like(entropies[:, :1], torch.inf), entropies[:, :-1]], 1)
     return margin(entropies, before, rule)
 
 
 def margin(entropy: Tensor, before: Tensor, rule: Rule) -> Tensor:
-    """Return the same of entropies and those before them; infinite: there is none."""
+    """Return the same for entropies and their predecessors; infinite: there is none."""
     found = torch.full_like(entropy, -torch.inf)
     if rule.delta is not None:
         found = torch.maximum(found, entropy - before - rule.delta)
@@ -55,7 +55,7 @@ def segment_ids(opens: Tensor) -> Tensor:
 
 
 def offsets(opens: Tensor) -> Tensor:
-    """Return the place (B, T) of each position in its segment, from 0."""
+    """Return the offset (B, T) of each position in its segment, from 0."""
     places = torch.arange(opens.shape[1], device=opens.device).expand_as(opens)
     return places - torch.where(opens, places, 0).cummax(1).values
 
@@ -69,9 +69,9 @@ class StreamingSegmenter:
         self.length = torch.zeros(n_rows, dtype=torch.long, device=shift.device)
 
     def step(self, entropy: Tensor, rows: Tensor) -> Tensor:
-        """Take the entropies (b,) at the rows' next positions; return which are the last (b,).
+        """Take the entropies (b,) at the rows' next positions; return which end a segment, (b,).
 
-        That is, whether the position behind each opens a segment.
+        That is, whether the position after each opens a segment.
         """
         opens = margin(entropy, self.before[rows], self.rule) > self.shift
         length = self.length[rows] + 1

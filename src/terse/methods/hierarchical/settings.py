@@ -13,7 +13,7 @@ Quantizer = Literal["vq", "residual", "fsq", "none"]
 
 
 class LevelSettings(Strict):
-    """One level: a compressor that turns a sequence into fewer codes."""
+    """One level: a compressor that encodes a sequence as fewer codes."""
 
     dim: int = Field(128, gt=0, description="width")
     heads: int = Field(4, gt=0, description="attention heads")
@@ -25,7 +25,7 @@ class LevelSettings(Strict):
         None, gt=0, description="the same in the compression blocks; null: window"
     )
     num_encoder_layers: int = Field(
-        1, ge=0, description="blocks of each branch whose own number is null"
+        1, ge=0, description="blocks of each branch whose own key is null"
     )
     num_shared_encoder_layers: int = Field(1, ge=0, description="blocks before the two branches")
     num_lm_encoder_layers: int | None = Field(
@@ -38,8 +38,8 @@ class LevelSettings(Strict):
     max_seq_len_encoder: int | None = Field(
         None, gt=1, description="longest sequence that the level reads; null: any"
     )
-    num_queries: int = Field(1, gt=0, description="L, learned queries: vectors of a segment")
-    quantizer: Quantizer = Field("vq", description="what makes codes of vectors")
+    num_queries: int = Field(1, gt=0, description="L, learned queries: vectors per segment")
+    quantizer: Quantizer = Field("vq", description="how vectors become codes")
     codebook_size: int = Field(512, gt=1, description="K, codes of a codebook")
     num_quantizers: int = Field(2, gt=1, description="codebooks of the residual quantiser")
     fsq_levels: list[int] | None = Field(
@@ -51,47 +51,48 @@ class LevelSettings(Strict):
         0.1,
         ge=0,
         le=1,
-        description="share of max_steps in which vectors pass unquantised; then codes "
-        "become recent vectors",
+        description="share of max_steps during which vectors pass unquantised; then codes "
+        "are set to recent vectors",
     )
     vq_reset_interval: int = Field(
-        250, ge=0, description="steps between resets of codes without a hit since; 0: none"
+        250, ge=0, description="steps between resets of codes not used since; 0: none"
     )
     vq_reset_until: float = Field(
         0.5,
         ge=0,
         le=1,
-        description="share of max_steps after which no code is reset: what reads "
-        "codes by their number learns none that changes its meaning",
+        description="share of max_steps after which no code is reset, so that codes "
+        "keep their meaning for models that read them",
     )
     entropy_delta: float | None = Field(
-        0.2, description="nats; a segment opens after a symbol whose entropy rises by more"
+        0.2,
+        description="nats; a segment opens after a symbol whose entropy rises by more",
     )
     entropy_abs_threshold: float | None = Field(
         None, description="nats; a segment opens after a symbol whose entropy is above"
     )
     target_compression_ratio: float | None = Field(
-        None, gt=0, le=1, description="segments per symbol; thresholds are moved until it holds"
+        None, gt=0, le=1, description="target segments per symbol; thresholds adapt to reach it"
     )
     max_segment_len: int | None = Field(None, gt=0, description="longer segments are split")
 
     @model_validator(mode="after")
     def _consistent(self) -> "LevelSettings":
         if self.dim % (2 * self.heads):
-            raise ValueError(f"dim {self.dim} is no multiple of 2 x heads {self.heads}")
+            raise ValueError(f"dim {self.dim} is not a multiple of 2 x heads {self.heads}")
         if self.entropy_delta is None and self.entropy_abs_threshold is None:
-            raise ValueError("entropy_delta or entropy_abs_threshold is needed to open segments")
+            raise ValueError("set entropy_delta or entropy_abs_threshold: they open segments")
         ratio, longest = self.target_compression_ratio, self.max_segment_len
         if ratio is not None and longest is not None and ratio * longest < 1:
             raise ValueError(
                 f"target_compression_ratio {ratio} is out of reach: max_segment_len {longest} "
-                f"opens {1 / longest:.3g} segments per symbol or more"
+                f"opens at least {1 / longest:.3g} segments per symbol"
             )
         if (self.fsq_levels is not None) != (self.quantizer == "fsq"):
             raise ValueError("fsq_levels and quantizer: fsq go together")
         if self.fsq_levels is not None:
             if min(self.fsq_levels) < 2:
-                raise ValueError(f"fsq_levels {self.fsq_levels}: each is 2 or more")
+                raise ValueError(f"fsq_levels {self.fsq_levels}: each must be 2 or more")
             if math.prod(self.fsq_levels) != self.codebook_size:
                 raise ValueError(
                     f"codebook_size {self.codebook_size} is not the product of fsq_levels "
@@ -101,24 +102,24 @@ class LevelSettings(Strict):
 
     @property
     def n_lm_layers(self) -> int:
-        """Blocks of the next-symbol LM alone."""
+        """The number of blocks of the next-symbol LM alone."""
         own = self.num_lm_encoder_layers
         return self.num_encoder_layers if own is None else own
 
     @property
     def n_compression_layers(self) -> int:
-        """Blocks of the compression branch alone."""
+        """The number of blocks of the compression branch alone."""
         own = self.num_compression_encoder_layers
         return self.num_encoder_layers if own is None else own
 
     @property
     def digits_per_vector(self) -> int:
-        """Codes that stand for one vector."""
+        """The number of codes per vector."""
         return {"residual": self.num_quantizers, "none": 0}.get(self.quantizer, 1)
 
     @property
     def n_digits(self) -> int:
-        """Codes that stand for one segment."""
+        """The number of codes per segment."""
         return self.num_queries * self.digits_per_vector
 
     def expander_dim(self, scale: float) -> int:
@@ -140,11 +141,11 @@ class TopSettings(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> "TopSettings":
         if self.dim % (2 * self.num_heads):
-            raise ValueError(f"dim {self.dim} is no multiple of 2 x num_heads {self.num_heads}")
+            raise ValueError(f"dim {self.dim} is not a multiple of 2 x num_heads {self.num_heads}")
         if not self.continuous and not self.ce_weight:
             raise ValueError("ce_weight 0 trains nothing unless continuous is true")
         if self.continuous and not self.mse_weight:
-            raise ValueError("mse_weight 0 trains no continuous top LM")
+            raise ValueError("mse_weight 0 does not train a continuous top LM")
         return self
 
 
@@ -162,15 +163,15 @@ class HierarchicalSettings(Run):
     )
     lr_schedule: Literal[  # pyright: ignore[reportIncompatibleVariableOverride]
         "cosine", "linear", "constant", "plateau", "cosine_with_min_lr"
-    ] = Field("cosine", description="how the rate falls after the warm-up; to min_lr, else to 0")
+    ] = Field("cosine", description="how the rate falls after the warm-up, to min_lr or 0")
     scheduler_specific_kwargs: dict[Literal["min_lr"], float] = Field(
-        {}, description="cosine_with_min_lr: the rate min_lr at the end"
+        {}, description="cosine_with_min_lr: the final rate min_lr"
     )
-    num_levels: int = Field(1, gt=0, description="levels of codes, one upon the other")
+    num_levels: int = Field(1, gt=0, description="levels of codes")
     initial_vocab_size: Literal[259] = Field(259, description="bytes, BOS, EOS and padding")
     sequence_length: int = Field(256, gt=2, description="S, bytes of a row, BOS included")
     train_rows: int | None = Field(
-        None, gt=0, description="rows of the training split that are read, evenly spread; null: all"
+        None, gt=0, description="rows of the training split to read, evenly spread; null: all"
     )
     compressor_level_configs: list[LevelSettings] = Field(
         [LevelSettings()],  # pyright: ignore[reportCallIssue]
@@ -182,7 +183,7 @@ class HierarchicalSettings(Run):
     expander_num_enc_layers: int = Field(0, ge=0, description="causal blocks over the code rows")
     expander_num_dec_layers: int = Field(2, gt=0, description="blocks over the lower sequence")
     expander_lookback: int = Field(
-        1, ge=0, description="earlier rows that a symbol's decoder reads beside its own"
+        1, ge=0, description="earlier rows that a symbol's decoder reads in addition to its own"
     )
     expander_max_len: int = Field(
         2048, gt=1, description="longest sequence that an expander writes"
@@ -191,10 +192,10 @@ class HierarchicalSettings(Run):
         "code", description="contextual: the top LM's state before a code is added to its row"
     )
     use_decoder_only_expander: bool = Field(
-        False, description="rows are added to the decoder's inputs; false: cross-attention"
+        False, description="add rows to the decoder's inputs; false: cross-attention"
     )
     use_continuous_expander_inputs: Literal[True] = Field(
-        True, description="must be true: codes as integers would not train the compressor"
+        True, description="must be true: integer codes would not train the compressor"
     )
     propagate_key_padding_mask: Literal[True] = Field(
         True, description="must be true: padding never counts"
@@ -203,23 +204,23 @@ class HierarchicalSettings(Run):
         None, description="the language model on the codes; null: stage 1"
     )
     freeze_entropy: bool = Field(
-        False, description="the entropy LM of base stays as it is, so that codes keep their meaning"
+        False, description="keep the base's entropy LM frozen, so that codes keep their meaning"
     )
     freeze_levels: int = Field(
         0,
         ge=0,
-        description="lowest levels that are the base's and stay as they are: the levels "
-        "above learn codes that keep their meaning",
+        description="number of lowest levels that are the base's and stay frozen: the levels "
+        "above read codes that keep their meaning",
     )
-    aux_lm_loss_weight: float = Field(0.1, ge=0, description="of the levels' next-symbol losses")
-    top_lm_loss_weight: float = Field(1.0, ge=0, description="of the top LM's loss")
+    aux_lm_loss_weight: float = Field(0.1, ge=0, description="weight of next-symbol losses")
+    top_lm_loss_weight: float = Field(1.0, ge=0, description="weight of the top LM's loss")
     predicted_loss_weight: float = Field(
-        1.0, ge=0, description="of the loss of bytes decoded from predicted rows"
+        1.0, ge=0, description="weight of the loss of bytes decoded from predicted rows"
     )
     generation_interval: int | None = Field(
         None, gt=0, description="steps between samples in the log; null: none"
     )
-    sample_prompt_for_generation: str = Field("The ", description="what samples go on from")
+    sample_prompt_for_generation: str = Field("The ", description="prompt of the samples")
     generation_max_len_override: int | None = Field(
         None, gt=0, description="bytes of a sample; null: 200"
     )
@@ -229,7 +230,7 @@ class HierarchicalSettings(Run):
     n_samples: int = Field(3, ge=0, description="round trips and continuations in the report")
 
     baseline: str | None = Field(
-        None, description="run of a byte Transformer, whose score is drawn beside this run's"
+        None, description="run of a byte Transformer whose score is drawn with this run's"
     )
 
     @model_validator(mode="after")
@@ -273,7 +274,7 @@ class HierarchicalSettings(Run):
         if levels[-1].quantizer == "none" and self.is_second_stage:
             raise ValueError(
                 "quantizer none has no codes for a second stage to read: leave base out, so that "
-                "everything is trained at once"
+                "everything is trained jointly"
             )
 
     def _check_expanders(self) -> None:
@@ -285,18 +286,18 @@ class HierarchicalSettings(Run):
                     "2 x heads; change expander_dim_scale or expander_heads_scale"
                 )
         if self.use_decoder_only_expander and self.expander_num_enc_layers:
-            raise ValueError("a decoder-only expander has no encoder: leave the enc layers out")
+            raise ValueError("a decoder-only expander has no encoder: omit expander_num_enc_layers")
 
     def _check_base(self) -> None:
         if self.freeze_entropy and (self.base is None or self.is_second_stage):
             raise ValueError(
-                "freeze_entropy goes with a base whose entropy LM is taken, and no top LM"
+                "freeze_entropy needs a base, whose entropy LM it takes, and no top LM"
             )
         if not self.freeze_levels:
             return
         if self.base is None or self.is_second_stage or self.freeze_entropy:
             raise ValueError(
-                "freeze_levels goes with a base whose levels are taken, no top LM, and no "
+                "freeze_levels needs a base, whose levels it takes, no top LM, and no "
                 "freeze_entropy"
             )
         if self.freeze_levels >= self.num_levels:
@@ -307,17 +308,17 @@ class HierarchicalSettings(Run):
 
     @property
     def is_second_stage(self) -> bool:
-        """Whether compressors and expanders are the base's, frozen."""
+        """Whether compressors and expanders are the base's and frozen."""
         return self.base is not None and self.top_transformer_config is not None
 
     @property
     def n_frozen(self) -> int:
-        """How many levels, the lowest first, are the base's and stay as they are."""
+        """How many of the lowest levels are the base's and stay frozen."""
         return self.num_levels if self.is_second_stage else self.freeze_levels
 
     @property
     def is_joint(self) -> bool:
-        """Whether everything is trained at once."""
+        """Whether everything is trained jointly."""
         return self.base is None and self.top_transformer_config is not None
 
     def expander_heads(self, level: LevelSettings) -> int:

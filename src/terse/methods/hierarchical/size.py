@@ -1,28 +1,28 @@
-"""The number of parameters from settings alone, without torch: jobs are planned with it."""
+"""The number of parameters from settings alone, without torch, for planning jobs."""
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from terse.methods.hierarchical.settings import HierarchicalSettings
 
-N_RESERVED = 3  # BOS, EOS and padding, which are read
-N_SYMBOLS = 2  # BOS and EOS, which are predicted next to the codes
+N_RESERVED = 3  # BOS, EOS and padding, as inputs
+N_SYMBOLS = 2  # BOS and EOS, predicted in addition to the codes
 
 
 def blocks(n: int, dim: int, multiplier: float) -> float:
-    """Return the weights of n blocks."""
+    """Return the number of weights of n blocks."""
     return n * (4 + 3 * multiplier) * dim**2
 
 
 def parameters(s: "HierarchicalSettings") -> int:
-    """Return the number of parameters and of numbers in codebooks, to within some norms."""
+    """Return the number of parameters, and of values in codebooks, ignoring some norms."""
     total, below, K, G = 0.0, 0, s.initial_vocab_size - N_RESERVED, 1
     for level in s.compressor_level_configs:
         dim, wide = level.dim, level.encoder_ffn_dim_multiplier
         n_blocks = level.num_shared_encoder_layers + level.n_lm_layers + level.n_compression_layers
         total += blocks(n_blocks, dim, wide) + 2 * dim**2
         total += dim * ((K + N_RESERVED if not below else below + N_RESERVED) + (K + N_SYMBOLS) * G)
-        # A codebook, the sums it follows, and recent inputs.
+        # A codebook, its running sums, and recent inputs.
         total += 3 * level.codebook_size * dim * level.digits_per_vector
         own = level.expander_dim(s.expander_dim_scale)
         n_blocks = s.expander_num_enc_layers + s.expander_num_dec_layers

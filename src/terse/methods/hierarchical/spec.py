@@ -1,4 +1,4 @@
-"""What the house knows of the method `hierarchical`."""
+"""What the rest of terse knows about the method `hierarchical`."""
 
 from terse.methods.hierarchical.captions import CAPTIONS
 from terse.methods.hierarchical.settings import HierarchicalSettings

@@ -15,7 +15,7 @@ from terse.methods.hierarchical.spec import HIERARCHICAL
 from terse.training.weights import read_tensors
 
 CONFIG, WEIGHTS = "hierarchical.json", "model.safetensors"
-# What a run has to have in common with the base whose levels it takes.
+# Keys that a run must share with the base whose levels it takes.
 SHARED = (
     "compressor_level_configs", "sequence_length", "expander_dim_scale", "expander_heads_scale",
     "expander_num_enc_layers", "expander_num_dec_layers", "expander_lookback",
@@ -32,7 +32,7 @@ def save_model(model: HierarchicalAutoencoder, folder: Path) -> None:
 
 
 def settings_in(folder: Path) -> HierarchicalSettings:
-    """Return the settings of the model in a folder; TerseError where there is none."""
+    """Return the settings of the model in a folder; TerseError if there is none."""
     try:
         content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         return HIERARCHICAL.settings_from(content)
@@ -50,13 +50,13 @@ def load_hierarchical(folder: Path) -> HierarchicalAutoencoder:
 
 
 def take_base(model: HierarchicalAutoencoder, folder: Path) -> None:
-    """Give a model the levels of its base that it keeps, frozen: all in a second stage.
+    """Load the levels that a model keeps from its base, frozen: all of them in a second stage.
 
-    Raises TerseError where the settings that shape them differ.
+    Raises TerseError if the settings that shape them differ.
     """
     s, base, n = model.settings, settings_in(folder), model.settings.n_frozen
     if base.num_levels < n or (s.is_second_stage and base.num_levels > n):
-        raise TerseError(f"num_levels is not the base's: {base.num_levels} there, {n} here")
+        raise TerseError(f"num_levels is not the base's: {base.num_levels} in the base, {n} here")
     ours, theirs = ({k: HIERARCHICAL.result_params(s)[k] for k in SHARED} for s in (s, base))
     for key in SHARED:
         a, b = theirs[key], ours[key]
@@ -64,7 +64,7 @@ def take_base(model: HierarchicalAutoencoder, folder: Path) -> None:
             a, b = a[:n], b[:n]
         if a != b:
             raise TerseError(
-                f"{key} is not the base's: {_difference(a, b)}; what is taken stays as it is"
+                f"{key} is not the base's: {_difference(a, b)}; the base's levels stay frozen"
             )
     tensors, _ = read_tensors(folder / WEIGHTS)
     for name in (f"{kind}.{i}" for kind in ("compressors", "expanders") for i in range(n)):
@@ -79,10 +79,10 @@ def take_base(model: HierarchicalAutoencoder, folder: Path) -> None:
 
 
 def take_entropy(model: HierarchicalAutoencoder, folder: Path, *, freeze: bool) -> None:
-    """Give each level the base's next-symbol LM, which decides where segments begin.
+    """Load the base's next-symbol LMs, which decide where segments begin, into the levels.
 
-    And how far the base's thresholds have moved, where they started from are ours. Raises
-    TerseError where its shapes differ.
+    The shift of the base's thresholds is taken too, if both start from the same ones. Raises
+    TerseError if the shapes differ.
     """
     theirs = load_hierarchical(folder)
     if len(theirs.levels) < len(model.levels):
@@ -100,14 +100,14 @@ def _load(part: nn.Module, tensors: dict[str, torch.Tensor], folder: Path) -> No
         part.load_state_dict(tensors)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
-        raise TerseError(f"the weights in {folder} are of another shape: {reason}") from error
+        raise TerseError(f"the weights in {folder} have another shape: {reason}") from error
 
 
 def _difference(theirs: Any, ours: Any) -> str:
-    """Return where two settings differ, in words."""
+    """Return how two settings differ, in words."""
     if isinstance(theirs, list) and isinstance(ours, list) and len(theirs) == len(ours):
         for level, (a, b) in enumerate(zip(theirs, ours, strict=True)):
             for key in a if isinstance(a, dict) else ():
                 if a[key] != b[key]:
-                    return f"level {level}, {key} {a[key]} there, {b[key]} here"
-    return f"{theirs} there, {ours} here"
+                    return f"level {level}, {key} {a[key]} in the base, {b[key]} here"
+    return f"{theirs} in the base, {ours} here"

@@ -1,6 +1,6 @@
 """Symbols of a sequence: bytes, or the codes of a segment, several digits each.
 
-A symbol is G digits below K; the first may also be BOS (K) or EOS (K + 1), padding is K + 2. Bytes
+A symbol is G digits below K; the first may also be BOS (K), EOS (K + 1) or padding (K + 2). Bytes
 are one digit with K = 256.
 """
 
@@ -30,7 +30,7 @@ def padding(K: int) -> int:
 
 
 class SymbolEmbedding(nn.Module):
-    """Symbols as vectors: the sum over their digits."""
+    """Symbols as vectors, the sums over their digits."""
 
     def __init__(self, K: int, G: int, dim: int) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class SymbolEmbedding(nn.Module):
 class SymbolHead(nn.Module):
     """A distribution over the next symbol, its digits one after the other.
 
-    Where earlier digits are not known (entropies, expectations) their expected embedding stands in.
+    Where earlier digits are unknown (entropies, expectations), their expected embedding is used.
     """
 
     def __init__(self, dim: int, K: int, G: int) -> None:
@@ -66,7 +66,7 @@ class SymbolHead(nn.Module):
     def logits(self, h: Tensor, digits: Tensor) -> list[Tensor]:
         """Return the logits of each digit given those before: (..., K + 2), then (..., K) each.
 
-        h: (..., D). digits: (..., G), the symbols that are predicted.
+        h: (..., D). digits: (..., G), the symbols to predict.
         """
         found = [self.heads[0](self.norm(h))]
         for g in range(1, self.G):
@@ -75,7 +75,7 @@ class SymbolHead(nn.Module):
         return found
 
     def nats(self, h: Tensor, digits: Tensor) -> Tensor:
-        """Return what each symbol (...) costs, in nats, float32; padding costs nothing.
+        """Return the cost (...) of each symbol in nats, float32, zero for padding.
 
         h: (..., D). digits: (..., G).
         """
@@ -101,7 +101,7 @@ class SymbolHead(nn.Module):
         return total
 
     def shares(self, h: Tensor) -> list[Tensor]:
-        """Return the share (..., K) of each digit's codes, reserved symbols left out."""
+        """Return the share (..., K) of each digit's codes, without reserved symbols."""
         return [softmax(x.float()[..., : self.K], -1) for x in self._in_expectation(h)]
 
     def _in_expectation(self, h: Tensor) -> list[Tensor]:
@@ -113,7 +113,7 @@ class SymbolHead(nn.Module):
         return found
 
     def choose(self, h: Tensor, pick: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return symbols (b, G), each digit picked from its logits (b, n) after those before."""
+        """Return symbols (b, G), each digit picked from its logits (b, n) given those before."""
         digits: list[Tensor] = []
         logits = self.heads[0](self.norm(h))
         for g in range(self.G):
@@ -128,7 +128,7 @@ class SymbolHead(nn.Module):
 
 
 def framed(codes: Tensor, n: Tensor, K: int) -> tuple[Tensor, Tensor]:
-    """Return sequences [BOS, n symbols, EOS, padding] (B, N + 2, G), and which are real (B, N + 2).
+    """Return sequences [BOS, n symbols, EOS, padding] (B, N + 2, G), and their mask (B, N + 2).
 
     codes: (B, N, G). n: (B,), symbols of each row, up to N.
     """

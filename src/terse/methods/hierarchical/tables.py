@@ -1,4 +1,4 @@
-"""Tables to look at: samples, a passage with its segments, dimensions of the segments' vectors."""
+"""Tables of a run: samples, a passage with its segments, dimensions of the segments' vectors."""
 
 import time
 
@@ -14,12 +14,12 @@ from terse.methods.hierarchical.model import HierarchicalAutoencoder
 from terse.methods.hierarchical.rows import ScoringRows
 from terse.methods.hierarchical.settings import BOS, EOS, PAD
 
-MOST_SEGMENTS = 4000  # of a cloud
+MOST_SEGMENTS = 4000  # per cloud
 RESERVED = {BOS: "<bos>", EOS: "<eos>", PAD: "<pad>"}
 
 
 def report_tables(model: HierarchicalAutoencoder, store: TokenStore) -> dict[str, pd.DataFrame]:
-    """Return the tables by name; `samples` where any are wanted."""
+    """Return the tables by name, with `samples` if any are requested."""
     s = model.settings
     rows = ScoringRows(store, s.sequence_length, limit=s.eval_bytes)
     tables = {
@@ -31,7 +31,7 @@ def report_tables(model: HierarchicalAutoencoder, store: TokenStore) -> dict[str
 
 
 def sample(model: HierarchicalAutoencoder) -> dict[str, str]:
-    """Return the prompt's round trip, and its continuation where there is a top LM."""
+    """Return the prompt's round trip, and its continuation if there is a top LM."""
     prompt = model.settings.sample_prompt_for_generation.encode()
     longest = model.settings.generation_max_len_override or 200
     found = {"round trip": decompress(model, compress(model, [prompt]))[0]}
@@ -41,7 +41,7 @@ def sample(model: HierarchicalAutoencoder) -> dict[str, str]:
 
 
 def speed_table(model: HierarchicalAutoencoder, rows: ScoringRows) -> pd.DataFrame:
-    """Return the bytes per second on this machine of encoding, decoding and continuing texts."""
+    """Return the bytes per second of encoding, decoding and continuing texts on this machine."""
     texts = some_texts(rows)
     begin = time.perf_counter()
     codes = compress(model, texts)
@@ -63,7 +63,7 @@ def speed_table(model: HierarchicalAutoencoder, rows: ScoringRows) -> pd.DataFra
 
 
 def samples_table(model: HierarchicalAutoencoder, rows: ScoringRows) -> pd.DataFrame:
-    """Return texts, their codes, and what comes back; then prompts and what is written on."""
+    """Return texts, their codes and their round trips; then prompts and their continuations."""
     n = min(model.settings.n_samples, len(rows))
     texts = [text_of(rows[i * len(rows) // n]["ids"][1:].tolist()) for i in range(n)]
     texts = [text[:160] for text in texts if text]
@@ -87,7 +87,7 @@ def samples_table(model: HierarchicalAutoencoder, rows: ScoringRows) -> pd.DataF
 
 
 def shown(text: bytes) -> str:
-    """Return bytes as text, what is no UTF-8 escaped."""
+    """Return bytes as text, with invalid UTF-8 escaped."""
     return text.decode("utf-8", errors="backslashreplace")
 
 
@@ -97,7 +97,7 @@ def _codes(codes: Tensor) -> str:
 
 @torch.inference_mode()
 def segmentation_table(model: HierarchicalAutoencoder, rows: ScoringRows) -> pd.DataFrame:
-    """Return a passage: level, position, symbol, entropy_nats behind it, opens (1: a segment)."""
+    """Return a passage: level, position, symbol, entropy_nats after it, opens (1: a segment)."""
     entries = []
     for number, level in enumerate(segments_of_middle_row(model, rows)):
         digits = level.sequence.digits[0].tolist()

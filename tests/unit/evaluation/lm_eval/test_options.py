@@ -54,8 +54,8 @@ def test_as_many_symbols_as_asked_for(options: dict[str, Any], n: int) -> None:
     [
         ({"num_beams": 4}, "num_beams: 4"),
         ({"repetition_penalty": 1.2}, "repetition_penalty: 1.2"),
-        ({"max_length": 30}, "max_length: 30"), ({"do_sample": True}, "writes greedily"),
-        ({"temperature": 0.7}, "writes greedily"), ({"max_gen_toks": -1}, "max_gen_toks is -1"),
+        ({"max_length": 30}, "max_length: 30"), ({"do_sample": True}, "generates greedily"),
+        ({"temperature": 0.7}, "generates greedily"), ({"max_gen_toks": -1}, "max_gen_toks is -1"),
         ({"max_gen_toks": "many"}, "many"), ({"bad_words_ids": [[1]]}, "bad_words_ids"),
     ],
 )  # fmt: skip
@@ -67,5 +67,5 @@ def test_what_cannot_be_done_is_named(options: dict[str, Any], message: str) -> 
 def test_what_is_void_is_named(caplog: pytest.LogCaptureFixture) -> None:
     given = {"do_sample": False, "top_p": 0.9, "temperature": 0.7, "until": ["a"]}
     assert greedy_options(given).stops == ["a"]
-    assert "leaves temperature, top_p of a task aside" in caplog.text
+    assert "ignores a task's temperature, top_p" in caplog.text
     assert given["temperature"] == 0.7

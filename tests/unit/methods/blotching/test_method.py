@@ -76,7 +76,7 @@ def test_a_saved_model_is_the_one_that_was_trained(trained: Path) -> None:
     assert mean_loss(method, model, method.validation_rows(), "cpu") == pytest.approx(
         last, rel=1e-5
     )
-    with pytest.raises(TerseError, match="is of another run"):
+    with pytest.raises(TerseError, match="belongs to another run"):
         blotching(**RANDOM | {"arm": "direct", "curriculum_steps": 0}).load(trained / "model")
 
 

@@ -146,5 +146,5 @@ def test_a_base_that_counts_by_itself_is_not_told_otherwise() -> None:
     assert not model.knows_positions
     check_positions(model, settings())
     for changes in ({"pad_pos_skip": False}, {"excise_tokens": False}):
-        with pytest.raises(TerseError, match="counts its positions by itself"):
+        with pytest.raises(TerseError, match="counts its positions itself"):
             check_positions(model, settings(**changes))

@@ -13,7 +13,7 @@ from tiny_compression import SETTINGS
         ({"base": None}, "compression needs a base"),
         ({"seq_len": 8}, "leaves nothing to predict after 8 compressed tokens"),
         ({"n_spans": 2}, "leaves nothing to predict after 16"),
-        ({"seq_overlap": 9}, "allowed is 0 to 8"),
+        ({"seq_overlap": 9}, "allowed: 0 to 8"),
         ({"csl_task": True}, "trains nothing without train_embs or train_lmhead"),
         ({"rmb_only": True, "kl_scale": 1.0}, "leave kl_scale out"),
         ({"n_epochs": 2}, "n_epochs and n_train_loops go together"),

@@ -85,5 +85,5 @@ def test_writing_with_all_tokens_is_the_models_own() -> None:
 
 
 def test_masks_that_look_ahead_do_not_write() -> None:
-    with pytest.raises(TerseError, match="would revise its decisions"):
+    with pytest.raises(TerseError, match="would revise decisions"):
         Writer(forgetter("llama", decide="topk"), 0.5)

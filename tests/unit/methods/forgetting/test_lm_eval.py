@@ -110,9 +110,9 @@ def test_what_is_written_is_the_likeliest_at_each_place(lm: ForgetfulLM, n: int)
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"mask": "rnn", "decide": "sample"}, "draws anew what it forgets"),
-        ({"mask": "random", "hidden_dim": 512}, "draws anew what it forgets"),
-        ({"task": "filler", "base": None, "corpus": None}, "made-up text"),
+        ({"mask": "rnn", "decide": "sample"}, "draws different tokens to forget"),
+        ({"mask": "random", "hidden_dim": 512}, "draws different tokens to forget"),
+        ({"task": "filler", "base": None, "corpus": None}, "synthetic task"),
     ],
 )
 def test_what_has_no_one_likelihood_is_refused(

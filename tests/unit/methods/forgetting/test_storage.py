@@ -43,5 +43,5 @@ def test_what_is_published_is_a_language_model_and_its_mask(
     decisions = [m.decisions(rows, "prefix", 0.4) for m in (model, again)]
     assert torch.equal(*decisions)
     assert not decisions[0].all()
-    with pytest.raises(TerseError, match="is of other settings"):
+    with pytest.raises(TerseError, match="has other settings"):
         forgetting(inputs, mask="rnn").load(trained_forgetter / "model")

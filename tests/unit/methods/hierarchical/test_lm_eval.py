@@ -70,7 +70,7 @@ def test_writing_stops_where_it_is_told(lm: HierarchicalAELM) -> None:
     whole = ask(lm, "generate_until", ("The ", {"until": [], "max_gen_toks": 20}))[0]
     stop = whole[6:8]
     assert ask(lm, "generate_until", ("The ", {"until": [stop]}))[0] == whole[: whole.index(stop)]
-    with pytest.raises(TerseError, match="writes greedily"):
+    with pytest.raises(TerseError, match="generates greedily"):
         ask(lm, "generate_until", ("The ", {"temperature": 0.7}))
 
 

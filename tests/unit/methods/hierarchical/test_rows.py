@@ -59,5 +59,5 @@ def test_other_tokens_than_bytes_are_refused(tmp_path: Path) -> None:
 
     inputs = make_inputs(tmp_path)
     assert inputs.tokens is not None
-    with pytest.raises(TerseError, match="are no bytes"):
+    with pytest.raises(TerseError, match="are not bytes"):
         byte_store(inputs.tokens, "train")

@@ -50,7 +50,7 @@ def test_a_run_is_asked_through_its_own_adapter(name: str, adapter: str) -> None
         ("codes", {}, "codes of method hierarchical has no likelihood"),
         ("task", {}, "task reads no text"),
         ("made-up", {}, "made-up reads no text"),
-        ("forget", {"decide": "sample"}, "forget: mask rnn with decide sample draws anew"),
+        ("forget", {"decide": "sample"}, "forget: mask rnn with decide sample draws different"),
     ],
 )
 def test_what_has_no_likelihood_is_refused_before_any_job(
