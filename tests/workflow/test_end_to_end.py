@@ -230,7 +230,7 @@ def test_conduct_and_unrelated_settings_replan_nothing(copied: Workflow) -> None
         "gpu": 1,
         "n_data_procs": 2,
         "runs": {"base": {"save_interval": 3}, "other": {"method": "causal-lm", "base": "base",
-                 "corpus": "python-docs", "max_steps": 1}},
+                 "corpus": "python-docs", "ctx_len": 64, "max_steps": 1}},
         "models": {"other": {"run": "other"}},
     }  # fmt: skip
     assert overlay(copied, changes).plan() == {}

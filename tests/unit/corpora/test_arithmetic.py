@@ -41,7 +41,6 @@ def test_chains_are_those_of_the_specification(problem: str, chain: str) -> None
     assert "=".join(solve(read(problem))[1:]) == chain
 
 
-@settings(max_examples=150, deadline=None)
 @settings(max_examples=40, deadline=None)  # chains of large products are long
 @given(ENVIRONMENTS, st.integers(0, 10**9))
 def test_each_statement_is_worth_what_the_problem_is(environment: Environment, seed: int) -> None:

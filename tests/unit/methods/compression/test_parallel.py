@@ -32,7 +32,7 @@ rows = method.training_rows
 method.training_rows = lambda: setattr((found := rows()).places, "n", 24) or found
 set_seed(method.settings.seed)
 with TrainingState(folder / f"state-{rank}") as state:
-    arguments = _arguments(method.settings, state, Conduct("tiny"))
+    arguments = _arguments(method, state, Conduct("tiny"))
     arguments.save_strategy = "no"
     trainer = MethodTrainer(method, method.build(), arguments, state)
     assert trainer.args.world_size == world

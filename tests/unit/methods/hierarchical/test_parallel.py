@@ -37,7 +37,7 @@ rows = method.training_rows()
 method.training_rows = lambda: Subset(rows, range(24))
 set_seed(found.seed)
 with TrainingState(folder / f"state-{rank}") as state:
-    arguments = _arguments(found, state, Conduct("tiny"))
+    arguments = _arguments(method, state, Conduct("tiny"))
     arguments.save_strategy = "no"
     trainer = MethodTrainer(method, method.build(), arguments, state)
     trainer.train()
