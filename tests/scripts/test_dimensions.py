@@ -96,16 +96,17 @@ def test_compare_dimensions(chain: Chain, tmp_path: Path) -> None:
         page_path=tmp_path / "differences.html",
     )
     table = pd.read_csv(tmp_path / "differences.csv")
-    assert table["comparison"].value_counts().to_dict() == {"layer": 2 * 3 * 2, "model": 7 * 2}
+    assert table["comparison"].value_counts().to_dict() == {"layer": 24, "model": 28}
     late, early = (
         pd.read_csv(ids / f"{name}.csv").query(
             "module == 'block' and layer == 1 and estimator == 'mle'"
         )
         for name in ("base", "start")
     )
-    expected = (late["id"].to_numpy() - early["id"].to_numpy()).mean()
     row = table.query(
         "comparison == 'model' and module == 'block' and layer == 1 and estimator == 'mle'"
-    )
-    np.testing.assert_allclose(row["mean"], expected)
+    ).set_index("sinks")
+    for sinks, column in (("with", "id"), ("without", "id_without_sinks")):
+        expected = (late[column].to_numpy() - early[column].to_numpy()).mean()
+        np.testing.assert_allclose(row.loc[sinks, "mean"], expected)
     assert (tmp_path / "differences.html").read_text().count("<tr>") == 1 + len(table)

@@ -21,7 +21,7 @@ STAGE_VERSIONS = {
     "tabulate_lm_eval": 1,
     "plot_run": 1,
     "plot_dimensions": 4,
-    "compare_dimensions": 1,
+    "compare_dimensions": 2,
     "plot_study": 2,
     "tabulate_results": 1,
 }

@@ -6,7 +6,8 @@ import pandas as pd
 
 from terse.dimension.statistics import PairedDifference, paired_difference
 
-_KEYS = ["comparison", "model", "against", "module", "layer", "estimator"]
+_KEYS = ["comparison", "model", "against", "module", "layer", "estimator", "sinks"]
+_SLACK = 0.02  # of the points: without sinks, clouds hardly ever have equally many
 _OUTSIDE = -1  # stands for the layer of a module outside the blocks while tables are taken apart
 
 
@@ -15,11 +16,13 @@ def between_layers(ids: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         ids: the tidy table of one model; columns model, module, layer (missing for modules outside
-            the blocks, which are left out), estimator, document, chunk, id, n_eff.
+            the blocks, which are left out), estimator, document, chunk, id, id_without_sinks, n_eff, n_heavy, flags.
 
     Returns:
-        A row per comparison: comparison ("layer"), model, against ("layer 3"), module, layer,
-        estimator, and the fields of `PairedDifference`, of the layer less the one before.
+        Two rows per comparison: comparison ("layer"), model, against ("layer 3"), module, layer,
+        estimator, sinks ("with", "without"), and the fields of `PairedDifference`, of the layer
+        less the one before. With sinks only clouds of equally many points are compared; without
+        them, clouds whose numbers of points differ by at most 2 %.
     """
     parts = _parts(ids)
     places = sorted(key for key in parts if key[2] != _OUTSIDE)
@@ -29,7 +32,7 @@ def between_layers(ids: pd.DataFrame) -> pd.DataFrame:
         if before[:2] == here[:2]:
             module, estimator, layer = here
             names = ("layer", model, f"layer {before[2]}", module, layer, estimator)
-            rows.append((*names, *paired_difference(parts[here], parts[before])))
+            rows += _differences(names, parts[here], parts[before])
     return _table(rows)
 
 
@@ -49,8 +52,21 @@ def between_models(ids: pd.DataFrame, before: pd.DataFrame) -> pd.DataFrame:
         if key in earlier:
             module, estimator, layer = key
             names = ("model", model, other, module, layer, estimator)
-            rows.append((*names, *paired_difference(part, earlier[key])))
+            rows += _differences(names, part, earlier[key])
     return _table(rows)
+
+
+def _differences(names: tuple, a: pd.DataFrame, b: pd.DataFrame) -> list[tuple]:
+    """Return the difference with all points, and without the heavy ones of each cloud."""
+    light = paired_difference(_without_sinks(a), _without_sinks(b), slack=_SLACK)
+    return [(*names, "with", *paired_difference(a, b)), (*names, "without", *light)]
+
+
+def _without_sinks(part: pd.DataFrame) -> pd.DataFrame:
+    """Return the estimates without heavy points as those that count."""
+    left_out = part["flags"].fillna("").str.split(";").map(lambda words: "sinks" in words)
+    n_light = part["n_eff"] - part["n_heavy"].where(~left_out, 0)
+    return part.assign(id=part["id_without_sinks"], n_eff=n_light)
 
 
 def _parts(ids: pd.DataFrame) -> dict[tuple[str, str, int], pd.DataFrame]:

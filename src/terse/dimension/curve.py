@@ -11,6 +11,7 @@ from torch import Tensor
 from terse.dimension.engine import estimate
 from terse.dimension.names import expand_estimators
 from terse.dimension.neighbours import N_NEIGHBOURS
+from terse.dimension.results import Estimates
 from terse.errors import TerseError
 
 MAX_SUBSETS = 16
@@ -18,7 +19,7 @@ MAX_SUBSETS = 16
 
 _COLUMNS = [
     "estimator", "n_points", "n_subsets", "id", "standard_error", "id_without_sinks",
-    "standard_error_without_sinks", "radius",
+    "standard_error_without_sinks", "radius", "radius_without_sinks",
 ]  # fmt: skip
 
 
@@ -45,8 +46,9 @@ def decimation_curve(
     Returns:
         One row per estimator and size: id (mean over subsets), standard_error (over subsets; of
         the estimator itself where there is one subset, NaN if it has none), radius (mean distance
-        to the second neighbour), n_points, n_subsets (that gave a finite value); id_without_sinks
-        and standard_error_without_sinks, from the same subsets without their heavy points.
+        to the second neighbour), n_points, n_subsets (that gave a finite value); id_without_sinks,
+        standard_error_without_sinks and radius_without_sinks, from the same subsets without their
+        heavy points.
 
     Raises:
         TerseError: as `estimate`; not one cloud; n_min below 22 or above N.
@@ -78,7 +80,8 @@ def _subset(points: np.ndarray | Tensor, chosen: Tensor) -> np.ndarray | Tensor:
 def _measure(subsets: list, names: list[str], settings: dict) -> list[dict]:
     """Return one row per estimator for disjoint subsets of equal size."""
     found = [estimate(subset, names, distances=True, **settings) for subset in subsets]
-    radius = [np.nanmean(one.distances[:, 1]) for one in found if one.distances is not None]
+    radii = [_radii(one) for one in found if not np.isnan(one.distances).all()]
+    radius, light_radius = np.mean(radii, 0) if radii else (math.nan, math.nan)
     rows = []
     for name in names:
         finite = _finite([one[name] for one in found])
@@ -96,10 +99,22 @@ def _measure(subsets: list, names: list[str], settings: dict) -> list[dict]:
                 "standard_error": _error(finite, own),
                 "id_without_sinks": float(light.mean()) if len(light) else math.nan,
                 "standard_error_without_sinks": _error(light, own_light),
-                "radius": float(np.mean(radius)) if radius else math.nan,
+                "radius": float(radius),
+                "radius_without_sinks": float(light_radius),
             }
         )
     return rows
+
+
+def _radii(found: Estimates) -> tuple[float, float]:
+    """Return the mean distance to the second neighbour, of all points and of the light ones."""
+    used = np.flatnonzero(~np.isnan(found.distances[:, 0]))
+    light = used[~found.sinks[used]]
+    among = ~found.sinks[found.neighbours[light]]  # (m, 21)
+    second = (among.cumsum(1) == 2).argmax(1)
+    distances = found.distances[light, second]
+    enough = among.sum(1) >= 2
+    return float(found.distances[used, 1].mean()), float(distances[enough].mean())
 
 
 def _finite(values: list) -> np.ndarray:

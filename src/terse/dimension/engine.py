@@ -153,7 +153,8 @@ def _estimate_some(batch: Tensor, asked: _Asked, space: Workspace) -> list[Cloud
             results |= _finish([(b, one) for b, one in same if not one.refusal], batch, asked)
     for b, result in results.items():
         result.n_dup += int(kept.n_dup[b])
-        result.n_heavy, result.heaviest = int(kept.heavy[b].sum()), float(kept.heaviest[b])
+        result.sinks = kept.heavy[b].cpu().numpy()
+        result.n_heavy, result.heaviest = int(result.sinks.sum()), float(kept.heaviest[b])
         result.flags |= {"duplicates"} if result.n_dup else set()
         if asked.max_norm_multiple is not None:
             result.flags |= {"sinks"} if result.n_heavy else set()

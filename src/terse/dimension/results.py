@@ -34,6 +34,7 @@ class CloudResult:
     places: np.ndarray
     light: np.ndarray
     refusal: str = ""
+    sinks: np.ndarray | None = None
     n_heavy: int = 0
     heaviest: float = math.nan
     first_share: float = math.nan
@@ -63,6 +64,7 @@ class Estimates(Mapping[str, float | np.ndarray]):
         reasons: by estimator, why the value is NaN ("" where it is not), str or list of B str.
         n_heavy: points whose norm about the centre is beyond `max_norm_multiple` medians (8 where
             none is given, and they are at most an eighth): int, or (B,) int64.
+        sinks: which points these are: (N,) or (B, N) bool.
         heaviest: the largest norm about the centre over the median: float, or (B,) float64.
         without_sinks: by estimator, the estimate with the heavy points left out; float or (B,).
         errors_without_sinks: the standard errors of these, as `errors`.
@@ -106,6 +108,7 @@ class Estimates(Mapping[str, float | np.ndarray]):
         self.n_eff = self._column([c.n_eff for c in clouds])
         self.n_dup = self._column([c.n_dup for c in clouds])
         self.flags = self._list([";".join(sorted(c.flags)) for c in clouds])
+        self.sinks = self._stack([c.sinks for c in clouds])
         self.distances = self._stack([c.distances for c in clouds])
         self.neighbours = self._stack([c.neighbours for c in clouds])
         self.local_ids = self._stack([c.local_ids for c in clouds])

@@ -168,13 +168,14 @@ def _spearman(x: np.ndarray, y: np.ndarray) -> float:
     return float(ranks_x @ ranks_y) / scale if scale > 0 else math.nan
 
 
-def paired_difference(a: pd.DataFrame, b: pd.DataFrame) -> PairedDifference:
+def paired_difference(a: pd.DataFrame, b: pd.DataFrame, *, slack: float = 0.0) -> PairedDifference:
     """Compare two layers or two checkpoints on the contexts that both have.
 
     Only clouds with equally many points are compared, since every estimator's bias depends on it.
 
     Args:
         a, b: rows of one module and one estimator each; columns document, chunk, id, n_eff.
+        slack: largest share of the points by which n_eff may differ, 0 to 1.
 
     Raises:
         TerseError: a column is missing, or a context occurs twice on one side.
@@ -189,7 +190,8 @@ def paired_difference(a: pd.DataFrame, b: pd.DataFrame) -> PairedDifference:
             )
     both = a[columns].merge(b[columns], on=_PAIR_COLUMNS, how="outer", suffixes=("_a", "_b"))
     paired = both[both["id_a"].notna() & both["id_b"].notna()]
-    equal = paired[paired["n_eff_a"] == paired["n_eff_b"]]
+    apart = (paired["n_eff_a"] - paired["n_eff_b"]).abs()
+    equal = paired[apart <= slack * paired[["n_eff_a", "n_eff_b"]].max(axis=1)]
     difference = np.asarray(equal["id_a"] - equal["id_b"], np.float64)
     documents = np.asarray(equal["document"])
     error = standard_error(difference, documents)

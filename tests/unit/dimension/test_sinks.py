@@ -179,3 +179,22 @@ def test_a_decimation_curve_has_both() -> None:
     assert error == pytest.approx(alone.errors["gride_2"], rel=1e-6)
     halves = found.loc[("mle", len(mixed) // 2)]
     assert halves["standard_error_without_sinks"] < halves["standard_error"]
+    radii = found[["radius", "radius_without_sinks"]].loc[("mle", len(mixed))]
+    distances = estimate(points, ["mle"], distances=True).distances
+    assert radii["radius_without_sinks"] == pytest.approx(distances[:, 1].mean(), rel=1e-6)
+    assert radii["radius"] > 1.2 * radii["radius_without_sinks"]
+
+
+def test_the_heavy_points_are_named() -> None:
+    mixed, is_sink = planted(manifold(), 3, 200, "random dimension")
+    np.testing.assert_array_equal(estimate(mixed, ["mle"]).sinks, is_sink)
+    batch = estimate(np.stack([mixed, mixed[::-1]]), ["mle"])
+    np.testing.assert_array_equal(batch.sinks, np.stack([is_sink, is_sink[::-1]]))
+
+
+def test_slow_estimators_have_both() -> None:
+    points = manifold()
+    mixed, _ = planted(points, 3, 200, "random dimension")
+    found, alone = estimate(mixed, ["lPCA"]), estimate(points, ["lPCA"])
+    assert found.without_sinks["lPCA"] == alone["lPCA"]
+    assert found["lPCA"] < alone["lPCA"]
