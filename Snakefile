@@ -36,7 +36,7 @@ wildcard_constraints:
     scored=names({**settings.models, **settings.runs}),
     method=names(methods()),
     family=names(settings.families()),
-    figure="by-layer|by-step|by-scale|by-size|against-loss",
+    figure="by-layer|by-step|by-scale|by-size|by-window|against-loss",
     shard=r"\d{5}",
 
 

@@ -4,15 +4,19 @@
 localrules:
     plot_dimensions,
     compare_dimensions,
+    tabulate_heavy_tokens,
 
 
 rule estimate_dimensions:
-    """Estimate the dimension of each context's cloud, per module; tabulate and summarise."""
+    """Estimate the dimension of each context's cloud, per module; list the heavy tokens."""
     input:
         shards=lambda w: shards_of(w.model),
+        tokenizer=lambda w: tokenizer_files(settings.text_of_model(w.model)[1]),
     output:
         ids="results/ids/{model}.csv",
         summary="results/ids/summary/{model}.csv",
+        windows="results/ids/windows/{model}.csv",
+        heavy="results/ids/heavy-tokens/{model}.csv",
         record="results/ids/{model}.run.json",
     log:
         "logs/estimate_dimensions/{model}.log",
@@ -25,6 +29,7 @@ rule estimate_dimensions:
     params:
         estimation=lambda w: settings.measure(w.model).block(Estimation),
         corpus=lambda w: settings.measure(w.model).corpus,
+        trust_remote_code=lambda w: runs_remote_code(settings.text_of_model(w.model)[1]),
         stage=stage("estimate_dimensions"),
     script:
         "../workflow/scripts/estimate_dimensions.py"
@@ -76,6 +81,30 @@ rule compare_dimensions:
         "../workflow/scripts/compare_dimensions.py"
 
 
+rule tabulate_heavy_tokens:
+    """Show which tokens of a family of models are heavy."""
+    input:
+        heavy=lambda w: [f"results/ids/heavy-tokens/{m}.csv" for m in family_members(w)],
+    output:
+        table="results/tables/{family}/heavy-tokens.csv",
+        page=report(
+            "results/tables/{family}/heavy-tokens.html",
+            caption="../workflow/report/heavy_tokens.rst",
+            category="Dimensions",
+            subcategory="{family}",
+            labels={"figure": "heavy tokens"},
+        ),
+    log:
+        "logs/tabulate_heavy_tokens/{family}.log",
+    benchmark:
+        "logs/tabulate_heavy_tokens/{family}.benchmark.tsv"
+    threads: 1
+    params:
+        stage=stage("tabulate_heavy_tokens"),
+    script:
+        "../workflow/scripts/tabulate_heavy_tokens.py"
+
+
 rule plot_dimensions:
     """Draw the dimensions of a family of models: by layer, step or scale, or against loss."""
     input:
@@ -85,6 +114,11 @@ rule plot_dimensions:
             f"results/ids/scale/{m}.csv"
             for m in family_members(w)
             if w.figure == "by-size"
+        ],
+        windows=lambda w: [
+            f"results/ids/windows/{m}.csv"
+            for m in family_members(w)
+            if w.figure == "by-window"
         ],
     output:
         svg=report(

@@ -39,18 +39,22 @@ def dimension_targets():
             for figure in figures_of(members)
         ]
         if per_context(members):
-            files.append(f"results/tables/{family}/differences.html")
+            tables = f"results/tables/{family}"
+            files += [f"{tables}/differences.html", f"{tables}/heavy-tokens.html"]
     return files
 
 
 def figures_of(models):
-    """Return the figures of some models: by-step needs two steps, by-scale needs GRIDE."""
+    """Return the figures of some models; by-window needs the hidden states of every token."""
     steps = {settings.training_step(m) for m in models} - {None}
     has_scales = all(
         any(name.startswith("gride") for name in settings.measure(m).save_IDs_list)
         for m in models
     )
+    has_tokens = all(settings.measure(m).save_cache_tensors for m in models)
     figures = ["by-layer", "against-loss" if per_context(models) else "by-size"]
+    if per_context(models) and has_tokens:
+        figures.append("by-window")
     if len(steps) > 1:
         figures.append("by-step")
     if has_scales:

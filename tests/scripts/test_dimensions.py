@@ -10,9 +10,11 @@ import pytest
 from script_chain import Chain, run_script
 from script_records import record_of
 from terse.activations import cache
+from terse.activations.heavy_tokens import COLUMNS
 from terse.corpora.documents import fingerprint
 from terse.dimension import estimate
 from terse.dimension.statistics import summarise
+from terse.errors import TerseError
 from terse.figures.dimensions import id_by_layer, labelled
 from terse.provenance import digest_file
 from terse.settings.activations import Estimation
@@ -42,13 +44,18 @@ def test_estimate_dimensions(chain: Chain) -> None:
 
 def test_estimate_dimensions_of_one_cloud(chain: Chain, tmp_path: Path) -> None:
     asked = chain.settings.measure("base").block(Estimation) | {"cloud": "means"}
-    paths = {name: tmp_path / f"{name}.csv" for name in ("ids", "summary")}
+    names = ("ids", "summary", "windows", "heavy")
+    paths = {name: tmp_path / f"{name}.csv" for name in names}
     run_script(
         "estimate_dimensions",
         estimation=asked,
         shards_folder=chain.folder / "cache" / "activations" / "base",
+        tokenizer_folder=chain.inputs.tokenizer,
+        trust_remote_code=False,
         ids_path=paths["ids"],
         summary_path=paths["summary"],
+        windows_path=paths["windows"],
+        heavy_path=paths["heavy"],
         record_path=tmp_path / "record.json",
     )
     ids, summary = pd.read_csv(paths["ids"]), pd.read_csv(paths["summary"])
@@ -61,7 +68,7 @@ def test_estimate_dimensions_of_one_cloud(chain: Chain, tmp_path: Path) -> None:
     assert set(summary["cloud"]) == {"means"}
 
 
-@pytest.mark.parametrize("figure", ["by-layer", "by-step", "against-loss"])
+@pytest.mark.parametrize("figure", ["by-layer", "by-step", "by-window", "against-loss"])
 def test_plot_dimensions(chain: Chain, tmp_path: Path, figure: str) -> None:
     ids = chain.folder / "results" / "ids"
     paths = [tmp_path / f"id-{figure}.svg", tmp_path / f"id-{figure}.pdf"]
@@ -71,6 +78,7 @@ def test_plot_dimensions(chain: Chain, tmp_path: Path, figure: str) -> None:
         ids_paths=[ids / "start.csv", ids / "base.csv"],
         summary_paths=[ids / "summary" / "start.csv", ids / "summary" / "base.csv"],
         curve_paths=[],
+        window_paths=[ids / "windows" / "start.csv", ids / "windows" / "base.csv"],
         steps=[0, 6],
         figure_paths=paths,
     )
@@ -110,3 +118,38 @@ def test_compare_dimensions(chain: Chain, tmp_path: Path) -> None:
         expected = (late[column].to_numpy() - early[column].to_numpy()).mean()
         np.testing.assert_allclose(row.loc[sinks, "mean"], expected)
     assert (tmp_path / "differences.html").read_text().count("<tr>") == 1 + len(table)
+
+
+def test_a_figure_by_window_without_hidden_states_says_what_to_set(
+    chain: Chain, tmp_path: Path
+) -> None:
+    empty = tmp_path / "windows.csv"
+    empty.write_text("theiler_window\n")
+    with pytest.raises(TerseError, match="set save_cache_tensors: true"):
+        run_script(
+            "plot_dimensions", figure="by-window", ids_paths=[], summary_paths=[], curve_paths=[],
+            window_paths=[empty], steps=[None], figure_paths=[tmp_path / "a.svg"],
+        )  # fmt: skip
+
+
+def test_tabulate_heavy_tokens(chain: Chain, tmp_path: Path) -> None:
+    ids = chain.folder / "results" / "ids" / "heavy-tokens"
+    given = pd.read_csv(ids / "base.csv", keep_default_na=False, na_values=[""])
+    assert list(given.columns) == COLUMNS
+    rows = [
+        {"model": "base", "row": row, "position": at, "token_id": 7, "token": "NA", "n_alike": 4,
+         "module": "block", "layer": row, "heaviest": 20.0 + row}
+        for row, at in ((0, 0), (1, 3), (2, 5))
+    ]  # fmt: skip
+    pd.DataFrame(rows, columns=pd.Index(COLUMNS)).to_csv(tmp_path / "heavy.csv", index=False)
+    run_script(
+        "tabulate_heavy_tokens",
+        heavy_paths=[tmp_path / "heavy.csv", ids / "start.csv"],
+        table_path=tmp_path / "table.csv",
+        page_path=tmp_path / "table.html",
+    )
+    table = pd.read_csv(tmp_path / "table.csv", keep_default_na=False).query("model == 'base'")
+    later = table.query("at_start == 'no'").iloc[0]
+    assert (later["token"], later["n"], float(later["share"])) == ("NA", 2, 0.5)
+    assert (float(later["layer"]), float(later["heaviest"])) == (1.5, 21.5)
+    assert "NA" in (tmp_path / "table.html").read_text()

@@ -169,7 +169,11 @@ def _measure(chain: Chain, model: str) -> None:
         "estimate_dimensions",
         estimation=asked.block(Estimation),
         shards_folder=shards,
+        tokenizer_folder=chain.inputs.tokenizer,
+        trust_remote_code=False,
         ids_path=ids / f"{model}.csv",
         summary_path=ids / "summary" / f"{model}.csv",
+        windows_path=ids / "windows" / f"{model}.csv",
+        heavy_path=ids / "heavy-tokens" / f"{model}.csv",
         record_path=ids / f"{model}.run.json",
     )

@@ -113,7 +113,8 @@ class Cache:
         attributes: common to all shards: model, corpus, settings, versions, ...
         modules: key -> {"path", "layer", "width"}, in the order of the model.
         activations: module -> (n, T, D), empty where no tensors were saved.
-        means: module -> (n, D) float32.
+        means: module -> (n, D) float32; means_without_sinks: of the tokens that are not heavy.
+        norms: module -> (n, T) float32, each token's norm about the latter, over the median.
         last_tokens: module -> (n, D), if only these were kept (no tensors saved).
         ids: estimator -> module -> (n,) float64, NaN where undefined.
         ids_without_sinks: the same with the heavy points left out.
@@ -146,6 +147,8 @@ class Cache:
         self.modules: dict[str, dict[str, Any]] = Named("module", self.attributes["modules"])
         self.activations = self._group("activations")
         self.means = self._group("means")
+        self.means_without_sinks = self._group("means_without_sinks")
+        self.norms = self._group("norms")
         self.last_tokens = self._group("last_tokens")
         self.n_nonfinite = self._group("n_nonfinite")
         self.n_eff, self.n_dup = self._group("n_eff"), self._group("n_dup")

@@ -10,6 +10,7 @@ from torch import Tensor
 from terse.activations.capture import loss_and_entropy
 from terse.activations.layout import TORCH_DTYPES, Dataset, as_text
 from terse.dimension.names import expand_estimators
+from terse.dimension.sinks import heavy_points
 from terse.models.modules import ModuleRef
 from terse.settings.activations import Activations
 
@@ -35,6 +36,11 @@ def keeps_last_tokens(settings: Activations) -> bool:
     return settings.save_IDs and not settings.save_cache_tensors and settings.cloud == "last_token"
 
 
+def keeps_norms(settings: Activations) -> bool:
+    """Whether each token's norm is kept: where what is measured are the tokens of a context."""
+    return settings.save_cache_tensors or settings.cloud == "context"
+
+
 def planned(
     settings: Activations, modules: Mapping[str, ModuleRef], outputs: Mapping[str, Tensor]
 ) -> list[Dataset]:
@@ -55,12 +61,15 @@ def _planned_for(settings: Activations, ref: ModuleRef, output: Tensor) -> list[
     width = output.shape[2]
     about = {"module_path": ref.path, "layer": -1 if ref.layer is None else ref.layer}
     plan = [Dataset(f"n_nonfinite/{ref.key}", (), "int32", about)]
+    if keeps_norms(settings):
+        plan.append(Dataset(f"norms/{ref.key}", (settings.ctx_len,), "float32", about))
     if settings.save_cache_tensors:
         shape = (settings.ctx_len, width)
         about_tensor = {**about, "dtype": settings.save_fp}
         plan.append(Dataset(f"activations/{ref.key}", shape, settings.save_fp, about_tensor))
     if settings.save_mean_tensors:
-        plan.append(Dataset(f"means/{ref.key}", (width,), "float32", about))
+        names = ("means", "means_without_sinks")
+        plan += [Dataset(f"{name}/{ref.key}", (width,), "float32", about) for name in names]
     if keeps_last_tokens(settings):
         dtype = str(_used_dtype(output, settings)).removeprefix("torch.")
         plan.append(Dataset(f"last_tokens/{ref.key}", (width,), dtype, {**about, "dtype": dtype}))
@@ -110,6 +119,12 @@ def _reduced_module(
     mean = output.mean(dim=1, dtype=torch.float32) if settings.save_mean_tensors else None  # (B, D)
     if mean is not None:
         yield f"means/{key}", mean
+    if keeps_norms(settings) or settings.save_mean_tensors:
+        norms, centres = without_sinks(output)
+        if keeps_norms(settings):
+            yield f"norms/{key}", norms
+        if settings.save_mean_tensors:
+            yield f"means_without_sinks/{key}", centres
     used = _used_dtype(output, settings)
     if output.is_cuda:
         output = output.to(used)  # once, for the count and for the copy
@@ -120,6 +135,21 @@ def _reduced_module(
         yield f"last_tokens/{key}", output[:, -1].contiguous()
     elif names := fused_estimators(settings):
         yield from _estimated(key, output.to(used), names, settings, estimator)
+
+
+def without_sinks(output: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where the tokens of each context lie that are not heavy, and how far out all lie.
+
+    Args:
+        output: (B, T, D) of a module.
+
+    Returns:
+        Norms (B, T) float32 about the mean of the tokens that are not heavy, over their median, and
+        that mean (B, D) float32; see `terse.dimension.sinks`. NaN where a value is not finite.
+    """
+    found = [heavy_points(cloud.float().contiguous()) for cloud in output]
+    norms, centres = (torch.stack([one[place] for one in found]).float() for place in (1, 2))
+    return norms, centres
 
 
 def _used_dtype(output: Tensor, settings: Activations) -> torch.dtype:

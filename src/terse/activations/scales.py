@@ -25,7 +25,7 @@ def scale_table(
 
     Args:
         cache: the cache of one model.
-        cloud: "last_token" or "means".
+        cloud: "last_token", "means" or "means_without_sinks".
         seed: seed of the random partition, the same for all modules.
         max_norm_multiple, theiler_window: as for `terse.dimension.estimate`.
 

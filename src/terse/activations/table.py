@@ -21,7 +21,7 @@ COLUMNS = [
     "loss_nats", "entropy_nats",
 ]  # fmt: skip
 _BATCH_BYTES = 256 * 2**20
-CLOUDS = ("context", "last_token", "means")
+CLOUDS = ("context", "last_token", "means", "means_without_sinks")
 
 
 def dimension_table(
@@ -46,8 +46,9 @@ def dimension_table(
     Args:
         cache: the cache of one model.
         estimators: names, see `terse.dimension.names`.
-        cloud: "context", the T tokens of each context; "last_token" or "means", one cloud of n
-            points, one for each context: its row, document and chunk are missing.
+        cloud: "context", the T tokens of each context; "last_token", "means" or
+            "means_without_sinks", one cloud of n points, one for each context: its row, document
+            and chunk are missing.
         skip_first: tokens skipped at the start of each context.
         max_norm_multiple, theiler_window: see `terse.dimension.estimate`; a point's neighbours in
             time are the next tokens, or the next contexts.
@@ -81,7 +82,8 @@ def _estimates(
 ) -> Iterator[pd.DataFrame]:
     """Yield the estimates of a module's clouds, indexed by the cloud."""
     if cloud != "context":
-        yield _long(names, estimate(cloud_points(cache, module, cloud)[None], names, **options), 0)
+        points = cloud_points(cache, module, cloud)[None]
+        yield long_table(names, estimate(points, names, **options), 0)
     elif module in cache.activations:
         yield from _estimated(cache, module, names, options)
     else:
@@ -89,13 +91,14 @@ def _estimates(
 
 
 def cloud_points(cache: Cache, module: str, cloud: str) -> np.ndarray:
-    """Return one point (n, D) for each context: its last token, or the mean of its tokens.
+    """Return one point (n, D) for each context: its last token, or a mean of its tokens.
 
     Raises:
         TerseError: the cache does not have them.
     """
-    if cloud == "means" and module in cache.means:
-        return cache.means[module][:]
+    means = {"means": cache.means, "means_without_sinks": cache.means_without_sinks}
+    if module in means.get(cloud, ()):
+        return means[cloud][module][:]
     if cloud == "last_token" and module in cache.activations:
         return cache.activations[module].tokens(-1)
     if cloud == "last_token" and module in cache.last_tokens:
@@ -152,10 +155,11 @@ def _estimated(
     size = max(1, _BATCH_BYTES // (4 * int(np.prod(clouds.shape[1:]))))
     for start in range(0, len(clouds), size):
         found = estimate(clouds[start : start + size], names, **options)
-        yield _long(names, found, start)
+        yield long_table(names, found, start)
 
 
-def _long(names: list[str], found: Estimates, start: int) -> pd.DataFrame:
+def long_table(names: list[str], found: Estimates, start: int) -> pd.DataFrame:
+    """Return a row for each estimator and cloud of a batch, clouds numbered from `start`."""
     rows = np.arange(len(found.flags)) + start
     columns = {key: getattr(found, key) for key in _PER_CLOUD}
     columns["flags"] = found.flags

@@ -22,6 +22,7 @@ STAGE_VERSIONS = {
     "plot_run": 1,
     "plot_dimensions": 4,
     "compare_dimensions": 2,
+    "tabulate_heavy_tokens": 1,
     "plot_study": 2,
     "tabulate_results": 1,
 }

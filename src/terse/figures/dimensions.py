@@ -1,6 +1,7 @@
 """Figures of intrinsic dimensions: against layer, training step, loss, and scale."""
 
 from collections.abc import Iterable, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ _SIZED = {"twoNN_f10": "-", "gride_2": "--", "gride_16": ":"}  # in a decimation
 _WIDE = 8  # a row of panels that spans more than this ratio gets a logarithmic scale
 _Z_95 = 1.96
 _WITHOUT = "without sinks"
+_ORDER = "order of the farther neighbour, $n_2 = 2 n_1$"
 
 
 def labelled(tables: Sequence[pd.DataFrame], steps: Sequence[int | None]) -> pd.DataFrame:
@@ -79,9 +81,11 @@ def id_by_layer(summary: pd.DataFrame) -> Figure:
 def id_by_step(summary: pd.DataFrame) -> Figure:
     """Draw the mean ID against the training step, a line per layer; panels as in `id_by_layer`.
 
-    `summary` comes from `labelled`. Bands are 95 % intervals over documents.
+    `summary` comes from `labelled`; models without a step, such as those with random weights, are
+    not drawn. Bands are 95 % intervals over documents.
     """
     summary = _at_one_scale(summary)
+    summary = summary.loc[summary["training_step"] >= 0]
     places = sorted(set(summary["place"].astype(int)))
     with paper_style():
         figure, axes = _grid(summary, "training step")
@@ -125,9 +129,7 @@ def id_by_scale(summary: pd.DataFrame) -> Figure:
     `summary` comes from `labelled`, with some of the estimators gride_2 to gride_16; each label is
     a line. Bands are 95 % intervals over documents.
     """
-    curve = summary.loc[summary["estimator"].str.startswith(_SCALE)]
-    curve = curve.assign(scale=curve["estimator"].str.removeprefix(_SCALE).astype(int))
-    curve = curve.assign(module=curve["module"].where(curve["layer"].notna(), curve["place_name"]))
+    curve = _curve(summary)
     labels = list(dict.fromkeys(curve["label"]))
     panels = _panels(curve)
     with paper_style():
@@ -137,10 +139,8 @@ def id_by_scale(summary: pd.DataFrame) -> Figure:
             for label, colour in zip(labels, ordered_colours(len(labels)), strict=True):
                 part = _pick(panel, label=label).sort_values("scale")
                 _band(axis, "scale", part, colour, str(label))
-            axis.set_xscale("log", base=2)
-            scales = sorted(set(curve["scale"]))
-            axis.set_xticks(scales, [str(scale) for scale in scales])
-        figure.supxlabel("order of the farther neighbour, $n_2 = 2 n_1$", fontsize=8)
+            _scale_orders(axis, curve)
+        figure.supxlabel(_ORDER, fontsize=8)
         figure.supylabel(f"intrinsic dimension (GRIDE, {_WITHOUT})", fontsize=8)
         _legend(figure, axes, _what_labels_are(summary))
     return figure
@@ -172,6 +172,46 @@ def id_by_size(curves: pd.DataFrame) -> Figure:
         figure.supylabel(f"intrinsic dimension ({_WITHOUT})", fontsize=8)
         _legend(figure, axes, f"{_what_labels_are(curves)}, estimator")
     return figure
+
+
+def id_by_window(windows: pd.DataFrame) -> Figure:
+    """Draw GRIDE's curve over its scale for each window of neighbours in time that are left out.
+
+    `windows` comes from `labelled`, with the column theiler_window; a panel per block says how many
+    points its clouds have. Colours are windows, line styles are models. Bands are 95 % intervals
+    over documents.
+    """
+    curve = _curve(windows)
+    labels = list(dict.fromkeys(curve["label"]))
+    lengths = sorted(set(curve["theiler_window"].astype(int)))
+    styles = dict(zip(labels, cycle(("-", "--", ":", "-.")), strict=False))
+    panels = _panels(curve)
+    with paper_style():
+        figure, axes = _wrapped(len(panels), sharey=True)
+        for axis, (name, panel) in zip(axes, panels.items(), strict=True):
+            axis.set_title(f"{name}, n = {panel['n_eff'].mean():.0f}")
+            for length, colour in zip(lengths, ordered_colours(len(lengths)), strict=True):
+                for label, style in styles.items():
+                    part = _pick(panel, label=label, theiler_window=length).sort_values("scale")
+                    _band(axis, "scale", part, colour, f"{label}, {length}", style)
+            _scale_orders(axis, curve)
+        figure.supxlabel(_ORDER, fontsize=8)
+        figure.supylabel(f"intrinsic dimension (GRIDE, {_WITHOUT})", fontsize=8)
+        _legend(figure, axes, f"{_what_labels_are(windows)}, tokens in time left out")
+    return figure
+
+
+def _curve(summary: pd.DataFrame) -> pd.DataFrame:
+    """Return GRIDE's estimates with their scale; modules outside the blocks by their own name."""
+    curve = summary.loc[summary["estimator"].str.startswith(_SCALE)]
+    curve = curve.assign(scale=curve["estimator"].str.removeprefix(_SCALE).astype(int))
+    return curve.assign(module=curve["module"].where(curve["layer"].notna(), curve["place_name"]))
+
+
+def _scale_orders(axis: Axes, curve: pd.DataFrame) -> None:
+    axis.set_xscale("log", base=2)
+    scales = sorted(set(curve["scale"]))
+    axis.set_xticks(scales, [str(scale) for scale in scales])
 
 
 def _what_labels_are(summary: pd.DataFrame) -> str:

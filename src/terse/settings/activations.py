@@ -70,7 +70,9 @@ class Capture(Strict):
         "float32", description="number format of the stored hidden states"
     )
     save_cache_tensors: bool = Field(True, description="store the hidden states of every token")
-    save_mean_tensors: bool = Field(True, description="store their means over each context")
+    save_mean_tensors: bool = Field(
+        True, description="store their means over each context, with and without heavy tokens"
+    )
     save_loss: bool = Field(True, description="store the loss per token, in nats")
     save_entropy: bool = Field(True, description="store the predictions' entropy, in nats")
     save_IDs: bool = Field(  # noqa: N815
@@ -114,9 +116,10 @@ class Estimation(Strict):
         min_length=1,
         description="estimators: docs/use/dimension.md",
     )
-    cloud: Literal["context", "last_token", "means"] = Field(
+    cloud: Literal["context", "last_token", "means", "means_without_sinks"] = Field(
         "context",
-        description="each context's tokens, or one cloud of all contexts' last tokens or means",
+        description="each context's tokens, or one cloud of all contexts' last tokens or means, "
+        "the latter also without heavy tokens",
     )
     skip_first: int = Field(0, ge=0, description="tokens skipped at the start of each context")
     max_norm_multiple: float | None = Field(
@@ -157,8 +160,8 @@ class Activations(Chunking, Capture, Estimation):
 
     @model_validator(mode="after")
     def _cloud_is_there(self) -> "Activations":
-        if self.cloud == "means" and not self.save_mean_tensors:
-            raise ValueError("cloud: means needs save_mean_tensors: true")
+        if self.cloud.startswith("means") and not self.save_mean_tensors:
+            raise ValueError(f"cloud: {self.cloud} needs save_mean_tensors: true")
         if self.cloud != "context" and self.skip_first:
             raise ValueError(
                 f"skip_first counts tokens, and the points of cloud: {self.cloud} are contexts; "

@@ -55,12 +55,23 @@ def tabled(folder: Path, cloud: str, **options) -> pd.DataFrame:
         return dimension_table(source, NAMES, cloud=cloud, **options)
 
 
+def light(points: np.ndarray) -> np.ndarray:
+    """Return the points (n, D) of a context whose norm about the others' mean is no exception."""
+    kept = np.ones(len(points), bool)
+    for _ in range(4):
+        norms = np.linalg.norm(points - points[kept].mean(0), axis=1)
+        kept = norms <= 8 * np.median(norms)
+    return points[kept]
+
+
 def expected_points(states, module: str, layer: int | None, cloud: str) -> np.ndarray:
     whole = states[(module, layer)].double()
+    if cloud == "means_without_sinks":
+        return np.stack([light(points).mean(0) for points in whole.numpy()])
     return (whole[:, -1] if cloud == "last_token" else whole.mean(1)).numpy()  # (N, D)
 
 
-@pytest.mark.parametrize("cloud", ["last_token", "means"])
+@pytest.mark.parametrize("cloud", ["last_token", "means", "means_without_sinks"])
 @pytest.mark.parametrize("tensors", [True, False])
 def test_equals_the_models_own_hidden_states(model, chunks, states, tmp_path, cloud, tensors):
     asked = {"save_cache_tensors": tensors, "cloud": cloud}
@@ -108,8 +119,29 @@ def test_tensors_serve_every_cloud(model, chunks, tmp_path):
             source.activations["block-l1"].tokens(-1), source.activations["block-l1"][:][:, -1]
         )
     assert len(tabled(folder, "context")) == N * 3 * len(NAMES)
-    for cloud in ("last_token", "means"):
+    for cloud in ("last_token", "means", "means_without_sinks"):
         assert tabled(folder, cloud)["id"].between(0.5, 60).all()
+
+
+def test_a_heavy_token_moves_the_means_and_not_those_without_it(chunks, states, tmp_path):
+    model = make_model()
+
+    def heavy(_, inputs, out):
+        return out.index_add(1, torch.tensor([4]), 1000 * torch.ones_like(out[:, :1]))
+
+    model.model.norm.register_forward_hook(heavy)
+    with cache.open(cached(model, chunks, tmp_path / "a")) as found:
+        means, without = found.means["norm"][:], found.means_without_sinks["norm"][:]
+        norms = found.norms["norm"][:]
+        tokens = found.activations["norm"][:]
+        untouched = found.means_without_sinks["block-l1"][:]
+    others = np.delete(states[("norm", None)].numpy(), 4, 1).astype(np.float64)
+    np.testing.assert_allclose(without, others.mean(1), rtol=1e-5, atol=1e-6)
+    assert (np.abs(means - without) > 20).all()
+    assert (norms.argmax(1) == 4).all()
+    apart = np.linalg.norm(tokens - without[:, None].astype(np.float64), axis=2)
+    np.testing.assert_allclose(norms, apart / np.median(apart, axis=1)[:, None], rtol=1e-5)
+    np.testing.assert_allclose(untouched, states[("block", 1)].mean(1), rtol=1e-4, atol=1e-5)
 
 
 def test_options_count_contexts(model, chunks, states, tmp_path):
@@ -153,7 +185,7 @@ def test_a_cache_made_for_other_clouds_says_so(model, chunks, tmp_path):
     folder = cached(
         model, chunks, tmp_path / "a", save_cache_tensors=False, save_mean_tensors=False
     )
-    for cloud in ("last_token", "means"):
+    for cloud in ("last_token", "means", "means_without_sinks"):
         with pytest.raises(TerseError, match=f"has no {cloud} of block-l0"):
             tabled(folder, cloud)
     with pytest.raises(TerseError, match="did you mean 'last_token'"):

@@ -69,7 +69,7 @@ def test_everything_equals_a_naive_loop(model, chunks, tmp_path, compression):
             np.testing.assert_allclose(found.means[key][:], expected[key].mean(1), atol=1e-5)
             assert not found.n_nonfinite[key][:].any()
         assert not found.ids
-    assert cache.verify(tmp_path / "a") == N_CONTEXTS * (3 * len(KEYS) + 4)
+    assert cache.verify(tmp_path / "a") == N_CONTEXTS * (5 * len(KEYS) + 4)
 
 
 def test_reading_is_lazy_joined_and_by_row(model, chunks, tmp_path):

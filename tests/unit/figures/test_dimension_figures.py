@@ -18,6 +18,7 @@ from terse.figures.dimensions import (
     id_by_scale,
     id_by_size,
     id_by_step,
+    id_by_window,
     labelled,
 )
 from terse.figures.style import save
@@ -261,3 +262,30 @@ def test_drawn_twice_the_files_are_the_same(
     for suffix in ("svg", "pdf"):
         first, second = (tmp_path / f"{name}.{suffix}" for name in ("first", "second"))
         assert first.read_bytes() == second.read_bytes()
+
+
+def test_by_window_draws_each_window_of_each_model(texts: Texts) -> None:
+    rows = [
+        {"theiler_window": window, "model": "base", "module": "block", "layer": 0,
+         "estimator": f"gride_{scale}", "mean": 50.0, "standard_error": 0.1,
+         "mean_without_sinks": scale + window, "standard_error_without_sinks": 0.1, "n_eff": 250.0}
+        for window in (0, 8, 32) for scale in (2, 4, 8, 16)
+    ]  # fmt: skip
+    windows = pd.DataFrame(rows).astype({"layer": "Int64"})
+    figure = id_by_window(labelled([windows, windows.assign(model="other")], [None, None]))
+    drawn_lines = {line.get_label(): line for line in figure.axes[0].lines}
+    assert len(drawn_lines) == 6
+    np.testing.assert_allclose(drawn_lines["base, 8"].get_ydata(), [10, 12, 16, 24])
+    assert drawn_lines["base, 8"].get_linestyle() != drawn_lines["other, 8"].get_linestyle()
+    words = texts(figure)
+    for word in ("block 0, n = 250", "model, tokens in time left out", "other, 32"):
+        assert word in words, word
+    assert "intrinsic dimension (GRIDE, without sinks)" in words
+
+
+def test_by_step_leaves_out_models_without_a_step(ids_table: Table, texts: Texts) -> None:
+    tables = [ids_table("base"), ids_table("late"), ids_table("drawn")]
+    figure = id_by_step(joined(tables, [0, 100, None]))
+    steps = {float(x) for axis in figure.axes for line in axis.lines for x in line.get_xdata()}
+    assert steps == {0, 100}
+    texts(figure)
