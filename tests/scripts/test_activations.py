@@ -72,6 +72,36 @@ def test_cache_activations_reads_the_weights_of_the_step_that_it_is_asked_for(
         assert about["revision"] == {"start": "step-0", "base": "step-6"}[name]
 
 
+def test_random_weights_are_measured_and_named(chain: Chain, tmp_path: Path) -> None:
+    drawn = {"run": "base", "random_weights": True, "weights_seed": 7}
+    settings = load({**CONFIG, "models": CONFIG["models"] | {"drawn": drawn}})
+    folder = weights_of(chain.run / "model", None)
+    run_script(
+        "cache_activations",
+        name="drawn",
+        model=settings.loading_of_model("drawn"),
+        capture=settings.measure("drawn").capture(),
+        model_folder=folder,
+        chunks_path=chain.folder / "cache" / "chunks" / "base.h5",
+        shard_path=tmp_path / "shard-00000.h5",
+        shard=0,
+        n_shards=1,
+        state_root=tmp_path / "state",
+        device="cpu",
+    )
+    model = load_model(folder, random_weights=7)
+    with cache.open(tmp_path) as found:
+        tokens = torch.from_numpy(found.tokens[:].astype(np.int64))
+        with torch.no_grad():
+            states = model(tokens, output_hidden_states=True).hidden_states
+        np.testing.assert_allclose(found.activations["block-l1"][:], states[2], atol=1e-5)
+        about = found.attributes
+    assert (about["revision"], about["random_weights"]) == ("random-7", 7)
+    assert about["weights"].startswith("random (seed 7), of the architecture of ")
+    with cache.open(chain.folder / "cache" / "activations" / "base") as trained:
+        assert about["weights"].endswith(trained.attributes["weights"])
+
+
 def test_a_shard_of_a_step_that_was_not_kept_is_refused(chain: Chain, tmp_path: Path) -> None:
     asked = chain.settings.measure("start")
     with pytest.raises(TerseError, match=r"no model in .*step-5: the folder does not exist"):

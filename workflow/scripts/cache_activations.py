@@ -43,7 +43,7 @@ def cache_activations(
                 "model": name,
                 "origin": model["model"],
                 "revision": model["revision"],
-                "weights": weights_identity(model_folder),
+                **_weights(model, model_folder),
                 **({"quantisation": quantisation} if quantisation else {}),
                 "corpus": settings.corpus,
             },
@@ -52,11 +52,21 @@ def cache_activations(
         owner.forget()
 
 
+def _weights(model: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the identity of the weights; of random ones, their seed and architecture."""
+    identity = weights_identity(folder)
+    if (seed := model.get("random_weights")) is None:
+        return {"weights": identity}
+    words = f"random (seed {seed}), of the architecture of {identity}"
+    return {"weights": words, "random_weights": seed}
+
+
 def _loaded(model: dict[str, Any], folder: Path, base: Path | None, device: str) -> Any:
     if base is not None:
         method = method_of(model["run"], Inputs(base=base))
         return method.measured(folder, device)
-    loading = {key: model[key] for key in ("dtype", "device_map", "trust_remote_code", "kind")}
+    keys = ("dtype", "device_map", "trust_remote_code", "kind", "random_weights")
+    loading = {key: model[key] for key in keys if key in model}
     return load_model(folder, device=device, **loading)
 
 

@@ -7,6 +7,7 @@ import importlib.util
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from terse.config.adapters import LANGUAGE_MODEL
 from terse.config.methods import spec_of
 from terse.errors import TerseError, unknown_name
 from terse.settings.activations import Activations
@@ -148,6 +149,7 @@ def _check_held_out(workflow: "Workflow", where: str, corpus: str) -> None:
 
 def _check_model(workflow: "Workflow", name: str) -> None:
     run = workflow.models[name].run
+    _check_random_weights(workflow, name)
     if run is not None:
         if not workflow.decided_measurement(name):
             _check_language_model(workflow, f"models.{name}.run", run)
@@ -156,6 +158,22 @@ def _check_model(workflow: "Workflow", name: str) -> None:
         _check_measure(workflow, name)
     elif name in workflow.select.ids:
         raise TerseError("activations: the block is missing, and select.ids needs it")
+
+
+def _check_random_weights(workflow: "Workflow", name: str) -> None:
+    """Refuse random weights where a model's own weights would be taken instead."""
+    if not workflow.models[name].random_weights:
+        return
+    where = f"models.{name}.random_weights"
+    if (run := workflow.part_of_base(name)) is not None:
+        raise TerseError(
+            f"{where}: run {run} (method {workflow.runs[run].method}) is only a part of a model; "
+            "allowed for whole models"
+        )
+    users = [f"runs.{key}" for key, run in workflow.runs.items() if run.base == name]
+    users += [f"models.{key}" for key, model in workflow.models.items() if model.base == name]
+    if users:
+        raise TerseError(f"{users[0]}.base: {name} has random weights; allowed: a trained model")
 
 
 def _check_step(workflow: "Workflow", name: str, run: str) -> None:
@@ -232,4 +250,10 @@ def _check_harness(workflow: "Workflow") -> None:
         _require("select.harness", "model or run", name, {*workflow.runs, *workflow.models})
         if workflow.harness is None:
             raise TerseError("harness: the block is missing, and select.harness needs it")
-        workflow.harness_adapter(name)
+        adapter = workflow.harness_adapter(name)
+        drawn = name in workflow.models and workflow.models[name].random_weights
+        if drawn and adapter != LANGUAGE_MODEL:
+            raise TerseError(
+                f"select.harness: {name} has random weights, and lm-eval scores those of whole "
+                "language models only"
+            )

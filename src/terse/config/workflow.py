@@ -216,6 +216,8 @@ class Workflow(Strict):
             "revision": settings.revision if settings.run is None else f"step-{step}",
             "step": settings.step,
         }
+        if settings.random_weights:
+            loading["revision"] = f"random-{settings.weights_seed}"
         if (run := self.part_of_base(model)) is not None:
             loading |= {"run": self.result_params(run), "base_step": self.base_step(run)}
         return loading
@@ -253,8 +255,10 @@ class Workflow(Strict):
         return settings.run + ("" if cloud == "context" else f"-{cloud.replace('_', '-')}")
 
     def training_step(self, model: str) -> int | None:
-        """Return the training step of a model's weights, None if it is unknown."""
+        """Return the training step of a model's weights, None if unknown or if they are random."""
         settings = self.models[model]
+        if settings.random_weights:
+            return None
         if settings.run is not None:
             return self.runs[settings.run].max_steps if settings.step is None else settings.step
         match = self.step_of_revision.fullmatch(settings.revision)

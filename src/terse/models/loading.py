@@ -3,12 +3,14 @@
 import json
 import logging
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import transformers
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
@@ -47,6 +49,7 @@ def load_model(
     trust_remote_code: bool = False,
     kind: Kind = "causal-lm",
     attn_implementation: str | None = None,
+    random_weights: int | None = None,
 ) -> PreTrainedModel:
     """Load a model for measuring: eval mode, no gradients, nothing fetched from the hub.
 
@@ -59,6 +62,8 @@ def load_model(
         trust_remote_code: run Python files that the folder ships.
         kind: "causal-lm", or "encoder" (no loss, no entropy).
         attn_implementation: "sdpa", "eager", ...; None is transformers' own choice.
+        random_weights: take the architecture only, and draw its weights by its own initialisation
+            from this seed; None takes the saved ones.
 
     Raises:
         TerseError: the folder is missing, incomplete or of another architecture.
@@ -69,6 +74,8 @@ def load_model(
     if kind not in CLASSES:
         raise unknown_name("kind of model", kind, CLASSES)
     if is_adapter(folder) and (folder / BASE).is_dir():
+        if random_weights is not None:
+            raise TerseError(f"{folder} is an adapter with its base: it has no random weights")
         base = load_model(
             folder / BASE, dtype=dtype, device=device, device_map=device_map,
             trust_remote_code=trust_remote_code, kind=kind,
@@ -88,7 +95,7 @@ def load_model(
     if holds_adapter(folder):
         log.warning("%s: the adapter next to the model is not applied", folder)
     with without_adapter(folder) as plain:
-        model = _from_pretrained(plain, folder, kind, options)
+        model = _made(plain, folder, kind, options, random_weights)
     if device_map is None:
         model.to(torch.device(device))  # pyright: ignore[reportArgumentType]
     model.eval().requires_grad_(False)
@@ -151,12 +158,19 @@ def _missing_weights(folder: Path) -> list[str]:
     return [" or ".join(SINGLE_FILES)]
 
 
-def _from_pretrained(
-    plain: Path, folder: Path, kind: Kind, options: dict[str, Any]
+def _made(
+    plain: Path, folder: Path, kind: Kind, options: dict[str, Any], seed: int | None
 ) -> PreTrainedModel:
-    """Load the model in `plain`; errors name `folder`."""
+    """Load the model in `plain`, or draw its weights from a seed; errors name `folder`."""
+
+    def saved(auto: Any) -> tuple[Any, dict[str, Any]]:
+        return auto.from_pretrained(plain, output_loading_info=True, **options)
+
+    def drawn(auto: Any) -> tuple[Any, dict[str, Any]]:
+        return _drawn(auto, plain, options, seed or 0), {}
+
     try:
-        model, info = _by_first_class(plain, kind, options)
+        model, info = _by_first_class(kind, saved if seed is None else drawn)
     except Exception as error:  # transformers raises any kind, even AssertionError
         if "custom code" in str(error):
             raise TerseError(
@@ -178,15 +192,28 @@ def _from_pretrained(
     return model
 
 
-def _by_first_class(plain: Path, kind: Kind, options: dict[str, Any]) -> tuple[Any, dict]:
-    """Load by the first of the kind's classes that knows the architecture."""
+def _by_first_class(kind: Kind, make: Callable[[Any], tuple[Any, dict]]) -> tuple[Any, dict]:
+    """Make a model by the first of the kind's classes that knows the architecture."""
     for auto in CLASSES[kind][:-1]:
         try:
-            return auto.from_pretrained(plain, output_loading_info=True, **options)
+            return make(auto)
         except ValueError as error:
             if "Unrecognized configuration class" not in str(error):
                 raise
-    return CLASSES[kind][-1].from_pretrained(plain, output_loading_info=True, **options)
+    return make(CLASSES[kind][-1])
+
+
+def _drawn(auto: Any, plain: Path, options: dict[str, Any], seed: int) -> Any:
+    """Return a model of the folder's architecture with fresh weights; other draws stay as ever."""
+    trusted = {"trust_remote_code": options["trust_remote_code"]}
+    config = AutoConfig.from_pretrained(plain, local_files_only=True, **trusted)
+    dtype = options["dtype"]
+    if dtype == "auto":
+        dtype = getattr(config, "dtype", None) or torch.float32
+    how = {key: value for key, value in options.items() if key == "attn_implementation"}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return auto.from_config(config, dtype=dtype, **trusted, **how)
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

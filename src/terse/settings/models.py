@@ -46,6 +46,10 @@ class Model(Strict):
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         "float32", description="number format of weights and forward pass; auto: as saved"
     )
+    random_weights: bool = Field(
+        False, description="only the architecture, its weights drawn by its own initialisation"
+    )
+    weights_seed: int = Field(0, ge=0, lt=2**32, description="seed of random weights")
     device_map: Literal["auto"] | None = Field(None, description="spread over the job's devices")
     trust_remote_code: bool = Field(False, description="run code that the model ships")
     family: Name | None = Field(None, description="models drawn in one figure; default: the run")
@@ -99,6 +103,19 @@ class Model(Strict):
             )
         return self
 
+    @model_validator(mode="after")
+    def _random_weights_are_a_whole_model(self) -> "Model":
+        given = self._given() & {"adapter", "base", "device_map"}
+        given -= {"adapter"} if self.adapter == "ignored" else set()
+        if self.random_weights and given:
+            raise ValueError(
+                f"{min(given)} does not go with random_weights: true, which draws all weights of "
+                "one model on one device"
+            )
+        if not self.random_weights and "weights_seed" in self.model_fields_set:
+            raise ValueError("weights_seed needs random_weights: true")
+        return self
+
     def _given(self) -> set[str]:
         return {key for key in self.model_fields_set if getattr(self, key) is not None}
 
@@ -129,9 +146,10 @@ class Model(Strict):
 
     def loading(self) -> dict[str, Any]:
         """Return how the model is loaded, as plain JSON."""
-        return self.model_dump(
+        how = self.model_dump(
             mode="json", include={"kind", "dtype", "device_map", "trust_remote_code"}
         )
+        return how | ({"random_weights": self.weights_seed} if self.random_weights else {})
 
 
 def _is_plain_gguf(name: str) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from terse.activations.table import CLOUDS
 from terse.config import Workflow, load, read_yaml
 from terse.config.methods import methods, settings_of, spec_of
 from terse.config.schema import readme_text, schema_text
@@ -201,7 +202,7 @@ def test_capture_without_tensors_knows_the_cloud_and_estimators_only_of_contexts
 
     other = {"cloud": "last_token", "save_IDs_list": ["twoNN_f20"]}
     assert capture(**other) == capture(cloud="last_token")
-    assert len({str(capture(cloud=cloud)) for cloud in ("context", "last_token", "means")}) == 3
+    assert len({str(capture(cloud=cloud)) for cloud in CLOUDS}) == 4
 
 
 @pytest.mark.parametrize(
@@ -209,6 +210,10 @@ def test_capture_without_tensors_knows_the_cloud_and_estimators_only_of_contexts
     [
         ({"cloud": "last_tokens"}, "did you mean 'last_token'"),
         ({"cloud": "means", "save_mean_tensors": False}, "needs save_mean_tensors: true"),
+        (
+            {"cloud": "means_without_sinks", "save_mean_tensors": False},
+            "cloud: means_without_sinks needs save_mean_tensors: true",
+        ),
         ({"cloud": "last_token", "skip_first": 1}, "skip_first counts tokens"),
     ],
 )

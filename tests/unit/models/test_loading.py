@@ -62,6 +62,25 @@ def test_dtype_and_attention_are_the_ones_asked_for(folder):
     assert spread.device.type in ("cpu", "cuda")
 
 
+def test_random_weights_are_the_architectures_own_draw_from_the_seed(folder):
+    state = torch.random.get_rng_state()
+    drawn, again = (load_model(folder, random_weights=3) for _ in range(2))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    torch.manual_seed(3)
+    expected = GPT2LMHeadModel(GPT2Config(**CONFIG)).eval()
+    tokens = torch.arange(10)[None]
+    assert torch.equal(drawn(tokens).logits, expected(tokens).logits)
+    assert torch.equal(drawn(tokens).logits, again(tokens).logits)
+    for other in (load_model(folder), load_model(folder, random_weights=4)):
+        assert not torch.allclose(drawn(tokens).logits, other(tokens).logits)
+    assert not drawn.training
+    assert not any(parameter.requires_grad for parameter in drawn.parameters())
+    half = load_model(folder, random_weights=3, dtype="bfloat16", attn_implementation="eager")
+    assert half.dtype == torch.bfloat16
+    assert half.config._attn_implementation == "eager"
+    assert load_model(folder, random_weights=0, dtype="auto").dtype == torch.float32
+
+
 def test_weights_split_over_files_load_and_a_missing_part_is_named(folder):
     whole = load_model(folder)
     (folder / "model.safetensors").unlink()
