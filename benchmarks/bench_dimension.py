@@ -1,14 +1,14 @@
 """How fast the dimension engine is against its peers, in ratios from one run.
 
     python benchmarks/bench_dimension.py [--json FILE] [--dadapy PYTHON] [--model FOLDER]
-        [--only WORD]
+        [--real] [--only WORD]
 
 Both sides take turns in rounds and may use all CPUs of this process; a ratio is the median over
 rounds, with the smallest and largest one. `--dadapy` names the Python of an environment
 with DADApy in it (it needs other versions than ours); without it those rows are left out, as the
-GPU row is without a CUDA device. `--model` names a folder in the Hugging Face format, whose hidden
-states are measured too: in processor time of one thread (set OMP_NUM_THREADS and
-OPENBLAS_NUM_THREADS to 1).
+GPU row is without a CUDA device. `--real` also measures the hidden states of a real model, SmolLM2
+from its package on the Python index or the one in the folder that `--model` names (Hugging Face
+format): in processor time of one thread (set OMP_NUM_THREADS and OPENBLAS_NUM_THREADS to 1).
 """
 
 import argparse
@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -275,6 +275,14 @@ def against_dadapy(python: str) -> Iterator[Row]:
         peer.wait(timeout=30)
 
 
+def on_real_model(folder: Path | None) -> Iterator[Row]:
+    """Measure the model in a folder, or SmolLM2, fetched and dequantised for this run."""
+    from real_clouds import smollm2
+
+    with nullcontext(folder) if folder else smollm2() as found:
+        yield from on_real_clouds(found)
+
+
 def on_real_clouds(folder: Path) -> Iterator[Row]:
     """All modules of a real model: speed, single clouds, parity with float64, flags."""
     from real_clouds import PARITY, lengths_and_formats, measure
@@ -347,6 +355,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     parser.add_argument("--dadapy", help="Python of an environment with DADApy")
     parser.add_argument("--model", type=Path, help="folder of a model for real clouds")
+    parser.add_argument("--real", action="store_true", help="real clouds of SmolLM2")
     parser.add_argument("--only", default="", help="part of the name of a comparison")
     parser.add_argument("--memory", choices=["tiles", "base"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -361,8 +370,8 @@ def main() -> int:
     ]
     if arguments.dadapy:
         comparisons.append(("dadapy", lambda: against_dadapy(arguments.dadapy)))
-    if arguments.model:
-        comparisons.append(("real", lambda: on_real_clouds(arguments.model)))
+    if arguments.model or arguments.real:
+        comparisons.append(("real", lambda: on_real_model(arguments.model)))
     if torch.cuda.is_available():
         comparisons.append(("gpu", on_a_gpu))
     rows = []

