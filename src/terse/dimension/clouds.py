@@ -1,4 +1,4 @@
-"""From what a caller gives to distinct points: checks, sinks and duplicates."""
+"""From a caller's input to distinct points: checks, sinks and duplicates."""
 
 import warnings
 from dataclasses import dataclass
@@ -64,7 +64,7 @@ class Kept:
         mask: (B, N) bool.
         n_dup: (B,) int64, later copies of a row that are left out.
         heavy: (B, N) bool, points far beyond the others (see `terse.dimension.sinks`), among the
-            used ones or, where the caller names a multiple, not.
+            used ones unless the caller gives a multiple.
         heaviest: (B,) float64, the largest norm about the centre over the median.
         centre: (B, D) float64, the mean of the used points that are not heavy.
     """

@@ -16,7 +16,8 @@ def between_layers(ids: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         ids: the tidy table of one model; columns model, module, layer (missing for modules outside
-            the blocks, which are left out), estimator, document, chunk, id, id_without_sinks, n_eff, n_heavy, flags.
+            the blocks, which are left out), estimator, document, chunk, id, id_without_sinks,
+            n_eff, n_heavy, flags.
 
     Returns:
         Two rows per comparison: comparison ("layer"), model, against ("layer 3"), module, layer,

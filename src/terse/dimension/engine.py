@@ -62,8 +62,8 @@ def estimate(
         estimators: names, see `terse.dimension.names`; `gride` stands for all its scales.
         skip_first: leave out this many first points of each cloud (0 to N), such as a BOS sink.
         max_norm_multiple: leave out points whose norm about the centre exceeds this multiple (> 1)
-            of the median, however many they are. None: leave none out, but count those beyond 8,
-            if they are at most an eighth, and estimate without them as well.
+            of the median, however many there are. None: leave none out, but count those beyond 8
+            medians, unless they are more than an eighth, and estimate without them as well.
         theiler_window: leave out neighbours at most this many places away (0: none).
         precision: "auto" takes float32 products and repairs what they do not settle, float64
             where that is not enough or the input is float64; "float64" is the reference path.
@@ -134,7 +134,7 @@ def _estimate_all(batch: Tensor, asked: _Asked) -> list[CloudResult]:
 
 
 def _clouds_per_piece(n_clouds: int) -> int:
-    """Return how many clouds a thread takes at once: what is done to distances is short work."""
+    """Return how many clouds a thread takes at once, so that short operations serve several."""
     return min(_LARGEST_PIECE, max(1, n_clouds // (2 * torch.get_num_threads())))
 
 

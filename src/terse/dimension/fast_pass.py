@@ -11,7 +11,7 @@ from terse.dimension import kernels
 from terse.dimension.gram import N_OUTLIERS, OUTLIER_SHARE, Centred, Workspace
 
 N_CANDIDATES = 24
-"""Nearest by the product, among which the nearest in truth are looked for."""
+"""Candidates per point, nearest according to the product, for the true neighbours."""
 
 ERROR_IN_EPS = 6.0
 """Possible error of a squared distance from the product, over eps times norm and distance."""
@@ -23,21 +23,22 @@ SPREAD = 16.0
 """... and, over this, of the spread of a point's distances."""
 
 ACCEPTED = 2e-8
-"""Largest possible error in the mean of a point's spread, beyond which all is computed again."""
+"""Largest possible error in the mean of a point's spread; above it all is computed again."""
 
 UNPROVEN = 1 / 16
-"""Largest share of points whose neighbours have to be looked for among all points."""
+"""Largest share of points whose neighbours have to be searched for among all points."""
 
 
 class FastResult(NamedTuple):
     """What the pass found for one cloud of n points.
 
     Attributes:
-        squared: (n, 21) float64; nearest: (n, 21) int64, whose they are; not for heavy points.
+        squared: (n, 21) float64 squared distances to the nearest points; undefined for heavy ones.
+        nearest: (n, 21) int64, the positions of these points.
         norms: (n,) float32 squared norms of what the product was taken of.
         energy: sum of the squares of all products.
-        unproven: (n,) bool, points whose neighbours have to be looked for among all.
-        settled: whether those are few; if not, the cloud has to be done in float64.
+        unproven: (n,) bool, points whose neighbours have to be searched for among all points.
+        settled: whether those are few; if not, the cloud has to be computed in float64.
         repaired: whether distances were in doubt and computed again.
     """
 
@@ -71,7 +72,7 @@ def centre_fast(raw: Tensor, heavy: Tensor, centre: Tensor | None, space: Worksp
 
 
 def _products(rest: Tensor, space: Workspace) -> np.ndarray:
-    """Return inner products (n, n) of points (n, D) float32, of which the upper half is right."""
+    """Return inner products (n, n) of points (n, D) float32; only the upper half is valid."""
     n = len(rest)
     room = space.take("product", (n, n), torch.float32, rest).numpy()
     # BLAS counts by columns: its lower half is the upper half by rows
@@ -90,7 +91,7 @@ def fast_pass(
     n_neighbours: int,
     space: Workspace,
 ) -> tuple[FastResult, Centred]:
-    """Find the nearest points of one cloud (1, n, D) float32; heavy points are nobody's."""
+    """Find the nearest points in one cloud (1, n, D) float32, among those that are not heavy."""
     centred = centre_fast(raw, heavy, centre, space)
     product = _products(centred.rest[0], space)
     norms = torch.from_numpy(product.diagonal().copy())

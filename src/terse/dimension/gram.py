@@ -56,7 +56,7 @@ class Workspace:
 
 @dataclass(frozen=True)
 class Centred:
-    """Clouds about their means, the outlier dimensions split off.
+    """Centred clouds, with their outlier dimensions split off.
 
     Attributes:
         rest: (b, n, D) centred coordinates, zero in the outlier dimensions of split clouds.
@@ -83,7 +83,7 @@ class Centred:
 def centre(raw: Tensor, heavy: Tensor, dtype: torch.dtype, space: Workspace) -> Centred:
     """Centre clouds (b, n, D) in `dtype` and split off dimensions that dwarf all others.
 
-    Heavy points (b, n) have no part in the mean, and become zero.
+    Heavy points (b, n) do not count in the mean, and become zero.
     """
     rest = space.take("rest", tuple(raw.shape), dtype, raw)
     used = (~heavy).to(dtype).unsqueeze(1)  # (b, 1, n)
@@ -117,7 +117,7 @@ def centre(raw: Tensor, heavy: Tensor, dtype: torch.dtype, space: Workspace) -> 
 def complete(centred: Centred, heavy: Tensor, cloud: int) -> Tensor:
     """Return the centred points (n, D) of one cloud with all dimensions, heavy ones zero.
 
-    This uses the buffer of `centred`, which is of no other use afterwards.
+    This overwrites the buffer of `centred`, which must not be used afterwards.
     """
     rest = centred.rest[cloud]
     if centred.outliers is None or centred.dims is None or not bool(centred.outliers[cloud].any()):

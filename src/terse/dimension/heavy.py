@@ -1,7 +1,7 @@
-"""From the neighbours of the ordinary points to those of all: heavy points by exact differences.
+"""Add heavy points to the neighbours of the other points, by exact differences.
 
-A heavy point is far from all others, so it is found in hardly any list; its own distances are one
-row of differences. So the same pass serves the estimates with and without it.
+A heavy point is far from all others, so it is hardly ever a neighbour of one; its own distances are
+one row of differences. The same pass therefore serves the estimates with and without it.
 """
 
 from dataclasses import replace
@@ -14,12 +14,12 @@ from terse.dimension.selection import smallest
 
 
 def with_heavy(cloud: Clouds, squared: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the neighbours (n, k) of all points of one cloud, heavy ones among them.
+    """Return the neighbours (n, k) of all points of one cloud, including heavy ones.
 
     Args:
         cloud: one cloud (1, n, D) with heavy points.
         squared, index: (n, k) ascending squared distances and positions, without heavy points;
-            what stands in the rows of those does not matter.
+            the rows of heavy points are not read.
     """
     k, everyone = squared.shape[1], slice(0, squared.shape[0])
     rows = cloud.heavy[0].nonzero().flatten()
@@ -39,5 +39,5 @@ def with_heavy(cloud: Clouds, squared: Tensor, index: Tensor) -> tuple[Tensor, T
 
 
 def none_heavy(cloud: Clouds) -> Clouds:
-    """Return the clouds with no point set apart."""
+    """Return the clouds with no point marked as heavy."""
     return replace(cloud, heavy=torch.zeros_like(cloud.heavy), centre=None)

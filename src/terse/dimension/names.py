@@ -20,7 +20,7 @@ FAST = (
     *GRIDE,
     "participation_ratio",
 )
-"""Estimators with one fixed name that come out of the one neighbour pass."""
+"""Estimators with a fixed name, computed from the one neighbour pass."""
 
 RARE = ("CorrInt", "DANCo", "ESS", "FisherS", "KNN", "MADA", "MOM", "PH", "TLE", "lPCA")
 """Estimators that run in scikit-dimension's own code, under its names; the slow path."""

@@ -1,4 +1,4 @@
-"""The neighbour pass: the 21 nearest other points of every point, and proof that they are.
+"""The neighbour pass: the 21 nearest other points of every point, proven to be the nearest.
 
 Distances come from a matrix product of centred points. Where its rounding error could matter, the
 pair, the row or the whole cloud is computed again, by direct differences or in float64.
@@ -54,11 +54,11 @@ class Neighbours:
         squared: (b, n, 21) float64, ascending squared distances to the nearest other points.
         index: (b, n, 21) int64, their positions in the cloud.
         linear: the linear dimensions of each cloud without and with its heavy points, None where
-            they are not wanted.
+            they are not asked for.
         doubtful: (b,) bool, the cloud is not finite or has to be done again in float64.
         repaired: (b,) bool, some distances were in doubt and computed again by differences.
 
-    All but `linear` are without the heavy points, whose own rows mean nothing.
+    All but `linear` leave the heavy points out; the rows of these are meaningless.
     """
 
     squared: Tensor
@@ -75,10 +75,10 @@ class Clouds:
     Attributes:
         raw: (b, n, D) the points.
         times: (n,) int64, place of each point in its context.
-        heavy: (b, n) bool, points that are looked at last (see `terse.dimension.heavy`).
+        heavy: (b, n) bool, points that are added last (see `terse.dimension.heavy`).
         centre: (b, D) float64, the mean of the others, or None where it is not known.
         theiler_window: neighbours at most this many places away in time are left out (0: none).
-        participation: whether the participation ratio is wanted.
+        participation: whether the participation ratio is asked for.
     """
 
     raw: Tensor
@@ -128,7 +128,7 @@ def _pass(clouds: Clouds, dtype: torch.dtype, space: Workspace) -> Neighbours:
 
 
 def _fast(clouds: Clouds, space: Workspace) -> Neighbours:
-    """Do one cloud with the compiled kernels of a CPU."""
+    """Process one cloud with the compiled CPU kernels."""
     found, centred = fast_pass(
         clouds.raw,
         clouds.times,
@@ -150,11 +150,11 @@ def _fast(clouds: Clouds, space: Workspace) -> Neighbours:
 
 
 class _Found(NamedTuple):
-    """What the product says, before its errors are judged.
+    """What the product gives, before its errors are judged.
 
     Attributes:
         squared: (b, n, k) float64, of somewhat more candidates than are needed.
-        nearest: (b, n, k) int64, whose they are.
+        nearest: (b, n, k) int64, the positions of these candidates.
         norms: (b, n) squared norms outside the outlier dimensions.
         trace: (b,) float64, trace of the Gram matrix with all dimensions.
         energy: (b,) float64, its squared Frobenius norm.
@@ -181,7 +181,7 @@ def _find(clouds: Clouds, dtype: torch.dtype, space: Workspace) -> tuple[_Found,
 
 
 def _energy(clouds: Clouds, product: Tensor) -> Tensor:
-    """Return the squared Frobenius norms (b,) of (b, r, c), zero where nobody wants them."""
+    """Return the squared Frobenius norms (b,) of (b, r, c); zero if they are not needed."""
     if not clouds.participation:
         return torch.zeros(len(product), dtype=torch.float64, device=product.device)
     return _square_norm(product)
@@ -206,7 +206,7 @@ def _linear(
 
 
 def _whole(clouds: Clouds, centred: Centred, space: Workspace) -> _Found:
-    """Hold all distances of a cloud at once; compute one half of them."""
+    """Hold all distances of a cloud at once; compute half of them."""
     product = gram(centred.rest, space)  # (b, n, n)
     n = product.shape[1]
     every = slice(0, n)

@@ -38,7 +38,7 @@ def estimate_rare(
 
 
 def _one(points: np.ndarray, name: str) -> tuple[float, str]:
-    """Run one estimator on one cloud; what it raises becomes the reason."""
+    """Run one estimator on one cloud; an exception becomes the reason."""
     import skdim.id
 
     estimator = getattr(skdim.id, name)
@@ -49,6 +49,6 @@ def _one(points: np.ndarray, name: str) -> tuple[float, str]:
             warnings.simplefilter("ignore")
             fitted = estimator(**{key: settings[key] for key in settings if key in known})
             value = float(np.squeeze(fitted.fit_transform(points)))
-    except Exception as error:  # any of ten foreign estimators, for reasons of its own
+    except Exception as error:  # scikit-dimension's estimators raise exceptions of many types
         return float("nan"), f"failed: {type(error).__name__}: {error}"
     return value, "" if np.isfinite(value) else f"failed: {name} returned {value}"

@@ -13,7 +13,7 @@ MOVED = 0.05
 
 
 def moved(value: float, without: float) -> bool:
-    """Whether heavy points change an estimate by more than 5 %, or define or undefine it."""
+    """Whether heavy points change an estimate by more than 5 %, or whether there is one."""
     if math.isnan(value) or math.isnan(without):
         return math.isnan(value) != math.isnan(without)
     return abs(value - without) > MOVED * abs(without)
@@ -58,7 +58,7 @@ class Estimates(Mapping[str, float | np.ndarray]):
         n_dup: rows left out because they equal an earlier one: int, or (B,) int64.
         flags: words joined by ";", str or list of B str. `saturated`: mind_ml is at its cap;
             `duplicates`, `sinks`: points were left out; `sink`: a few heavy points move an estimate
-            by more than 5 %; `float64`, `repaired`: which path the distances took;
+            by more than 5 %; `float64`, `repaired`: how the distances were computed;
             `nonfinite`, `too_few`, `equal_distances`, `underflow`, `failed`: why
             there is a NaN.
         reasons: by estimator, why the value is NaN ("" where it is not), str or list of B str.

@@ -1,4 +1,4 @@
-"""One cloud's way to its neighbours: refused, settled in float32, or done again in float64."""
+"""The neighbours of each cloud: settled in float32, computed again in float64, or refused."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -23,9 +23,9 @@ class CloudNeighbours:
         log_scale: what has to be added to the logarithm of every distance.
         index: (n, 21) int64 positions among the used points, or None.
         heavy: (n,) bool, which of them are heavy, or None where none is.
-        linear: linear dimensions without heavy points and with them, None where not wanted.
+        linear: linear dimensions without heavy points and with them, None if not asked for.
         without: (m, 21) squared neighbour distances with heavy points left out, or None where
-            there are none, or nothing can be found without them.
+            there are none, or too few points are left without them.
         n_dup: rows found to equal an earlier one though their bytes differ (-0 and 0).
         flags: words for the user.
         refusal: why there are no neighbours, or "".
@@ -81,7 +81,7 @@ def safe_neighbours(clouds: Clouds, reference: bool, space: Workspace) -> list[C
 
 
 def _apart(cloud: Clouds, reference: bool, space: Workspace) -> CloudNeighbours:
-    """Do a cloud again without points that lie on an earlier one."""
+    """Process a cloud again without points that coincide with an earlier one."""
     copies = later_copies(cloud.raw[0], torch.ones_like(cloud.times, dtype=torch.bool))
     if not bool(copies.any()):
         refusal = "underflow: points differ, but their distance is zero"
@@ -124,7 +124,7 @@ def _too_few(places: Tensor, theiler_window: int) -> CloudNeighbours:
 
 
 def _again(cloud: Clouds, was_reference: bool, space: Workspace) -> CloudNeighbours:
-    """Do a cloud in float64, scaled to a safe magnitude; refuse it if it is not finite."""
+    """Process a cloud in float64, scaled to a safe magnitude; refuse it if it is not finite."""
     bad = count_nonfinite(cloud.raw)
     if bad:
         refusal = f"nonfinite: {bad} of {cloud.raw.numel()} values are not finite"

@@ -1,8 +1,8 @@
 """Heavy points: the few whose norm about the centre is a multiple of the median.
 
-In language models they are tokens with massive activations, attention sinks (Sun et al. 2024,
-https://arxiv.org/abs/2402.17762). A mean is drawn to them, so norms are taken about a centre that
-they cannot move.
+In language models these are tokens with massive activations, such as attention sinks (Sun et al.
+2024, https://arxiv.org/abs/2402.17762). They pull the mean towards them, so norms are taken about a
+centre that they cannot move.
 """
 
 import math
@@ -17,7 +17,7 @@ NORM_MULTIPLE = 8.0
 """Norm over the median from which a point counts as heavy, where the caller names no multiple."""
 
 MOST = 1 / 8
-"""Largest share of heavy points: where more are, they are not the exception."""
+"""Largest share of heavy points: if there are more, they are no exception."""
 
 _GATE = 3.5  # no cloud with heavy points has a smaller largest norm about its plain mean
 _ROUNDS = 6
@@ -41,9 +41,9 @@ class Heavy(NamedTuple):
 def heavy_points(points: Tensor, multiple: float | None = None) -> Heavy:
     """Return which of the points (n, D) are heavy, about a centre that heavy ones cannot move.
 
-    Without a multiple, those beyond `NORM_MULTIPLE` medians, and none where these are more than an
-    eighth. A multiple that the caller names holds for however many points it is. Points that are
-    not finite make no point heavy.
+    Without a multiple, those beyond `NORM_MULTIPLE` medians, or none if these are more than an
+    eighth. A multiple given by the caller applies however many points exceed it. In a cloud that
+    is not finite no point is heavy.
     """
     found = _exceptions(points)
     if multiple is None or not bool(found.norms.isfinite().all()):
@@ -55,9 +55,9 @@ def heavy_points(points: Tensor, multiple: float | None = None) -> Heavy:
 def _exceptions(points: Tensor) -> Heavy:
     """Return the heavy points, at most an eighth, about the mean of the others.
 
-    The plain mean comes first. As long as any point is far from the mean, the mean is taken again
-    without those: at most an eighth of the points, however heavy, cannot pull it so far that the
-    heaviest of them looks ordinary.
+    The plain mean comes first. While points are far from the mean, it is computed again without
+    them: an eighth of the points at most, however heavy, cannot pull it so far that the heaviest of
+    them looks ordinary.
     """
     nobody = torch.zeros(len(points), dtype=torch.bool, device=points.device)
     far, plain = nobody, _about_mean(points, nobody)

@@ -1,4 +1,4 @@
-"""Whole pieces of work on threads of their own, instead of every operation on all threads."""
+"""Whole pieces of work on one thread each, rather than every operation on all threads."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 
 @lru_cache(maxsize=1)
 def _scipy_blas() -> ThreadpoolController:
-    """Return the switch for the threads of SciPy's BLAS, which does not know torch's."""
+    """Return the control of the threads of SciPy's BLAS, which ignores torch's setting."""
     return ThreadpoolController().select(internal_api="openblas")
 
 
@@ -40,7 +40,7 @@ def map_on_threads(
 
     A cloud is hundreds of operations of a fraction of a millisecond. If all threads share each of
     them, they wait for each other longer than they work, above all on a busy machine. So every
-    thread takes whole pieces, with buffers of its own. On a GPU the pieces simply follow.
+    thread takes whole pieces, with buffers of its own. On a GPU the pieces run one after another.
     """
     pieces = list(pieces)
     threads = torch.get_num_threads()
@@ -61,7 +61,7 @@ def map_on_threads(
         yield from map(one, pieces)
         return
     share = threads // n_workers
-    torch.set_num_threads(share)  # the caller must not crowd the workers out between two results
+    torch.set_num_threads(share)  # between two results the caller must not compete with the workers
     try:
         with (
             _scipy_blas().limit(limits=share),
