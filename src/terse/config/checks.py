@@ -7,7 +7,6 @@ import importlib.util
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from terse.config.adapters import LANGUAGE_MODEL
 from terse.config.methods import spec_of
 from terse.errors import TerseError, unknown_name
 from terse.settings.activations import Activations
@@ -250,10 +249,4 @@ def _check_harness(workflow: "Workflow") -> None:
         _require("select.harness", "model or run", name, {*workflow.runs, *workflow.models})
         if workflow.harness is None:
             raise TerseError("harness: the block is missing, and select.harness needs it")
-        adapter = workflow.harness_adapter(name)
-        drawn = name in workflow.models and workflow.models[name].random_weights
-        if drawn and adapter != LANGUAGE_MODEL:
-            raise TerseError(
-                f"select.harness: {name} has random weights, and lm-eval scores those of whole "
-                "language models only"
-            )
+        workflow.harness_adapter(name)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from terse.config import load, read_yaml
+from terse.config.adapters import LANGUAGE_MODEL
 from terse.errors import TerseError
 
 CONFIG = Path(__file__).parents[3] / "config" / "config.yaml"
@@ -63,10 +64,10 @@ def test_nothing_starts_from_them() -> None:
     assert load(raw).loading_of_model("drawn")["random_weights"] == 0
 
 
-def test_lm_eval_scores_those_of_whole_language_models_only() -> None:
-    raw = config(run="codes-lm", **DRAWN)
+@pytest.mark.parametrize("run", ["base", "forget"])
+def test_lm_eval_scores_them_too(run: str) -> None:
+    raw = config(run=run, **DRAWN, weights_seed=2)
     raw["select"]["harness"] = ["drawn"]
-    with pytest.raises(TerseError, match="drawn has random weights"):
-        load(raw)
-    raw["models"]["drawn"] = {"run": "base", **DRAWN}
-    assert load(raw).select.harness == ["drawn"]
+    settings = load(raw)
+    assert settings.harness_adapter("drawn") == LANGUAGE_MODEL
+    assert settings.models["drawn"].loading()["random_weights"] == 2
