@@ -80,7 +80,7 @@ def _subset(points: np.ndarray | Tensor, chosen: Tensor) -> np.ndarray | Tensor:
 def _measure(subsets: list, names: list[str], settings: dict) -> list[dict]:
     """Return one row per estimator for disjoint subsets of equal size."""
     found = [estimate(subset, names, distances=True, **settings) for subset in subsets]
-    radii = [_radii(one) for one in found if not np.isnan(one.distances).all()]
+    radii = [pair for one in found if (pair := _radii(one)) is not None]
     radius, light_radius = np.mean(radii, 0) if radii else (math.nan, math.nan)
     rows = []
     for name in names:
@@ -106,15 +106,20 @@ def _measure(subsets: list, names: list[str], settings: dict) -> list[dict]:
     return rows
 
 
-def _radii(found: Estimates) -> tuple[float, float]:
-    """Return the mean distance to the second neighbour, of all points and of the light ones."""
-    used = np.flatnonzero(~np.isnan(found.distances[:, 0]))
-    light = used[~found.sinks[used]]
-    among = ~found.sinks[found.neighbours[light]]  # (m, 21)
+def _radii(found: Estimates) -> tuple[float, float] | None:
+    """Return the mean distance to the second neighbour, of all points and of the light ones.
+
+    None if the cloud is refused.
+    """
+    distances, neighbours, sinks = found.distances, found.neighbours, found.sinks
+    if distances is None or neighbours is None or sinks is None:
+        return None
+    used = np.flatnonzero(~np.isnan(distances[:, 0]))
+    light = used[~sinks[used]]
+    among = ~sinks[neighbours[light]]  # (m, 21)
     second = (among.cumsum(1) == 2).argmax(1)
-    distances = found.distances[light, second]
-    enough = among.sum(1) >= 2
-    return float(found.distances[used, 1].mean()), float(distances[enough].mean())
+    to_second = distances[light, second][among.sum(1) >= 2]
+    return float(distances[used, 1].mean()), float(to_second.mean())
 
 
 def _finite(values: list) -> np.ndarray:

@@ -198,3 +198,11 @@ def test_slow_estimators_have_both() -> None:
     found, alone = estimate(mixed, ["lPCA"]), estimate(points, ["lPCA"])
     assert found.without_sinks["lPCA"] == alone["lPCA"]
     assert found["lPCA"] < alone["lPCA"]
+
+
+def test_a_curve_of_a_refused_cloud_is_undefined() -> None:
+    points = manifold()
+    points[3, 3] = np.nan
+    found = decimation_curve(points, ["mle"], seed=0, n_min=400)
+    assert found[["id", "id_without_sinks", "radius", "radius_without_sinks"]].isna().all(axis=None)
+    assert found["n_subsets"].tolist() == [0]
