@@ -39,8 +39,8 @@ def test_default_plan(default: Workflow) -> None:
     assert plan["train_tokenizer"] == plan["tokenize_corpus"] == 2
     assert plan["plot_study"] == 4
     assert plan["cache_activations"] == plan["estimate_dimensions"] == 5
-    assert plan["plot_dimensions"] == 4
-    assert plan["compare_dimensions"] == 1
+    assert plan["plot_dimensions"] == 5
+    assert plan["compare_dimensions"] == plan["tabulate_heavy_tokens"] == 1
     assert "download_model" not in plan
 
 
