@@ -9,6 +9,7 @@ import io
 import json
 import multiprocessing
 import os
+import re
 import sys
 import tempfile
 import time
@@ -32,7 +33,8 @@ from terse.activations.capture import Capture, loss_and_entropy
 from terse.errors import TerseError
 from terse.models.loading import load_model
 from terse.models.modules import select_modules
-from tiny_architectures import tiny_config, tiny_model
+from terse.models.probes import forward
+from tiny_architectures import WIDTH, tiny_config, tiny_model
 
 TIME_LIMIT_S = 300  # of the clock: the machine may be shared
 CLOSE = 1e-4
@@ -106,8 +108,7 @@ def looked_at(name: str) -> Found:
     with tempfile.TemporaryDirectory() as folder:
         try:
             built = tiny_model(name)
-            with torch.no_grad():
-                built(input_ids=tokens)
+            forward(built, tokens)
             built.save_pretrained(folder)
             if type(whole := tiny_config(name)) is not type(built.config):
                 whole.save_pretrained(folder)  # what a user has, where a part of it was built
@@ -132,37 +133,48 @@ def _through_terse(name: str, folder: Path, tokens: Tensor) -> Found:
         found.line, found.kind = str(error).replace(str(folder), "(folder)"), "encoder"
         found.faults += _faults_of_line(found.line)
         model = load_model(folder, kind="encoder")
+    refs = _selected(model, found)
+    with Capture(model, refs, stop=False) as capture:
+        outputs, logits = capture.run(tokens)
+    found.keys = list(dict.fromkeys(key.split("-l")[0] for key in outputs))
+    single = {key for key, ref in refs.items() if len(ref.parts) == 1}
+    found.faults += list(_faults(model, tokens, outputs, logits, single))
+    if found.faults:
+        found.outcome = "wrong"
+    return found
+
+
+def _selected(model: PreTrainedModel, found: Found) -> dict[str, Any]:
+    """Return the modules of the default keys, or of those that each refusal's line leaves."""
     inblock, outblock = ["attn", "mlp", "block"], ["norm"]
-    for _ in range(3):
+    for _ in range(5):
         try:
             refs = select_modules(model, "all", inblock, outblock)
             break
         except TerseError as error:
             found.line = str(error)
             found.faults += _faults_of_line(found.line)
+            if "leave 'attn' out" in found.line:
+                found.outcome = "refused"
             inblock, outblock = _without_what_it_lacks(found.line, inblock, outblock)
     else:
         raise TerseError(found.line)
-    if "mixer" not in inblock:
+    if "mixer" not in inblock and "attn" in inblock:
         with contextlib.suppress(TerseError):
             refs |= select_modules(model, "all", ["mixer"], [])
-    with Capture(model, refs, stop=False) as capture:
-        outputs, logits = capture.run(tokens)
-    found.keys = list(dict.fromkeys(key.split("-l")[0] for key in outputs))
-    single = {key for key, ref in refs.items() if len(ref.parts) == 1}
-    found.faults += list(_faults(model, tokens, outputs, logits, single))
-    found.outcome = "wrong" if found.faults else "right"
-    return found
+    return refs
 
 
 def _without_what_it_lacks(
     line: str, inblock: list[str], outblock: list[str]
 ) -> tuple[list[str], list[str]]:
-    """Do as the line says: leave the norm out, or take what the layers have."""
+    """Do as the line says: leave keys out, or take what the layers have."""
     if "module_outblock_keys: []" in line:
         return inblock, []
     if "allowed here: " in line:
         return line.rpartition("allowed here: ")[2].split(", "), outblock
+    if left_out := re.search(r"leave '(\w+)' out", line):
+        return [key for key in inblock if key != left_out[1]], outblock
     raise TerseError(line)
 
 
@@ -224,10 +236,10 @@ def _faults(
     logits: Tensor | None,
     single: set[str],
 ) -> Any:
-    blocks = {key: out for key, out in outputs.items() if key.startswith("block-l")}
     with torch.no_grad():
         result = model(input_ids=tokens, output_hidden_states=True)
-    yield from _state_faults(blocks, outputs, result)
+    yield from _state_faults(outputs, result)
+    yield from _stream_faults(model, tokens, outputs)
     yield from _term_faults(model, tokens, outputs, single)
     yield from _kind_faults(model, outputs)
     if logits is not None:
@@ -238,16 +250,32 @@ def _faults(
             yield "loss or entropy"
 
 
-def _state_faults(blocks: dict[str, Tensor], outputs: dict[str, Tensor], result: Any) -> Any:
+def _state_faults(outputs: dict[str, Tensor], result: Any) -> Any:
     states = getattr(result, "hidden_states", None)
+    blocks = [out for key, out in outputs.items() if key.startswith("block-l")]
     if states is None or not blocks:
         return
-    first = 0 if _close(blocks["block-l0"], states[0]) else 1  # some leave the embedding out
-    for i in range(len(blocks) - 1):
-        if not _close(outputs[f"block-l{i}"], states[i + first]):
-            yield f"block-l{i} is not the hidden state"
+    first = 0 if _close(blocks[0], states[0]) else 1  # some leave the embedding out
+    for i, block in enumerate(blocks[:-1]):
+        if not _close(block, states[i + first]):
+            yield f"block {i} is not the hidden state"
     if "norm" in outputs and not _close(outputs["norm"], states[-1]):
         yield "norm is not the last hidden state"
+
+
+def _stream_faults(model: PreTrainedModel, tokens: Tensor, outputs: dict[str, Tensor]) -> Any:
+    """Yield the streams that are no slice of what the block puts out."""
+    streams = [key for key in outputs if key.startswith("block.stream")]
+    _, made = _around_blocks(model, tokens) if streams else ({}, {})
+    for key in streams:
+        stream, layer = re.fullmatch(r"block\.stream(\d+)-l(\d+)", key).groups()
+        whole = made[int(layer)]
+        axis = next(i for i, n in enumerate(whole.shape) if n not in (*tokens.shape, WIDTH))
+        n = whole.shape[axis]
+        if len([k for k in streams if k.endswith(f"-l{layer}")]) != n:
+            yield f"layer {layer} has {n} streams"
+        if not _close(outputs[key], whole.select(axis, int(stream))):
+            yield f"{key} is not that slice of the block's output"
 
 
 def _term_faults(

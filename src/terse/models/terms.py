@@ -80,6 +80,7 @@ class LayerTerms:
         n_runs: how often the block runs in one pass.
         streams: how many residual streams the block has, and their axis in (B, T, ...) shapes;
             None if there is only one.
+        is_block: whether the residual stream passes through it from the block before.
     """
 
     roles: dict[str, tuple[Term, ...]] = field(default_factory=dict)
@@ -87,6 +88,7 @@ class LayerTerms:
     reason: str = ""
     n_runs: int = 1
     streams: tuple[int, int] | None = None
+    is_block: bool = True
 
 
 @dataclass(frozen=True)
@@ -158,10 +160,13 @@ def _reach(seen: Mapping[int, Watched], moved: Mapping[int, Watched]) -> Reach:
 
 def _layer(watched: Watched, reach: Reach) -> LayerTerms:
     try:
+        _one_state(watched)
         steps = tuple(_steps(watched))
     except _NoTerms as reason:
         streams = _streams(watched.given)
-        return LayerTerms(reason=str(reason), n_runs=watched.n_runs, streams=streams)
+        return LayerTerms(
+            reason=str(reason), n_runs=watched.n_runs, streams=streams, is_block=watched.follows
+        )
     roles: dict[str, tuple[Term, ...]] = {}
     found = [(t, atom.attention, reach(watched, atom.calls[-1])) for t, atom in _terms_of(watched)]
     for term, attention, far in found:
@@ -169,6 +174,12 @@ def _layer(watched: Watched, reach: Reach) -> LayerTerms:
         roles[role] = (*roles.get(role, ()), term)
     ordered = {role: roles[role] for role in ROLES if role in roles}
     return LayerTerms(ordered, steps, n_runs=watched.n_runs)
+
+
+def _one_state(watched: Watched) -> None:
+    """Refuse a block whose output is not the next one's input, but one of several (Reformer)."""
+    if not watched.follows and watched.n_states > 1:
+        raise _NoTerms(f"it has {watched.n_states} residual streams, in separate tensors")
 
 
 def _mixes(far: int, found: list[tuple[Term, bool, int]]) -> bool:
@@ -299,6 +310,18 @@ def _is_norm(module: nn.Module, given: Tensor) -> bool:
         return False
     sizes = once[finite].abs()  # all equal for a tanh, which ignores a large scale too
     return bool(sizes.max() > 1.01 * sizes.min())
+
+
+def require_blocks(anatomy: Anatomy, model: nn.Module) -> None:
+    """Raise TerseError if the residual stream does not leave each block for the next."""
+    for i, layer in anatomy.layers.items():
+        if not layer.is_block:
+            raise TerseError(
+                "'block' is where the residual stream leaves a layer; no module of "
+                f"{type(model).__name__} puts it out (layer {i}: {layer.reason}); leave 'block' "
+                "out, or give a module's path in module_name_mapping to capture that module's own "
+                "output"
+            )
 
 
 def require(anatomy: Anatomy, model: nn.Module, role: str, layers: Sequence[int]) -> list[int]:

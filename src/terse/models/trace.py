@@ -36,6 +36,8 @@ class Watched:
         n_runs: how often it ran.
         outputs: (module, call) -> its output, for the modules that ran in the block.
         stream: the tensors that the stream is part of, in order of creation.
+        follows: whether its input was the output of the block that ran before it.
+        n_states: how many tensors of its input's shape it put out.
     """
 
     given: torch.Size
@@ -43,6 +45,8 @@ class Watched:
     n_runs: int = 1
     outputs: dict[Call, Tensor] = field(default_factory=dict)
     stream: list[Tensor] = field(default_factory=list)
+    follows: bool = True
+    n_states: int = 1
 
 
 class Trace(TorchDispatchMode):
@@ -71,6 +75,7 @@ class Trace(TorchDispatchMode):
         self._sums: dict[Key, Sum] = {}
         self._attention: dict[Key, bool] = {}
         self._now: Watched | None = None
+        self._last: Tensor | None = None  # the output of the block that ran last
         self._index = -1
         self._calls: Counter[str] = Counter()
         self._open: list[Call] = []
@@ -179,6 +184,7 @@ class Trace(TorchDispatchMode):
         earlier = self.blocks.get(index)
         self._now = self.blocks[index] = Watched(given.shape)
         self._now.n_runs = 1 + (earlier.n_runs if earlier else 0)
+        self._now.follows = self._last is None or key(given) == key(self._last)
         self._index = index
         self._calls.clear()
         self._put(given, {Atom(stream=True): ONCE}, False)
@@ -191,7 +197,7 @@ class Trace(TorchDispatchMode):
                 return
             if module in self.indices:
                 if self._now is not None:
-                    self._now.result = self._sum(result) or {}
+                    self._end(self._now, result, output)
                 self._now = None
                 self.after.clear()
             elif self._now is not None:
@@ -200,6 +206,11 @@ class Trace(TorchDispatchMode):
                 self.after.append((path, module, given.clone()))
 
         return leaving
+
+    def _end(self, now: Watched, result: Tensor, output: Any) -> None:
+        now.result = self._sum(result) or {}
+        now.n_states = sum(tensor.shape == now.given for tensor in tensors_in(output))
+        self._last = result
 
     def _close(self, call: Call, given: Tensor | None, result: Tensor) -> None:
         """Count a module's output as one summand, unless the stream is part of it."""
