@@ -33,7 +33,6 @@ from terse.activations.capture import Capture, loss_and_entropy
 from terse.errors import TerseError
 from terse.models.loading import load_model
 from terse.models.modules import select_modules
-from terse.models.probes import forward
 from tiny_architectures import WIDTH, tiny_config, tiny_model
 
 TIME_LIMIT_S = 300  # of the clock: the machine may be shared
@@ -108,7 +107,7 @@ def looked_at(name: str) -> Found:
     with tempfile.TemporaryDirectory() as folder:
         try:
             built = tiny_model(name)
-            forward(built, tokens)
+            _run(built, tokens)
             built.save_pretrained(folder)
             if type(whole := tiny_config(name)) is not type(built.config):
                 whole.save_pretrained(folder)  # what a user has, where a part of it was built
@@ -146,7 +145,7 @@ def _through_terse(name: str, folder: Path, tokens: Tensor) -> Found:
 
 def _selected(model: PreTrainedModel, found: Found) -> dict[str, Any]:
     """Return the modules of the default keys, or of those that each refusal's line leaves."""
-    inblock, outblock = ["attn", "mlp", "block"], ["norm"]
+    inblock, outblock, why = ["attn", "mlp", "block"], ["norm"], ""
     for _ in range(5):
         try:
             refs = select_modules(model, "all", inblock, outblock)
@@ -155,10 +154,11 @@ def _selected(model: PreTrainedModel, found: Found) -> dict[str, Any]:
             found.line = str(error)
             found.faults += _faults_of_line(found.line)
             if "leave 'attn' out" in found.line:
-                found.outcome = "refused"
+                found.outcome, why = "refused", found.line
             inblock, outblock = _without_what_it_lacks(found.line, inblock, outblock)
     else:
         raise TerseError(found.line)
+    found.line = why or found.line
     if "mixer" not in inblock and "attn" in inblock:
         with contextlib.suppress(TerseError):
             refs |= select_modules(model, "all", ["mixer"], [])
@@ -187,6 +187,14 @@ def _faults_of_line(line: str) -> list[str]:
 
 
 # The truth
+
+
+def _run(model: PreTrainedModel, tokens: Tensor, **more: bool) -> Any:
+    """Run the model without a cache, which some cannot make from their own config."""
+    if getattr(model.config, "use_cache", None) is not None:
+        more["use_cache"] = False
+    with torch.no_grad():
+        return model(input_ids=tokens, **more)
 
 
 class Additions(TorchDispatchMode):
@@ -236,8 +244,7 @@ def _faults(
     logits: Tensor | None,
     single: set[str],
 ) -> Any:
-    with torch.no_grad():
-        result = model(input_ids=tokens, output_hidden_states=True)
+    result = _run(model, tokens, output_hidden_states=True)
     yield from _state_faults(outputs, result)
     yield from _stream_faults(model, tokens, outputs)
     yield from _term_faults(model, tokens, outputs, single)
@@ -255,7 +262,8 @@ def _state_faults(outputs: dict[str, Tensor], result: Any) -> Any:
     blocks = [out for key, out in outputs.items() if key.startswith("block-l")]
     if states is None or not blocks:
         return
-    first = 0 if _close(blocks[0], states[0]) else 1  # some leave the embedding out
+    # The embedding may be among them or not, and a block may run several times: the last run counts.
+    first = max((i for i, state in enumerate(states) if _close(blocks[0], state)), default=1)
     for i, block in enumerate(blocks[:-1]):
         if not _close(block, states[i + first]):
             yield f"block {i} is not the hidden state"
@@ -290,18 +298,21 @@ def _term_faults(
         return
     given, made = _around_blocks(model, tokens)
     calls = Calls(model)
-    with Additions(outputs[terms[0]].numel()) as additions, torch.no_grad():
-        model(input_ids=tokens)
+    with Additions(outputs[terms[0]].numel()) as additions:
+        _run(model, tokens)
     calls.remove()
-    for key in single.intersection(terms):
-        if not any(_close(outputs[key], x) for operands, _ in additions.seen for x in operands):
-            yield f"{key} is never added"
     for i in sorted({int(key.split("-l")[1]) for key in terms}):
-        added = [outputs[key] for key in terms if key.endswith(f"-l{i}")]
-        if not _close(given[i] + sum(added), made[i]) and not _normed_after_each(
-            added, made[i], additions, calls
-        ):
+        of_layer = [key for key in terms if key.endswith(f"-l{i}")]
+        added = [outputs[key] for key in of_layer]
+        scaled = not _close(given[i] + sum(added), made[i])
+        normed = scaled and _normed_after_each(added, made[i], additions, calls)
+        like = _close if normed or not scaled else _follows
+        if scaled and not normed and not _follows(made[i] - sum(added), given[i]):
             yield f"layer {i}: the terms are not what the block adds"
+        for key in single.intersection(of_layer):
+            operands = (x for operands, _ in additions.seen for x in operands)
+            if not any(like(outputs[key], x.reshape(outputs[key].shape)) for x in operands):
+                yield f"{key} is never added"
 
 
 def _normed_after_each(
@@ -320,7 +331,7 @@ def _normed_after_each(
 
 def _around_blocks(model: PreTrainedModel, tokens: Tensor) -> tuple[dict, dict]:
     """Return the inputs and outputs of the blocks: the largest list of modules that runs."""
-    n = model.config.get_text_config(decoder=True).num_hidden_layers
+    n = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", None)
     every = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
     lists = [m for m in every if len(m) == n] or every
     for blocks in sorted(lists, key=lambda m: -sum(p.numel() for p in m.parameters())):
@@ -342,8 +353,7 @@ def _around(blocks: nn.ModuleList, model: PreTrainedModel, tokens: Tensor) -> tu
 
         handles.append(block.register_forward_pre_hook(before, with_kwargs=True))
         handles.append(block.register_forward_hook(after))
-    with torch.no_grad():
-        model(input_ids=tokens)
+    _run(model, tokens)
     for handle in handles:
         handle.remove()
     return given, made
@@ -368,6 +378,14 @@ def _close(a: Tensor, b: Tensor) -> bool:
         return False
     a, b = a.double().flatten(), b.double().flatten()
     return bool((a - b).norm() <= CLOSE * b.norm() + 1e-6 * b.numel() ** 0.5)
+
+
+def _follows(a: Tensor, b: Tensor) -> bool:
+    """Whether each channel of a is the same channel of b times a constant plus a constant."""
+    a, b = (x.double().reshape(-1, x.shape[-1]) for x in (a, b))  # (tokens, D)
+    centred = b - b.mean(0)
+    slope = (centred * a).sum(0) / centred.square().sum(0).clamp_min(1e-30)
+    return _close(a, a.mean(0) + slope * centred)
 
 
 def table(found: list[Found]) -> str:

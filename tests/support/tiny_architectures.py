@@ -27,7 +27,7 @@ RULES: list[tuple[str, Any]] = [  # the first that matches a name decides; None:
     (r"(num|n)_.*experts$|^num_experts$|^n_routed_experts$|expert_num$|^zero_expert", 4),
     (r"lora_rank$|_rank$|^lora_r$|low_rank_dim$", 8),
     (r"^(state_size|d_state|mamba_d_state|ssm_state_size)$", 8), (r"dt_rank$", 4),
-    (r"^(d_model|hidden_size|n_embd|dim|d_embed|embedding_size|embed_dim)$", WIDTH),
+    (r"^(d_model|hidden_size|n_embd|dim|d_embed|embedding_size|embed_dim|emb_dim)$", WIDTH),
     (r"^word_embed_proj_dim$", 32),
     (r"^(lru_width|attention_hidden_size|embedding_dim|text_embed_dim|kv_dim)$", 32),
     (r"hidden_size|d_inner|d_ssm$|hidden_dim$|_width$", 32),
@@ -76,9 +76,9 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "zamba2": OF_DOUBLE_WIDTH | {"mamba_headdim": 16},
     "zaya": {"num_experts_per_tok": 1},
     "xmod": {"default_language": "en_XX"},
-    "xlstm": {"hidden_size": 64, "embedding_dim": 64},
+    "xlstm": {"hidden_size": 128, "embedding_dim": 128},
     "dots3_note_text": DOTS3,
-    "dots3_note": {"text_config": DOTS3, "vision_config": {"adapter_in_dim": 32}, "audio_config": {"adapter_input_size": 32}},
+    "dots3_note": {"text_config": DOTS3, "vision_config": {"adapter_in_dim": 32, "adapter_out_dim": 32}, "audio_config": {"adapter_input_size": 32, "adapter_out_dim": 32}},
     "cohere_compass_text": {
         "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}
     },

@@ -1,6 +1,7 @@
 """What each block adds to the residual stream, found by watching a forward pass.
 
-block_out = block_in + attn + mixer + mlp, where each is a sum of module outputs times constants:
+block_out = c block_in + attn + mixer + mlp, where c is 1 unless the model scales its stream (Beam,
+Doge, Zaya) and each other term is a sum of module outputs times constants:
 `attn` of those in which attention took part, `mixer` of others that mix tokens (a state-space
 model, a convolution, linear attention), `mlp` of those that see each token separately. If the sum
 is normalised after each addition (post-LN), they are what is added before the norm.
@@ -50,10 +51,7 @@ class Term:
     @property
     def is_plain(self) -> bool:
         """Whether the output itself is added, without factor or offset."""
-        return all(
-            not isinstance(value, Tensor) and value == plain
-            for value, plain in ((self.factor, 1.0), (self.offset, 0.0))
-        )
+        return Scale(self.factor, self.offset).is_plain
 
 
 @dataclass(frozen=True)
@@ -220,8 +218,6 @@ def _steps(watched: Watched) -> Iterator[Step]:
             raise _NoTerms("its input is not part of the sum that it puts out")
         path, call = carried.calls[0] if carried.calls else ("", 0)
         scale = sum_[carried]
-        if not carried.calls and (isinstance(scale.factor, Tensor) or scale.factor != 1.0):
-            raise _NoTerms(f"its residual stream is scaled{_by(scale.factor)} before each addition")
         yield Step(Term(path, call, scale.factor, scale.offset), terms, into)
 
 
@@ -237,10 +233,6 @@ def _norms(model: nn.Module, watched: Watched) -> Iterator[Call]:
             given = torch.linspace(1, 90, like.numel()).sin().reshape(like.shape).to(like)
             if _is_norm(model.get_submodule(call[0]), given):
                 yield call
-
-
-def _by(factor: Number) -> str:
-    return " per channel" if isinstance(factor, Tensor) else f" by {factor:.4g}"
 
 
 def _sums(watched: Watched) -> Iterator[tuple[Sum, Atom, Call | None]]:
