@@ -15,7 +15,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -154,7 +154,9 @@ def _selected(model: PreTrainedModel, found: Found) -> dict[str, Any]:
             found.line = str(error)
             found.faults += _faults_of_line(found.line)
             if "leave 'attn' out" in found.line:
-                found.outcome, why = "refused", found.line
+                why = found.line
+                # Several streams are named instead; other blocks would have terms.
+                found.outcome = "right" if "several residual streams" in why else "refused"
             inblock, outblock = _without_what_it_lacks(found.line, inblock, outblock)
     else:
         raise TerseError(found.line)
@@ -247,7 +249,7 @@ def _faults(
     result = _run(model, tokens, output_hidden_states=True)
     yield from _state_faults(outputs, result)
     yield from _stream_faults(model, tokens, outputs)
-    yield from _term_faults(model, tokens, outputs, single)
+    yield from _term_faults(model, tokens, outputs, single, getattr(result, "hidden_states", None))
     yield from _kind_faults(model, outputs)
     if logits is not None:
         loss, entropy = loss_and_entropy(logits, tokens)
@@ -287,7 +289,11 @@ def _stream_faults(model: PreTrainedModel, tokens: Tensor, outputs: dict[str, Te
 
 
 def _term_faults(
-    model: PreTrainedModel, tokens: Tensor, outputs: dict[str, Tensor], single: set[str]
+    model: PreTrainedModel,
+    tokens: Tensor,
+    outputs: dict[str, Tensor],
+    single: set[str],
+    states: Any,
 ) -> Any:
     """Yield what is no operand of an addition, or does not add up to what the block adds.
 
@@ -298,9 +304,13 @@ def _term_faults(
         return
     given, made = _around_blocks(model, tokens)
     calls = Calls(model)
-    with Additions(outputs[terms[0]].numel()) as additions:
+    with Additions(max(map(Tensor.numel, made.values()))) as additions:
         _run(model, tokens)
     calls.remove()
+    cut = _cut(made[min(made)], tokens, states)
+    given, made = ({i: cut(x) for i, x in each.items()} for each in (given, made))
+    additions.seen = [([cut(x) for x in xs], cut(out)) for xs, out in additions.seen]
+    calls.seen = [(cut(before), cut(after)) for before, after in calls.seen]
     for i in sorted({int(key.split("-l")[1]) for key in terms}):
         of_layer = [key for key in terms if key.endswith(f"-l{i}")]
         added = [outputs[key] for key in of_layer]
@@ -310,9 +320,23 @@ def _term_faults(
         if scaled and not normed and not _follows(made[i] - sum(added), given[i]):
             yield f"layer {i}: the terms are not what the block adds"
         for key in single.intersection(of_layer):
-            operands = (x for operands, _ in additions.seen for x in operands)
+            operands = (x for xs, _ in additions.seen for x in xs)
             if not any(like(outputs[key], x.reshape(outputs[key].shape)) for x in operands):
                 yield f"{key} is never added"
+
+
+def _cut(made: Tensor, tokens: Tensor, states: Any) -> Callable[[Tensor], Tensor]:
+    """Return what takes the tokens' rows (B, T, D) of all that is as large as a block's output.
+
+    They are the rows that are a hidden state of the model's own.
+    """
+    B, T = tokens.shape
+    if made.shape[:2] == (B, T):
+        return lambda x: x
+    cuts = [lambda x: x.transpose(0, 1)] if made.shape[:2] == (T, B) else []
+    cuts += [lambda x, i=i: x[:, i : i + T] for i in range(made.shape[1] - T + 1)]
+    cut = next(c for c in cuts if any(_close(c(made), state) for state in states or ()))
+    return lambda x: cut(x.reshape(made.shape)) if x.numel() == made.numel() else x
 
 
 def _normed_after_each(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from terse.errors import TerseError, unknown_name
 from terse.models.layers import block_path, embedding_path, find_module, layer_list
 from terse.models.proof import residual_errors
+from terse.models.rows import Rows
 from terse.models.terms import ROLES, Anatomy, Term, look_at, require, require_blocks
 
 FROM_THE_PASS = (*ROLES, "norm")
@@ -47,6 +48,7 @@ class ModuleRef:
         block: the block that it runs in, where a module may run in several.
         runs: how often the module runs in a pass; the last run counts.
         stream: index and axis of one of several residual streams; None if there is only one.
+        rows: which rows of its output are the tokens', where it is not (B, T, D).
         error: for a sum, the relative error of the layer's sums against what the block adds.
     """
 
@@ -59,6 +61,7 @@ class ModuleRef:
     runs: int = 1
     call: int = LAST
     stream: tuple[int, int] | None = None
+    rows: Rows | None = None
     error: float | None = None
 
     @property
@@ -145,7 +148,8 @@ def select_modules(
             "no module is selected: give layer_idx_list and module_inblock_keys, or "
             "module_outblock_keys"
         )
-    return {ref.key: ref for ref in refs}
+    rows = seen.rows if seen is not None else None
+    return {ref.key: replace(ref, rows=rows) for ref in refs}
 
 
 def _in_blocks(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from terse.errors import TerseError
 from terse.models.layers import layer_list
 from terse.models.probes import N_PROBE, forward, probe_tokens
+from terse.models.rows import Rows, find_rows
 from terse.models.sums import Atom, Number, Scale, Sum
 from terse.models.trace import Call, Trace, Watched
 
@@ -91,11 +92,15 @@ class LayerTerms:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What one pass showed: the blocks' terms, the final norm, how often each module runs."""
+    """What one pass showed: the blocks' terms, the final norm, how often each module runs.
+
+    rows: which rows of the hidden states are the tokens', where these are not (B, T, D).
+    """
 
     layers: dict[int, LayerTerms]
     norm: str | None
     runs: Counter[str]
+    rows: Rows | None = None
 
     def layers_with(self, role: str) -> list[int]:
         """Return the layers that have a term of this role."""
@@ -123,7 +128,15 @@ def look_at(model: nn.Module, tokens: Tensor | None = None) -> Anatomy:
     moved = _traced(model, Trace(model, blocks, moved=seen.blocks, norms=norms), tokens)
     reach = _reach(seen.blocks, moved.blocks)
     layers = {i: _layer(watched, reach) for i, watched in sorted(seen.blocks.items())}
-    return Anatomy(layers, _final_norm(model, seen), seen.runs)
+    return Anatomy(layers, _final_norm(model, seen), seen.runs, _rows(model, seen, tokens))
+
+
+def _rows(model: nn.Module, seen: Trace, tokens: Tensor) -> Rows | None:
+    block, first = min(seen.indices.items(), key=lambda item: item[1], default=(None, 0))
+    given = seen.blocks[first].given if first in seen.blocks else (1, tokens.shape[1], 0)
+    if block is None or len(given) != 3 or given[:2] == (1, tokens.shape[1]):
+        return None
+    return find_rows(model, block, tokens)
 
 
 def _traced(model: nn.Module, trace: Trace, tokens: Tensor) -> Trace:
@@ -142,7 +155,7 @@ def _reach(seen: Mapping[int, Watched], moved: Mapping[int, Watched]) -> Reach:
     after = {id(watched): moved.get(i) for i, watched in seen.items()}
 
     def reach(watched: Watched, call: Call) -> int:
-        T = watched.given[1]
+        T = watched.n_rows
         other = after[id(watched)]
         if other is None or call not in other.outputs:
             return ITSELF
@@ -276,15 +289,22 @@ def _term(atom: Atom, scale: Scale) -> Term:
 
 
 def _final_norm(model: nn.Module, trace: Trace) -> str | None:
-    """Return the last module after the last block that ignores the scale of its input."""
+    """Return the last module after the last block that ignores the scale of its input.
+
+    A norm inside a larger module that mixes further (Qwen4's streams) is not the final one.
+    """
     base = getattr(model, "base_model", model)
     inside = {id(module) for module in base.modules()}
-    norms = [
+    after = [item for item in trace.after if id(item[1]) in inside]
+    norms = [path for path, module, given in after if _is_norm(module, given)]
+    if not norms:
+        return None
+    above = [
         path
-        for path, module, given in trace.after
-        if id(module) in inside and _is_norm(module, given)
+        for path, module, _ in after
+        if norms[-1].startswith(f"{path}.") and not trace.indices.keys() & set(module.modules())
     ]
-    return norms[-1] if norms else None
+    return norms[-1] if set(above) <= set(norms) else None
 
 
 def _is_norm(module: nn.Module, given: Tensor) -> bool:

@@ -31,7 +31,7 @@ class Watched:
     """What was seen of one block's last call.
 
     Attributes:
-        given: shape of the block's input, (B, T, D) if it has one residual stream.
+        given: shape of the block's input, (1, T, D) or (T, 1, D) if it has one residual stream.
         result: its output, as a sum.
         n_runs: how often it ran.
         outputs: (module, call) -> its output, for the modules that ran in the block.
@@ -47,6 +47,11 @@ class Watched:
     stream: list[Tensor] = field(default_factory=list)
     follows: bool = True
     n_states: int = 1
+
+    @property
+    def n_rows(self) -> int:
+        """Positions in the one sequence that ran, whatever the order of the axes."""
+        return self.given.numel() // self.given[-1] if len(self.given) == 3 else self.given[-2]
 
 
 class Trace(TorchDispatchMode):
@@ -155,7 +160,8 @@ class Trace(TorchDispatchMode):
         if not isinstance(value, Tensor) or not has_stream(self._sum(value) or {}):
             return value
         copy = value.clone(memory_format=torch.contiguous_format)
-        T, D = self._now.given[-2:] if self._now is not None else copy.shape[-2:]
+        now = self._now
+        T, D = (now.n_rows, now.given[-1]) if now is not None else copy.shape[-2:]
         rows = copy.view(-1, T).T if copy.shape[-2:] == (D, T) else copy.view(T, -1)  # (T, D)
         rows[0] = rows[0].roll(1)
         return copy
