@@ -425,6 +425,7 @@ def table(found: list[Found]) -> str:
         version=transformers.__version__, all=len(found), built=built, right=n["right"],
         share=100 * n["right"] / max(1, built), refused=n["refused"], wrong=n["wrong"],
         crashed=n["crashed"], unbuilt=n["not buildable"],
+        streams=sum("block.stream0" in item.keys for item in found),
     )  # fmt: skip
     return "\n".join([head, *rows]) + "\n"
 
@@ -433,19 +434,27 @@ HEAD = """# Every causal LM architecture of transformers {version}
 
 Written by `python tests/support/architecture_survey.py docs/results/architectures.md`, as in
 `tests/unit/models/test_every_architecture.py`: each of the {all} classes of
-`MODEL_FOR_CAUSAL_LM_MAPPING` as a tiny random model, every parameter moved from its start, saved,
-and taken through terse's own loading, keys and capture. The truth comes from the model alone:
+`MODEL_FOR_CAUSAL_LM_MAPPING` as a tiny random model, every parameter moved from its initial value,
+saved, and taken through terse's own loading, keys and capture. The truth comes from the model alone:
 `output_hidden_states`, hooks on its blocks, a trace of every addition, and the loss of its logits.
 
-{built} could be built; {right} of them are right ({share:.1f} %), {refused} refused in one line,
-{wrong} wrong without a word, {crashed} crashed. {unbuilt} could not be built from a shrunk config.
+| outcome | architectures |
+|---|---|
+| right | {right} ({share:.1f} % of the {built} that could be built) |
+| refused in one line | {refused} |
+| wrong results without a warning | {wrong} |
+| crashed | {crashed} |
+| not built: no small config was found, or a package is missing | {unbuilt} |
 
-Right means: `block` is the hidden state, `norm` the last one, each of `attn`, `mixer` and `mlp` is
-an operand of an addition onto the residual stream, block_out = block_in + attn + mixer + mlp (in
-post-LN models: each sum is what the next norm reads), and loss and entropy are those of the logits.
-A model without attention or without a final norm is first refused with the line in the last column,
-then captured as that line says. \"As an encoder\": refused as a causal LM, since changing the last
-token moves earlier logits, then captured with `kind: encoder`.
+Right means: `block` is the hidden state, `norm` the last one, each of `attn`, `mixer` and `mlp` is an
+operand of an addition onto the residual stream, block_out = block_in + attn + mixer + mlp (in post-LN
+models: each sum is what the next norm reads; if the model scales its stream: the rest is block_in
+times a constant per channel), and loss and entropy are those of the logits. A model without attention
+or without a final norm is first refused with the line in the last column, then captured as that line
+says. So are {streams} models with several residual streams: `attn` and `mlp` are not defined there,
+and each stream is that slice of the block's output. The blocks, norms and losses of all other refused
+models are checked in the same way. "As an encoder": refused as a causal LM, since changing the last
+token changes earlier logits, then captured with `kind: encoder`.
 
 | architecture | outcome | captured | what terse says, or why it was not built |
 |---|---|---|---|"""
@@ -459,6 +468,7 @@ def main() -> None:
     for item in survey(names):
         found.append(item)
         print(json.dumps(asdict(item)), flush=True)
+    print(f"{sum(item.seconds for item in found):.0f} s of one core", file=sys.stderr)
     for target in targets:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(table(found), encoding="utf-8")

@@ -74,7 +74,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
     "zamba": OF_DOUBLE_WIDTH,
     "zamba2": OF_DOUBLE_WIDTH | {"mamba_headdim": 16},
-    "zaya": {"num_experts_per_tok": 1},
+    "zaya": {"num_experts_per_tok": 1, "router_hidden_size": 16},
     "xmod": {"default_language": "en_XX"},
     "xlstm": {"hidden_size": 128, "embedding_dim": 128},
     "dots3_note_text": DOTS3,

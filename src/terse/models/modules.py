@@ -48,6 +48,7 @@ class ModuleRef:
         block: the block that it runs in, where a module may run in several.
         runs: how often the module runs in a pass; the last run counts.
         stream: index and axis of one of several residual streams; None if there is only one.
+        carried: for a sum, the block's input with its constants (1 and 0 in most models).
         rows: which rows of its output are the tokens', where it is not (B, T, D).
         error: for a sum, the relative error of the layer's sums against what the block adds.
     """
@@ -61,6 +62,7 @@ class ModuleRef:
     runs: int = 1
     call: int = LAST
     stream: tuple[int, int] | None = None
+    carried: Term | None = None
     rows: Rows | None = None
     error: float | None = None
 
@@ -219,7 +221,8 @@ def _refs_of(
         Part(model.get_submodule(term.path), term, seen.layers[layer].n_runs) for term in terms
     )
     path = " + ".join(term.path for term in terms)
-    return [ModuleRef(name, path, layer, parts[0].module, parts, block)]
+    carried = seen.layers[layer].steps[-1].carried
+    return [ModuleRef(name, path, layer, parts[0].module, parts, block, carried=carried)]
 
 
 def _by_path(

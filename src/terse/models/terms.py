@@ -127,7 +127,8 @@ def look_at(model: nn.Module, tokens: Tensor | None = None) -> Anatomy:
         seen = _traced(model, Trace(model, blocks, norms=norms), tokens)
     moved = _traced(model, Trace(model, blocks, moved=seen.blocks, norms=norms), tokens)
     reach = _reach(seen.blocks, moved.blocks)
-    layers = {i: _layer(watched, reach) for i, watched in sorted(seen.blocks.items())}
+    n_states = max((watched.n_states for watched in seen.blocks.values()), default=1)
+    layers = {i: _layer(watched, reach, n_states) for i, watched in sorted(seen.blocks.items())}
     return Anatomy(layers, _final_norm(model, seen), seen.runs, _rows(model, seen, tokens))
 
 
@@ -169,9 +170,10 @@ def _reach(seen: Mapping[int, Watched], moved: Mapping[int, Watched]) -> Reach:
     return reach
 
 
-def _layer(watched: Watched, reach: Reach) -> LayerTerms:
+def _layer(watched: Watched, reach: Reach, n_states: int) -> LayerTerms:
     try:
-        _one_state(watched)
+        if n_states > 1:
+            raise _NoTerms(f"it has {n_states} residual streams, in separate tensors")
         steps = tuple(_steps(watched))
     except _NoTerms as reason:
         streams = _streams(watched.given)
@@ -185,12 +187,6 @@ def _layer(watched: Watched, reach: Reach) -> LayerTerms:
         roles[role] = (*roles.get(role, ()), term)
     ordered = {role: roles[role] for role in ROLES if role in roles}
     return LayerTerms(ordered, steps, n_runs=watched.n_runs)
-
-
-def _one_state(watched: Watched) -> None:
-    """Refuse a block whose output is not the next one's input, but one of several (Reformer)."""
-    if not watched.follows and watched.n_states > 1:
-        raise _NoTerms(f"it has {watched.n_states} residual streams, in separate tensors")
 
 
 def _mixes(far: int, found: list[tuple[Term, bool, int]]) -> bool:

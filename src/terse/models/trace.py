@@ -37,7 +37,7 @@ class Watched:
         outputs: (module, call) -> its output, for the modules that ran in the block.
         stream: the tensors that the stream is part of, in order of creation.
         follows: whether its input was the output of the block that ran before it.
-        n_states: how many tensors of its input's shape it put out.
+        n_states: how many tensors of its input's shape came from the block that ran before it.
     """
 
     given: torch.Size
@@ -80,7 +80,7 @@ class Trace(TorchDispatchMode):
         self._sums: dict[Key, Sum] = {}
         self._attention: dict[Key, bool] = {}
         self._now: Watched | None = None
-        self._last: Tensor | None = None  # the output of the block that ran last
+        self._last: list[Tensor] = []  # what the block that ran last put out, the stream first
         self._index = -1
         self._calls: Counter[str] = Counter()
         self._open: list[Call] = []
@@ -182,15 +182,17 @@ class Trace(TorchDispatchMode):
             self._calls[path] += 1
             given = main_tensor([kwargs.get("hidden_states"), args, kwargs])
             if module in self.indices and given is not None:
-                self._begin(self.indices[module], given)
+                self._begin(self.indices[module], given, list(tensors_in([args, kwargs])))
 
         return entering
 
-    def _begin(self, index: int, given: Tensor) -> None:
+    def _begin(self, index: int, given: Tensor, every: list[Tensor]) -> None:
         earlier = self.blocks.get(index)
         self._now = self.blocks[index] = Watched(given.shape)
         self._now.n_runs = 1 + (earlier.n_runs if earlier else 0)
-        self._now.follows = self._last is None or key(given) == key(self._last)
+        last = [key(tensor) for tensor in self._last if tensor.shape == given.shape]
+        self._now.follows = not self._last or key(given) == key(self._last[0])
+        self._now.n_states = len({key(tensor) for tensor in every}.intersection(last))
         self._index = index
         self._calls.clear()
         self._put(given, {Atom(stream=True): ONCE}, False)
@@ -203,7 +205,8 @@ class Trace(TorchDispatchMode):
                 return
             if module in self.indices:
                 if self._now is not None:
-                    self._end(self._now, result, output)
+                    self._now.result = self._sum(result) or {}
+                    self._last = [result, *tensors_in(output)]
                 self._now = None
                 self.after.clear()
             elif self._now is not None:
@@ -212,11 +215,6 @@ class Trace(TorchDispatchMode):
                 self.after.append((path, module, given.clone()))
 
         return leaving
-
-    def _end(self, now: Watched, result: Tensor, output: Any) -> None:
-        now.result = self._sum(result) or {}
-        now.n_states = sum(tensor.shape == now.given for tensor in tensors_in(output))
-        self._last = result
 
     def _close(self, call: Call, given: Tensor | None, result: Tensor) -> None:
         """Count a module's output as one summand, unless the stream is part of it."""
