@@ -264,7 +264,7 @@ def _state_faults(outputs: dict[str, Tensor], result: Any) -> Any:
     blocks = [out for key, out in outputs.items() if key.startswith("block-l")]
     if states is None or not blocks:
         return
-    # The embedding may be among them or not, and a block may run several times: the last run counts.
+    # The embedding may be among them, and a block may run several times: the last run counts.
     first = max((i for i, state in enumerate(states) if _close(blocks[0], state)), default=1)
     for i, block in enumerate(blocks[:-1]):
         if not _close(block, states[i + first]):

@@ -70,7 +70,7 @@ def test_a_stream_is_stored_and_measured_under_its_name(tmp_path: Path):
     settings = make_settings(module_inblock_keys=["block"], module_outblock_keys=[],
                              layer_idx_list=[1], save_loss=False, save_entropy=False)  # fmt: skip
     cache_shard(model, chunks, tmp_path / "s" / "shard-00000.h5", settings=settings, shard=0,
-                n_shards=1, attributes={"model": "tiny", "revision": None})  # fmt: skip
+                n_shards=1, attributes={"model": "tiny", "revision": None, "corpus": "c"})  # fmt: skip
     with cache.open(tmp_path / "s") as found:
         assert list(found.activations) == [f"block.stream{j}-l1" for j in range(N_STREAMS)]
         table = dimension_table(found, ["mle"])
