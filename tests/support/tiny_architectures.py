@@ -86,9 +86,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "cohere_compass_text": {
         "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}
     },
-    "blt": {
-        "encoder_config": {"num_hidden_layers": 1}, "decoder_config": {"num_hidden_layers": 2}
-    },
+    "blt": {"encoder_config": {"num_hidden_layers": 1}, "decoder_config": {"num_hidden_layers": 2}},
     "reformer": {
         "is_decoder": True,
         "axial_pos_embds_dim": [16, 16],

@@ -79,7 +79,7 @@ class LayerTerms:
         n_runs: how often the block runs in one pass.
         streams: how many residual streams the block has, and their axis in (B, T, ...) shapes;
             None if there is only one.
-        is_block: whether the residual stream passes through it from the block before.
+        is_block: whether the whole residual stream passes through it from the block before.
     """
 
     roles: dict[str, tuple[Term, ...]] = field(default_factory=dict)
@@ -177,8 +177,9 @@ def _layer(watched: Watched, reach: Reach, n_states: int) -> LayerTerms:
         steps = tuple(_steps(watched))
     except _NoTerms as reason:
         streams = _streams(watched.given)
+        is_block = watched.follows and n_states <= 1
         return LayerTerms(
-            reason=str(reason), n_runs=watched.n_runs, streams=streams, is_block=watched.follows
+            reason=str(reason), n_runs=watched.n_runs, streams=streams, is_block=is_block
         )
     roles: dict[str, tuple[Term, ...]] = {}
     found = [(t, atom.attention, reach(watched, atom.calls[-1])) for t, atom in _terms_of(watched)]
