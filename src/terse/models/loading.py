@@ -166,7 +166,7 @@ def _from_pretrained(
                 f"the model in {folder} ships its own code: read it, then set "
                 "trust_remote_code: true for this model"
             ) from error
-        if isinstance(error, ImportError):
+        if isinstance(error, ImportError) or "pip install" in str(error):
             raise TerseError(
                 f"the model in {folder} needs a package that is not installed: {one_line(error)}"
             ) from error

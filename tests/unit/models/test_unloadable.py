@@ -64,22 +64,17 @@ def test_a_quantised_checkpoint_without_its_library_names_the_package(
 
 
 @pytest.mark.parametrize(
-    ("values", "words"),
+    "values",
     [
-        ({"num_attention_heads": 3}, "cannot load the causal-lm"),  # ValueError, RuntimeError
-        ({"num_attention_heads": 0}, "cannot load the causal-lm"),  # ZeroDivisionError
-        ({"hidden_size": "wide"}, "cannot load the causal-lm"),  # a strict dataclass refuses it
-        ({"hidden_act": "nope"}, "cannot load the causal-lm"),  # KeyError
-        ({"rope_parameters": {"rope_type": "nope", "rope_theta": 1e4}}, "cannot load|pass fails"),
-        ({"quantization_config": {"quant_method": "nope"}}, "cannot load the causal-lm"),
+        {"num_attention_heads": 3},  # no divisor of the width
+        {"num_attention_heads": 0},
+        {"hidden_size": "wide"},
+        {"hidden_act": "nope"},
+        {"rope_parameters": {"rope_type": "nope", "rope_theta": 1e4}},
     ],
 )
-def test_a_config_that_makes_no_model_is_one_line(
-    folder: Path, values: dict[str, Any], words: str
-) -> None:
-    import re
-
-    assert re.search(words, line_of(changed(folder, **values)))
+def test_a_config_that_makes_no_model_is_one_line(folder: Path, values: dict[str, Any]) -> None:
+    assert "cannot load the causal-lm" in line_of(changed(folder, **values))
 
 
 def test_weights_that_are_no_weights_are_one_line(folder: Path) -> None:
