@@ -3,7 +3,6 @@
 Nothing here uses how terse finds the parts, which is what it judges.
 """
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -107,7 +106,7 @@ def _stream_faults(model: PreTrainedModel, tokens: Tensor, outputs: dict[str, Te
     streams = [key for key in outputs if key.startswith("block.stream")]
     _, made = _around_blocks(model, tokens) if streams else ({}, {})
     for key in streams:
-        stream, layer = re.fullmatch(r"block\.stream(\d+)-l(\d+)", key).groups()
+        stream, _, layer = key.removeprefix("block.stream").partition("-l")
         whole = made[int(layer)]
         axis = next(i for i, n in enumerate(whole.shape) if n not in (*tokens.shape, WIDTH))
         n = whole.shape[axis]

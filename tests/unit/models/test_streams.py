@@ -99,8 +99,9 @@ def test_a_halved_block_halves_its_terms():
     whole = layer.forward
     layer.forward = lambda hidden, *args, **kwargs: 0.5 * whole(hidden, *args, **kwargs)
     halved = captured(model, ["attn", "mlp"], tokens)
-    refs = select_modules(model, [0], ["attn"], [])
-    assert refs["attn-l0"].carried.factor == 0.5
+    carried = select_modules(model, [0], ["attn"], [])["attn-l0"].carried
+    assert carried is not None
+    assert carried.factor == 0.5
     for key in ("attn-l0", "mlp-l0"):
         torch.testing.assert_close(halved[key], 0.5 * plain[key])
 
