@@ -100,13 +100,9 @@ def in_blocks_of_fp8(folder: Path) -> Path:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU computes in float8")
-@pytest.mark.parametrize(
-    ("dtype", "computed"),
-    [("float32", "float32"), ("auto", "bfloat16"), ("bfloat16", "bfloat16")],
-)
-def test_fp8_blocks_are_dequantised_on_a_cpu(folder: Path, dtype: str, computed: str) -> None:
+def test_fp8_blocks_are_dequantised_on_a_cpu_in_float32(folder: Path) -> None:
     tokens = torch.arange(10)[None]
     before = load_model(folder)(tokens).logits
-    model = load_model(in_blocks_of_fp8(folder), dtype=dtype)
-    assert dtype_of(model) == computed
+    model = load_model(in_blocks_of_fp8(folder), dtype="float32")
+    assert dtype_of(model) == "float32"
     torch.testing.assert_close(model(tokens).logits.float(), before, atol=0.05, rtol=0.1)
