@@ -39,6 +39,7 @@ def test_estimate_dimensions(chain: Chain) -> None:
     assert record["inputs"]["fingerprint"] == fingerprint(chain.inputs.documents or Path())
     assert record["model"]["revision"] == "step-6"
     assert record["inputs"]["weights"] == digest_file(chain.run / "model")
+    assert record["model"]["dtype"] == "float32"
     assert record["device"] == record["model"]["device"] == "cpu"
 
 

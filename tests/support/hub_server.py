@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-LARGE = (".safetensors", ".bin", ".parquet", ".gz", ".zst")  # kept in LFS by the hub
+LARGE = (".safetensors", ".bin", ".parquet", ".gz", ".zst", ".gguf")  # kept in LFS by the hub
 API = re.compile(
     r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/]+)(.*))?"
 )

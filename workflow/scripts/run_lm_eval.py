@@ -28,6 +28,7 @@ def run_lm_eval(
     the model needs one.
     """
     from terse.evaluation.lm_eval.harness import run_tasks
+    from terse.models.loading import dtype_of
 
     settings = Harness.model_validate(tasks)
     build = pkgutil.resolve_name(adapter)
@@ -39,7 +40,8 @@ def run_lm_eval(
         table.to_csv(partial, index=False)
     folders = {"model": model_folder, "base": base_folder}
     inputs = {name: digest_file(folder) for name, folder in folders.items() if folder is not None}
-    write_json(record_path, record(settings=tasks, inputs=inputs, device=device))
+    more = {"dtype": dtype_of(model.model)} if hasattr(model, "model") else {}
+    write_json(record_path, record(settings=tasks, inputs=inputs, device=device, **more))
 
 
 if __name__ == "__main__":

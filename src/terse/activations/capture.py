@@ -147,6 +147,8 @@ class Capture:
         if ref.stream is not None and output.ndim == 4:
             index, axis = ref.stream
             output = output.select(axis, index)
+        if ref.rows is not None:
+            output = ref.rows.of(output, B, T, in_block=ref.layer is not None)
         if output.ndim == 2 and len(output) == B * T:  # OPT's mlp sees one list of tokens
             output = output.reshape(B, T, -1)  # (B, T, D)
         if output.ndim != 3 or output.shape[:2] != (B, T):

@@ -41,7 +41,7 @@ from terse.activations.writer import ShardWriter
 from terse.dimension import estimate
 from terse.errors import TerseError
 from terse.machine.memory import keep_freed_memory
-from terse.models.loading import max_context
+from terse.models.loading import dtype_of, max_context
 from terse.models.modules import ModuleRef, select_modules
 from terse.settings import activations as keys
 from terse.settings.activations import Activations
@@ -276,7 +276,7 @@ def _about(
         },
         "residual_errors": {key: ref.error for key, ref in modules.items() if ref.parts},
         "architecture": type(model).__name__,
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": dtype_of(model),
         "device": model.device.type,
         "attn_implementation": str(getattr(model.config, "_attn_implementation", "")),
         "ctx_len": settings.ctx_len,
@@ -299,7 +299,9 @@ def _terms(ref: ModuleRef) -> dict[str, Any]:
         {"path": part.term.path, "call": part.term.call, "factor": _number(part.term.factor)}
         for part in ref.parts
     ]
-    return {"terms": terms}
+    scaled = ref.carried is not None and not ref.carried.is_plain
+    block_in = {"block_in": _number(ref.carried.factor)} if scaled and ref.carried else {}
+    return {"terms": terms, **block_in}
 
 
 def _number(value: float | Tensor) -> float | str:

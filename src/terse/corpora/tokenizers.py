@@ -120,7 +120,7 @@ def load_tokenizer(folder: Path | str, trust_remote_code: bool = False) -> Any:
         return AutoTokenizer.from_pretrained(
             str(folder), trust_remote_code=trust_remote_code, local_files_only=True
         )
-    except Exception as error:  # a broken tokenizer.json raises a bare one
+    except Exception as error:  # tokenizers raises the class Exception itself
         reason = " ".join(str(error).split())
         raise TerseError(f"there is no usable tokenizer in {folder}: {reason}") from error
 

@@ -9,11 +9,17 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from terse.errors import TerseError
 
 CONFIG, BASE = "adapter_config.json", "base"
+# What peft raises for a config, weights or layers that its kind of adapter does not take.
+UNFIT = (
+    OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ImportError,
+    SafetensorError,
+)  # fmt: skip
 _WEIGHTS = ("model*.safetensors*", "pytorch_model*.bin*")
 _TEXT = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.spm")
 _NOT_TEXT = {CONFIG, "download.json", "run.json"}
@@ -60,9 +66,7 @@ def attach(model: PreTrainedModel, folder: Path, *, merge: bool) -> PreTrainedMo
         _check_kind(config, folder)
         peft = PeftModel(model, config)
         result = peft.load_adapter(str(folder), "default", torch_device=_device(model))
-    except TerseError:
-        raise
-    except Exception as error:  # peft raises bare errors of its many kinds of adapters
+    except UNFIT as error:
         raise TerseError(
             f"the adapter in {folder} does not fit its base: {_line(error)}"
         ) from error
@@ -100,7 +104,7 @@ def _check_complete(result: Any, folder: Path) -> None:
 def _merged(peft: Any, folder: Path) -> PreTrainedModel:
     try:
         return _plain(peft.merge_and_unload(safe_merge=True))
-    except Exception as error:  # kinds of adapters that cannot be merged, broken numbers
+    except UNFIT as error:  # kinds of adapters that cannot be merged, broken numbers
         raise TerseError(
             f"the adapter in {folder} cannot be merged ({_line(error)}); set adapter: separate"
         ) from error

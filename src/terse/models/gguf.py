@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import transformers
 from gguf import GGUFReader, LlamaFileType
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
 
 from terse.errors import TerseError
@@ -18,6 +19,13 @@ from terse.models.rope import restore_rope
 
 _MAGIC = b"GGUF"
 _NAME = "model.gguf"
+# What transformers raises for an architecture, a type of tensor or a shape that it does not know.
+UNREAD = (
+    OSError, ValueError, LookupError, TypeError, AttributeError, NotImplementedError, RuntimeError,
+    ImportError, AssertionError, StrictDataclassError,
+)  # fmt: skip
+# What the reader raises for a file that is cut off, or whose lengths and types make no sense.
+DAMAGED = (ValueError, LookupError, TypeError, ArithmeticError, MemoryError)
 
 
 def convert_gguf(file: Path, folder: Path) -> dict[str, Any]:
@@ -56,7 +64,7 @@ def read_header(file: Path) -> GGUFReader:
     try:
         reader = GGUFReader(file)
         end = max((t.data_offset + t.n_bytes for t in reader.tensors), default=0)
-    except Exception as error:  # a truncated file raises a bare ValueError, IndexError, KeyError
+    except DAMAGED as error:
         raise TerseError(
             f"the GGUF file {file} is cut off or damaged "
             f"({type(error).__name__}: {_line(error)}): fetch it again"
@@ -111,7 +119,7 @@ def alone(file: Path) -> Iterator[Path]:
 def _tokenizer(file: Path, place: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(place, gguf_file=_NAME, local_files_only=True)
-    except Exception as error:  # including bare KeyErrors for the file's own keys
+    except Exception as error:  # tokenizers raises the class Exception itself
         raise TerseError(_unread("tokenizer", file, error)) from error
 
 
@@ -125,7 +133,7 @@ def _model(file: Path, place: Path, architecture: str) -> PreTrainedModel:
             local_files_only=True,
             output_loading_info=True,
         )
-    except Exception as error:  # transformers' GGUF readers raise anything
+    except UNREAD as error:
         raise TerseError(_unread(f"model (architecture {architecture})", file, error)) from error
     model, info = loaded
     check_loaded(file, "causal-lm", info)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 import transformers
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -108,7 +109,7 @@ def _check_causal(model: PreTrainedModel, folder: Path) -> None:
     """Refuse a model whose predictions depend on later tokens, by a short forward pass."""
     try:
         future = sees_the_future(model)
-    except Exception as error:  # whatever the model's own code raises
+    except Exception as error:  # any class, since the model's code may come with its weights
         raise TerseError(
             f"the model in {folder} loads as {type(model).__name__} in {model.dtype}, but a short "
             f"pass fails ({one_line(error)}): try dtype: auto or bfloat16, or another device"
@@ -171,13 +172,15 @@ def _made(
 
     try:
         model, info = _by_first_class(kind, saved if seed is None else drawn)
-    except Exception as error:  # transformers raises any kind, even AssertionError
+    except Exception as error:
+        # No class holds them all: configs raise huggingface_hub's StrictDataclassError, weights
+        # SafetensorError or UnpicklingError, architectures KeyError or AssertionError.
         if "custom code" in str(error):
             raise TerseError(
                 f"the model in {folder} ships its own code: read it, then set "
                 "trust_remote_code: true for this model"
             ) from error
-        if isinstance(error, ImportError):
+        if isinstance(error, ImportError) or "pip install" in str(error):
             raise TerseError(
                 f"the model in {folder} needs a package that is not installed: {one_line(error)}"
             ) from error
@@ -271,6 +274,15 @@ def max_context(model: PreTrainedModel) -> int | None:
     """
     limits = stated_positions(model.config.get_text_config(decoder=True))
     return min([*limits, *position_limits(model)], default=None)
+
+
+def dtype_of(model: nn.Module) -> str:
+    """Return the number format that a model computes in, such as "bfloat16".
+
+    Experts are chosen by rounded scores, so a mixture may route otherwise in another format.
+    """
+    first = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    return str(getattr(model, "dtype", first.dtype)).removeprefix("torch.")
 
 
 def check_length(model: PreTrainedModel, n: int, what: str, remedy: str) -> None:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from terse.errors import TerseError, unknown_name
 from terse.models.layers import block_path, embedding_path, find_module, layer_list
 from terse.models.proof import residual_errors
-from terse.models.terms import ROLES, Anatomy, Term, look_at, require
+from terse.models.rows import Rows
+from terse.models.terms import ROLES, Anatomy, Term, look_at, require, require_blocks
 
 FROM_THE_PASS = (*ROLES, "norm")
 LAST = -1  # of the calls of a module that runs several times
@@ -47,6 +48,8 @@ class ModuleRef:
         block: the block that it runs in, where a module may run in several.
         runs: how often the module runs in a pass; the last run counts.
         stream: index and axis of one of several residual streams; None if there is only one.
+        carried: for a sum, the block's input with its constants (1 and 0 in most models).
+        rows: which rows of its output are the tokens', where it is not (B, T, D).
         error: for a sum, the relative error of the layer's sums against what the block adds.
     """
 
@@ -59,6 +62,8 @@ class ModuleRef:
     runs: int = 1
     call: int = LAST
     stream: tuple[int, int] | None = None
+    carried: Term | None = None
+    rows: Rows | None = None
     error: float | None = None
 
     @property
@@ -135,6 +140,8 @@ def select_modules(
         seen = look_at(model)
     refs: list[ModuleRef] = []
     if inblock_keys and seen is not None:
+        if "block" in set(inblock_keys) - set(mapping or {}):
+            require_blocks(seen, model)
         refs += _in_blocks(model, chosen, layers == "all", inblock_keys, paths, seen)
         refs = _checked(model, refs, seen, tokens)
     refs += [_outside(model, key, paths, seen) for key in outblock_keys]
@@ -143,7 +150,8 @@ def select_modules(
             "no module is selected: give layer_idx_list and module_inblock_keys, or "
             "module_outblock_keys"
         )
-    return {ref.key: ref for ref in refs}
+    rows = seen.rows if seen is not None else None
+    return {ref.key: replace(ref, rows=rows) for ref in refs}
 
 
 def _in_blocks(
@@ -179,18 +187,25 @@ def _layers_with(
     if key not in paths:
         having = require(seen, model, key, chosen)
     else:
-        n = chosen[-1] + 1
-        path = paths[key].partition("#")[0]
-        having = [i for i in range(n) if find_module(model, path.format(layer=i)) is not None]
+        having = _layers_with_path(model, paths[key], chosen[-1] + 1, seen)
     lacking = [i for i in chosen if i not in having]
     if not having or (lacking and not every):
-        if key in paths:
-            raise _no_module(model, key, paths[key].format(layer=lacking[0]))
+        path = paths.get(key, "").partition("#")[0].format(layer=lacking[0])
+        if path and find_module(model, path) is None:
+            raise _no_module(model, key, path)
+        has = " does not run on text alone, so it" if path else ""
         raise TerseError(
-            f"layer {lacking[0]} of {type(model).__name__} has no {key!r}; layers that have one: "
-            f"{', '.join(map(str, having))} (layer_idx_list: all takes these)"
+            f"layer {lacking[0]} of {type(model).__name__}{has} has no {key!r}; layers that have "
+            f"one: {', '.join(map(str, having))} (layer_idx_list: all takes these)"
         )
     return having
+
+
+def _layers_with_path(model: nn.Module, path: str, n: int, seen: Anatomy) -> list[int]:
+    """Return the layers below n that have a module and run (some run for images only)."""
+    path = path.partition("#")[0]
+    there = [i for i in range(n) if find_module(model, path.format(layer=i)) is not None]
+    return [i for i in there if i in seen.layers or not seen.layers]
 
 
 def _refs_of(
@@ -206,7 +221,8 @@ def _refs_of(
         Part(model.get_submodule(term.path), term, seen.layers[layer].n_runs) for term in terms
     )
     path = " + ".join(term.path for term in terms)
-    return [ModuleRef(name, path, layer, parts[0].module, parts, block)]
+    carried = seen.layers[layer].steps[-1].carried
+    return [ModuleRef(name, path, layer, parts[0].module, parts, block, carried=carried)]
 
 
 def _by_path(

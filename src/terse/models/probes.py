@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+NOT_RUN = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, AssertionError)
 N_PROBE = 9  # tokens of a probe: not a usual width or number of heads
 POSITION_KEYS = (
     "max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions",
@@ -89,6 +90,6 @@ def position_limits(model: nn.Module) -> list[int]:
     try:
         with tables:
             forward(model, tokens)
-    except Exception:  # a model that needs more than tokens; running it reports that
+    except NOT_RUN:  # a model that needs more than tokens; running it reports that
         return []
     return tables.limits

@@ -44,6 +44,12 @@ class Scale:
     factor: Number = 1.0
     offset: Number = 0.0
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is the atom itself."""
+        values = ((self.factor, 1.0), (self.offset, 0.0))
+        return all(not isinstance(value, Tensor) and value == plain for value, plain in values)
+
     def times(self, by: Number) -> "Scale":
         """Return the scale of by * (factor * atom + offset)."""
         return Scale(self.factor * by, self.offset * by)
@@ -75,13 +81,17 @@ def added(a: Sum, b: Sum) -> Sum:
 
 
 def shifted(sum_: Sum, by: Number) -> Sum | None:
-    """Return the sum plus a constant, assigned to its only atom that is not the stream."""
+    """Return the sum plus a constant: the stream's if that is all there is or scaled (Zaya).
+
+    Else it belongs to the only atom that is not the stream.
+    """
     if not isinstance(by, Tensor) and by == 0:
         return sum_
     others = [atom for atom in sum_ if not atom.stream]
-    if len(others) != 1:
-        return None
-    return added(sum_, {others[0]: Scale(0.0, by)})
+    streams = [atom for atom in sum_ if atom.stream]
+    if streams and (not others or not sum_[streams[0]].is_plain):
+        return added(sum_, {streams[0]: Scale(0.0, by)})
+    return added(sum_, {others[0]: Scale(0.0, by)}) if len(others) == 1 else None
 
 
 def followed(func: Any, args: tuple, kwargs: dict, sum_of: Callable[[Any], Sum | None]) -> Any:

@@ -1,6 +1,7 @@
 """What each block adds to the residual stream, found by watching a forward pass.
 
-block_out = block_in + attn + mixer + mlp, where each is a sum of module outputs times constants:
+block_out = c block_in + attn + mixer + mlp, where c is 1 unless the model scales its stream (Beam,
+Doge, Zaya) and each other term is a sum of module outputs times constants:
 `attn` of those in which attention took part, `mixer` of others that mix tokens (a state-space
 model, a convolution, linear attention), `mlp` of those that see each token separately. If the sum
 is normalised after each addition (post-LN), they are what is added before the norm.
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from terse.errors import TerseError
 from terse.models.layers import layer_list
 from terse.models.probes import N_PROBE, forward, probe_tokens
+from terse.models.rows import Rows, find_rows
 from terse.models.sums import Atom, Number, Scale, Sum
 from terse.models.trace import Call, Trace, Watched
 
@@ -50,10 +52,7 @@ class Term:
     @property
     def is_plain(self) -> bool:
         """Whether the output itself is added, without factor or offset."""
-        return all(
-            not isinstance(value, Tensor) and value == plain
-            for value, plain in ((self.factor, 1.0), (self.offset, 0.0))
-        )
+        return Scale(self.factor, self.offset).is_plain
 
 
 @dataclass(frozen=True)
@@ -80,6 +79,7 @@ class LayerTerms:
         n_runs: how often the block runs in one pass.
         streams: how many residual streams the block has, and their axis in (B, T, ...) shapes;
             None if there is only one.
+        is_block: whether the whole residual stream passes through it from the block before.
     """
 
     roles: dict[str, tuple[Term, ...]] = field(default_factory=dict)
@@ -87,15 +87,20 @@ class LayerTerms:
     reason: str = ""
     n_runs: int = 1
     streams: tuple[int, int] | None = None
+    is_block: bool = True
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What one pass showed: the blocks' terms, the final norm, how often each module runs."""
+    """What one pass showed: the blocks' terms, the final norm, how often each module runs.
+
+    rows: which rows of the hidden states are the tokens', where these are not (B, T, D).
+    """
 
     layers: dict[int, LayerTerms]
     norm: str | None
     runs: Counter[str]
+    rows: Rows | None = None
 
     def layers_with(self, role: str) -> list[int]:
         """Return the layers that have a term of this role."""
@@ -122,8 +127,17 @@ def look_at(model: nn.Module, tokens: Tensor | None = None) -> Anatomy:
         seen = _traced(model, Trace(model, blocks, norms=norms), tokens)
     moved = _traced(model, Trace(model, blocks, moved=seen.blocks, norms=norms), tokens)
     reach = _reach(seen.blocks, moved.blocks)
-    layers = {i: _layer(watched, reach) for i, watched in sorted(seen.blocks.items())}
-    return Anatomy(layers, _final_norm(model, seen), seen.runs)
+    n_states = max((watched.n_states for watched in seen.blocks.values()), default=1)
+    layers = {i: _layer(watched, reach, n_states) for i, watched in sorted(seen.blocks.items())}
+    return Anatomy(layers, _final_norm(model, seen), seen.runs, _rows(model, seen, tokens))
+
+
+def _rows(model: nn.Module, seen: Trace, tokens: Tensor) -> Rows | None:
+    block, first = min(seen.indices.items(), key=lambda item: item[1], default=(None, 0))
+    given = seen.blocks[first].given if first in seen.blocks else (1, tokens.shape[1], 0)
+    if block is None or len(given) != 3 or given[:2] == (1, tokens.shape[1]):
+        return None
+    return find_rows(model, block, tokens)
 
 
 def _traced(model: nn.Module, trace: Trace, tokens: Tensor) -> Trace:
@@ -142,7 +156,7 @@ def _reach(seen: Mapping[int, Watched], moved: Mapping[int, Watched]) -> Reach:
     after = {id(watched): moved.get(i) for i, watched in seen.items()}
 
     def reach(watched: Watched, call: Call) -> int:
-        T = watched.given[1]
+        T = watched.n_rows
         other = after[id(watched)]
         if other is None or call not in other.outputs:
             return ITSELF
@@ -156,12 +170,17 @@ def _reach(seen: Mapping[int, Watched], moved: Mapping[int, Watched]) -> Reach:
     return reach
 
 
-def _layer(watched: Watched, reach: Reach) -> LayerTerms:
+def _layer(watched: Watched, reach: Reach, n_states: int) -> LayerTerms:
     try:
+        if n_states > 1:
+            raise _NoTerms(f"it has {n_states} residual streams, in separate tensors")
         steps = tuple(_steps(watched))
     except _NoTerms as reason:
         streams = _streams(watched.given)
-        return LayerTerms(reason=str(reason), n_runs=watched.n_runs, streams=streams)
+        is_block = watched.follows and n_states <= 1
+        return LayerTerms(
+            reason=str(reason), n_runs=watched.n_runs, streams=streams, is_block=is_block
+        )
     roles: dict[str, tuple[Term, ...]] = {}
     found = [(t, atom.attention, reach(watched, atom.calls[-1])) for t, atom in _terms_of(watched)]
     for term, attention, far in found:
@@ -209,8 +228,6 @@ def _steps(watched: Watched) -> Iterator[Step]:
             raise _NoTerms("its input is not part of the sum that it puts out")
         path, call = carried.calls[0] if carried.calls else ("", 0)
         scale = sum_[carried]
-        if not carried.calls and (isinstance(scale.factor, Tensor) or scale.factor != 1.0):
-            raise _NoTerms(f"its residual stream is scaled{_by(scale.factor)} before each addition")
         yield Step(Term(path, call, scale.factor, scale.offset), terms, into)
 
 
@@ -226,10 +243,6 @@ def _norms(model: nn.Module, watched: Watched) -> Iterator[Call]:
             given = torch.linspace(1, 90, like.numel()).sin().reshape(like.shape).to(like)
             if _is_norm(model.get_submodule(call[0]), given):
                 yield call
-
-
-def _by(factor: Number) -> str:
-    return " per channel" if isinstance(factor, Tensor) else f" by {factor:.4g}"
 
 
 def _sums(watched: Watched) -> Iterator[tuple[Sum, Atom, Call | None]]:
@@ -273,15 +286,22 @@ def _term(atom: Atom, scale: Scale) -> Term:
 
 
 def _final_norm(model: nn.Module, trace: Trace) -> str | None:
-    """Return the last module after the last block that ignores the scale of its input."""
+    """Return the last module after the last block that ignores the scale of its input.
+
+    A norm inside a larger module that mixes further (Qwen4's streams) is not the final one.
+    """
     base = getattr(model, "base_model", model)
     inside = {id(module) for module in base.modules()}
-    norms = [
+    after = [item for item in trace.after if id(item[1]) in inside]
+    norms = [path for path, module, given in after if _is_norm(module, given)]
+    if not norms:
+        return None
+    above = [
         path
-        for path, module, given in trace.after
-        if id(module) in inside and _is_norm(module, given)
+        for path, module, _ in after
+        if norms[-1].startswith(f"{path}.") and not trace.indices.keys() & set(module.modules())
     ]
-    return norms[-1] if norms else None
+    return norms[-1] if set(above) <= set(norms) else None
 
 
 def _is_norm(module: nn.Module, given: Tensor) -> bool:
@@ -299,6 +319,18 @@ def _is_norm(module: nn.Module, given: Tensor) -> bool:
         return False
     sizes = once[finite].abs()  # all equal for a tanh, which ignores a large scale too
     return bool(sizes.max() > 1.01 * sizes.min())
+
+
+def require_blocks(anatomy: Anatomy, model: nn.Module) -> None:
+    """Raise TerseError if the residual stream does not leave each block for the next."""
+    for i, layer in anatomy.layers.items():
+        if not layer.is_block:
+            raise TerseError(
+                "'block' is where the residual stream leaves a layer; no module of "
+                f"{type(model).__name__} puts it out (layer {i}: {layer.reason}); leave 'block' "
+                "out, or give a module's path in module_name_mapping to capture that module's own "
+                "output"
+            )
 
 
 def require(anatomy: Anatomy, model: nn.Module, role: str, layers: Sequence[int]) -> list[int]:

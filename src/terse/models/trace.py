@@ -31,11 +31,13 @@ class Watched:
     """What was seen of one block's last call.
 
     Attributes:
-        given: shape of the block's input, (B, T, D) if it has one residual stream.
+        given: shape of the block's input, (1, T, D) or (T, 1, D) if it has one residual stream.
         result: its output, as a sum.
         n_runs: how often it ran.
         outputs: (module, call) -> its output, for the modules that ran in the block.
         stream: the tensors that the stream is part of, in order of creation.
+        follows: whether its input was the output of the block that ran before it.
+        n_states: how many tensors of its input's shape came from the block that ran before it.
     """
 
     given: torch.Size
@@ -43,6 +45,13 @@ class Watched:
     n_runs: int = 1
     outputs: dict[Call, Tensor] = field(default_factory=dict)
     stream: list[Tensor] = field(default_factory=list)
+    follows: bool = True
+    n_states: int = 1
+
+    @property
+    def n_rows(self) -> int:
+        """Positions in the one sequence that ran, whatever the order of the axes."""
+        return self.given.numel() // self.given[-1] if len(self.given) == 3 else self.given[-2]
 
 
 class Trace(TorchDispatchMode):
@@ -71,6 +80,7 @@ class Trace(TorchDispatchMode):
         self._sums: dict[Key, Sum] = {}
         self._attention: dict[Key, bool] = {}
         self._now: Watched | None = None
+        self._last: list[Tensor] = []  # what the block that ran last put out, the stream first
         self._index = -1
         self._calls: Counter[str] = Counter()
         self._open: list[Call] = []
@@ -150,7 +160,8 @@ class Trace(TorchDispatchMode):
         if not isinstance(value, Tensor) or not has_stream(self._sum(value) or {}):
             return value
         copy = value.clone(memory_format=torch.contiguous_format)
-        T, D = self._now.given[-2:] if self._now is not None else copy.shape[-2:]
+        now = self._now
+        T, D = (now.n_rows, now.given[-1]) if now is not None else copy.shape[-2:]
         rows = copy.view(-1, T).T if copy.shape[-2:] == (D, T) else copy.view(T, -1)  # (T, D)
         rows[0] = rows[0].roll(1)
         return copy
@@ -171,14 +182,17 @@ class Trace(TorchDispatchMode):
             self._calls[path] += 1
             given = main_tensor([kwargs.get("hidden_states"), args, kwargs])
             if module in self.indices and given is not None:
-                self._begin(self.indices[module], given)
+                self._begin(self.indices[module], given, list(tensors_in([args, kwargs])))
 
         return entering
 
-    def _begin(self, index: int, given: Tensor) -> None:
+    def _begin(self, index: int, given: Tensor, every: list[Tensor]) -> None:
         earlier = self.blocks.get(index)
         self._now = self.blocks[index] = Watched(given.shape)
         self._now.n_runs = 1 + (earlier.n_runs if earlier else 0)
+        last = [key(tensor) for tensor in self._last if tensor.shape == given.shape]
+        self._now.follows = not self._last or key(given) == key(self._last[0])
+        self._now.n_states = len({key(tensor) for tensor in every}.intersection(last))
         self._index = index
         self._calls.clear()
         self._put(given, {Atom(stream=True): ONCE}, False)
@@ -192,6 +206,7 @@ class Trace(TorchDispatchMode):
             if module in self.indices:
                 if self._now is not None:
                     self._now.result = self._sum(result) or {}
+                    self._last = [result, *tensors_in(output)]
                 self._now = None
                 self.after.clear()
             elif self._now is not None:

@@ -16,5 +16,5 @@ def test_every_architecture_is_right_or_refused_in_one_line():
     right = [item.name for item in built if item.outcome == "right"]
     assert not wrong
     assert not crashed
-    assert len(built) >= 0.85 * len(found), [i.name for i in found if i not in built]
-    assert len(right) >= 0.92 * len(built), [i.name for i in built if i.name not in right]
+    assert len(built) >= 0.95 * len(found), [i.name for i in found if i not in built]
+    assert len(right) >= 0.95 * len(built), [i.name for i in built if i.name not in right]

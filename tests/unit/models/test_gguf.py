@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from script_chain import run_script
 from terse.corpora.tokenizers import load_tokenizer
 from terse.errors import TerseError
 from terse.models.gguf import convert_gguf
@@ -118,3 +119,17 @@ def test_each_unreadable_file_says_why_in_one_line(tmp_path, folder):
         assert str(path) in str(raised.value)
         assert "\n" not in str(raised.value)
     assert not any(folder.iterdir())
+
+
+def test_a_conversion_that_fails_publishes_nothing(tmp_path):
+    file = write_gguf(tmp_path / "t.gguf", tiny_llama())
+    target = tmp_path / "cache" / "models" / "t"
+    options = {"gguf": file, "folder": target}
+    source = {"path": str(file)}
+    with pytest.raises(TerseError, match="it is not the file that sha256 names"):
+        run_script("convert_gguf", source=source | {"sha256": "0" * 64}, **options)
+    os.truncate(file, file.stat().st_size // 2)
+    with pytest.raises(TerseError, match="cut off"):
+        run_script("convert_gguf", source=source, **options)
+    assert not target.exists()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path != file]

@@ -195,14 +195,6 @@ def test_weights_of_more_layers_than_the_config_says_are_refused(folder):
         load_model(folder)
 
 
-def test_a_quantised_config_without_its_library_names_the_package(folder):
-    config = json.loads((folder / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_8bit": True}
-    (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(TerseError, match=r"a package that is not installed: .*bitsandbytes"):
-        load_model(folder)
-
-
 def test_an_architecture_that_transformers_does_not_know_is_one_line(folder):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "clip"}))

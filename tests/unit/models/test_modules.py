@@ -270,14 +270,3 @@ def test_a_block_that_adds_what_depends_on_the_tokens_otherwise_is_found_out():
     layer.forward = with_more
     with pytest.raises(TerseError, match=r"layer 1 .* adds something other than"):
         select_modules(model, "all", ["attn", "mlp"], [], tokens=tokens.flip(1))
-
-
-def test_a_residual_stream_that_is_scaled_has_no_terms_and_says_so():
-    model = built("llama")
-    layer = model.model.layers[0]
-    whole = layer.forward
-    layer.forward = lambda hidden, *args, **kwargs: 0.5 * whole(hidden, *args, **kwargs)
-    with pytest.raises(TerseError, match=r"residual stream is scaled by 0\.5"):
-        select_modules(model, [0], ["attn"], [])
-    mapping = {"attn": "model.layers.{layer}.self_attn"}
-    assert select_modules(model, [0], ["attn"], [], mapping)["attn-l0"].module is layer.self_attn
