@@ -1,0 +1,53 @@
+"""The two ends of the frontier: all of the context, and none of it."""
+
+from collections.abc import Sequence
+
+from terse.evaluation.frontier.reader import CausalReader, Tokens
+from terse.evaluation.frontier.reading import Cost, Reading
+from terse.evaluation.frontier.windows import Window
+
+
+class Full(Reading):
+    """All of the context is held: keys and values of a whole pass."""
+
+    fixed = True
+
+    def __init__(self, reader: CausalReader) -> None:
+        self.reader = reader
+
+    def read(self, window: Window, rates: Sequence[float]) -> list[Cost]:
+        tokens = self.reader.tokens(window)
+        L, m = tokens.L, tokens.m
+        nats = self.reader.read_after(self.reader.prefill(tokens), tokens, L)
+        flops = float(self.reader.flops.total(L)) + self.reader.after_flops(L, m)
+        return [self.reader.cost(1.0, nats, tokens, held=L, computed=L + m, flops=flops)]
+
+
+class FullAnew(Full):
+    """All of the context, read in one pass with the target: also for a model without a cache."""
+
+    def read(self, window: Window, rates: Sequence[float]) -> list[Cost]:
+        tokens = self.reader.tokens(window)
+        L, m = tokens.L, tokens.m
+        nats = self.reader.read_anew(tokens.context, tokens.target)
+        flops = self.reader.anew_flops(L, m)
+        return [self.reader.cost(1.0, nats, tokens, held=L, computed=L + m, flops=flops)]
+
+
+class Nothing(Reading):
+    """The start token alone."""
+
+    fixed = True
+
+    def __init__(self, reader: CausalReader) -> None:
+        self.reader = reader
+
+    def read(self, window: Window, rates: Sequence[float]) -> list[Cost]:
+        return [without_context(self.reader, self.reader.tokens(window))]
+
+
+def without_context(reader: CausalReader, tokens: Tokens) -> Cost:
+    """Return the cost of a target that is read after the start token alone."""
+    nats = reader.read_anew(tokens.context[:0], tokens.target)
+    flops = reader.anew_flops(0, tokens.m)
+    return reader.cost(0.0, nats, tokens, held=0, computed=tokens.m, flops=flops)
