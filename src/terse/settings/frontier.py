@@ -85,10 +85,14 @@ class Frontier(Strict):
         """The ends and the given ways."""
         return [*ENDS, *self.ways]
 
-    def windows_params(self) -> dict[str, int]:
-        """Return what determines the windows, as plain JSON."""
-        return self.model_dump(
-            mode="json", include={"n_windows", "context_bytes", "target_bytes"}
+    @property
+    def targets(self) -> str:
+        """The value of the column `targets`: what all ways are scored on."""
+        return (
+            f"{self.target_bytes} bytes after {self.context_bytes} of context, {self.n_windows} "
+            f"windows of the validation documents of {self.corpus}"
         )
 
-
+    def windows_params(self) -> dict[str, int]:
+        """Return what determines the windows, as plain JSON."""
+        return self.model_dump(mode="json", include={"n_windows", "context_bytes", "target_bytes"})

@@ -8,7 +8,7 @@ from terse.evaluation.frontier.windows import Window
 
 
 class Full(Reading):
-    """All of the context is held: keys and values of a whole pass."""
+    """All of the context: its keys and values; for a model without, one pass with the target."""
 
     fixed = True
 
@@ -16,22 +16,15 @@ class Full(Reading):
         self.reader = reader
 
     def read(self, window: Window, rates: Sequence[float]) -> list[Cost]:
-        tokens = self.reader.tokens(window)
+        reader, tokens = self.reader, self.reader.tokens(window)
         L, m = tokens.L, tokens.m
-        nats = self.reader.read_after(self.reader.prefill(tokens), tokens, L)
-        flops = float(self.reader.flops.total(L)) + self.reader.after_flops(L, m)
-        return [self.reader.cost(1.0, nats, tokens, held=L, computed=L + m, flops=flops)]
-
-
-class FullAnew(Full):
-    """All of the context, read in one pass with the target: also for a model without a cache."""
-
-    def read(self, window: Window, rates: Sequence[float]) -> list[Cost]:
-        tokens = self.reader.tokens(window)
-        L, m = tokens.L, tokens.m
-        nats = self.reader.read_anew(tokens.context, tokens.target)
-        flops = self.reader.anew_flops(L, m)
-        return [self.reader.cost(1.0, nats, tokens, held=L, computed=L + m, flops=flops)]
+        if reader.has_cache:
+            nats = reader.read_after(reader.prefill(tokens), tokens, L)
+            flops = float(reader.flops.total(L)) + reader.after_flops(L, m)
+        else:
+            nats = reader.read_anew(tokens.context, tokens.target)
+            flops = reader.anew_flops(L, m)
+        return [reader.cost(1.0, nats, tokens, held=L, computed=L + m, flops=flops)]
 
 
 class Nothing(Reading):

@@ -51,9 +51,7 @@ class Eviction(Reading):
         return [self._at(rate, whole, scores, tokens, computed, flops) for rate in rates]
 
     @abstractmethod
-    def look(
-        self, tokens: Tokens, window: Window
-    ) -> tuple[KeysValues, list[Tensor], float, float]:
+    def look(self, tokens: Tokens, window: Window) -> tuple[KeysValues, list[Tensor], float, float]:
         """Return the whole cache, scores (L,) or (H, L) of each layer, positions and FLOPs."""
 
     def _at(
@@ -85,9 +83,7 @@ class EvictedTokens(Eviction):
         if isinstance(choice, Recency):
             self.note = "the cache is cut without its first tokens, on which models rely"
 
-    def look(
-        self, tokens: Tokens, window: Window
-    ) -> tuple[KeysValues, list[Tensor], float, float]:
+    def look(self, tokens: Tokens, window: Window) -> tuple[KeysValues, list[Tensor], float, float]:
         L, flops = tokens.L, self.reader.flops
         whole = self.reader.prefill(tokens)
         scores = self.choice.look(self.reader, tokens, window)[:-1]
@@ -108,9 +104,7 @@ class Evicted(Eviction):
             observe(reader.lm)
         self._turns = Rotary(reader.lm) if score.turns else None
 
-    def look(
-        self, tokens: Tokens, window: Window
-    ) -> tuple[KeysValues, list[Tensor], float, float]:
+    def look(self, tokens: Tokens, window: Window) -> tuple[KeysValues, list[Tensor], float, float]:
         layers = self.layers(tokens)
         scores: list[Tensor] = []
         work = counted(lambda: scores.extend(self.score.score(layer) for layer in layers))
@@ -138,15 +132,11 @@ def held_entries(whole: KeysValues, scores: list[Tensor], n: int) -> list[Tensor
 
 def evicted(pair: tuple[Tensor, Tensor], held: Tensor) -> tuple[Tensor, Tensor]:
     """Return the held (H, n) entries of a layer's keys and values (1, H, L, D)."""
-    keys, values = (
-        x.gather(2, held[None, ..., None].expand(1, -1, -1, x.shape[-1])) for x in pair
-    )
+    keys, values = (x.gather(2, held[None, ..., None].expand(1, -1, -1, x.shape[-1])) for x in pair)
     return keys, values
 
 
-def turned(
-    rotary: Rotary, pair: tuple[Tensor, Tensor], held: Tensor
-) -> tuple[Tensor, Tensor]:
+def turned(rotary: Rotary, pair: tuple[Tensor, Tensor], held: Tensor) -> tuple[Tensor, Tensor]:
     """Return held keys and values with the keys rotated from positions (H, n) to 0 .. n - 1."""
     keys, values = pair
     dense = torch.arange(held.shape[1], device=held.device)

@@ -1,4 +1,4 @@
-"""LLMLingua's token-level compression in its plain form: no instruction, question or sentence filter.
+"""LLMLingua's token-level compression in its plain form, without instruction or question.
 
 As the package llmlingua 0.2.2 computes it, with the reader itself as the small model
 (https://arxiv.org/abs/2310.05736).

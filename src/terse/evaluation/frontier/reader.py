@@ -11,7 +11,6 @@ from transformers import DynamicCache, PreTrainedModel
 
 from terse.corpora.tokenizers import plain_backend
 from terse.errors import TerseError
-from terse.evaluation.cost import cache_size
 from terse.evaluation.flops import PassFlops, lm_flops
 from terse.evaluation.frontier.reading import Cost
 from terse.evaluation.frontier.windows import Window
@@ -75,6 +74,10 @@ class CausalReader:
     def _limit(self) -> int | None:
         return max_context(self.lm)
 
+    def token_ends(self, text: str) -> list[int]:
+        """Return where each token of a text ends, in characters."""
+        return [end for _, end in self._core.encode(text).offsets]
+
     def prefill(self, tokens: Tokens) -> KeysValues:
         """Return the keys and values of [start, context without its last token], L positions.
 
@@ -94,6 +97,16 @@ class CausalReader:
                 "all tokens, so none can be evicted"
             )
         return found  # type: ignore[return-value]
+
+    @cached_property
+    def has_cache(self) -> bool:
+        """Whether the model holds the keys and values of all tokens."""
+        two = torch.full((2,), self.start, device=self.lm.device)
+        try:
+            self.prefill(Tokens(two, two))
+        except TerseError:
+            return False
+        return True
 
     def read_after(self, held: KeysValues, tokens: Tokens, position: int) -> float:
         """Return the target's nats after held keys and values and the context's last token.
@@ -145,7 +158,9 @@ class CausalReader:
         m = len(target)
         if self._sliced:
             options["logits_to_keep"] = m
-        if not torch.equal(places, torch.arange(mask.shape[1] - len(places), mask.shape[1], device=places.device)):
+        if not torch.equal(
+            places, torch.arange(mask.shape[1] - len(places), mask.shape[1], device=places.device)
+        ):
             options |= self._places(places)
         logits = self.lm(input_ids=ids, attention_mask=mask, **options).logits[0, -m:]
         nats = nn.functional.cross_entropy(logits.float(), target, reduction="none")
@@ -160,13 +175,22 @@ class CausalReader:
 
     @cached_property
     def bytes_per_position(self) -> float:
-        """Bytes of the keys and values of one position."""
-        ids = torch.full((1, 2), self.start, device=self.lm.device)
-        cache = self.lm.base_model(input_ids=ids, use_cache=True).past_key_values
-        return cache_size(cache) / ids.shape[1] if hasattr(cache, "layers") else float("nan")
+        """Bytes of the keys and values of one position; NaN for a model without a cache."""
+        if not self.has_cache:
+            return float("nan")
+        two = torch.full((2,), self.start, device=self.lm.device)
+        pairs = self.prefill(Tokens(two, two))
+        return sum(x.numel() * x.element_size() for pair in pairs for x in pair) / len(two)
 
     def cost(
-        self, rate: float, nats: float, tokens: Tokens, *, held: float, computed: float, flops: float
+        self,
+        rate: float,
+        nats: float,
+        tokens: Tokens,
+        *,
+        held: float,
+        computed: float,
+        flops: float,
     ) -> Cost:
         """Return the cost of a window whose held positions are the model's keys and values."""
         return Cost(

@@ -1,15 +1,21 @@
 """What a way of reading gives for a window, and the contract of a way."""
 
+import logging
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
+from terse.errors import TerseError
 from terse.evaluation.frontier.windows import Window
+from terse.machine.signals import Stopped
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,9 @@ class Reading(ABC):
         """
 
 
+ROW = ("window", "document", "context_bytes", "target_bytes", *(f.name for f in fields(Cost)))
+
+
 def read_all(reading: Reading, windows: Sequence[Window], rates: Sequence[float]) -> pd.DataFrame:
     """Return a row for each window and rate: the window's number, document and bytes, and `Cost`.
 
@@ -71,6 +80,28 @@ def read_all(reading: Reading, windows: Sequence[Window], rates: Sequence[float]
     table = pd.DataFrame(rows)
     if reading.fixed:
         table["rate"] = table["positions_held"].sum() / table["positions_whole"].sum()
+    return table
+
+
+def read_or_why(
+    make: Callable[[], Reading], windows: Sequence[Window], rates: Sequence[float]
+) -> pd.DataFrame:
+    """Return `read_all` with the columns positions and flag, or a row whose flag says what failed.
+
+    make: loads the reader and returns the way.
+    """
+    try:
+        reading = make()
+        table = read_all(reading, windows, rates)
+        table["positions"], table["flag"] = reading.positions, reading.note
+    except Stopped:
+        raise
+    except Exception as error:  # the other ways of the study are still worth comparing
+        kind = "" if isinstance(error, TerseError) else f"{type(error).__name__}: "
+        why = " ".join(f"{kind}{error}".split()) or type(error).__name__
+        logger.debug("traceback", exc_info=error)
+        logger.error("this way failed: %s", why)
+        return pd.DataFrame([{**dict.fromkeys(ROW, math.nan), "positions": "", "flag": why}])
     return table
 
 

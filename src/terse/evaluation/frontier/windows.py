@@ -66,7 +66,9 @@ def cut_windows(
             f"longest has {longest}: lower context_bytes or target_bytes"
         )
     if len(long) < len(found):
-        logger.info("%d of %d documents are shorter than a window", len(found) - len(long), len(found))
+        logger.info(
+            "%d of %d documents are shorter than a window", len(found) - len(long), len(found)
+        )
     places = _places([len(text) // (size + 6) for _, text in long], n_windows)
     if len(places) < n_windows:
         logger.warning("the documents have room for %d windows, not %d", len(places), n_windows)
@@ -143,14 +145,20 @@ def read_windows(path: Path) -> list[Window]:
     return [Window(**{str(key): value for key, value in row.items()}) for row in rows]
 
 
-def seen_in_training(windows: list[Window], paths: Iterable[Path]) -> list[str]:
-    """Return the names of the windows' documents whose text is in a training split, sorted.
+def seen_in_training(windows: list[Window], paths: Iterable[Path]) -> str:
+    """Return which of the windows' documents are training text of a reader, "" if none is.
 
-    paths: documents files. Texts are compared by their digests.
+    paths: documents files that it was trained on. Texts are compared by their digests.
     """
     wanted = {window.digest: window.document for window in windows}
     found: set[str] = set()
     for path in paths:
         for rows in read_documents(path, "train", ["text"]):
             found |= wanted.keys() & {digest_text(row["text"]) for row in rows}
-    return sorted(wanted[digest] for digest in found)
+    if not found:
+        return ""
+    first = min(found, key=lambda digest: wanted[digest])
+    return (
+        f"its reader was trained on {len(found)} of the {len(wanted)} documents, such as "
+        f"{wanted[first]} (SHA-256 {first[:12]})"
+    )
