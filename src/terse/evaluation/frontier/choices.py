@@ -64,7 +64,10 @@ class Random(Choice):
 
 
 class Surprisal(Choice):
-    """The tokens that the reader predicts worst (Selective Context, arXiv 2310.06201)."""
+    """The tokens that the reader predicts worst (Selective Context).
+
+    (https://arxiv.org/abs/2310.06201)
+    """
 
     def look(self, reader: CausalReader, tokens: Tokens, window: Window) -> Tensor:
         return reader.token_nats(tokens.context)

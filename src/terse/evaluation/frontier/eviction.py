@@ -100,9 +100,9 @@ class Evicted(Eviction):
     def __init__(self, reader: CausalReader, score: CacheScore, *, dense: bool = False) -> None:
         super().__init__(reader, dense=dense)
         self.score = score
+        self._turns = Rotary(reader.lm) if score.turns else None
         if score.asks:
             observe(reader.lm)
-        self._turns = Rotary(reader.lm) if score.turns else None
 
     def look(self, tokens: Tokens, window: Window) -> tuple[KeysValues, list[Tensor], float, float]:
         layers = self.layers(tokens)

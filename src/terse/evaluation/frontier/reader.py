@@ -158,9 +158,8 @@ class CausalReader:
         m = len(target)
         if self._sliced:
             options["logits_to_keep"] = m
-        if not torch.equal(
-            places, torch.arange(mask.shape[1] - len(places), mask.shape[1], device=places.device)
-        ):
+        first = mask.shape[1] - len(places)
+        if not torch.equal(places, first + torch.arange(len(places), device=places.device)):
             options |= self._places(places)
         logits = self.lm(input_ids=ids, attention_mask=mask, **options).logits[0, -m:]
         nats = nn.functional.cross_entropy(logits.float(), target, reduction="none")

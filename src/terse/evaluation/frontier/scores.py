@@ -71,7 +71,7 @@ class Frontier:
     def draws(self) -> Floats:
         """How often each draw has each document, (draws, D)."""
         D = len(self.documents)
-        blocks = [block for block in resampled(D, self.seed)]
+        blocks = list(resampled(D, self.seed))
         return np.stack([np.bincount(row, minlength=D) for row in np.concatenate(blocks)]) * 1.0
 
     def point(self, way: str, rate: float | None = None) -> Point | None:
@@ -82,7 +82,8 @@ class Frontier:
     @cached_property
     def _ends(self) -> tuple[Floats, Floats]:
         none, full = self.point("none"), self.point("full")
-        assert none is not None and full is not None
+        assert none is not None
+        assert full is not None
         return none.of["nats"], full.of["nats"]
 
     @cached_property
@@ -103,12 +104,12 @@ class Frontier:
                 self._row(point, "pareto", float(chosen), math.nan, math.nan),
             ]
         ]
+        ways = dict.fromkeys(p.way for p in self.points)
+        rows += [self._area(way) for way in ways if way not in ENDS]
+        missing = dict.fromkeys(("rate", "value", "interval_low", "interval_high"), math.nan)
         rows += [
-            self._area(way) for way in dict.fromkeys(p.way for p in self.points) if way not in ENDS
-        ]
-        rows += [
-            dict(zip(COLUMNS, (w, math.nan, "", "failed", *[math.nan] * 3, 0, self.targets, why)))
-            for w, why in self.failed.items()
+            {"way": way, "measure": "failed", "targets": self.targets, "flag": why, **missing}
+            for way, why in self.failed.items()
         ]
         return pd.DataFrame(rows, columns=list(COLUMNS))
 
