@@ -36,7 +36,9 @@ CONFIG: dict[str, Any] = {
             "method": "compression", "base": "base", "corpus": "docs", "cmp_len": 8, "n_cmps": 2,
             "seq_len": 14, "max_steps": 5, "checkpoint_steps": [],
         },
-        "blotch": {"method": "blotching", "max_steps": 5, "warmup_steps": 1, "checkpoint_steps": []},
+        "blotch": {
+            "method": "blotching", "max_steps": 5, "warmup_steps": 1, "checkpoint_steps": [],
+        },
         "blotch-text": {
             "method": "blotching", "base": "base", "corpus": "sentences", "seq_len": 40,
             "max_steps": 5, "warmup_steps": 1, "checkpoint_steps": [],
