@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 
+from terse.errors import TerseError
 from terse.evaluation.frontier.reader import CausalReader, Tokens
 from terse.evaluation.frontier.reading import Cost, Reading
 from terse.evaluation.frontier.windows import Window
 
 
 class Full(Reading):
-    """All of the context: its keys and values; for a model without, one pass with the target."""
+    """All of the context: its keys and values; without a whole cache, one pass with the target."""
 
     fixed = True
 
@@ -18,10 +19,10 @@ class Full(Reading):
     def read(self, window: Window, rates: Sequence[float]) -> list[Cost]:
         reader, tokens = self.reader, self.reader.tokens(window)
         L, m = tokens.L, tokens.m
-        if reader.has_cache:
+        try:
             nats = reader.read_after(reader.prefill(tokens), tokens, L)
             flops = float(reader.flops.total(L)) + reader.after_flops(L, m)
-        else:
+        except TerseError:  # it holds no whole cache
             nats = reader.read_anew(tokens.context, tokens.target)
             flops = reader.anew_flops(L, m)
         return [reader.cost(1.0, nats, tokens, held=L, computed=L + m, flops=flops)]

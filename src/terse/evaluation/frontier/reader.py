@@ -81,8 +81,14 @@ class CausalReader:
     def prefill(self, tokens: Tokens) -> KeysValues:
         """Return the keys and values of [start, context without its last token], L positions.
 
-        Raises TerseError for a model that does not hold them all.
+        Raises TerseError for a model that does not hold them all, or does not look at all of them.
         """
+        window = self._attention_window
+        if window is not None and tokens.L + tokens.m > window:
+            raise TerseError(
+                f"the reader, a {type(self.lm).__name__}, has layers that see {window} positions "
+                f"only, fewer than a window's {tokens.L + tokens.m}: lower context_bytes"
+            )
         ids = self._begun(tokens.context[:-1])
         output = self.lm.base_model(input_ids=ids, use_cache=True)
         return self.whole_cache(output, ids.shape[1])
@@ -97,6 +103,13 @@ class CausalReader:
                 "all tokens, so none can be evicted"
             )
         return found  # type: ignore[return-value]
+
+    @cached_property
+    def _attention_window(self) -> int | None:
+        """The positions that a layer sees, None if all layers see all."""
+        config = self.lm.config.get_text_config(decoder=True)
+        kinds = getattr(config, "layer_types", None) or ["sliding_attention"]
+        return getattr(config, "sliding_window", None) if "sliding_attention" in kinds else None
 
     @cached_property
     def has_cache(self) -> bool:

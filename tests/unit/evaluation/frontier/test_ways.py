@@ -7,15 +7,17 @@ import pandas as pd
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from transformers import AttentionInterface, MistralConfig, MistralForCausalLM
 
 from terse.errors import TerseError
+from terse.evaluation.frontier.choices import Random
 from terse.evaluation.frontier.eviction import Evicted
 from terse.evaluation.frontier.evictions.knorm import KNorm
 from terse.evaluation.frontier.reader import CausalReader
 from terse.evaluation.frontier.reading import n_left, read_all, read_or_why
 from terse.evaluation.frontier.ways import reading_of
 from terse.settings.frontier import ENDS, own_ways
-from tiny_frontier import causal_reader, windows
+from tiny_frontier import bpe, causal_reader, windows
 from tiny_lms import tiny_lm
 from torch_flops import flops_by_torch
 
@@ -70,9 +72,8 @@ def test_an_eviction_is_a_mask_on_the_evicted_entries(reader: CausalReader) -> N
     scores = way.look(tokens, window)[1]
     queries: list[torch.Tensor] = []
     value = way.read(window, [0.25])[0].nats
-    # An attention that hides, from the last m + 1 positions, what each head does not hold.
-    from transformers import AttentionInterface
 
+    # An attention that hides, from the last m + 1 positions, what each head does not hold.
     def hiding(module: Any, q: Any, k: Any, v: Any, mask: Any, **options: Any) -> Any:
         held = torch.zeros(k.shape[1], k.shape[2], dtype=torch.bool)
         held[:, tokens.L :] = True
@@ -156,8 +157,6 @@ def test_windows_add_up_in_any_order(reader: CausalReader) -> None:
 
 
 def test_a_lower_rate_keeps_tokens_of_the_higher_one(reader: CausalReader) -> None:
-    from terse.evaluation.frontier.choices import Random
-
     tokens, choice = reader.tokens(windows(1)[0]), Random(3)
     seen = choice.look(reader, tokens, windows(1)[0])
     few, many = (choice.take(seen, reader, tokens, n).tokens for n in (5, 20))
@@ -186,23 +185,35 @@ def test_a_way_that_a_reader_does_not_have_says_so(way: str, architecture: str, 
     lm.resize_token_embeddings(300)
 
     def make() -> Any:
-        return reading_of(way, CausalReader(lm, causal_reader_tokenizer()), 0)
+        return reading_of(way, CausalReader(lm, bpe()), 0)
 
     found = read_or_why(make, windows(1, context=60, target=20), [0.5])
     assert found["nats"].isna().all()
     assert why in found["flag"][0]
 
 
-def causal_reader_tokenizer() -> Any:
-    from tiny_frontier import bpe
-
-    return bpe()
-
-
 def test_windows_longer_than_the_positions_are_one_line() -> None:
     reader = causal_reader(max_position_embeddings=64)
     with pytest.raises(TerseError, match=r"bytes has \d+ tokens, but the reader has 64 positions"):
         reading_of("full", reader, 0).read(windows(1)[0], [])
+
+
+def test_layers_that_see_few_positions_leave_full_but_no_eviction() -> None:
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=300, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, sliding_window=16,
+    )  # fmt: skip
+    lm = MistralForCausalLM(config).eval()
+    reader, window = CausalReader(lm, bpe()), windows(1, context=60, target=20)[0]
+    tokens = reader.tokens(window)
+    ids = torch.cat([torch.tensor([reader.start]), tokens.context, tokens.target])[None]
+    plain = cross_entropy(lm(ids).logits[0, -tokens.m - 1 : -1], tokens.target, reduction="sum")
+    with torch.inference_mode():
+        (cost,) = reading_of("full", reader, 0).read(window, [])
+        assert cost.nats == pytest.approx(float(plain), rel=1e-5)
+        with pytest.raises(TerseError, match="has layers that see 16 positions only"):
+            reading_of("evict.knorm", reader, 0).read(window, [0.5])
 
 
 def test_an_unknown_way_names_the_nearest(reader: CausalReader) -> None:
