@@ -36,7 +36,7 @@ MODEL = os.environ.get("TERSE_MODEL")
 TORCH = f"torch=={torch.__version__.partition('+')[0]}"
 PACKAGES = {
     "kvpress": ["kvpress==0.5.5", "transformers<5.3", "pandas<3"],
-    "llmlingua": ["llmlingua==0.2.2", "transformers==4.40.2", "numpy<2"],
+    "llmlingua": ["llmlingua==0.2.2", "transformers==4.45.2"],
 }
 RATES = (0.5, 0.25, 0.125)
 N_WINDOWS, ROUNDS = 4, 5
@@ -132,7 +132,8 @@ print(json.dumps(found))
 """
 
 LLMLINGUA = """
-import json, sys, torch
+import json, sys, tiktoken, torch
+tiktoken.encoding_for_model = lambda name: None  # it would be fetched, and is not used here
 from llmlingua import PromptCompressor
 lingua = PromptCompressor(sys.argv[1], device_map="cpu")
 found = []
