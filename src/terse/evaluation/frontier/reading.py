@@ -111,8 +111,17 @@ def at_rate(cost: Cost, rate: float) -> Cost:
 
 
 def n_left(rate: float, n: int) -> int:
-    """Return how many of n positions a rate leaves, rounded down."""
-    return int(rate * n + 1e-9)  # a product of floats can fall just below a whole number
+    """Return how many of n positions a rate leaves, rounded down.
+
+    Raises TerseError if that is none, unless the rate is 0.
+    """
+    left = int(rate * n + 1e-9)  # a product of floats can fall just below a whole number
+    if left == 0 < rate:
+        raise TerseError(
+            f"a rate of {rate:g} leaves nothing of a context of {n} positions; raise it or "
+            "context_bytes"
+        )
+    return left
 
 
 def best(scores: Tensor, n: int) -> Tensor:

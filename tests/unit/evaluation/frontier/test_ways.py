@@ -216,6 +216,12 @@ def test_layers_that_see_few_positions_leave_full_but_no_eviction() -> None:
             reading_of("evict.knorm", reader, 0).read(window, [0.5])
 
 
+@pytest.mark.parametrize("way", ["recency", "evict.knorm"])
+def test_a_rate_that_leaves_nothing_is_one_line(way: str, reader: CausalReader) -> None:
+    with pytest.raises(TerseError, match=r"a rate of 0\.001 leaves nothing of a context of \d+"):
+        reading_of(way, reader, 0).read(windows(1)[0], [0.001])
+
+
 def test_an_unknown_way_names_the_nearest(reader: CausalReader) -> None:
     with pytest.raises(TerseError, match=r"did you mean 'evict\.snapkv'"):
         reading_of("evict.snapk", reader, 0)
