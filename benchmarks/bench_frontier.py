@@ -134,7 +134,10 @@ print(json.dumps(found))
 LLMLINGUA = """
 import json, sys, tiktoken, torch
 tiktoken.encoding_for_model = lambda name: None  # it would be fetched, and is not used here
-from llmlingua import PromptCompressor
+from types import SimpleNamespace
+from llmlingua import PromptCompressor, prompt_compressor
+prompt_compressor.AutoTokenizer = SimpleNamespace(  # tokens are given; newer files don't load here
+    from_pretrained=lambda *_, **__: SimpleNamespace(eos_token_id=0))
 lingua = PromptCompressor(sys.argv[1], device_map="cpu")
 found = []
 for case in json.load(sys.stdin):

@@ -5,6 +5,7 @@ import math
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from terse.figures.style import GREY, WIDTH_IN, paper_style
 
@@ -22,8 +23,9 @@ _AXES = {
 def draw_frontier(scores: pd.DataFrame) -> Figure:
     """Return the picture from `scores.csv`: two panels, the best ways in colour, the rest grey.
 
-    Lines are ways over their rates with 95 % bands; rings mark the Pareto set of positions held and
-    bits per byte; `full` and `none` are horizontal lines.
+    Lines are ways over their rates, with the 95 % interval of their paired difference from `full`;
+    rings mark the Pareto set of positions held and bits per byte; `full` and `none` are horizontal
+    lines.
     """
     values = _points(scores)
     order = values.groupby("way")["bits_per_byte"].mean().sort_values().index
@@ -36,6 +38,9 @@ def draw_frontier(scores: pd.DataFrame) -> Figure:
             for rank, way in reversed(list(enumerate(ways))):
                 _draw_way(axes, values[values["way"] == way], measure, way, rank)
             axes.set_xscale("log", base=2 if number == 0 else 10)
+            if number == 1:
+                axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axes.xaxis.set_minor_formatter(NullFormatter())
             axes.set_xlabel(label)
         figure.axes[0].set_ylabel("bits per byte of the target")
         _legend(figure, ways)
@@ -43,11 +48,12 @@ def draw_frontier(scores: pd.DataFrame) -> Figure:
 
 
 def _points(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return a row for each way and rate, with its measures and the interval of bits per byte."""
+    """Return a row for each way and rate, with its measures and its interval around `full`."""
     scored = scores[scores["rate"].notna()]
     values = scored.pivot(index=["way", "rate"], columns="measure", values="value")
-    edges = scored[scored["measure"] == "bits_per_byte"].set_index(["way", "rate"])
-    values["low"], values["high"] = edges["interval_low"], edges["interval_high"]
+    edges = scored[scored["measure"] == "bits_per_byte_minus_full"].set_index(["way", "rate"])
+    full = float(values.loc["full", "bits_per_byte"].iloc[0])
+    values["low"], values["high"] = full + edges["interval_low"], full + edges["interval_high"]
     return values.reset_index().sort_values(["way", "rate"])
 
 
