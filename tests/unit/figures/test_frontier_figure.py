@@ -19,7 +19,8 @@ def scores(n_ways: int) -> pd.DataFrame:
     ]:  # fmt: skip
         values = {
             "bits_per_byte": bits, "positions_held_per_byte": rate / 4,
-            "flops_per_byte": 1e6 * (1 + rate), "pareto": float(way == "way00"), "bits_per_byte_minus_full": bits - 1.0,
+            "flops_per_byte": 1e6 * (1 + rate), "pareto": float(way == "way00"),
+            "bits_per_byte_minus_full": bits - 1.0,
         }  # fmt: skip
         rows += [
             {
