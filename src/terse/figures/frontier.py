@@ -1,6 +1,7 @@
 """The picture of a frontier: bits per byte over what is held, and over FLOPs."""
 
 import math
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -27,7 +28,7 @@ def draw_frontier(scores: pd.DataFrame) -> Figure:
     rings mark the Pareto set of positions held and bits per byte; `full` and `none` are horizontal
     lines.
     """
-    values = _points(scores)
+    values: Any = _points(scores)
     order = values.groupby("way")["bits_per_byte"].mean().sort_values().index
     ways = [way for way in order if way not in ("full", "none")]
     with paper_style():
@@ -49,7 +50,7 @@ def draw_frontier(scores: pd.DataFrame) -> Figure:
 
 def _points(scores: pd.DataFrame) -> pd.DataFrame:
     """Return a row for each way and rate, with its measures and its interval around `full`."""
-    scored = scores[scores["rate"].notna()]
+    scored: Any = scores[scores["rate"].notna()]
     values = scored.pivot(index=["way", "rate"], columns="measure", values="value")
     edges = scored[scored["measure"] == "bits_per_byte_minus_full"].set_index(["way", "rate"])
     full = float(values.loc["full", "bits_per_byte"].iloc[0])
@@ -66,7 +67,7 @@ def _draw_ends(axes: Axes, values: pd.DataFrame) -> None:
         )
 
 
-def _draw_way(axes: Axes, own: pd.DataFrame, measure: str, way: str, rank: int) -> None:
+def _draw_way(axes: Axes, own: Any, measure: str, way: str, rank: int) -> None:
     front = rank < MOST
     colour = _COLOURS[rank % len(_COLOURS)] if front else GREY
     own = own[own[measure] > 0].sort_values(measure)

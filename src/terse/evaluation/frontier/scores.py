@@ -60,7 +60,8 @@ class Frontier:
     def _points(self, way: str, table: pd.DataFrame) -> list[Point]:
         found = []
         for rate, part in sorted(table.groupby("rate"), key=lambda item: -float(str(item[0]))):
-            sums = part.groupby("document")[list(SUMMED)].sum(min_count=1).loc[self.documents]
+            by_document: Any = part.groupby("document")
+            sums = by_document[list(SUMMED)].sum(min_count=1).loc[self.documents]
             of = {name: sums[name].to_numpy(np.float64) for name in SUMMED}
             flag = part["flag"].iloc[0]
             about = (way, float(str(rate)), str(part["positions"].iloc[0]))
@@ -72,7 +73,8 @@ class Frontier:
         """How often each draw has each document, (draws, D)."""
         D = len(self.documents)
         blocks = list(resampled(D, self.seed))
-        return np.stack([np.bincount(row, minlength=D) for row in np.concatenate(blocks)]) * 1.0
+        counts = [np.bincount(row, minlength=D) for row in np.concatenate(blocks)]
+        return np.stack(counts).astype(np.float64)
 
     def point(self, way: str, rate: float | None = None) -> Point | None:
         """Return a way at a rate, None if it was not scored there."""
@@ -222,8 +224,8 @@ def _check_same_windows(readings: Mapping[str, pd.DataFrame]) -> None:
 
 def wide(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table for reading: a row for each way and rate, the best first."""
-    points = table[table["measure"] != "failed"]
-    shown = points.pivot_table(
+    points: Any = table[table["measure"] != "failed"]
+    shown: Any = points.pivot_table(
         index=["way", "rate", "positions", "targets"], columns="measure", values="value",
         dropna=False, sort=False,
     ).reset_index()  # fmt: skip
@@ -231,7 +233,7 @@ def wide(table: pd.DataFrame) -> pd.DataFrame:
     edges = points[points["measure"] == "bits_per_byte"]
     for name in ("interval_low", "interval_high"):
         shown[name] = shown.merge(edges, on=["way", "rate"], how="left")[name].to_numpy()
-    failed = table[table["measure"] == "failed"][["way", "targets", "flag"]]
+    failed: Any = table[table["measure"] == "failed"][["way", "targets", "flag"]]
     flags = edges[["way", "rate", "flag"]]
     shown = shown.merge(flags, on=["way", "rate"], how="left").sort_values("bits_per_byte")
     first = ["way", "rate", "positions", "bits_per_byte", "interval_low", "interval_high", "worth"]
