@@ -25,6 +25,8 @@ include: "rules/dimensions.smk"
 include: "rules/evaluation.smk"
 include: "rules/lm_eval_lookups.smk"
 include: "rules/lm_eval.smk"
+include: "rules/frontier_lookups.smk"
+include: "rules/frontier.smk"
 include: "rules/report.smk"
 
 
@@ -36,6 +38,8 @@ wildcard_constraints:
     scored=names({**settings.models, **settings.runs}),
     method=names(methods()),
     family=names(settings.families()),
+    frontier=names(settings.frontier),
+    way=names(ways_of_all()),
     figure="by-layer|by-step|by-scale|by-size|by-window|against-loss",
     shard=r"\d{5}",
 
@@ -46,6 +50,7 @@ rule all:
         runs=run_targets(),
         ids=dimension_targets(),
         harness=lm_eval_targets(),
+        frontier=frontier_targets(),
         tables=["results/tables/runs.html", "results/tables/dimensions.html"],
 
 

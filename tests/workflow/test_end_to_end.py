@@ -127,6 +127,17 @@ def test_lm_eval_asks_a_base_and_runs_of_other_methods(copied: Workflow) -> None
     assert ((bits > 0) & (bits < 12)).all()
 
 
+def test_a_frontier_of_ways_and_runs(copied: Workflow) -> None:
+    names = ("frontier.svg", "frontier.html")
+    copied("-c2", *(f"results/frontier/small/{name}" for name in names))
+    table = pd.read_csv(copied.folder / "results/frontier/small/scores.csv")
+    bits = table[table["measure"] == "bits_per_byte"].groupby("way")["value"].count()
+    rates = {"full": 1, "none": 1, "recency": 2, "evict.knorm": 2, "compress": 1, "forget": 2}
+    assert bits.to_dict() == rates
+    assert "failed" not in set(table["measure"])
+    assert (copied.folder / "results/frontier/small/frontier.svg").stat().st_size > 1000
+
+
 def test_a_methods_own_setting_retrains_its_run_only(
     copied: Workflow,
 ) -> None:

@@ -15,7 +15,7 @@ from snakemake.utils import update_config
 
 from terse.config import Workflow as Settings
 from terse.config import load, read_yaml
-from tiny_workflow import ROOT, Workflow
+from tiny_workflow import ROOT, TINY, Workflow
 
 NEXT = {"method": "causal-lm", "corpus": "python-docs", "max_steps": 4}
 EXPERIMENTS = sorted((ROOT / "config" / "experiments").glob("*.yaml"))
@@ -47,6 +47,14 @@ def test_default_plan(default: Workflow) -> None:
 def test_one_target(default: Workflow) -> None:
     plan = default.plan("results/ids/base.csv")
     assert plan["cache_activations"] == 1
+    assert "evaluate_run" not in plan
+
+
+def test_a_frontier_scores_each_way_in_a_job_of_its_own(tmp_path: Path) -> None:
+    plan = Workflow(tmp_path, TINY).plan("results/frontier/small/frontier.svg")
+    assert (plan["cut_windows"], plan["tabulate_frontier"], plan["plot_frontier"]) == (1, 1, 1)
+    assert plan["score_reading"] == 6  # full, none, two ways of the base, two runs
+    assert plan["train_model"] == 3
     assert "evaluate_run" not in plan
 
 

@@ -14,7 +14,7 @@ from terse.config.workflow import Workflow
 from terse.corpora.named import NAMED
 from terse.errors import TerseError
 
-_LIBRARIES = {"corpora", "tokenizers", "runs", "models"}
+_LIBRARIES = {"corpora", "tokenizers", "runs", "models", "frontier"}
 
 
 def load(raw: dict[str, Any]) -> Workflow:

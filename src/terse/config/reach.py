@@ -13,6 +13,7 @@ def within_reach(settings: Workflow) -> Workflow:
         "runs": [run for run in settings.selected_runs() if not _run_is_out(settings, run)],
         "ids": [model for model in chosen.ids if not _model_is_out(settings, model)],
         "harness": [name for name in chosen.harness if not _is_out(settings, name)],
+        "frontier": [name for name in chosen.frontier if not _study_is_out(settings, name)],
     }
     return settings.model_copy(update={"select": Select.model_validate(kept)})
 
@@ -21,6 +22,11 @@ def _is_out(settings: Workflow, name: str | None) -> bool:
     if name in settings.runs:
         return _run_is_out(settings, name)
     return name in settings.models and _model_is_out(settings, name)
+
+
+def _study_is_out(settings: Workflow, name: str) -> bool:
+    study = settings.frontier[name]
+    return any(_is_out(settings, other) for other in (study.reader, *study.ways))
 
 
 def _model_is_out(settings: Workflow, name: str) -> bool:

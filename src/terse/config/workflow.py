@@ -20,6 +20,7 @@ from terse.config.methods import methods
 from terse.errors import TerseError, unknown_name
 from terse.settings.activations import Activations
 from terse.settings.corpora import Corpus, Tokenizer
+from terse.settings.frontier import Frontier
 from terse.settings.harness import Harness
 from terse.settings.method_spec import MethodSpec
 from terse.settings.models import Model
@@ -69,6 +70,9 @@ class Workflow(Strict):
     )
     activations: Activations | None = Field(None, description="what is measured in each model")
     harness: Harness | None = Field(None, description="lm-eval's tasks and settings")
+    frontier: dict[Name, Frontier] = Field(
+        {}, description="studies of what is lost when a context is shortened, by name"
+    )
     select: Select = Field(
         Select(),  # pyright: ignore[reportCallIssue]
         description="what `all` makes",

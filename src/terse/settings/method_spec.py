@@ -36,6 +36,8 @@ class MethodSpec(Generic[S]):
     needs_base: bool = False
     # Whether its text is bytes: its tokenizer is of kind bytes.
     reads_bytes: bool = False
+    # Whether it reads a text step by step, so that the text's corpus needs a separator.
+    reads_steps: bool = False
 
     # Keys that only change how a run is carried out: no result depends on them.
     conduct_keys: frozenset[str] = CONDUCT_KEYS
@@ -127,6 +129,15 @@ class MethodSpec(Generic[S]):
         The function takes (folder, device, batch_size) and, where the method `needs_base`, the
         folder `base`. None: a complete language model, which needs no adapter, or a model that
         lm-eval can't score. Raises TerseError if a setting leaves a text without a likelihood.
+        """
+        return None
+
+    def reading(self, run: S) -> str | None:
+        """Return the "module:function" that makes the run's way of reading contexts in a frontier.
+
+        The function takes the method, the loaded model and its device, and returns a
+        `terse.evaluation.frontier.reading.Reading`. None: a complete language model, which reads
+        all of a context. Raises TerseError if a setting leaves a text without a likelihood.
         """
         return None
 

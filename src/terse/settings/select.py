@@ -11,3 +11,4 @@ class Select(Strict):
     runs: list[Name] = Field([], description="runs (or sweeps) that are trained and evaluated")
     ids: list[Name] = Field([], description="models whose dimensions are estimated")
     harness: list[Name] = Field([], description="models and runs that lm-eval scores")
+    frontier: list[Name] = Field([], description="studies of the frontier that are drawn")

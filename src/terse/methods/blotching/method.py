@@ -40,7 +40,7 @@ class Blotching(Method[BlotchingSettings]):
         return Arithmetic(self.settings) if self.settings.corpus is None else None
 
     @cached_property
-    def _tokenizer(self) -> Any:
+    def tokenizer(self) -> Any:
         folder = self.required(self.tokenizer_folder(), "tokenizer or a base")
         return load_tokenizer(folder, self.settings.trust_remote_code)
 
@@ -48,7 +48,7 @@ class Blotching(Method[BlotchingSettings]):
         if self.arithmetic is not None:
             self.arithmetic.longest  # noqa: B018 - over-long chains are an error
             return getattr(self.arithmetic, split)
-        eos = self._tokenizer.eos_token_id
+        eos = self.tokenizer.eos_token_id
         if not isinstance(eos, int):
             raise TerseError("the tokenizer has no EOS to end a chain with")
         tokens = self.required(self.inputs.tokens, "tokens file")
@@ -80,7 +80,7 @@ class Blotching(Method[BlotchingSettings]):
         if self.arithmetic is not None:
             return VOCAB_SIZE
         if self.inputs.base is None:
-            return len(self._tokenizer)
+            return len(self.tokenizer)
         from transformers import AutoConfig
 
         config = AutoConfig.from_pretrained(
@@ -132,7 +132,7 @@ class Blotching(Method[BlotchingSettings]):
 
     @cached_property
     def pad_id(self) -> int:
-        return PAD if self.arithmetic is not None else int(self._tokenizer.eos_token_id)
+        return PAD if self.arithmetic is not None else int(self.tokenizer.eos_token_id)
 
     def collate(self, rows: list[Any]) -> Batch:
         return collate(rows, self.pad_id)

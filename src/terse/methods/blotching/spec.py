@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from terse.errors import TerseError
 from terse.methods.blotching.captions import CAPTIONS
 from terse.methods.blotching.imported import drop_unread
 from terse.methods.blotching.settings import BlotchingSettings
@@ -16,6 +17,7 @@ class BlotchingSpec(MethodSpec[BlotchingSettings]):
     implementation = "terse.methods.blotching.method:Blotching"
     stage_version = 2
     is_language_model = False
+    reads_steps = True
     evaluation_keys = frozenset({"val_temp", "eval_temps", "n_eval_ps", "n_votes", "n_samples"})
     figures = "terse.methods.blotching.figures:draw"
     captions = CAPTIONS
@@ -31,6 +33,11 @@ class BlotchingSpec(MethodSpec[BlotchingSettings]):
 
     def row_length(self, run: BlotchingSettings) -> dict[str, int]:
         return {} if run.seq_len is None else {"seq_len": run.seq_len + (run.arm == "intensity")}
+
+    def reading(self, run: BlotchingSettings) -> str | None:
+        if run.corpus is None:
+            raise TerseError("its chains are sums, not text: give the run a corpus")
+        return "terse.methods.blotching.reading:reading"
 
     def drop_unread(
         self, config: dict[str, Any], blocks: Sequence[dict[str, Any]]

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from terse.errors import TerseError
 from terse.methods.compression.captions import CAPTIONS
 from terse.methods.compression.settings import CompressionSettings
 from terse.settings.method_spec import MethodSpec
@@ -28,6 +29,11 @@ class CompressionSpec(MethodSpec[CompressionSettings]):
     def lm_eval_adapter(self, run: CompressionSettings) -> str | None:
         """A compressor that only reproduces has no likelihood."""
         return None if run.rmb_only else "terse.methods.compression.lm_eval:CompressedLM"
+
+    def reading(self, run: CompressionSettings) -> str | None:
+        if run.rmb_only:
+            raise TerseError("a compressor that only reproduces (rmb_only) has no likelihood")
+        return "terse.methods.compression.reading:reading"
 
     def measurement(self, run: CompressionSettings) -> dict[str, Any]:
         """Each context, after its BOS, is one point: the last of its vectors, or their mean."""

@@ -209,6 +209,13 @@ class ForgettingSettings(Run):
         return self.mask == "random" or (self.mask in LEARNED and self.decide == "sample")
 
     @property
+    def any_rate(self) -> bool:
+        """Whether the share of tokens to drop can be chosen after the training."""
+        if self.mask in LEARNED:
+            return self.decide in ("calibrated", "topk")
+        return self.mask != "identity"
+
+    @property
     def sees_the_past_only(self) -> bool:
         """Whether neither the mask's logits nor its rule depend on later tokens."""
         if self.mask in LEARNED:

@@ -38,5 +38,14 @@ class ForgettingSpec(MethodSpec[ForgettingSettings]):
             )
         return "terse.methods.forgetting.lm_eval:ForgetfulLM"
 
+    def reading(self, run: ForgettingSettings) -> str | None:
+        if run.task is not None:
+            raise TerseError("a model of a synthetic task's text has no likelihood of other text")
+        if run.draws:
+            raise TerseError(f"mask {run.mask} draws different tokens to forget each time")
+        if run.mask == "saliency":
+            raise TerseError("mask saliency reads the targets themselves")
+        return "terse.methods.forgetting.reading:reading"
+
 
 FORGETTING = ForgettingSpec()

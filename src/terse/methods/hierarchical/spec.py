@@ -1,5 +1,6 @@
 """What the rest of terse knows about the method `hierarchical`."""
 
+from terse.errors import TerseError
 from terse.methods.hierarchical.captions import CAPTIONS
 from terse.methods.hierarchical.settings import HierarchicalSettings
 from terse.methods.hierarchical.size import parameters
@@ -37,6 +38,14 @@ class HierarchicalSpec(MethodSpec[HierarchicalSettings]):
         """A first stage has no likelihood."""
         has_top = run.top_transformer_config is not None
         return "terse.methods.hierarchical.lm_eval:HierarchicalAELM" if has_top else None
+
+    def context_length(self, run: HierarchicalSettings) -> int | None:
+        return run.sequence_length - 1  # BOS takes one position
+
+    def reading(self, run: HierarchicalSettings) -> str | None:
+        if run.top_transformer_config is None:
+            raise TerseError("a first stage has no likelihood: use its second stage")
+        return "terse.methods.hierarchical.reading:reading"
 
     def compared_with(self, run: HierarchicalSettings) -> dict[str, str]:
         return {} if run.baseline is None else {"baseline": run.baseline}
