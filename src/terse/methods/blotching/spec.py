@@ -16,6 +16,7 @@ class BlotchingSpec(MethodSpec[BlotchingSettings]):
     implementation = "terse.methods.blotching.method:Blotching"
     stage_version = 2
     is_language_model = False
+    reads_steps = True
     evaluation_keys = frozenset({"val_temp", "eval_temps", "n_eval_ps", "n_votes", "n_samples"})
     figures = "terse.methods.blotching.figures:draw"
     captions = CAPTIONS

@@ -2,8 +2,10 @@
 
 from terse.methods.hierarchical.captions import CAPTIONS
 from terse.methods.hierarchical.settings import HierarchicalSettings
+from terse.methods.hierarchical.shared import check_shared
 from terse.methods.hierarchical.size import parameters
 from terse.settings.method_spec import CONDUCT_KEYS, MethodSpec
+from terse.settings.run import Run
 
 
 class HierarchicalSpec(MethodSpec[HierarchicalSettings]):
@@ -37,6 +39,10 @@ class HierarchicalSpec(MethodSpec[HierarchicalSettings]):
         """A first stage has no likelihood."""
         has_top = run.top_transformer_config is not None
         return "terse.methods.hierarchical.lm_eval:HierarchicalAELM" if has_top else None
+
+    def check_base(self, run: HierarchicalSettings, base: Run) -> None:
+        if isinstance(base, HierarchicalSettings):
+            check_shared(run, base)
 
     def compared_with(self, run: HierarchicalSettings) -> dict[str, str]:
         return {} if run.baseline is None else {"baseline": run.baseline}
