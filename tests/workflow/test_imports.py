@@ -1,4 +1,4 @@
-"""Files as users of the other systems have them: imported, planned, and trained, without an edit."""
+"""Files as users of the other systems have them: imported, planned and trained, unedited."""
 
 from pathlib import Path
 
