@@ -15,7 +15,10 @@ class TermSums:
     """Running sums of terms, by name."""
 
     def __init__(self, saved: Mapping[str, list[float | None]] | None = None) -> None:
-        self._sums: dict[str, list[Any]] = {name: list(v) for name, v in (saved or {}).items()}
+        # A state of an older version has plain numbers: that one row covers fewer steps.
+        self._sums: dict[str, list[Any]] = {
+            name: list(pair) for name, pair in (saved or {}).items() if isinstance(pair, list)
+        }
 
     def add(self, terms: Terms) -> None:
         """Add the terms of one forward pass."""
@@ -29,7 +32,7 @@ class TermSums:
     def over_processes(self, summed: Callable[[list[float]], list[float]]) -> "TermSums":
         """Return the sums over all processes, from a function that sums a list over them."""
         mine = [float(v) for pair in self._sums.values() for v in pair if v is not None]
-        numbers = iter(summed(mine))
+        numbers = iter(summed(mine) if mine else [])
         return TermSums(
             {
                 name: [None if v is None else next(numbers) for v in pair]

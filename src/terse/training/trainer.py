@@ -213,4 +213,8 @@ class MethodTrainer(Trainer):
 
 
 def _zeros(terms: dict[str, list[float | None]]) -> dict[str, list[float | None]]:
-    return {name: [None if v is None else 0.0 for v in pair] for name, pair in terms.items()}
+    return {
+        name: [None if v is None else 0.0 for v in pair]
+        for name, pair in terms.items()
+        if isinstance(pair, list)
+    }
