@@ -15,13 +15,14 @@ run: setup  ## run the workflow of config/config.yaml and write results/report.h
 test: setup lint  ## the fast tests
 	@$(PYTEST) -m "not slow" tests
 
-# The cluster's tests mostly wait, so the workflow's tests run at the same time. The output of the
-# cluster's tests, and of the slow unit tests that follow them, is printed last.
+# The cluster's tests mostly wait, so the workflow's tests run at the same time; both use one finished
+# workflow. The output of the cluster's tests, and of the slow unit tests that follow them, is
+# printed last.
 test-slow: setup slurm  ## end to end: kills, resumes, trained known answers, browser, SLURM
-	@log=$$(mktemp); \
+	@log=$$(mktemp); export TERSE_FINISHED=$$(mktemp -d); \
 	{ $(SLOW) tests/slurm; first=$$?; $(SLOW) tests/unit && exit $$first; } >$$log 2>&1 & cluster=$$!; \
 	status=0; $(SLOW) --ignore=tests/slurm --ignore=tests/unit tests || status=$$?; \
-	wait $$cluster || status=$$?; cat $$log; exit $$status
+	wait $$cluster || status=$$?; cat $$log; rm -rf $$TERSE_FINISHED*; exit $$status
 
 test-slurm: setup slurm  ## the workflow on a real SLURM cluster, started here for the tests
 	@$(BIN)/pytest -m slow tests/slurm

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 from hub_server import HubServer
 from tiny_workflow import TINY, Workflow
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as terse.job does, before torch is imported
 settings.register_profile("any machine", deadline=None)  # a busy one is slow, not wrong
 settings.load_profile("any machine")
 
@@ -33,9 +35,15 @@ def hub_server() -> Iterator[HubServer]:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Workflow:
-    """A finished tiny workflow that no test changes."""
-    done = Workflow(tmp_path_factory.mktemp("finished"), TINY)
-    done("-c2", "--report", "results/report.html", "--report-after-run")
+    """A finished tiny workflow that no test changes.
+
+    Several sessions of tests share the one in the folder TERSE_FINISHED; the first makes it.
+    """
+    folder = Path(os.environ.get("TERSE_FINISHED") or tmp_path_factory.mktemp("finished"))
+    done = Workflow(folder, TINY)
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "results" / "report.html").exists():
+            done("-c2", "--report", "results/report.html", "--report-after-run")
     return done
 
 

@@ -18,6 +18,11 @@ from terse.settings.roots import Roots
 
 logger = logging.getLogger(__name__)
 
+# OpenMP reads it once, when torch is imported. By default a thread that waits for the others spins,
+# which keeps the thread that it waits for from running as soon as cores are shared: a training took
+# eight times its share of processor time among three other processes.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 _BAR_SWITCHES = {
     "huggingface_hub.utils": "disable_progress_bars",
     "datasets": "disable_progress_bars",

@@ -38,8 +38,6 @@ class SlurmWorkflow(Workflow):
         self.sights: list[set[Seen]] = []
         # For the workflow's processes, jobs among them.
         os.environ["PYTHONPATH"] = str(SITE)
-        # The nodes have more cores than this machine: threads that wait must not spin.
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
     def command(self, *words: str) -> list[str]:
         polls = ["--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "10"]

@@ -1,5 +1,6 @@
 """The tiny workflow on the cluster is the local one, bit for bit."""
 
+import pandas as pd
 import pytest
 
 import cluster
@@ -9,16 +10,26 @@ from tiny_workflow import Workflow
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
+RUNS = {"base", "blotch", "codes", "codes-lm", "byte-lm"}
 GPU_RULES = {"train_model", "cache_activations", "evaluate_run", "encode_corpus"}
 
 
 def test_same_tables_and_weights_as_a_local_run(
     on_cluster: SlurmWorkflow, finished: Workflow
 ) -> None:
-    assert on_cluster.weights() == finished.weights()
-    assert on_cluster.tables() == finished.tables()
-    for name in ("results/tables/runs.csv", "results/tables/dimensions.csv"):
-        assert (on_cluster.folder / name).read_bytes() == (finished.folder / name).read_bytes()
+    weights, tables = on_cluster.weights(), on_cluster.tables()
+    assert {name.split("/")[0] for name in weights} == RUNS
+    assert weights == {name: finished.weights()[name] for name in weights}
+    assert set(tables) == {"base-step6.csv"}
+    assert tables["base-step6.csv"] == finished.tables()["base-step6.csv"]
+    for name, key, chosen in (("runs", "run", RUNS), ("dimensions", "model", {"base-step6"})):
+        made, local = (
+            pd.read_csv(workflow.folder / f"results/tables/{name}.csv")
+            for workflow in (on_cluster, finished)
+        )
+        assert set(made[key]) == chosen
+        expected = local[local[key].isin(chosen)].reset_index(drop=True)
+        pd.testing.assert_frame_equal(made, expected, check_exact=True)
     assert on_cluster.plan() == {}
 
 

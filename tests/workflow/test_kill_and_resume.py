@@ -1,6 +1,7 @@
 """However the workflow is cut, the same command ends in the same bytes."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,17 +31,26 @@ def training_process(workflow: Workflow) -> psutil.Process | None:
     return None
 
 
+def with_text_only(finished: Workflow, folder: Path) -> None:
+    """Copy a finished workflow without what comes from its runs."""
+    shutil.copytree(finished.folder, folder, symlinks=True, dirs_exist_ok=True)
+    for made in ("results", "cache/activations", "cache/codes", "state"):
+        shutil.rmtree(folder / made, ignore_errors=True)
+
+
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Workflow:
+def undisturbed(finished: Workflow, tmp_path_factory: pytest.TempPathFactory) -> Workflow:
     """A finished workflow with the longer training that nothing interrupted."""
     done = Workflow(tmp_path_factory.mktemp("undisturbed"), TINY, LONG)
+    with_text_only(finished, done.folder)
     done("-c2", *TARGETS)
     return done
 
 
 @pytest.fixture
-def workflow(tmp_path: Path) -> Workflow:
-    """An empty folder for the same."""
+def workflow(finished: Workflow, tmp_path: Path) -> Workflow:
+    """A folder with the text for the same."""
+    with_text_only(finished, tmp_path)
     return Workflow(tmp_path, TINY, LONG)
 
 
@@ -104,8 +114,11 @@ def test_changed_learning_rate_does_not_go_on(workflow: Workflow) -> None:
     assert training_state(workflow, "checkpoint-*")  # the old state, untouched
 
 
-def test_make_run_goes_on_after_a_kill(tmp_path: Path, undisturbed: Workflow) -> None:
+def test_make_run_goes_on_after_a_kill(
+    tmp_path: Path, finished: Workflow, undisturbed: Workflow
+) -> None:
     """`terse run`: its own lock, Snakemake's removed automatically, files named at the end."""
+    with_text_only(finished, tmp_path)
     for name in ("Snakefile", "rules", "workflow", "profiles", "config"):
         (tmp_path / name).symlink_to(ROOT / name)
     words = ["--profile", "profiles/cpu", "--configfile", "config/config.yaml",

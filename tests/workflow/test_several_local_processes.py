@@ -22,10 +22,7 @@ def overlaid(workflow: Workflow, **run: int) -> Workflow:
     return Workflow(workflow.folder, TINY, path)
 
 
-def test_two_processes_stop_together_and_go_on(
-    workflow: Workflow, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+def test_two_processes_stop_together_and_go_on(workflow: Workflow) -> None:
     pair = overlaid(workflow, gpu=2)
     started = pair.start("-c4", TARGET)
     wait_for(lambda: list(pair.folder.glob("state/train/base/*/checkpoint-20")))

@@ -55,6 +55,11 @@ class Method(ABC, Generic[S]):
             raise TerseError(f"{self.settings.method} needs a {what}")
         return path
 
+    @property
+    def tokens_file(self) -> Path:
+        """The tokenised corpus; raises TerseError if the run has none."""
+        return self.required(self.inputs.tokens, "tokens file")
+
     @abstractmethod
     def build(self) -> nn.Module:
         """Return the model at step 0 on the CPU, its trained parameters in float32."""

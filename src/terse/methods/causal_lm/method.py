@@ -30,10 +30,6 @@ class CausalLM(Method[CausalLMSettings]):
     def _tokenizer(self) -> PreTrainedTokenizerBase:
         return load_tokenizer(self.required(self.tokenizer_folder(), "tokenizer"))
 
-    @cached_property
-    def _tokens(self) -> Path:
-        return self.required(self.inputs.tokens, "tokens file")
-
     @property
     def _bos(self) -> int:
         bos = self._tokenizer.bos_token_id
@@ -64,10 +60,10 @@ class CausalLM(Method[CausalLMSettings]):
         return model
 
     def training_rows(self) -> Dataset[Any]:
-        return packed_rows(self._tokens, "train", self.settings.ctx_len, self._bos)
+        return packed_rows(self.tokens_file, "train", self.settings.ctx_len, self._bos)
 
     def validation_rows(self) -> Dataset[Any]:
-        return packed_rows(self._tokens, "validation", self.settings.ctx_len, self._bos)
+        return packed_rows(self.tokens_file, "validation", self.settings.ctx_len, self._bos)
 
     def evaluate(self, model: nn.Module, device: str) -> list[Measure]:
         """Return bits per byte and cost of the validation documents, and model-free coders' scores.
@@ -79,7 +75,7 @@ class CausalLM(Method[CausalLMSettings]):
         start = self._bos if self._bos >= 0 else self._tokenizer.eos_token_id
         if not isinstance(start, int):
             raise TerseError("the tokenizer has neither BOS nor EOS to score a document after")
-        windows = scoring_windows(self._tokens, "validation", self.settings.ctx_len, start)
+        windows = scoring_windows(self.tokens_file, "validation", self.settings.ctx_len, start)
         sums = score_documents(cast(PreTrainedModel, model), windows, device=device)["model"]
         targets = all_text(self.settings.corpus)
         documents = self.required(self.inputs.documents, "documents file")

@@ -76,10 +76,10 @@ class Compression(Method[CompressionSettings]):
     def training_rows(self) -> Windows:
         s = self.settings
         n_rows = s.max_steps * s.batch_size * s.n_grad_loops
-        return training_windows(self._tokens, self.lengths, seed=s.seed, n_rows=n_rows)
+        return training_windows(self.tokens_file, self.lengths, seed=s.seed, n_rows=n_rows)
 
     def validation_rows(self) -> ListedWindows:
-        return validation_windows(self._tokens, self.lengths)
+        return validation_windows(self.tokens_file, self.lengths)
 
     def collate(self, rows: list[Any]) -> Batch:
         """Return the fields of `compression.model.Batch`, each (B, width)."""
@@ -139,7 +139,7 @@ class Compression(Method[CompressionSettings]):
 
     @cached_property
     def _evaluated(self) -> ListedWindows:
-        return validation_windows(self._tokens, self.lengths, self.settings.eval_windows)
+        return validation_windows(self.tokens_file, self.lengths, self.settings.eval_windows)
 
     @cached_property
     def start(self) -> int:

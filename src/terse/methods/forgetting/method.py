@@ -89,8 +89,8 @@ class Forgetting(Method[ForgettingSettings]):
     def counts(self) -> Tensor:
         """Return the occurrences (V,) of each token in the training text."""
         if not self.settings.task:
-            size = TokenStore(self._tokens, "train").vocab_size
-            return token_counts(self._tokens, max(size, len(self.tokenizer)))
+            size = TokenStore(self.tokens_file, "train").vocab_size
+            return token_counts(self.tokens_file, max(size, len(self.tokenizer)))
         rows = self._task_rows(self.settings.seed, CALIBRATION_ROWS)
         ids = torch.stack([rows[i]["input_ids"] for i in range(len(rows))])
         return torch.bincount(ids.flatten(), minlength=tasks.VOCAB)
@@ -103,7 +103,7 @@ class Forgetting(Method[ForgettingSettings]):
         n_rows = s.max_steps * s.batch_size * s.n_grad_loops
         if s.task:
             return self._task_rows(s.seed, n_rows)
-        store = TokenStore(self._tokens, "train")
+        store = TokenStore(self.tokens_file, "train")
         return RandomBlocks(store, self.lengths, self.start, self.start, seed=s.seed, n_rows=n_rows)
 
     def validation_rows(self) -> Dataset[Any]:
@@ -113,7 +113,7 @@ class Forgetting(Method[ForgettingSettings]):
         return self._task_rows(VALIDATION_SEED + self.settings.seed, n_rows)
 
     def _blocks(self, limit: int | None) -> AllBlocks:
-        store = TokenStore(self._tokens, "validation")
+        store = TokenStore(self.tokens_file, "validation")
         return AllBlocks(store, self.lengths, self.start, self.start, limit=limit)
 
     def evaluated_rows(self) -> Dataset[Any]:
