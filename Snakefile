@@ -2,14 +2,20 @@
 
 from snakemake.utils import min_version
 
+import sys
+
 from terse.config import checked_yaml
-from terse.launch.runner import forget_runner, note_runner
+from terse.launch.embedding import has_no_environments, packaged, until_trainings
 from terse.launch.queue import end_hopeless_jobs
+from terse.launch.runner import forget_runner, note_runner
 
 min_version("9.27")
+has_no_environments(workflow)
+until_trainings(sys.argv)
 
 
-configfile: checked_yaml("config/config.yaml")
+# Of this Snakefile, whichever folder Snakemake works in; --configfile adds to it.
+configfile: checked_yaml(packaged(workflow, "config/config.yaml"))
 
 
 report: "workflow/report/workflow.rst"
@@ -52,6 +58,12 @@ rule all:
         harness=lm_eval_targets(),
         frontier=frontier_targets(),
         tables=["results/tables/runs.html", "results/tables/dimensions.html"],
+
+
+rule trainings:
+    """Everything up to the weights of the selected runs, and what those start from."""
+    input:
+        training_targets(),
 
 
 # With this note, `terse run` can tell a stale lock from a live one, even of another login node.

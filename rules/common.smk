@@ -23,13 +23,14 @@ from terse.settings.paths import checked_name
 from terse.errors import TerseError
 from terse.hub.unreachable import NOTED, read_notes
 from terse.launch.roots import link_roots
+from terse.launch.embedding import own_folder
 
 if os.environ.get(NOTED):  # the second pass of `terse run`: the report reads it, too
     config["unreachable"] = read_notes()
 
 try:
     settings = within_reach(load(config))
-    link_roots(settings.roots.model_dump(), Path.cwd())
+    link_roots(settings.roots.model_dump(), own_folder(workflow))
 except TerseError as error:
     end_with(error)
 

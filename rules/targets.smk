@@ -12,6 +12,13 @@ def run_targets():
     return of_runs + [f"results/studies/{method}" for method in drawn]
 
 
+def training_targets():
+    """Return the weights of the selected runs and of the selected models' runs."""
+    of_models = (settings.models[model].run for model in settings.select.ids)
+    names = [*settings.selected_runs(), *(run for run in of_models if run)]
+    return [f"results/runs/{run}/model" for run in dict.fromkeys(names)]
+
+
 def lm_eval_targets():
     """Return what `all` makes from the models that lm-eval scores."""
     return ["results/tables/harness.html"] if settings.select.harness else []

@@ -32,6 +32,14 @@ def main(words: list[str] | None = None) -> int:
         "import", help="print another system's configuration as an overlay for --configfile"
     )
     importer.add_argument("file", type=Path, help="such as hyperparameters.json")
+    importer.add_argument(
+        "--load-base-from",
+        metavar="RUN",
+        help="run that a second stage of an exp_config starts from",
+    )
+    importer.add_argument(
+        "--roots", action="store_true", help="also store the workflow's folders where FILE says"
+    )
     given = parser.parse_args(words)
     try:
         if given.command == "run":
@@ -39,7 +47,7 @@ def main(words: list[str] | None = None) -> int:
         if given.command == "dag":
             _write_rule_graph(Path("docs/rules.md"))
         elif given.command == "import":
-            _print_overlay(given.file)
+            _print_overlay(given.file, given.load_base_from, given.roots)
         elif given.command == "verify":
             return max(map(_verify, given.folders))
         elif given.command == "export":
@@ -52,13 +60,15 @@ def main(words: list[str] | None = None) -> int:
     return 0
 
 
-def _print_overlay(path: Path) -> None:
+def _print_overlay(path: Path, load_base_from: str | None, roots: bool) -> None:
     from terse.importer import import_file
 
-    overlay = import_file(path)
+    overlay = import_file(path, roots=roots, load_base_from=load_base_from)
     sys.stdout.write(overlay.text())
     for key, why in overlay.unknown.items():
         print(f"terse: {path}: {key} is not imported: {why}", file=sys.stderr)
+    for question in overlay.questions:
+        print(f"terse: {path}: {question}", file=sys.stderr)
 
 
 def _write_rule_graph(page: Path) -> None:
@@ -99,3 +109,7 @@ def _write_schema(folder: Path) -> None:
 
     (folder / "schema.json").write_text(schema_text())
     (folder / "README.md").write_text(readme_text(folder.parent))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -14,6 +14,7 @@ from terse.errors import TerseError
 from terse.machine import processes
 from terse.machine.devices import lease_devices, under_slurm
 from terse.machine.signals import Stopped
+from terse.settings.roots import Roots
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +117,16 @@ def settings(snakemake: Any) -> Workflow:
 def folder_of(path: str) -> Path:
     """Return an input that is a folder, or the folder of an input file."""
     return Path(path) if Path(path).is_dir() else Path(path).parent
+
+
+def root(name: str, output: str) -> Path:
+    """Return a root of the workflow, `results`, `cache` or `state`, from the path of an output.
+
+    A module's `prefix:` moves the outputs into a folder of its own, and the roots with them.
+    """
+    parts = Path(output).parts
+    place = next(i for i, part in enumerate(parts) if part in Roots.model_fields)
+    return Path(*parts[:place], name)
 
 
 def optional_path(given: str | list[str]) -> Path | None:

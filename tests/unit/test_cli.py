@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 
 def terse(*words: object) -> tuple[int, str, str]:
     """Run the command; return its exit status and what it says."""
-    command = [sys.executable, "-c", "import sys, terse.cli; sys.exit(terse.cli.main())"]
+    command = [sys.executable, "-m", "terse.cli"]
     run = subprocess.run([*command, *map(str, words)], capture_output=True, text=True, timeout=120)
     return run.returncode, run.stdout, run.stderr
 

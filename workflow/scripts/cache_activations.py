@@ -81,7 +81,7 @@ if __name__ == "__main__":
             shard_path=Path(snakemake.output.shard),
             shard=int(snakemake.wildcards.shard),
             n_shards=snakemake.params.n_shards,
-            state_root=Path("state/activations"),
+            state_root=job.root("state", snakemake.output.shard) / "activations",
             device=job.device(snakemake),
             base_folder=job.needed_base(snakemake, snakemake.params.model.get("base_step")),
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from terse.config.methods import spec_of
 from terse.config.ways import check_frontier
+from terse.corpora.named import SENTENCE_END
 from terse.errors import TerseError, unknown_name
 from terse.settings.activations import Activations
 from terse.settings.run import Run
@@ -64,6 +65,8 @@ def _check_runs(workflow: "Workflow") -> None:
         _check_no_cycle(workflow, name)
     for name in workflow.runs:  # bases are known by now
         _check_positions(workflow, name)
+        _check_depth(workflow, name)
+        _check_settings_of_base(workflow, name)
         _check_compared(workflow, name)
 
 
@@ -76,6 +79,7 @@ def _check_run(workflow: "Workflow", name: str) -> None:
     _check_bytes(workflow, f"runs.{name}.tokenizer", run, run.tokenizer)
     if run.corpus is not None:
         _check_held_out(workflow, f"runs.{name}.corpus", run.corpus)
+        _check_steps(workflow, f"runs.{name}.corpus", run, run.corpus)
     try:
         run.share(workflow.n_processes(name))
     except TerseError as error:
@@ -117,6 +121,29 @@ def _check_positions(workflow: "Workflow", name: str) -> None:
         base = workflow.base_run(base)
 
 
+def _check_depth(workflow: "Workflow", name: str) -> None:
+    """Refuse hidden states that the base lacks, where a run in the chain of bases has its depth."""
+    base = workflow.base_run(name)
+    while base is not None:
+        depth = workflow.spec(base).depth(workflow.runs[base])
+        for key, layer in workflow.spec(name).hidden_states(workflow.runs[name]).items():
+            if depth is not None and not -depth - 1 <= layer <= depth:
+                raise TerseError(
+                    f"runs.{name}.{key}: {layer}; its base {base} has {depth} blocks, allowed: "
+                    f"{-depth - 1}..{depth}"
+                )
+        base = workflow.base_run(base)
+
+
+def _check_settings_of_base(workflow: "Workflow", name: str) -> None:
+    if (base := workflow.base_run(name)) is None:
+        return
+    try:
+        workflow.spec(name).check_base(workflow.runs[name], workflow.runs[base])
+    except TerseError as error:
+        raise TerseError(f"runs.{name}: {error}; its base is {base}") from None
+
+
 def _check_compared(workflow: "Workflow", name: str) -> None:
     run = workflow.runs[name]
     for key, other in spec_of(run).compared_with(run).items():
@@ -149,6 +176,17 @@ def _check_held_out(workflow: "Workflow", where: str, corpus: str) -> None:
             f"{where}: corpus {corpus} holds no documents out for validation; set its "
             "validation_fraction above 0"
         )
+
+
+def _check_steps(workflow: "Workflow", where: str, run: Run, corpus: str) -> None:
+    if not spec_of(run).reads_steps or workflow.corpora[corpus].step_pattern is not None:
+        return
+    ours = f"{corpus}-sentences"
+    named = f", or take {ours}" if ours in workflow.corpora else ""
+    raise TerseError(
+        f"{where}: {run.method} reads documents as steps, and corpus {corpus} has none; give it a "
+        f"separator or a separator_pattern such as {SENTENCE_END!r}{named}"
+    )
 
 
 def _check_model(workflow: "Workflow", name: str) -> None:

@@ -1,5 +1,6 @@
 """A run with `sweep:` is expanded into one run per combination of its listed values."""
 
+import hashlib
 import itertools
 import re
 from typing import Any
@@ -7,13 +8,15 @@ from typing import Any
 from terse.errors import TerseError
 
 Raw = dict[str, Any]
+LONGEST = 40  # characters of a name
 
 
 def expand_sweeps(runs: dict[str, Raw]) -> tuple[dict[str, Raw], dict[str, list[str]]]:
     """Return the runs with sweeps expanded, and the names that each run expands to.
 
     Lists under `sweep` are multiplied; the lists of a `zip` group inside it advance together.
-    A run `r` swept over lr becomes `r-0.001`, `r-0.01`: the values, in the order of the keys.
+    A run `r` swept over lr becomes `r-0.001`, `r-0.01`: the values, in the order of the keys. Where
+    that exceeds 40 characters, the longest parts lose their ends and a digest keeps names apart.
     """
     expanded: dict[str, Raw] = {}
     members: dict[str, list[str]] = {}
@@ -21,7 +24,7 @@ def expand_sweeps(runs: dict[str, Raw]) -> tuple[dict[str, Raw], dict[str, list[
         points = list(_points(name, raw)) if isinstance(raw, dict) and "sweep" in raw else [{}]
         rest = {k: v for k, v in raw.items() if k != "sweep"} if isinstance(raw, dict) else raw
         for point in points:
-            member = "-".join([name, *(_spell(value) for value in point.values())])
+            member = _joined([name, *(_spell(value) for value in point.values())])
             if member in expanded:
                 raise TerseError(f"runs.{name}.sweep: two runs would be called {member!r}")
             expanded[member] = {**rest, **point} if point else rest
@@ -68,3 +71,16 @@ def _spell(value: Any) -> str:
     """Return a value as a piece of a name; -2 and 2 differ."""
     sign = "-" if isinstance(value, int | float) and value < 0 else ""
     return sign + re.sub(r"[^a-z0-9.]+", "-", str(value).lower()).strip("-.")
+
+
+def _joined(parts: list[str]) -> str:
+    """Return the parts as one name of at most `LONGEST` characters."""
+    whole = "-".join(parts)
+    if len(whole) <= LONGEST or len(parts) == 1:
+        return whole
+    digest = hashlib.sha256(whole.encode()).hexdigest()[:6]
+    parts = list(parts)
+    while len("-".join([*parts, digest])) > LONGEST:
+        longest = max(range(len(parts)), key=lambda i: len(parts[i]))
+        parts[longest] = parts[longest][:-1].rstrip("-.")
+    return "-".join([*(part for part in parts if part), digest])

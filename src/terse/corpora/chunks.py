@@ -80,8 +80,9 @@ def chunk_documents(
 ) -> int:
     """Cut a tokens file into chunks of ctx_len tokens and return how many there are.
 
-    A document gives chunks if it has ctx_len * (min_chunks_from_a_document + 1) tokens or more,
-    at most max_chunks_from_a_document, with chunk_gap tokens skipped between two. With a BOS
+    A document gives chunks if it has ctx_len * (min_chunks_from_a_document + 1) tokens or more and
+    room for that minimum, at most max_chunks_from_a_document, with chunk_gap tokens skipped between
+    two. With a BOS
     token a chunk is BOS and ctx_len - 1 tokens, else ctx_len tokens. max_dataset_size: maximum
     number of documents considered. split: "train", "validation" or "all" (train first). shuffle:
     "tokens" permutes the tokens of a chunk, "blocks" its 16 blocks; the BOS stays first.
@@ -125,7 +126,9 @@ def plan(store: TokenStore, lengths: NDArray[np.int64], rule: ChunkRule) -> Plan
     stride = body + rule.chunk_gap
     counts = (lengths + rule.chunk_gap) // stride  # (D,) chunks that fit
     counts = np.minimum(counts, rule.max_chunks_from_a_document)
-    counts = np.where(lengths >= rule.threshold, counts, 0)
+    # Between short chunks the gaps take more than the threshold leaves for them.
+    enough = (lengths >= rule.threshold) & (counts >= rule.min_chunks_from_a_document)
+    counts = np.where(enough, counts, 0)
     documents = np.repeat(np.arange(len(lengths)), counts)  # (n,)
     firsts = np.cumsum(counts) - counts  # (D,) chunks in the documents before
     chunks = np.arange(len(documents)) - firsts[documents]
@@ -135,6 +138,12 @@ def plan(store: TokenStore, lengths: NDArray[np.int64], rule: ChunkRule) -> Plan
 def no_chunks(lengths: NDArray[np.int64], rule: ChunkRule) -> TerseError:
     """Return the error for a corpus without a long enough document; lengths (D,)."""
     longest = lengths.max() if len(lengths) else 0
+    if longest >= rule.threshold:
+        return TerseError(
+            f"no chunks: no document has room for min_chunks_from_a_document "
+            f"{rule.min_chunks_from_a_document} chunks of {rule.ctx_len} tokens with chunk_gap "
+            f"{rule.chunk_gap} between them, the longest has {longest}; lower one of them"
+        )
     return TerseError(
         f"no chunks: all {len(lengths)} documents are shorter than the {rule.threshold} tokens "
         f"that ctx_len {rule.ctx_len} and min_chunks_from_a_document "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pyarrow import ArrowException
 
 from terse.corpora.document import Document
-from terse.corpora.local import in_subset
+from terse.corpora.local import in_subset, parts_of_names
 from terse.corpora.records import record_document, row_filter
 from terse.errors import TerseError, unknown_name
 from terse.hub.errors import chain, explain, hub_errors, one_line
@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 STREAM_RATIO = 10  # a corpus more than this many times larger than requested is streamed
 BATCH_ROWS = 256
+READABLE = (".parquet", ".arrow", ".csv", ".txt", ".json", ".jsonl", ".gz", ".zst", ".bz2", ".xz")
 
 
 def read_hub(settings: Corpus, n_procs: int) -> Iterator[Document]:
@@ -83,7 +84,7 @@ def look_up(settings: Corpus) -> tuple[str, list[str] | None]:
     """
     from huggingface_hub import HfApi, constants
 
-    selects_files = bool(settings.files) or not in_subset("", settings.dataset_subset)
+    selects_files = bool(settings.files) or bool(parts_of_names(settings.dataset_subset))
     if constants.is_offline_mode() and not selects_files:
         return settings.revision, None
     path = settings.path or ""
@@ -94,12 +95,10 @@ def look_up(settings: Corpus) -> tuple[str, list[str] | None]:
         return info.sha or settings.revision, None
     globs = settings.files or ["*"]
     names = sorted(sibling.rfilename for sibling in info.siblings or [])
-    chosen = [
-        name
-        for name in names
-        if any(fnmatchcase(name, glob) for glob in globs)
-        and in_subset(name, settings.dataset_subset)
-    ]
+    if not settings.files:  # a number in dataset_subset counts files with text
+        names = [name for name in names if name.lower().endswith(READABLE)] or names
+    fitting = [name for name in names if any(fnmatchcase(name, glob) for glob in globs)]
+    chosen = in_subset(fitting, settings.dataset_subset)
     if not chosen:
         subset = settings.dataset_subset
         raise TerseError(

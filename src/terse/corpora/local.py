@@ -5,7 +5,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from terse.errors import TerseError
-from terse.settings.corpora import Corpus
+from terse.settings.corpora import Corpus, Subset
 from terse.settings.paths import checked_name
 
 _PACKED = (".gz", ".zst", ".bz2", ".xz")
@@ -29,7 +29,7 @@ def chosen_files(settings: Corpus) -> list[tuple[Path, str]]:
     if not root.is_dir():
         raise TerseError(f"there is no file or folder {root} to read a corpus from")
     names = {path.relative_to(root).as_posix() for path in _fitting(root, settings)}
-    kept = sorted(name for name in names if in_subset(name, settings.dataset_subset))
+    kept = in_subset(sorted(names), settings.dataset_subset)
     if not kept:
         subset = f" within the subset {settings.dataset_subset!r}" if names else ""
         globs = settings.files or [f"*{end}" for end in USUAL[settings.source]]
@@ -47,8 +47,23 @@ def _fitting(root: Path, settings: Corpus) -> Iterator[Path]:
     yield from (path for path in found if path.is_file())
 
 
-def in_subset(name: str, subset: str | None) -> bool:
-    """Return whether a file belongs to `dataset_subset`, a glob over names; row filters pass."""
-    if subset is None or "=" in subset:
-        return True
-    return fnmatchcase(name, subset) or fnmatchcase(Path(name).name, subset)
+def in_subset(names: list[str], subset: Subset) -> list[str]:
+    """Return the files of a corpus, sorted by name, that belong to `dataset_subset`.
+
+    A number is the place of a file, from 0; a text a glob over names; row filters pass.
+    """
+    if not (parts := parts_of_names(subset)):
+        return names
+    return [name for place, name in enumerate(names) if any(_fits(p, place, name) for p in parts)]
+
+
+def parts_of_names(subset: Subset) -> list[str | int]:
+    """Return the parts of `dataset_subset` that select files."""
+    parts = subset if isinstance(subset, list) else [] if subset is None else [subset]
+    return [part for part in parts if isinstance(part, int) or "=" not in part]
+
+
+def _fits(part: str | int, place: int, name: str) -> bool:
+    if isinstance(part, int):
+        return part == place
+    return fnmatchcase(name, part) or fnmatchcase(Path(name).name, part)

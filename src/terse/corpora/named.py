@@ -28,6 +28,9 @@ GLUE_COLUMNS = {
     "wnli": "sentence1",
 }
 
+# What ends a sentence, and with it a step of a plain text: punctuation and space, or a new line.
+SENTENCE_END = r"[.!?]['\")\]]*\s+|\s*\n\s*"
+
 # The tasks whose rows are pairs: the columns of the first and the second text.
 GLUE_PAIRS = {
     "mnli": ("premise", "hypothesis"),
@@ -45,7 +48,7 @@ def hub(path: str, **settings: Any) -> dict[str, Any]:
     return {"source": "hub", "path": path, **settings}
 
 
-NAMED: dict[str, dict[str, Any]] = {
+TEXTS: dict[str, dict[str, Any]] = {
     "python-docs": {"source": "python-docs"},
     "openwebtext": hub("Skylion007/openwebtext"),
     "pile": hub("monology/pile-uncopyrighted", split="train"),
@@ -72,4 +75,17 @@ NAMED: dict[str, dict[str, Any]] = {
         )
         for task, (first, second) in GLUE_PAIRS.items()
     },
+}
+
+PLAIN = (
+    "python-docs", "openwebtext", "pile", "pile-test", "pile-val", "dolma-sample", "wikitext-103",
+    "tinystories", "fineweb-edu",
+)  # fmt: skip
+# Texts, and both texts of a pair, as chains of sentences, for methods that read steps.
+_CHAINS = {name: name for name in PLAIN} | {
+    f"glue-{task}": f"glue-{task}-pairs" for task in GLUE_PAIRS
+}
+NAMED: dict[str, dict[str, Any]] = TEXTS | {
+    f"{name}-sentences": TEXTS[text] | {"separator_pattern": SENTENCE_END}
+    for name, text in _CHAINS.items()
 }

@@ -6,6 +6,7 @@ from typing import Any
 
 from terse.corpora.document import Document
 from terse.errors import TerseError, unknown_name
+from terse.settings.corpora import Subset
 
 
 def record_document(
@@ -40,14 +41,18 @@ def _text_in(record: dict[str, Any], key: str, column: str, place: str) -> str:
     return text or ""
 
 
-def row_filter(subset: str | None) -> Callable[[dict[str, Any]], bool]:
+def row_filter(subset: Subset) -> Callable[[dict[str, Any]], bool]:
     """Return which records `dataset_subset` keeps: "meta.pile_set_name=Github" compares a column.
 
-    Dots in the name before "=" address nested records. A subset without "=" selects files, so it
-    keeps every record.
+    Dots in the name before "=" address nested records. Of a list, one match is enough. What has no
+    "=" selects files, so it keeps every record.
     """
-    if subset is None or "=" not in subset:
-        return lambda record: True
+    parts = subset if isinstance(subset, list) else [subset]
+    filters = [_one_filter(part) for part in parts if isinstance(part, str) and "=" in part]
+    return lambda record: not filters or any(keeps(record) for keeps in filters)
+
+
+def _one_filter(subset: str) -> Callable[[dict[str, Any]], bool]:
     name, value = subset.split("=", 1)
 
     def keeps(record: dict[str, Any]) -> bool:

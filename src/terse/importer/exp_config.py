@@ -1,10 +1,6 @@
-"""A Python file with an `exp_config` of the hierarchical autoencoder: a map, or dataclasses."""
+"""An `exp_config` of the hierarchical autoencoder: a map, or dataclasses."""
 
-import dataclasses
-import runpy
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +9,18 @@ from terse.errors import TerseError, unknown_name
 from terse.importer.overlay import Overlay, name_of
 from terse.methods.hierarchical.settings import HierarchicalSettings, LevelSettings, TopSettings
 
-SUFFIXES = {".py"}
+OWN = {"compressor_level_configs", "top_transformer_config", "num_levels", "expander"}
 STEPS = 10_000  # if a file gives only epochs
 # Keys that the workflow or the library decides, and where their meaning is set here.
 ELSEWHERE = {
     "project_name": "the tracker's experiment: MLFLOW_EXPERIMENT_NAME in the environment",
-    "checkpoint_dir": "roots.state; a run's weights: results/runs/{run}/model",
+    "checkpoint_dir": "results/runs/{run}/checkpoints; the state to resume from: roots.state",
     "resume_from_checkpoint": "the same command resumes from the saved state",
     "save_base_components_path": "results/runs/{run}/model, which a second stage names as base",
     "entropy_load_path": "base, the run whose entropy LM is used, with freeze_entropy",
+    "num_workers": "threads, the cores of the run's jobs",
     "device": "the profile: profiles/cpu, gpu, slurm",
     "flex_attention": "always where CUDA compiles it",
-    "text_column_name": "corpora.{corpus}.text_column",
-    "dataset_train_split": "corpora.{corpus}.split",
     "expander_eos_id": "EOS is a separate symbol after the K codes",
     "embed_dim": "the width of a code is the level's dim",
     "use_continuous_expander_inputs": "always true: integers would not train the compressor",
@@ -34,13 +29,24 @@ ELSEWHERE = {
 TOP_KEYS = {"top_lm_mse_weight": "mse_weight", "top_lm_ce_weight": "ce_weight"}
 
 
-def convert(path: Path) -> Overlay:
-    """Return the overlay of a file with an `exp_config`; the file is run, as its trainer does.
+def fits(given: dict[str, Any]) -> bool:
+    """Return whether a map of keys is an `exp_config`."""
+    return bool(OWN & given.keys())
 
-    Raises TerseError if it fails, has no exp_config, or has values out of range.
+
+def convert(given: dict[str, Any], path: Path, load_base_from: str | None = None) -> Overlay:
+    """Return the overlay of an `exp_config`.
+
+    load_base_from: the run whose frozen compressors and expanders a second stage starts from.
+    Raises TerseError if its values are out of range.
     """
-    given = _read(path)
     overlay = Overlay(path.name)
+    if "compressor_level_configs" not in given and "num_levels" not in given:
+        raise TerseError(
+            f"{path}: a part of an exp_config without compressor_level_configs; merge it into the "
+            "whole one: exp_config = dict(base_config, **these keys)"
+        )
+    given = dict(given)
     name = name_of(str(given.pop("run_name", path.stem)))
     overlay.notes["run_name"] = f"the run's name, {name}"
     run: dict[str, Any] = {"method": "hierarchical", "tokenizer": "bytes"}
@@ -48,38 +54,10 @@ def convert(path: Path) -> Overlay:
     for key, value in _flat(given).items():
         _place(overlay, run, key, value)
     _finish(overlay, run)
-    overlay.config |= {"runs": _stages(overlay, run, name, given)}
-    overlay.config["select"] = {"runs": list(overlay.config["runs"]), "ids": []}
+    runs = _stages(overlay, run, name, given, load_base_from)
+    overlay.config |= {"runs": runs, "select": {"runs": list(runs), "ids": []}}
     overlay.check_runs()
     return overlay
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        with _importable(path):
-            found = runpy.run_path(str(path)).get("exp_config")
-    except Exception as error:
-        raise TerseError(f"{path}: it does not run: {type(error).__name__}: {error}") from error
-    if dataclasses.is_dataclass(found) and not isinstance(found, type):
-        found = dataclasses.asdict(found)
-    if not isinstance(found, dict):
-        raise TerseError(f"{path}: it has no exp_config that is a map or a dataclass")
-    return dict(found)
-
-
-@contextmanager
-def _importable(path: Path) -> Iterator[None]:
-    """Let the file import its neighbours, as `configs.base_config` or `base_config`."""
-    before, known = list(sys.path), set(sys.modules)
-    sys.path[:0] = [str(path.resolve().parent), str(path.resolve().parent.parent)]
-    try:
-        yield
-    finally:
-        sys.path[:] = before
-        for module in set(sys.modules) - known:  # another file's neighbours have the same names
-            origin = getattr(sys.modules[module], "__file__", None) or ""
-            if origin.startswith(str(path.resolve().parent.parent)):
-                del sys.modules[module]
 
 
 def _flat(given: dict[str, Any]) -> dict[str, Any]:
@@ -154,31 +132,56 @@ def _top_weight(key: str) -> Callable[[Overlay, dict[str, Any], Any], None]:
 
 
 def _dataset(overlay: Overlay, run: dict[str, Any], value: Any) -> None:
-    known = {block.get("path"): name for name, block in NAMED.items()}
     overlay.notes["dataset_name"] = "corpus"
-    if value in known:
-        run["corpus"] = known[value]
-        return
-    run["corpus"] = name_of(str(value).rpartition("/")[2])
-    overlay.config.setdefault("corpora", {})[run["corpus"]] = {"source": "hub", "path": str(value)}
+    run["_dataset"] = {**run.get("_dataset", {}), "path": str(value)}
 
 
-def _dataset_part(overlay: Overlay, run: dict[str, Any], value: Any) -> None:
-    overlay.notes["dataset_config"] = "corpora.{corpus}.name"
-    run["_dataset_part"] = value
+def _of_dataset(key: str, there: str) -> Callable[[Overlay, dict[str, Any], Any], None]:
+    """Return what places a key that says how the dataset is read."""
+
+    def place(overlay: Overlay, run: dict[str, Any], value: Any) -> None:
+        overlay.notes[key] = f"corpora.{{corpus}}.{there}"
+        if value is not None:
+            run["_dataset"] = {**run.get("_dataset", {}), there: value}
+
+    return place
+
+
+def _corpus(overlay: Overlay, asked: dict[str, Any]) -> str:
+    """Return the named corpus that is just this dataset, or define it."""
+    entry = {"source": "hub", **asked}
+    plain = {"split": "train", "text_column": "text"}
+    for name, block in NAMED.items():
+        if plain | block == plain | entry or (
+            block.get("path") == asked["path"] and asked.items() - plain.items() <= block.items()
+        ):
+            return name
+    last = str(asked["path"]).rpartition("/")[2]
+    name = name_of(last)
+    if name in NAMED:
+        name = name_of("-".join([last, *(str(v) for k, v in asked.items() if k != "path")]))
+    overlay.config.setdefault("corpora", {})[name] = entry
+    return name
+
+
+def _mlflow(overlay: Overlay, run: dict[str, Any], value: Any) -> None:
+    if value is not None:
+        run["mlflow_batch_interval"] = value
+        overlay.config["tracking"] = "mlflow"
+        overlay.notes["mlflow_batch_interval"] = "the run's key; tracking: mlflow, as there"
 
 
 def _finish(overlay: Overlay, run: dict[str, Any]) -> None:
     """Combine what several keys decide."""
-    weights, part = run.pop("_top_weights", {}), run.pop("_dataset_part", None)
+    weights, dataset = run.pop("_top_weights", {}), run.pop("_dataset", {})
     if (top := run.get("top_transformer_config")) is not None:
         for key, value in weights.items():
             top.setdefault(key, value)
         if not top.get("continuous"):
             top.pop("mse_weight", None)
-    if part is not None and run.get("corpus") in overlay.config.get("corpora", {}):
-        overlay.config["corpora"][run["corpus"]]["name"] = part
-    if "corpus" not in run:
+    if "path" in dataset:
+        run["corpus"] = _corpus(overlay, dataset)
+    else:
         run["corpus"] = "python-docs"
         overlay.notes["dataset_name"] = "not given: the default configuration's corpus"
     if run.get("use_decoder_only_expander") and run.get("expander_num_enc_layers"):
@@ -191,7 +194,8 @@ def _finish(overlay: Overlay, run: dict[str, Any]) -> None:
             "batch_size x n_grad_loops)"
         )
     run["warmup_steps"] = min(run.get("warmup_steps", 0), run["max_steps"])
-    run["checkpoint_steps"] = []
+    if "checkpoint_interval" not in run:
+        run["checkpoint_steps"] = []
 
 
 def _epochs(overlay: Overlay, _run: dict[str, Any], value: Any) -> None:
@@ -199,17 +203,28 @@ def _epochs(overlay: Overlay, _run: dict[str, Any], value: Any) -> None:
 
 
 def _stages(
-    overlay: Overlay, run: dict[str, Any], name: str, given: dict[str, Any]
+    overlay: Overlay, run: dict[str, Any], name: str, given: dict[str, Any], base: str | None
 ) -> dict[str, Any]:
-    """Return the run, or two linked ones if the file loads a first stage."""
-    if not given.get("load_base_from"):
-        return {name: run}
-    if "top_transformer_config" not in run:
+    """Return the run, a second stage on `base`, or two linked runs if the file loads a first."""
+    is_second = base is not None or given.get("load_base_from")
+    if is_second and "top_transformer_config" not in run:
         raise TerseError("load_base_from without top_transformer_config has nothing to train")
+    if not is_second:
+        if "top_transformer_config" in run:
+            overlay.questions.append(
+                "compressors, expanders and top transformer are trained jointly, as this file says "
+                "by itself. Should it be a second stage, which its trainer was told by "
+                "--load_base_from? Then: terse import FILE --load-base-from RUN, the first "
+                "stage's run"
+            )
+        return {name: run}
+    stage2 = {key: value for key, value in run.items() if key != "tokenizer"}
+    if base is not None:
+        overlay.notes["load_base_from"] = f"base: the run {base}"
+        return {name: {**stage2, "base": base}}
     first = name_of(f"{name[:33]}-stage1")
     overlay.notes["load_base_from"] = f"base: the first stage, {first}, is a separate run"
     stage1 = {key: value for key, value in run.items() if key != "top_transformer_config"}
-    stage2 = {key: value for key, value in run.items() if key != "tokenizer"}
     return {first: stage1, name: {**stage2, "base": first}}
 
 
@@ -228,7 +243,10 @@ SPECIAL: dict[str, Callable[[Overlay, dict[str, Any], Any], None]] = {
     "top_lm_mse_weight": _top_weight("top_lm_mse_weight"),
     "top_lm_ce_weight": _top_weight("top_lm_ce_weight"),
     "dataset_name": _dataset,
-    "dataset_config": _dataset_part,
+    "dataset_config": _of_dataset("dataset_config", "name"),
+    "dataset_train_split": _of_dataset("dataset_train_split", "split"),
+    "text_column_name": _of_dataset("text_column_name", "text_column"),
+    "mlflow_batch_interval": _mlflow,
     "num_epochs": _epochs,
     "load_base_from": _nothing,
     "freeze_entropy": _frozen,

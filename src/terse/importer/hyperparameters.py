@@ -1,6 +1,5 @@
 """A flat `hyperparameters.json`: lists are ranges to sweep, lists in `combos` advance together."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -11,22 +10,32 @@ from terse.errors import TerseError, unknown_name
 from terse.importer.overlay import Overlay, name_of
 from terse.settings.run import Run
 
-SUFFIXES = {".json"}
 # Datasets by their old names; others keep theirs if it is a named corpus.
 DATASETS = {"wikitext": "wikitext-103", "glue": "glue-mrpc-pairs", "mrpc": "glue-mrpc-pairs"}
+# A chain of sentences needs at least three: the premises of RTE are short passages.
+OF_METHOD = {"blotching": {"glue": "glue-rte", "mrpc": "glue-mrpc"}}
+# A scored or validated corpus may be as large as openwebtext; what a file leaves open is bounded.
+BOUNDS = {"max_val_loops": 50, "eval_windows": 2000}
 STAND_IN = "base"  # the model that the default configuration trains
 
 
-def convert(path: Path) -> Overlay:
+def fits(given: dict[str, Any]) -> bool:
+    """Return whether a map of keys is flat and one of the methods knows some of them."""
+    combos = given.get("combos")
+    keys = {*given, *(combos if isinstance(combos, dict) else ())}
+    return any(keys & own for own in _own_keys().values())
+
+
+def convert(given: dict[str, Any], path: Path, _load_base_from: str | None = None) -> Overlay:
     """Return the overlay of a flat file of hyperparameters.
 
-    Raises TerseError if it is not flat JSON, fits no known method, or has values out of range.
+    Raises TerseError if it fits no known method or has values out of range.
     """
-    given = _read(path)
+    given = dict(given)
     combos = given.pop("combos", {})
     if not isinstance(combos, dict) or not all(isinstance(v, list) for v in combos.values()):
         raise TerseError(f"{path}: combos: must be a map of keys with lists of equal length")
-    spec = methods()[_method_of(path, {**given, **combos})]
+    spec = methods()[_method_of({**given, **combos})]
     overlay = Overlay(path.name)
     for key in [key for key in combos if key in given]:
         overlay.notes[key] = f"swept by combos; {given.pop(key)!r} outside them is dropped"
@@ -41,6 +50,7 @@ def convert(path: Path) -> Overlay:
     zipped: dict[str, Any] = {}
     for key, values in combos.items():
         _place(overlay, spec.settings, run, zipped, key, values)
+    _bound(overlay, spec.settings, run, sweep, zipped)
     overlay.notes |= spec.drop_unread(overlay.config, (run, sweep, zipped))
     if testing:
         _stand_in(overlay, run, sweep, zipped)
@@ -52,29 +62,26 @@ def convert(path: Path) -> Overlay:
     return overlay
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise TerseError(f"{path}: invalid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise TerseError(f"{path}: must be a map of keys")
-    return content
+def _bound(overlay: Overlay, settings: type[Run], *blocks: dict[str, Any]) -> None:
+    """Bound how much a validation and the evaluation read, where the file does not."""
+    given = {key for block in blocks for key in block}
+    for key, most in BOUNDS.items():
+        if key in settings.model_fields and key not in given:
+            blocks[0][key] = most
+            overlay.notes[key] = f"not given: {most}; null reads everything"
 
 
-def _method_of(path: Path, given: dict[str, Any]) -> str:
+def _method_of(given: dict[str, Any]) -> str:
     """Return the method with the most keys of the file, shared keys aside."""
-    own = {
+    counts = {method: len(keys & set(given)) for method, keys in _own_keys().items()}
+    return max(counts, key=lambda method: counts[method])
+
+
+def _own_keys() -> dict[str, set[str]]:
+    return {
         name: (set(spec.settings.model_fields) | set(spec.settings.aliases)) - _shared()
         for name, spec in methods().items()
     }
-    counts = {method: len(keys & set(given)) for method, keys in own.items()}
-    best = max(counts, key=lambda method: counts[method])
-    if not counts[best]:
-        raise TerseError(
-            f"{path}: its keys fit none of the methods {', '.join(methods())}; is it flat?"
-        )
-    return best
 
 
 def _shared() -> set[str]:
@@ -92,7 +99,8 @@ def _place(
 ) -> None:
     """Put a key where it belongs: into the run, its sweep, the rest of the overlay, the notes."""
     if key in SPECIAL and value is not None:
-        for place, found in SPECIAL[key](overlay, value).items():
+        special = SPECIAL[key](overlay, value, run["method"])
+        for place, found in special.items():
             (sweep if isinstance(found, list) else run)[place] = found
     elif key not in {*settings.model_fields, *settings.aliases, *SPECIAL}:
         error = unknown_name("key", key, [*settings.model_fields, *SPECIAL], settings.aliases)
@@ -117,19 +125,17 @@ def _each(value: Any, function: Callable[[Any], Any]) -> Any:
     return [function(item) for item in value] if isinstance(value, list) else function(value)
 
 
-def _save_root(overlay: Overlay, value: Any) -> dict[str, Any]:
-    overlay.config.setdefault("roots", {})["results"] = str(value)
-    overlay.notes["save_root"] = "roots.results"
+def _save_root(overlay: Overlay, value: Any, _method: str) -> dict[str, Any]:
+    overlay.roots["results"] = ("save_root", str(value))
     return {}
 
 
-def _data_root(overlay: Overlay, value: Any) -> dict[str, Any]:
-    overlay.config.setdefault("roots", {})["cache"] = str(value)
-    overlay.notes["data_root"] = "roots.cache"
+def _data_root(overlay: Overlay, value: Any, _method: str) -> dict[str, Any]:
+    overlay.roots["cache"] = ("data_root", str(value))
     return {}
 
 
-def _data_procs(overlay: Overlay, value: Any) -> dict[str, Any]:
+def _data_procs(overlay: Overlay, value: Any, _method: str) -> dict[str, Any]:
     overlay.config["n_data_procs"] = value
     overlay.notes["n_data_procs"] = "a top-level key of the workflow"
     return {}
@@ -143,7 +149,7 @@ def _defined(overlay: Overlay, library: str, hub_id: str, entry: dict[str, Any])
     return name
 
 
-def _model_string(overlay: Overlay, value: Any) -> dict[str, Any]:
+def _model_string(overlay: Overlay, value: Any, _method: str) -> dict[str, Any]:
     def named(model: str) -> str:
         if model == STAND_IN:
             return model
@@ -153,9 +159,9 @@ def _model_string(overlay: Overlay, value: Any) -> dict[str, Any]:
     return {"base": _each(value, named)}
 
 
-def _dataset(overlay: Overlay, value: Any) -> dict[str, Any]:
+def _dataset(overlay: Overlay, value: Any, method: str) -> dict[str, Any]:
     def named(dataset: str) -> str:
-        name = DATASETS.get(dataset, dataset)
+        name = (DATASETS | OF_METHOD.get(method, {})).get(dataset, dataset)
         if name in NAMED:
             return name
         return _defined(overlay, "corpora", dataset, {"source": "hub", "path": dataset})
@@ -164,22 +170,22 @@ def _dataset(overlay: Overlay, value: Any) -> dict[str, Any]:
     return {"corpus": _each(value, named)}
 
 
-def _dtype(_overlay: Overlay, value: Any) -> dict[str, Any]:
+def _dtype(_overlay: Overlay, value: Any, _method: str) -> dict[str, Any]:
     return {"torch_dtype": _each(value, lambda dtype: str(dtype).removeprefix("torch."))}
 
 
-def _multi_gpu(overlay: Overlay, value: Any) -> dict[str, Any]:
+def _multi_gpu(overlay: Overlay, value: Any, _method: str) -> dict[str, Any]:
     overlay.notes["multi_gpu"] = (
         "set gpu in the run to the number of devices" if value else "off is the default here too"
     )
     return {}
 
 
-def _patience(_overlay: Overlay, value: Any) -> dict[str, Any]:
+def _patience(_overlay: Overlay, value: Any, _method: str) -> dict[str, Any]:
     return {"lr_schedule": "plateau", "patience": value}
 
 
-SPECIAL: dict[str, Callable[[Overlay, Any], dict[str, Any]]] = {
+SPECIAL: dict[str, Callable[[Overlay, Any, str], dict[str, Any]]] = {
     "save_root": _save_root,
     "data_root": _data_root,
     "n_data_procs": _data_procs,

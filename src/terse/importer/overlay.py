@@ -16,19 +16,37 @@ from terse.errors import TerseError
 class Overlay:
     """A configuration for --configfile, and notes on it.
 
-    notes: where a key's meaning moved to. unknown: keys without a counterpart.
+    notes: where a key's meaning moved to. unknown: keys without a counterpart. questions: what a
+    file leaves open, and how to answer it. roots: the folders that it names, {root: (key, folder)}.
     """
 
     source: str
     config: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
     unknown: dict[str, str] = field(default_factory=dict)
+    questions: list[str] = field(default_factory=list)
+    roots: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def place_roots(self, *, asked: bool) -> None:
+        """Note each folder of the file; `asked`: move the workflow's roots there.
+
+        They would move everything that the workflow has and makes, not this run alone.
+        """
+        for root, (key, folder) in self.roots.items():
+            if asked:
+                self.config.setdefault("roots", {})[root] = folder
+                self.notes[key] = f"roots.{root}"
+            else:
+                self.notes[key] = (
+                    f"not used; --roots sets roots.{root}, of the whole workflow, to it"
+                )
 
     def text(self) -> str:
         """Return the overlay as YAML, preceded by the notes as comments."""
         head = [f"# From {self.source}; use it with --configfile. Keys: config/README.md"]
         head += [f"# {key}: {note}" for key, note in self.notes.items()]
         head += [f"# {key}: NOT IMPORTED, {why}" for key, why in self.unknown.items()]
+        head += [f"# {question}" for question in self.questions]
         body = yaml.safe_dump(self.config, sort_keys=False, default_flow_style=None, width=100)
         return "\n".join(head) + "\n" + body
 

@@ -21,6 +21,7 @@ from terse.launch.runner import runner_of
 REPORT = "results/report.html"
 _KEEP_GOING = {"-k", "--keep-going"}
 _DRY_RUN = {"-n", "--dry-run", "--dryrun"}
+_SIZES = {"-c", "--cores", "-j", "--jobs", "--profile", "--executor", "-e"}
 
 
 def run_workflow(folder: Path, words: list[str]) -> int:
@@ -38,7 +39,7 @@ def run_workflow(folder: Path, words: list[str]) -> int:
         report = ["--report", REPORT, "--report-after-run"]
         if _DRY_RUN & set(words):
             report = []  # Snakemake would write it in a dry run, too
-        words = words or ["--profile", "profiles/cpu"]
+        words = sized(words)
         command, going_on = [*_snakemake(), *report], _going_on(words)
         notes = folder / NOTES
         try:
@@ -56,6 +57,13 @@ def run_workflow(folder: Path, words: list[str]) -> int:
     for model, reason in missing.items():
         print(f"terse: left out: model {model}: {reason}")
     return status
+
+
+def sized(words: list[str]) -> list[str]:
+    """Return Snakemake's arguments with this machine's profile, unless they say how much to run."""
+    options = [word.partition("=")[0] for word in words if word.startswith("-")]
+    is_sized = _SIZES & set(options) or any(re.fullmatch(r"-[cj]\d+", o) for o in options)
+    return words if is_sized else ["--profile", "profiles/cpu", *words]
 
 
 def _going_on(words: list[str]) -> list[str]:

@@ -37,7 +37,10 @@ class Chunking(Strict):
     ctx_len: int = Field(256, ge=2, description="tokens per context, BOS included")
     max_dataset_size: int | None = Field(None, gt=0, description="only the first n documents")
     min_chunks_from_a_document: int = Field(
-        1, ge=0, description="only documents of at least ctx_len x (this + 1) tokens give chunks"
+        1,
+        ge=0,
+        description="only documents of at least ctx_len x (this + 1) tokens, with room for as many "
+        "chunks, give chunks",
     )
     max_chunks_from_a_document: int = Field(
         5, ge=1, description="at most this many chunks per document"
@@ -47,6 +50,15 @@ class Chunking(Strict):
         "none", description="shuffle each context by token, or in 16 blocks of tokens"
     )
     chunk_seed: int = Field(0, ge=0, description="seed of the shuffle")
+
+    @model_validator(mode="after")
+    def _min_up_to_max(self) -> "Chunking":
+        low, high = self.min_chunks_from_a_document, self.max_chunks_from_a_document
+        if low > high:
+            raise ValueError(
+                f"min_chunks_from_a_document {low} > max_chunks_from_a_document {high}"
+            )
+        return self
 
 
 class Capture(Strict):
@@ -84,6 +96,11 @@ class Capture(Strict):
     compression: Literal["gzip", "lzf"] | None = Field(
         None, description="HDF5 filter of the hidden states; half precision barely shrinks"
     )
+
+    @field_validator("save_fp", mode="before")
+    @classmethod
+    def _plain_dtype(cls, dtype: Any) -> Any:
+        return dtype.removeprefix("torch.") if isinstance(dtype, str) else dtype
 
     @field_validator("layer_idx_list", mode="before")
     @classmethod

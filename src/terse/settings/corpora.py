@@ -21,6 +21,9 @@ _KEYS = {
 }
 
 
+Subset = str | int | list[str | int] | None
+
+
 class Corpus(Strict):
     """A collection of documents, split by document into training and validation."""
 
@@ -42,8 +45,10 @@ class Corpus(Strict):
     separator_pattern: str | None = Field(
         None, min_length=1, description="the same, as a regular expression such as `[.!?]\\s+`"
     )
-    dataset_subset: str | None = Field(
-        None, description="only files (or rows) of this part of a sharded corpus"
+    dataset_subset: Subset = Field(
+        None,
+        description="only this part of a sharded corpus: a file's place from 0, a pattern of "
+        "names, rows as `column=value`, or a list of them",
     )
     max_dataset_size: int | None = Field(None, gt=0, description="at most this many documents")
     validation_fraction: float = Field(

@@ -6,7 +6,8 @@ from typing import Any
 def steps_of_epochs(raw: Any) -> Any:
     """Return a run's raw settings with max_steps = n_epochs x n_train_loops if these are given.
 
-    Raises ValueError if only one of them is given, or max_steps disagrees.
+    It is then validated after each epoch, unless eval_interval says otherwise. Raises ValueError if
+    only one of them is given, or max_steps disagrees.
     """
     if not isinstance(raw, dict):
         return raw
@@ -19,4 +20,4 @@ def steps_of_epochs(raw: Any) -> Any:
         raise ValueError(
             f"max_steps {raw['max_steps']} is not n_epochs x n_train_loops = {epochs * loops}"
         )
-    return {**raw, "max_steps": epochs * loops}
+    return {"eval_interval": loops, **raw, "max_steps": epochs * loops}

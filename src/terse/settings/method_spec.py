@@ -8,7 +8,10 @@ from terse.settings.run import Run
 S = TypeVar("S", bound=Run)
 
 # Keys that change how a run is carried out but not its results.
-CONDUCT_KEYS = frozenset({"gpu", "nodes", "save_interval", "mlflow_batch_interval", "threads"})
+# (`checkpoint_interval` is read into `checkpoint_steps`, which does.)
+CONDUCT_KEYS = frozenset(
+    {"gpu", "nodes", "save_interval", "mlflow_batch_interval", "threads", "checkpoint_interval"}
+)
 
 
 class MethodSpec(Generic[S]):
@@ -99,6 +102,13 @@ class MethodSpec(Generic[S]):
         Empty if the run has no base, or the settings don't determine it.
         """
         return {}
+
+    def hidden_states(self, run: S) -> dict[str, int]:
+        """Return the hidden states of the base that are read, 0 the embeddings, by settings key."""
+        return {}
+
+    def check_base(self, run: S, base: Run) -> None:
+        """Raise TerseError if a run can't start from a run with these settings."""
 
     def tokens_per_row(self, run: S) -> int | None:
         """Return how many tokens a training row costs, None if the settings don't determine it."""

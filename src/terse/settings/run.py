@@ -1,7 +1,7 @@
 """The keys that every run has, whatever its method."""
 
 import math
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -21,6 +21,7 @@ class Run(Strict):
         "gradient_accumulation_steps": "n_grad_loops",
         "grad_accum": "n_grad_loops",
         "gradient_clip_norm": "grad_clip",
+        "checkpt_mod": "checkpoint_interval",
     }
 
     method: str = Field(description="how the run is trained: see the sections below")
@@ -61,11 +62,28 @@ class Run(Strict):
         50, gt=0, description="steps whose metrics are sent to MLflow together"
     )
     checkpoint_steps: list[int] = Field([0], description="steps whose weights are kept")
+    checkpoint_interval: int | None = Field(
+        None, gt=0, description="also keep the weights every so many steps; null: only those named"
+    )
     gpu: int | None = Field(
         None, ge=0, description="devices on a node, one process each; null: the workflow's gpu"
     )
     nodes: int = Field(1, ge=1, description="nodes for its training, under SLURM")
     threads: int = Field(2, ge=1, description="cores of its jobs, per device")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kept_every(cls, raw: Any) -> Any:
+        """Name the steps of checkpoint_interval, so that nothing else needs to know it."""
+        if not isinstance(raw, dict):
+            return raw
+        key = "checkpoint_interval"
+        given = [raw[k] for k in raw if cls.aliases.get(k, k) == key and raw[k] is not None]
+        steps, kept = raw.get("max_steps"), raw.get("checkpoint_steps", [0])
+        if not given or not all(map(_is_count, (given[-1], steps))) or not isinstance(kept, list):
+            return raw  # the keys' own checks say what is wrong
+        every = range(given[-1], steps + 1, given[-1])
+        return {**raw, "checkpoint_steps": sorted({*kept, *every})}
 
     @model_validator(mode="after")
     def _steps_within_run(self) -> "Run":
@@ -90,3 +108,7 @@ class Run(Strict):
                 f"{self.n_grad_loops} evenly: change gpu, nodes or one of the two"
             )
         return rows, self.n_grad_loops // fewer
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -6,7 +6,8 @@ from typing import Annotated, Any, ClassVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from terse.errors import unknown_name
+from terse.errors import TerseError, unknown_name
+from terse.settings.foreign import COUNTERPARTS
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +22,8 @@ class Strict(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True
     )
-    # Old or misspelt names from the original systems: {old: current}.
+    # Old or misspelt names from the original systems: {old: current}. An overlay may have the one
+    # name and the file below it the other: Snakemake merges both into one map, the later one last.
     aliases: ClassVar[dict[str, str]] = {}
 
     @model_validator(mode="before")
@@ -32,14 +34,16 @@ class Strict(BaseModel):
         renamed = dict(raw)
         for old, new in cls.aliases.items():
             if old in renamed:
-                if new in renamed:
-                    raise ValueError(f"{old} is an old name of {new}: give only {new}")
-                logger.warning("%s is an old name, write %s", old, new)
-                renamed[new] = renamed.pop(old)
+                value, order = renamed.pop(old), list(raw)
+                if new not in raw or order.index(old) > order.index(new):
+                    renamed[new] = value
+                other = (
+                    f"; the later of the two counts, {new}: {renamed[new]}" if new in raw else ""
+                )
+                logger.warning("%s is an old name, write %s%s", old, new, other)
         for key in renamed:
             if key not in cls.model_fields:
-                error = unknown_name("key", str(key), cls.model_fields, cls.aliases)
-                raise ValueError(str(error))
+                raise ValueError(str(unknown_key(str(key), cls)))
             if isinstance(renamed[key], bool) and _is_number(cls.model_fields[key].annotation):
                 raise ValueError(f"{key}: must be a number; given: {renamed[key]}")
         return renamed
@@ -47,6 +51,15 @@ class Strict(BaseModel):
     def block(self, part: type["Strict"]) -> dict[str, Any]:
         """Return the settings that `part`, a base class of this one, declares, as plain JSON."""
         return self.model_dump(mode="json", include=set(part.model_fields))
+
+
+def unknown_key(key: str, block: type[Strict]) -> TerseError:
+    """Return the error for a key that a block lacks, with its counterpart or the nearest one."""
+    error = unknown_name("key", key, block.model_fields, block.aliases)
+    if key not in COUNTERPARTS:
+        return error
+    _, _, allowed = str(error).rpartition("allowed: ")
+    return TerseError(f"unknown key {key!r}; here: {COUNTERPARTS[key]}; allowed: {allowed}")
 
 
 def _is_number(annotation: Any) -> bool:

@@ -107,7 +107,7 @@ class ReportProgress(TrainerCallback):
         if "eval_loss" in logs:
             logger.info("%s: validation loss %.3f nats%s", step, logs["eval_loss"], left)
         else:
-            rates = (logs["loss"], logs["tokens_per_s"])
+            rates = (logs.get("loss_nats", logs["loss"]), logs["tokens_per_s"])
             logger.debug("%s: loss %.3f nats, %.0f tokens/s%s", step, *rates, left)
 
 

@@ -16,6 +16,7 @@ from terse.errors import TerseError
 from terse.evaluation.measures import Measure
 from terse.settings.method_spec import MethodSpec
 from terse.settings.run import Run
+from terse.training.terms import Terms
 
 S = TypeVar("S", bound=Run)
 Batch = dict[str, Tensor]
@@ -97,20 +98,23 @@ class Method(ABC, Generic[S]):
         """Return the tokens that a batch holds, for the throughput in the history."""
         return next(iter(batch.values())).numel()
 
-    def loss(
-        self, model: nn.Module, batch: Batch, n_targets: Tensor | int
-    ) -> tuple[Tensor, dict[str, float]]:
-        """Return the summed loss divided by `n_targets`, and the terms to log.
+    def loss(self, model: nn.Module, batch: Batch, n_targets: Tensor | int) -> tuple[Tensor, Terms]:
+        """Return the summed objective divided by `n_targets`, and the terms to log.
 
         `n_targets` is the sum of `count` over the accumulated batch and all processes.
 
-        The terms are logged under their own names in addition to the loss, each in its own unit.
+        The terms are logged under their own names, each in its own unit (`terse.training.terms`).
+        One called `loss_nats` is the cross-entropy per target, as `score` has it for validation;
+        a method without it minimises just that, so its objective is logged as both.
         """
         output = model(**batch, num_items_in_batch=n_targets, use_cache=False)
         return output.loss, {}
 
     def score(self, model: nn.Module, batch: Batch) -> tuple[float, int]:
-        """Return the nats of a validation batch, summed over its targets, and their number."""
+        """Return the cross-entropy of a validation batch in nats, summed, and its targets' number.
+
+        The default is right where the objective is the cross-entropy.
+        """
         n_targets = self.count(batch)
         loss, _ = self.loss(model, batch, n_targets)
         return float(loss) * int(n_targets), int(n_targets)

@@ -19,12 +19,17 @@ from terse.errors import TerseError
 from terse.training.finite import check_row, check_weights
 from terse.training.method import Method, mean_loss
 from terse.training.state import TrainingState
+from terse.training.terms import TermSums
 
 _UNLOGGED = "unlogged.json"
 
 
 class MethodTrainer(Trainer):
     """Trains any method; the method defines everything that differs between methods."""
+
+    # The method divides by the targets of the whole step. Otherwise the Trainer decides by whether
+    # the model's `forward` takes **kwargs, and divides by the number of passes once more.
+    loss_is_scaled_for_ga = True
 
     def __init__(
         self, method: Method[Any], model: nn.Module, args: TrainingArguments, state: TrainingState
@@ -34,7 +39,7 @@ class MethodTrainer(Trainer):
         self._staging: Path | None = None
         self._tokens_since_log = 0
         self._busy_since_log = 0.0
-        self._terms: dict[str, float] = {}
+        self._terms = TermSums()
         self._logged_step = 0  # step of the last training row
         rows = method.training_rows()
         super().__init__(
@@ -65,8 +70,7 @@ class MethodTrainer(Trainer):
         if num_items_in_batch is None:
             num_items_in_batch = self.method.count(inputs)
         loss, terms = self.method.loss(model, inputs, num_items_in_batch)
-        for name, value in terms.items():
-            self._terms[name] = self._terms.get(name, 0.0) + value
+        self._terms.add(terms)
         return loss * self.args.world_size
 
     def training_step(
@@ -123,22 +127,22 @@ class MethodTrainer(Trainer):
         """Add throughput and the method's terms to a training row; refuse values not finite."""
         check_row(logs, self.state.global_step)
         if "loss" in logs:
-            tokens, *terms = self._summed([self._tokens_since_log, *self._terms.values()])
+            (tokens,) = self._summed([self._tokens_since_log])
             logs["tokens_per_s"] = tokens / max(self._busy_since_log, 1e-9)
             steps = max(self.state.global_step - self._logged_step, 1)
-            logs.update({n: v / steps for n, v in zip(self._terms, terms, strict=True)})
+            logs.update(self._terms.over_processes(self._summed).means(steps))
             check_row(logs, self.state.global_step)
             self._logged_step = self.state.global_step
-            self._tokens_since_log, self._busy_since_log, self._terms = 0, 0.0, {}
+            self._tokens_since_log, self._busy_since_log, self._terms = 0, 0.0, TermSums()
         super().log(logs, start_time)
 
     def _unlogged(self) -> dict[str, Any]:
         """Return the partial sums of the next training row, over all processes."""
-        mine = [float(self._tr_loss), float(self._tokens_since_log), *self._terms.values()]
-        loss, tokens, *terms = self._summed(mine)
+        loss, tokens = self._summed([float(self._tr_loss), float(self._tokens_since_log)])
         return {
             "step": self._logged_step, "loss": loss / self.args.world_size, "tokens": tokens,
-            "busy_s": self._busy_since_log, "terms": dict(zip(self._terms, terms, strict=True)),
+            "busy_s": self._busy_since_log,
+            "terms": self._terms.over_processes(self._summed).as_json(),
         }  # fmt: skip
 
     def restore_unlogged(self, checkpoint: Path | None) -> None:
@@ -153,7 +157,7 @@ class MethodTrainer(Trainer):
         leads = self.args.process_index == 0  # in the first process only: the sum is logged
         self._tokens_since_log = found["tokens"] if leads else 0
         self._busy_since_log = found["busy_s"]
-        self._terms = {name: value * leads for name, value in found["terms"].items()}
+        self._terms = TermSums(found["terms"] if leads else _zeros(found["terms"]))
 
     def _summed(self, values: list[float]) -> list[float]:
         """Return the sums over all processes."""
@@ -181,7 +185,8 @@ class MethodTrainer(Trainer):
         """Save the state so that a kill at any time leaves only complete checkpoints."""
         name = f"checkpoint-{self.state.global_step}"
         unlogged = self._unlogged()
-        check_row({**unlogged, **unlogged["terms"]}, self.state.global_step)
+        terms = {name: total for name, (total, _) in unlogged["terms"].items()}
+        check_row({**unlogged, **terms}, self.state.global_step)
         if self.args.process_index > 0:
             self._write_checkpoint(None, model, trial)
             self.accelerator.wait_for_everyone()  # until it is published
@@ -205,3 +210,11 @@ class MethodTrainer(Trainer):
         finally:
             self._staging = None
         self.accelerator.wait_for_everyone()
+
+
+def _zeros(terms: dict[str, list[float | None]]) -> dict[str, list[float | None]]:
+    return {
+        name: [None if v is None else 0.0 for v in pair]
+        for name, pair in terms.items()
+        if isinstance(pair, list)
+    }

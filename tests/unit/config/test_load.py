@@ -61,6 +61,7 @@ FROM_BASE = {"method": "causal-lm", "corpus": "python-docs", "max_steps": 1}
         ("activations/layer_idx_list", ["0-6"], ["no layer 6", "allowed: -6..5"]),
         ("activations/save_IDs_list", ["mlee"], ["save_IDs_list", "did you mean 'mle'"]),
         ("activations/save_fp", "float61", ["save_fp", "did you mean 'float16'"]),
+        ("activations/min_chunks_from_a_document", 3, ["document 3 > max_chunks", "document 2"]),
         ("activations/ctx_len", 16, ["fewer than the 22"]),
         ("activations/ctx_len", 257, ["activations.ctx_len: 257 tokens", "rows of 256"]),
         ("activations/layer_idx_list", ["5-2"], ["layer_idx_list", "did you mean 2-5"]),
@@ -76,6 +77,9 @@ FROM_BASE = {"method": "causal-lm", "corpus": "python-docs", "max_steps": 1}
         ("tokenizers/bpe/vocab_size", 100, ["tokenizers.bpe.vocab_size:", "259"]),
         ("activations/layer_idx_list", "none", ["'none' is not a layer", "all, or"]),
         ("activations/layer_idx_list", ["a-b"], ["layer_idx_list: 'a-b' is not a layer", "0-5"]),
+        ("runs/compress/cmp_layer", 99, ["runs.compress.cmp_layer: 99", "6 blocks", "-7..6"]),
+        ("runs/codes-lm/compressor_level_configs", [{"dim": 32}], ["runs.codes-lm:", "codes"]),
+        ("runs/codes-lm/expander_lookback", 3, ["expander_lookback is not the base's: 1", "3"]),
         ("runs/compress/cmp_layer", "hlaf", ["runs.compress.cmp_layer:", "did you mean 'half'"]),
         ("runs/codes-lm/baseline", "byte", ["codes-lm.baseline:", "did you mean 'byte-lm'"]),
         (
@@ -154,9 +158,37 @@ def test_old_names_work_and_warn(raw: dict, caplog: pytest.LogCaptureFixture) ->
     assert "learning_rate is an old name, write lr" in caplog.text
 
 
-def test_an_old_name_beside_the_new_one_is_refused(raw: dict) -> None:
-    with pytest.raises(TerseError, match="learning_rate is an old name of lr"):
-        load(put(raw, "runs/base/learning_rate", 0.5))
+def test_of_an_old_name_and_the_new_one_the_later_counts(raw: dict) -> None:
+    """An overlay may say learning_rate where the run below it says lr, or the other way round."""
+    assert load(put(raw, "runs/base/learning_rate", 0.5)).runs["base"].lr == 0.5
+    block = {"learning_rate": 0.5, **raw["runs"]["base"], "lr": 0.25}
+    assert load(put(raw, "runs/base", block)).runs["base"].lr == 0.25
+
+
+def test_a_key_of_another_system_is_told_its_counterpart(raw: dict) -> None:
+    with pytest.raises(TerseError, match="'session_name'; here: the name of the model under"):
+        load(put(raw, "activations/session_name", "x"))
+
+
+def test_weights_are_kept_every_so_many_steps(raw: dict) -> None:
+    run = load(put(raw, "runs/base/checkpt_mod", 150)).runs["base"]
+    assert run.checkpoint_steps == [0, 25, 100, 150, 200, 300]
+    spec = spec_of(run)
+    plain = spec.weight_params(
+        load(put(raw, "runs/base/checkpoint_steps", run.checkpoint_steps)).runs["base"]
+    )
+    assert spec.weight_params(run) == plain
+    assert "checkpoint_interval" not in plain
+
+
+def test_steps_are_asked_of_a_corpus_before_any_job(raw: dict) -> None:
+    run = {
+        "method": "blotching", "corpus": "openwebtext", "tokenizer": "bpe", "seq_len": 48,
+        "max_steps": 60,
+    }  # fmt: skip
+    with pytest.raises(TerseError, match=r"corpus: blotching reads documents as steps.*-sentences"):
+        load(put(raw, "runs/steps", run))
+    load(put(raw, "runs/steps", run | {"corpus": "openwebtext-sentences"}))
 
 
 def test_null_takes_away_what_an_earlier_file_defines(raw: dict) -> None:

@@ -3,6 +3,7 @@
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -30,13 +31,16 @@ def oracle(stores, ctx_len, least, most, gap, limit):
         if len(tokens) < ctx_len * (least + 1):
             continue
         body = ctx_len - (store.bos_id >= 0)
+        rows: list[Any] = []
         place, number = 0, 0
         while number < most and place + body <= len(tokens):
             row = ([store.bos_id] if store.bos_id >= 0 else []) + tokens[place : place + body]
             start = ends[place - 1] if place else 0
-            yield store.ids[index], number, row, start, ends[place + body - 1]
+            rows.append((store.ids[index], number, row, start, ends[place + body - 1]))
             place += body + gap
             number += 1
+        if len(rows) >= least:
+            yield from rows
 
 
 @pytest.fixture(scope="module")

@@ -67,6 +67,11 @@ def test_files_are_read_in_order_of_name_and_a_subset_of_them(tmp_path, settings
     assert names() == ["a/01.jsonl.gz", "a/02.jsonl", "b/01.jsonl"]
     assert names(dataset_subset="01.*") == ["a/01.jsonl.gz", "b/01.jsonl"]
     assert names(dataset_subset="a/*") == ["a/01.jsonl.gz", "a/02.jsonl"]
+    assert names(dataset_subset=1) == ["a/02.jsonl"]
+    assert names(dataset_subset=[0, "b/*"]) == ["a/01.jsonl.gz", "b/01.jsonl"]
+    assert names(dataset_subset=["text=b/01.jsonl", "text=a/02.jsonl"]) == [
+        "a/02.jsonl", "b/01.jsonl",
+    ]  # fmt: skip
     assert names(files=["b/*.jsonl"]) == ["b/01.jsonl"]
     assert names(max_dataset_size=2) == ["a/01.jsonl.gz", "a/02.jsonl"]
     with pytest.raises(TerseError, match=r"matches .* within the subset '03\*'"):

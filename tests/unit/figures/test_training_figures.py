@@ -35,6 +35,34 @@ def test_both_splits_and_the_rate_are_drawn_and_named(
     assert words.count("step") == 2
 
 
+TERMS = [
+    {**row, "loss": 10.0 + row["loss"], "loss_nats": row["loss"], "rmb_nats": 2.0,
+     "static_nats": 3.0, "forget_rate": 0.5, "vq0_per_byte": 0.1}
+    if "loss" in row else row
+    for row in LOG
+]  # fmt: skip
+
+
+def test_the_objective_and_each_unit_have_panels_of_their_own(
+    texts: Callable[[Figure], list[str]],
+) -> None:
+    figure = loss_curves(history_table(TERMS))
+    panels = {axis.get_ylabel(): axis for axis in figure.axes}
+    assert set(panels) == {
+        "loss (nats per token)", "objective", "learning rate", "nats per token", "nats per byte",
+        "forget rate",
+    }  # fmt: skip
+    assert np.asarray(panels["objective"].lines[0].get_ydata()).tolist() == [15.2, 14.1]
+    assert np.asarray(panels["loss (nats per token)"].lines[0].get_ydata()).tolist() == [5.2, 4.1]
+    assert [line.get_label() for line in panels["nats per token"].lines] == ["rmb", "static"]
+    assert {"rmb", "static", "forget rate"} <= set(texts(figure))
+
+
+def test_a_history_of_an_older_version_is_drawn() -> None:
+    older = history_table(LOG).drop(columns="objective")
+    assert len(loss_curves(older).axes) == 2
+
+
 def test_a_run_too_short_for_a_training_row(texts: Callable[[Figure], list[str]]) -> None:
     assert "validation" in texts(loss_curves(history_table(LOG[:1])))
 

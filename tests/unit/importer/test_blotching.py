@@ -34,14 +34,17 @@ def imported(folder: Path, **changes: Any) -> tuple[Any, Any]:
 
 def test_every_key_of_a_flat_file_has_its_place(tmp_path: Path) -> None:
     overlay, run = imported(tmp_path)
-    assert overlay.config["roots"] == {"results": "/data/runs", "cache": "/scratch"}
+    assert "roots" not in overlay.config
+    assert {name: folder for name, (_, folder) in overlay.roots.items()} == {
+        "results": "/data/runs", "cache": "/scratch",
+    }  # fmt: skip
     moved = {
         "exp_name", "save_root", "data_root", "multi_gpu", "torch_dtype", "dataset",
         "n_data_procs", "checkpt_mod", "learn_posencs", "blotch_p",
     }  # fmt: skip
     for key in FLAT.keys() - moved:
         assert run[key] == FLAT[key], key
-    assert (run["save_interval"], run["learnable_posencs"]) == (20, True)
+    assert (run["checkpoint_interval"], run["learnable_posencs"]) == (20, True)
     assert "corpus" not in run
     assert "corpora" not in overlay.config
     made = settings(**(dict.fromkeys(SETTINGS) | run))
@@ -53,7 +56,7 @@ def test_what_a_run_does_not_read_is_left_out_with_a_note(tmp_path: Path) -> Non
         tmp_path, blotch_p=0.3, dataset="openwebtext", model_string="a/lm",
         posenc_type="RotaryPositionalEncoding",
     )  # fmt: skip
-    assert (run["corpus"], run["base"], run["blotch_p"]) == ("openwebtext", "lm", 0.3)
+    assert (run["corpus"], run["base"], run["blotch_p"]) == ("openwebtext-sentences", "lm", 0.3)
     assert not {"max_num", "d_model", "n_btokens", "max_posencs"} & set(run)
     assert {"max_num", "d_model", "n_btokens"} <= set(overlay.notes)
 

@@ -111,14 +111,16 @@ def test_every_key_of_the_published_base_has_its_place(tmp_path: Path) -> None:
         "cosine_with_min_lr",
         {"min_lr": 1e-6},
     )
-    assert (run.corpus, run.tokenizer, run.save_interval) == ("fineweb-edu", "bytes", 1000)
+    assert (run.corpus, run.tokenizer) == ("fineweb-edu", "bytes")
+    assert run.checkpoint_steps == list(range(0, 10_001, 1000))
+    assert overlay.config["tracking"] == "mlflow"
     assert (run.expander_num_dec_layers, run.use_decoder_only_expander) == (3, True)
     assert (run.mlflow_batch_interval, run.generation_interval) == (20, 50)
     assert run.max_steps == 10_000
     told = {
         "run_name", "project_name", "initial_vocab_size", "expander_eos_id", "learning_rate",
         "gradient_accumulation_steps", "gradient_clip_norm", "scheduler_type", "dataset_name",
-        "dataset_config", "dataset_train_split", "text_column_name", "checkpoint_interval",
+        "dataset_config", "dataset_train_split", "text_column_name", "mlflow_batch_interval",
         "checkpoint_dir", "resume_from_checkpoint", "save_base_components_path", "num_epochs",
         "use_continuous_expander_inputs", "expander_num_enc_layers", "max_steps",
         "top_transformer_config.embed_dim",
@@ -191,3 +193,37 @@ def test_a_frozen_entropy_model_is_told_from_a_base(tmp_path: Path) -> None:
 def test_files_that_are_none_are_refused(text: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(TerseError, match=words):
         import_file(write(tmp_path, "x.py", text))
+
+
+def test_a_second_stage_on_a_run_of_this_workflow(tmp_path: Path) -> None:
+    path = write(tmp_path, "stage2.py", BASE)
+    joint = import_file(path)
+    assert "tokenizer" in joint.config["runs"]["my-run-v2"]
+    (question,) = joint.questions
+    assert "trained jointly" in question
+    assert "--load-base-from RUN" in question
+    told = import_file(path, load_base_from="first")
+    assert told.questions == []
+    assert list(told.config["runs"]) == ["my-run-v2"]
+    run = told.config["runs"]["my-run-v2"]
+    assert (run["base"], "tokenizer" in run) == ("first", False)
+
+
+@pytest.mark.parametrize(
+    ("keys", "defined"),
+    [
+        ("'dataset_train_split': 'validation'", {"split": "validation"}),
+        ("'text_column_name': 'story'", {"text_column": "story"}),
+        ("'dataset_train_split': 'train', 'text_column_name': 'text'", None),
+    ],
+)
+def test_how_a_dataset_is_read_is_part_of_the_overlay(
+    keys: str, defined: dict | None, tmp_path: Path
+) -> None:
+    text = f"exp_config = {{'num_levels': 1, 'dataset_name': 'roneneldan/TinyStories', {keys}}}"
+    overlay = import_file(write(tmp_path, "x.py", text))
+    name = overlay.config["runs"]["x"]["corpus"]
+    made = load(yaml.safe_load(overlay.text())).corpora[name]
+    for key, value in (defined or {"split": "train", "text_column": "text"}).items():
+        assert getattr(made, key) == value
+    assert (name in overlay.config.get("corpora", {})) == (defined is not None)

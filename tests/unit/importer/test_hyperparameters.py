@@ -44,10 +44,13 @@ def test_every_key_of_the_original_has_its_place(tmp_path: Path) -> None:
     run: Any = workflow.runs["bloomz-cmpr-test"]
     assert workflow.select.runs == ["bloomz-cmpr-test"]
     assert workflow.models["bloomz-560m"].hub == "bigscience/bloomz-560m"
-    assert workflow.roots.results == "/data/runs"
+    assert workflow.roots.results == "results"
+    moved_roots = load(yaml.safe_load(import_file(write(tmp_path, COMPRESSION), roots=True).text()))
+    assert moved_roots.roots.results == "/data/runs"
     assert workflow.n_data_procs == 4
     assert (run.base, run.corpus, run.torch_dtype) == ("bloomz-560m", "openwebtext", "float16")
-    assert (run.max_steps, run.save_interval, run.rmb_task) == (1500, 100, True)
+    assert (run.max_steps, run.eval_interval, run.rmb_task) == (1500, 500, True)
+    assert run.checkpoint_steps == list(range(0, 1501, 100))
     assert (run.lr_schedule, run.patience) == ("plateau", 5)
     moved = {
         "exp_name", "save_root", "testing", "model_string", "multi_gpu", "torch_dtype", "dataset",
@@ -55,7 +58,8 @@ def test_every_key_of_the_original_has_its_place(tmp_path: Path) -> None:
     }  # fmt: skip
     for key in COMPRESSION.keys() - moved:
         assert getattr(run, key) == COMPRESSION[key], key
-    assert moved - {"testing", "torch_dtype"} == set(overlay.notes)
+    assert moved - {"testing", "torch_dtype"} | {"eval_windows"} == set(overlay.notes)
+    assert run.eval_windows == 2000
 
 
 def test_ranges_are_multiplied_and_combos_advance_together(tmp_path: Path) -> None:
@@ -157,7 +161,7 @@ def test_an_unknown_key_is_named_with_the_nearest(
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"a": 1}, "its keys fit none of the methods"),
+        ({"a": 1}, "its keys fit none of the five systems"),
         ([1], "must be a map of keys"),
         (COMPRESSION | {"combos": [1]}, "combos: must be a map of keys with lists"),
         (COMPRESSION | {"cmp_len": -1}, "cmp_len: should be greater than 0"),
@@ -177,10 +181,23 @@ def test_what_makes_no_valid_run_is_one_sentence(
 
 
 def test_a_file_of_no_format_or_none_at_all(tmp_path: Path) -> None:
-    with pytest.raises(TerseError, match=r"cannot import a \.toml file; allowed: \.json"):
+    with pytest.raises(TerseError, match=r"cannot import a \.toml file; allowed: \.json, \.py"):
         import_file(write(tmp_path, {}, "x.toml"))
     with pytest.raises(TerseError, match="no such file"):
         import_file(tmp_path / "none.json")
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(TerseError, match="invalid JSON"):
         import_file(tmp_path / "broken.json")
+
+
+def test_names_of_many_ranges_stay_short_apart_and_legible(tmp_path: Path) -> None:
+    content = COMPRESSION | {
+        "lr": [0.00001, 0.00002], "cmp_layer": ["half", -1], "seed": [123456789, 123456780],
+        "dataset": ["openwebtext", "wikitext"],
+    }  # fmt: skip
+    runs = loaded(tmp_path, content).runs
+    assert len(runs) == 16
+    assert max(map(len, runs)) <= 40
+    for name, run in runs.items():
+        assert name.startswith("bloo")
+        assert ("-half-" in name) == (run.cmp_layer == "half")

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from terse.launch.run import sized
 from terse.launch.runner import note_runner
 
 # The first rule takes its time while the file `slow` is there.
@@ -232,3 +233,23 @@ def test_every_word_after_run_is_snakemakes(
     monkeypatch.setattr(cli, "run_workflow", lambda _folder, rest: given.append(rest) or 0)
     assert cli.main(["run", *words]) == 0
     assert given == [words]
+
+
+@pytest.mark.parametrize(
+    ("words", "added"),
+    [
+        ([], True),
+        (["--configfile", "my.yaml"], True),
+        (["-n"], True),
+        (["--cores", "2", "x"], False),
+        (["-c2"], False),
+        (["-j", "4"], False),
+        (["--profile=profiles/gpu"], False),
+        (["--configfile", "-c.yaml", "--jobs", "3"], False),
+    ],
+)
+def test_the_profile_of_this_machine_is_used_unless_a_size_is_given(
+    words: list[str], added: bool
+) -> None:
+    profile = ["--profile", "profiles/cpu"]
+    assert sized(words) == (profile + words if added else words)

@@ -54,21 +54,37 @@ def chain_losses(
     return pd.DataFrame(found)
 
 
-def token_nats(
-    model: nn.Module, batch: dict[str, Tensor], n_groups: int, smoothing: float = 0.0
-) -> Tensor:
+def token_nats(model: nn.Module, batch: dict[str, Tensor], n_groups: int) -> Tensor:
     """Return the loss (B, T) of the label at each position, 0 where there is none.
 
-    n_groups: see `Blotcher.forward`. smoothing: of the labels.
+    n_groups: see `Blotcher.forward`.
     """
-    logits = model(
+    return _nats(_logits(model, batch, n_groups), batch["labels"])
+
+
+def training_nats(
+    model: nn.Module, batch: dict[str, Tensor], n_groups: int, smoothing: float
+) -> tuple[Tensor, Tensor]:
+    """Return the loss (B, T) with smoothed labels, and without a gradient that of `token_nats`."""
+    logits, labels = _logits(model, batch, n_groups), batch["labels"]
+    smoothed = _nats(logits, labels, smoothing)
+    plain = _nats(logits.detach(), labels) if smoothing else smoothed.detach()
+    return smoothed, plain
+
+
+def _logits(model: nn.Module, batch: dict[str, Tensor], n_groups: int) -> Tensor:
+    """Return logits (B, T, V)."""
+    return model(
         batch["input_ids"], batch["attention_mask"], batch["position_ids"], n_groups=n_groups
-    )  # (B, T, V)
+    )
+
+
+def _nats(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
     losses = nn.functional.cross_entropy(
-        logits.flatten(0, 1).float(), batch["labels"].flatten(), reduction="none",
+        logits.flatten(0, 1).float(), labels.flatten(), reduction="none",
         ignore_index=IGNORED, label_smoothing=smoothing,
     )  # fmt: skip
-    return losses.view(batch["labels"].shape)
+    return losses.view(labels.shape)
 
 
 def _n_original(chain: Chain, incl_intl_prob: bool, has_prefix: bool) -> int:

@@ -16,7 +16,7 @@ from terse.evaluation.measures import Measure
 from terse.methods.blotching.blotches import Chain
 from terse.methods.blotching.chains import Arithmetic, text_chains
 from terse.methods.blotching.evaluation import Evaluation
-from terse.methods.blotching.losses import token_nats
+from terse.methods.blotching.losses import token_nats, training_nats
 from terse.methods.blotching.model import Blotcher, check_positions, drop_out, fresh_lm
 from terse.methods.blotching.positions import RANDOM, position_table
 from terse.methods.blotching.rows import BlotchedRows, HeldOutRows, Layout, collate
@@ -26,6 +26,7 @@ from terse.methods.blotching.storage import save_blotcher, take_own
 from terse.methods.blotching.tables import all_tables
 from terse.models.loading import check_length, load_model
 from terse.training.method import Batch, Method
+from terse.training.terms import Terms
 
 
 class Blotching(Method[BlotchingSettings]):
@@ -143,17 +144,16 @@ class Blotching(Method[BlotchingSettings]):
     def n_tokens(self, batch: Batch) -> int:
         return int(batch["attention_mask"].sum())
 
-    def loss(
-        self, model: nn.Module, batch: Batch, n_targets: Tensor | int
-    ) -> tuple[Tensor, dict[str, float]]:
-        return self._nats(model, batch, self.settings.label_smoothing) / n_targets, {}
+    def loss(self, model: nn.Module, batch: Batch, n_targets: Tensor | int) -> tuple[Tensor, Terms]:
+        """Return the loss per target, its labels smoothed, and the cross-entropy without that."""
+        s = self.settings
+        smoothed, nats = training_nats(model, batch, s.n_groups, s.label_smoothing)
+        return smoothed.sum() / n_targets, {"loss_nats": nats.sum() / n_targets}
 
     def score(self, model: nn.Module, batch: Batch) -> tuple[float, int]:
         """Return the nats of a validation batch without smoothing, and its number of targets."""
-        return self._nats(model, batch, 0.0).item(), int(self.count(batch))
-
-    def _nats(self, model: nn.Module, batch: Batch, smoothing: float) -> Tensor:
-        return token_nats(model, batch, self.settings.n_groups, smoothing).sum()
+        nats = token_nats(model, batch, self.settings.n_groups).sum()
+        return nats.item(), int(self.count(batch))
 
     def lr_factor(self, step: int) -> float | None:
         return self.settings.lr_factor(step)

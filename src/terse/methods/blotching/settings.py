@@ -28,7 +28,6 @@ class BlotchingSettings(Run):
         **Run.aliases,
         "model_string": "base",
         "dataset": "corpus",
-        "checkpt_mod": "save_interval",
         "learn_posencs": "learnable_posencs",
         "torch_dtype": "precision",
     }

@@ -23,7 +23,7 @@ from terse.evaluation.scores import (
 from terse.methods.compression.arms import ARMS, ScoredBatch, arms_of
 from terse.methods.compression.cost import ArmCosts, context_measures
 from terse.methods.compression.losses import divergence
-from terse.methods.compression.model import Batch, Compressor
+from terse.methods.compression.model import Batch, Compressor, left_aligned
 from terse.methods.compression.rows import ListedWindows
 
 Floats = NDArray[np.float64]
@@ -39,7 +39,7 @@ def evaluate_arms(model: Compressor, windows: ListedWindows, start: int) -> list
     and the storage of a context. start: the token with which an empty context begins.
     """
     sums, targets = score_arms(model, windows, start), targets_of(model, windows)
-    measures = []
+    measures: list[Measure] = []
     for arm in sums.arms:
         of = sums[arm]
         measures += loss_measures(arm, of, targets) + cost_measures(arm, of, targets)
@@ -52,9 +52,36 @@ def evaluate_arms(model: Compressor, windows: ListedWindows, start: int) -> list
     nats, n_targets = {arm: sums[arm]["nats"] for arm in sums.arms}, sums["high"]["n_targets"]
     found = [recovery(arm, nats, n_targets) for arm in nats if arm not in ("low", "high")]
     found += gains(nats, n_targets)
-    return (
-        measures + [replace(m, targets=targets) for m in found] + context_measures(model, windows)
+    measures += [replace(m, targets=targets) for m in found] + context_measures(model, windows)
+    return measures + (reproduction_measures(model, windows) if model.reproduces else [])
+
+
+def reproduction_measures(model: Compressor, windows: ListedWindows) -> list[Measure]:
+    """Return how well held-out contexts are reproduced from their vectors, by teacher forcing.
+
+    Loss in nats per context token, top-1 and top-5 accuracy, of `remembered` and, as a control, of
+    `remembered_shuffled`: the vectors of another document's context.
+    """
+    size = model.settings.val_batch_size or model.settings.batch_size
+    sums = DocumentSums(1 + max(documents_of(windows)))
+    with torch.inference_mode():
+        for rows, others in paired_rows(windows, size):
+            tokens, mask = left_aligned(batch := _batch(rows, model))
+            for arm, of in (("remembered", batch), ("remembered_shuffled", _batch(others, model))):
+                prefix = model.prefix(model.compress(of.context, of.context_mask), "remember")
+                hits = target_scores(model.read(prefix, tokens, mask), tokens, mask.bool())
+                columns = dict(zip(COLUMNS, hits, strict=False))
+                sums.add(arm, [row["document"] for row in rows], n_targets=mask.sum(1), **columns)
+    s = model.settings
+    targets = (
+        f"the {s.n_context} tokens of context themselves, {len(windows)} windows of {s.corpus}"
     )
+    names = {"loss_nats": "nats", "accuracy_top1": "top1", "accuracy_top5": "top5"}
+    return [
+        ratio_of_sums(arm, name, sums[arm][column], sums[arm]["n_targets"], targets=targets)
+        for arm in sums.arms
+        for name, column in names.items()
+    ]
 
 
 def targets_of(model: Compressor, windows: ListedWindows) -> str:
@@ -108,12 +135,17 @@ def window_scores(logits: Tensor, full: Tensor, batch: Batch) -> list[Tensor]:
     """Return nats, top-1 hits, top-5 hits and KL from `full`, (B,) each, over new tokens."""
     chosen = batch.is_new.bool()
     logits = logits.float()
-    nats = nn.functional.cross_entropy(logits.transpose(1, 2), batch.target, reduction="none")
-    best = logits.topk(min(5, logits.shape[-1])).indices == batch.target[..., None]  # (B, n, 5)
-    hits = [best[..., 0], best.any(-1)]
     rows = zip(full.split(1), logits.split(1), chosen.split(1), strict=True)
     kl = torch.stack([divergence(*row) for row in rows])  # (B,)
-    return [*((values * chosen).sum(1) for values in (nats, *hits)), kl]
+    return [*target_scores(logits, batch.target, chosen), kl]
+
+
+def target_scores(logits: Tensor, target: Tensor, chosen: Tensor) -> list[Tensor]:
+    """Return nats, top-1 hits and top-5 hits, (B,) each, over the chosen ones of targets (B, n)."""
+    logits = logits.float()
+    nats = nn.functional.cross_entropy(logits.transpose(1, 2), target, reduction="none")
+    best = logits.topk(min(5, logits.shape[-1])).indices == target[..., None]  # (B, n, 5)
+    return [(values * chosen).sum(1) for values in (nats, best[..., 0], best.any(-1))]
 
 
 def documents_of(windows: ListedWindows) -> list[int]:

@@ -31,6 +31,7 @@ from terse.methods.compression.tables import dimensions_table, samples_table
 from terse.models.loading import check_length, load_model
 from terse.provenance import digest_file
 from terse.training.method import Batch, Method
+from terse.training.terms import Terms
 
 LOSSES = ("ce", "kl", "rmb", "static", "csl")
 
@@ -96,14 +97,13 @@ class Compression(Method[CompressionSettings]):
     def n_tokens(self, batch: Batch) -> int:
         return int(batch["context_mask"].sum() + batch["target_mask"].sum())
 
-    def loss(
-        self, model: nn.Module, batch: Batch, n_targets: Tensor | int
-    ) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, model: nn.Module, batch: Batch, n_targets: Tensor | int) -> tuple[Tensor, Terms]:
         """Return the weighted sum of the losses per target, and each in nats per target."""
         s, sums = self.settings, model(**batch)
         counts = dict(zip(LOSSES, n_targets, strict=True))  # type: ignore[arg-type]
         means = {name: value / counts[name] for name, value in sums.items()}
-        terms = {f"{name}_nats": mean.item() for name, mean in means.items()}
+        terms: dict[str, Tensor] = {f"{name}_nats": mean for name, mean in means.items()}
+        terms["loss_nats"] = means[s.main_loss]
         weights = {"kl": s.kl_scale, "csl": s.csl_scale}
         loss = torch.stack([weights.get(name, 1.0) * mean for name, mean in means.items()]).sum()
         return loss, terms

@@ -100,6 +100,11 @@ class Compressor(nn.Module):
         return self.lm.hf_device_map
 
     @property
+    def reproduces(self) -> bool:
+        """Whether it also learns to reproduce the context, next to its main task."""
+        return self.settings.rmb_task and not self.settings.rmb_only
+
+    @property
     def cue(self) -> str:
         """The row between the vectors and the main task's targets."""
         return "remember" if self.settings.rmb_only else "forward"
@@ -166,9 +171,9 @@ class Compressor(nn.Module):
         sums: Sums = {s.main_loss: self._target_loss(logits, batch, full)}
         if full is not None and s.kl_scale:
             sums["kl"] = divergence(full, logits, batch.is_new)
-        if s.rmb_task and not s.rmb_only:
-            logits = self.read(self.prefix(Z, "remember"), *_left(batch))
-            sums["rmb"] = cross_entropy(logits, *_left(batch))
+        if self.reproduces:
+            logits = self.read(self.prefix(Z, "remember"), *left_aligned(batch))
+            sums["rmb"] = cross_entropy(logits, *left_aligned(batch))
         if self.static is not None:
             with held(self.lm):
                 logits = self.read(self.static_prefix(len(Z)), batch.target, batch.target_mask)
@@ -229,7 +234,7 @@ class Compressor(nn.Module):
         return result
 
 
-def _left(batch: Batch) -> tuple[Tensor, Tensor]:
+def left_aligned(batch: Batch) -> tuple[Tensor, Tensor]:
     """Return the contexts and masks (B, k), real tokens at the start, as targets to reproduce."""
     order = batch.context_mask.argsort(dim=1, descending=True, stable=True)
     return batch.context.gather(1, order), batch.context_mask.gather(1, order)

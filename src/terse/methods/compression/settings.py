@@ -15,7 +15,6 @@ class CompressionSettings(Run):
         **Run.aliases,
         "model_string": "base",
         "dataset": "corpus",
-        "checkpt_mod": "save_interval",
         "rmb_rask": "rmb_task",
     }
 
@@ -71,7 +70,7 @@ class CompressionSettings(Run):
     model_parallel: bool = Field(False, description="spread the frozen model over the job's GPUs")
     trust_remote_code: bool = Field(False, description="run code that the base ships")
     eval_windows: int | None = Field(
-        None, gt=0, description="windows on which the arms are scored, evenly spread; null: all"
+        2000, gt=0, description="windows on which the arms are scored, evenly spread; null: all"
     )
     n_samples: int = Field(4, ge=0, description="samples of generated text in the report")
 

@@ -26,6 +26,9 @@ class CompressionSpec(MethodSpec[CompressionSettings]):
     def row_length(self, run: CompressionSettings) -> dict[str, int]:
         return {"seq_len": run.longest}
 
+    def hidden_states(self, run: CompressionSettings) -> dict[str, int]:
+        return {"cmp_layer": run.cmp_layer} if isinstance(run.cmp_layer, int) else {}
+
     def lm_eval_adapter(self, run: CompressionSettings) -> str | None:
         """A compressor that only reproduces has no likelihood."""
         return None if run.rmb_only else "terse.methods.compression.lm_eval:CompressedLM"

@@ -24,7 +24,8 @@ def samples_table(
 ) -> pd.DataFrame:
     """Return n contexts of different documents, their true continuations, and each arm's.
 
-    start: the token with which an empty context begins.
+    start: the token with which an empty context begins. A model that also learned to reproduce
+    its context writes that too, as many tokens as the context has.
     """
     rows = []
     for item in _from_documents(windows, n):
@@ -37,6 +38,8 @@ def samples_table(
             "with_vectors": generate(model, Z, max_new_tokens, cue=model.cue),
             "with_nothing": written_after(model.lm, embed(model.lm, nothing), max_new_tokens),
         }
+        if model.reproduces:
+            written["reproduced"] = generate(model, Z, context.shape[1], cue="remember")
         texts = {"context": context[0], "what_follows": target}
         texts |= {name: tokens[0] for name, tokens in written.items()}
         rows.append({name: tokenizer.decode(tokens) for name, tokens in texts.items()})

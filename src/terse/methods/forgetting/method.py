@@ -24,13 +24,14 @@ from terse.methods.forgetting.model import Forgetter
 from terse.methods.forgetting.modes import decided
 from terse.methods.forgetting.packing import Rows
 from terse.methods.forgetting.rows import AllBlocks, Lengths, RandomBlocks, token_counts
-from terse.methods.forgetting.schedule import BASE, FollowSchedule
+from terse.methods.forgetting.schedule import BASE, FollowSchedule, phase_at
 from terse.methods.forgetting.settings import ForgettingSettings
 from terse.methods.forgetting.spec import FORGETTING
 from terse.methods.forgetting.storage import load_mask, published_counts, save_forgetter
 from terse.methods.forgetting.tables import passage_table
 from terse.models.loading import check_length, load_model
 from terse.training.method import Batch, Method
+from terse.training.terms import Terms
 
 FIELDS = ("input_ids", "attention_mask", "is_target")
 VALIDATION_SEED = 1 << 20  # differs from the seeds of training rows
@@ -136,35 +137,38 @@ class Forgetting(Method[ForgettingSettings]):
     def n_tokens(self, batch: Batch) -> int:
         return int(batch["attention_mask"].sum())
 
-    def loss(
-        self, model: nn.Module, batch: Batch, n_targets: Tensor | int
-    ) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, model: nn.Module, batch: Batch, n_targets: Tensor | int) -> tuple[Tensor, Terms]:
         """Return the losses of base and mask, and the values to log."""
         sums: dict[str, Tensor] = model(**batch)
         targets, rows, tokens = n_targets  # type: ignore[misc]
         divisors = {"base": targets, "kl": targets, "policy": rows, "bonus": rows, "price": tokens}
-        parts = [sums[name] / divisor for name, divisor in divisors.items() if name in sums]
-        loss = torch.stack(parts).sum()
+        parts = {name: sums[name] / divisor for name, divisor in divisors.items() if name in sums}
+        loss = torch.stack(list(parts.values())).sum()
         plain = {name: value.detach() for name, value in sums.items()}
-        share = len(batch["input_ids"]) / float(rows)
-        return loss, self._terms(plain, model, share, float(targets), float(tokens))
+        terms = self._terms(plain, _forgetter(model), len(batch["input_ids"]) / rows)
+        terms["forget_rate"] = sums["dropped"] / tokens
+        if "entropy" in sums:
+            terms["policy_entropy_nats"] = sums["entropy"] / tokens
+        if "covered" in sums:
+            terms["coverage"] = sums["covered"] / targets
+        return loss, terms | {f"{name}_objective": part for name, part in parts.items()}
 
-    def _terms(
-        self, sums: dict[str, Tensor], model: nn.Module, share: float, targets: float, tokens: float
-    ) -> dict[str, float]:
-        """Return the values to log; share: the batch's share of the accumulated rows."""
-        forgetter = _forgetter(model)
-        terms = {
-            "forgotten_nats": share * _ratio(sums, "forgotten", "forgotten_targets"),
-            "forget_rate": float(sums["dropped"]) / tokens,
-            "multiplier": share * float(forgetter.multiplier),
+    def _terms(self, sums: dict[str, Tensor], forgetter: Forgetter, share: Any) -> dict[str, Any]:
+        """Return losses and the state of the mask to log; share: of the accumulated rows.
+
+        loss_nats: of the base's own loss, rows that were left whole among them; of a base that is
+        not trained, with the mask's decisions.
+        """
+        forgotten = (sums["forgotten"], sums["forgotten_targets"])
+        terms: dict[str, Any] = {
+            "loss_nats": (sums["base"], sums["covered"]) if "base" in sums else forgotten,
+            "forgotten_nats": forgotten,
+            "multiplier": share * forgetter.multiplier,
+            "exploration": share * phase_at(self.settings, forgetter.step).epsilon,
             "advantage_spread": share * forgetter.spread,
         }
         if "identity" in sums:
-            terms["identity_nats"] = share * _ratio(sums, "identity", "targets")
-            terms["policy_entropy_nats"] = float(sums["entropy"]) / tokens
-        if "covered" in sums:
-            terms["coverage"] = float(sums["covered"]) / targets
+            terms["identity_nats"] = (sums["identity"], sums["targets"])
         return terms
 
     def score(self, model: nn.Module, batch: Batch) -> tuple[float, int]:
@@ -275,7 +279,3 @@ def _forgetter(model: nn.Module) -> Forgetter:
     if not isinstance(found, Forgetter):
         raise TerseError(f"this method's models are Forgetters, not {type(found).__name__}")
     return found
-
-
-def _ratio(sums: dict[str, Tensor], top: str, bottom: str) -> float:
-    return float(sums[top]) / max(float(sums[bottom]), 1.0)

@@ -32,7 +32,6 @@ class ForgettingSettings(Run):
         **Run.aliases,
         "model_string": "base",
         "dataset": "corpus",
-        "checkpt_mod": "save_interval",
     }
 
     method: Literal["forgetting"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -125,7 +124,7 @@ class ForgettingSettings(Run):
         [0.1, 0.25, 0.5, 0.75, 0.9], min_length=1, description="forget rates f of the report"
     )
     eval_windows: int | None = Field(
-        None, gt=0, description="windows on which the arms are scored, evenly spread; null: all"
+        2000, gt=0, description="windows on which the arms are scored, evenly spread; null: all"
     )
     n_samples: int = Field(4, ge=0, description="continuations to generate and compare")
 
@@ -146,6 +145,7 @@ class ForgettingSettings(Run):
                     f"{loops * len(epochs)}"
                 )
             raw["max_steps"] = loops * len(epochs)
+            raw.setdefault("eval_interval", loops)  # once per epoch
         if "warmup_steps" not in raw and isinstance(raw.get("max_steps"), int):
             raw["warmup_steps"] = math.ceil(raw["max_steps"] / 20)
         return raw

@@ -30,6 +30,7 @@ from terse.methods.hierarchical.storage import (
 )
 from terse.methods.hierarchical.tables import report_tables, sample
 from terse.training.method import Batch, Method
+from terse.training.terms import Terms
 from terse.training.tracking import track_text
 
 logger = logging.getLogger(__name__)
@@ -76,9 +77,7 @@ class Hierarchical(Method[HierarchicalSettings]):
     def n_tokens(self, batch: Batch) -> int:
         return int(self.count(batch))
 
-    def loss(
-        self, model: nn.Module, batch: Batch, n_targets: Tensor | int
-    ) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, model: nn.Module, batch: Batch, n_targets: Tensor | int) -> tuple[Tensor, Terms]:
         """Return the weighted sum of the losses per byte, and each of them.
 
         The perplexities are means over the step's passes, weighted by their bytes.
@@ -92,8 +91,16 @@ class Hierarchical(Method[HierarchicalSettings]):
             else:
                 terms[f"{name}_per_byte"] = mean = value / n_targets
                 parts.append(weight * mean)
-        numbers = torch.stack([term.detach().double() for term in terms.values()]).tolist()
-        return torch.stack(parts).sum(), dict(zip(terms, numbers, strict=True))
+        if (bytes_nats := _of_bytes(sums)) is not None:
+            terms["loss_nats"] = bytes_nats / n_targets
+        return torch.stack(parts).sum(), terms
+
+    def score(self, model: nn.Module, batch: Batch) -> tuple[float, int]:
+        """Return the cross-entropy of a validation batch (see `_of_bytes`) and its bytes."""
+        nats, n_bytes = _of_bytes(model(**batch)), int(self.count(batch))
+        if nats is None:
+            return super().score(model, batch)
+        return float(nats), n_bytes
 
     def _weights(self) -> dict[str, float]:
         s = self.settings
@@ -198,6 +205,16 @@ class _Samples(TrainerCallback):
             logger.info("step %d, %s: %r", state.global_step, name, text)
             track_text(state.global_step, name.replace(" ", "-"), text)
         found.train(was_training)
+
+
+def _of_bytes(sums: dict[str, Tensor]) -> Tensor | None:
+    """Return the summed cross-entropy that says how well the text is predicted.
+
+    Of the bytes decoded from predicted rows; of bytes decoded from their own codes where there is
+    no language model on the codes; of the codes where only those are predicted. None where codes
+    are continuous and only their squared error is known.
+    """
+    return next((sums[n] for n in ("predicted", "reconstruction0", "top_ce") if n in sums), None)
 
 
 def _own(model: nn.Module) -> HierarchicalAutoencoder:

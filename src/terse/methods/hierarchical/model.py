@@ -3,7 +3,7 @@
 Related: BLT (https://arxiv.org/abs/2412.09871), H-Net (https://arxiv.org/abs/2507.07955).
 """
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from terse.methods.hierarchical.compressor import ByteSegmentCompressor, Segment
 from terse.methods.hierarchical.expander import CodeExpander
 from terse.methods.hierarchical.settings import BYTES, PAD, HierarchicalSettings
 from terse.methods.hierarchical.symbols import framed
+
+if TYPE_CHECKING:  # it imports this module
+    from terse.methods.hierarchical.generation import Compressed
 
 Sums = dict[str, Tensor]
 
@@ -73,6 +76,27 @@ class HierarchicalAutoencoder(nn.Module):
         """Move codebooks and thresholds; called once per optimiser step."""
         for compressor, _ in self.levels[self.settings.n_frozen :]:
             compressor.after_step()
+
+    def generate_bytes(self, prompts: list[bytes], max_new: int) -> list[bytes]:
+        """Return the bytes that it writes after each prompt, the likeliest each time, up to EOS.
+
+        At most `max_new` each. ValueError in a first stage, which has no language model.
+        """
+        from terse.methods.hierarchical.generation import generate_bytes  # it imports this module
+
+        return generate_bytes(self, prompts, max_new)
+
+    def compress(self, texts: list[bytes]) -> "Compressed":
+        """Return the codes of texts."""
+        from terse.methods.hierarchical.generation import compress
+
+        return compress(self, texts)
+
+    def decompress(self, codes: "Compressed") -> list[bytes]:
+        """Return the likeliest text of each row of codes."""
+        from terse.methods.hierarchical.generation import decompress
+
+        return decompress(self, codes)
 
     def encode(self, ids: Tensor) -> list[Segments]:
         """Return each level's segments of rows of bytes (B, S), padded at the end."""

@@ -155,7 +155,6 @@ class HierarchicalSettings(Run):
     aliases: ClassVar[dict[str, str]] = {
         **Run.aliases,
         "scheduler_type": "lr_schedule",
-        "checkpoint_interval": "save_interval",
     }
 
     method: Literal["hierarchical"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -225,7 +224,7 @@ class HierarchicalSettings(Run):
         None, gt=0, description="bytes of a sample; null: 200"
     )
     eval_bytes: int | None = Field(
-        None, gt=0, description="bytes of the validation split that are scored; null: all"
+        1_000_000, gt=0, description="bytes of the validation split that are scored; null: all"
     )
     n_samples: int = Field(3, ge=0, description="round trips and continuations in the report")
 

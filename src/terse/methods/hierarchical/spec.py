@@ -3,8 +3,10 @@
 from terse.errors import TerseError
 from terse.methods.hierarchical.captions import CAPTIONS
 from terse.methods.hierarchical.settings import HierarchicalSettings
+from terse.methods.hierarchical.shared import check_shared
 from terse.methods.hierarchical.size import parameters
 from terse.settings.method_spec import CONDUCT_KEYS, MethodSpec
+from terse.settings.run import Run
 
 
 class HierarchicalSpec(MethodSpec[HierarchicalSettings]):
@@ -46,6 +48,10 @@ class HierarchicalSpec(MethodSpec[HierarchicalSettings]):
         if run.top_transformer_config is None:
             raise TerseError("a first stage has no likelihood: use its second stage")
         return "terse.methods.hierarchical.reading:reading"
+
+    def check_base(self, run: HierarchicalSettings, base: Run) -> None:
+        if isinstance(base, HierarchicalSettings):
+            check_shared(run, base)
 
     def compared_with(self, run: HierarchicalSettings) -> dict[str, str]:
         return {} if run.baseline is None else {"baseline": run.baseline}

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -11,16 +10,11 @@ from torch import nn
 from terse.errors import TerseError
 from terse.methods.hierarchical.model import HierarchicalAutoencoder
 from terse.methods.hierarchical.settings import HierarchicalSettings
+from terse.methods.hierarchical.shared import check_shared
 from terse.methods.hierarchical.spec import HIERARCHICAL
 from terse.training.weights import read_tensors
 
 CONFIG, WEIGHTS = "hierarchical.json", "model.safetensors"
-# Keys that a run must share with the base whose levels it takes.
-SHARED = (
-    "compressor_level_configs", "sequence_length", "expander_dim_scale", "expander_heads_scale",
-    "expander_num_enc_layers", "expander_num_dec_layers", "expander_lookback",
-    "use_decoder_only_expander", "expander_memory",
-)  # fmt: skip
 
 
 def save_model(model: HierarchicalAutoencoder, folder: Path) -> None:
@@ -54,18 +48,8 @@ def take_base(model: HierarchicalAutoencoder, folder: Path) -> None:
 
     Raises TerseError if the settings that shape them differ.
     """
-    s, base, n = model.settings, settings_in(folder), model.settings.n_frozen
-    if base.num_levels < n or (s.is_second_stage and base.num_levels > n):
-        raise TerseError(f"num_levels is not the base's: {base.num_levels} in the base, {n} here")
-    ours, theirs = ({k: HIERARCHICAL.result_params(s)[k] for k in SHARED} for s in (s, base))
-    for key in SHARED:
-        a, b = theirs[key], ours[key]
-        if key == "compressor_level_configs":
-            a, b = a[:n], b[:n]
-        if a != b:
-            raise TerseError(
-                f"{key} is not the base's: {_difference(a, b)}; the base's levels stay frozen"
-            )
+    n = model.settings.n_frozen
+    check_shared(model.settings, settings_in(folder))
     tensors, _ = read_tensors(folder / WEIGHTS)
     for name in (f"{kind}.{i}" for kind in ("compressors", "expanders") for i in range(n)):
         part = model.get_submodule(name)
@@ -101,13 +85,3 @@ def _load(part: nn.Module, tensors: dict[str, torch.Tensor], folder: Path) -> No
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise TerseError(f"the weights in {folder} have another shape: {reason}") from error
-
-
-def _difference(theirs: Any, ours: Any) -> str:
-    """Return how two settings differ, in words."""
-    if isinstance(theirs, list) and isinstance(ours, list) and len(theirs) == len(ours):
-        for level, (a, b) in enumerate(zip(theirs, ours, strict=True)):
-            for key in a if isinstance(a, dict) else ():
-                if a[key] != b[key]:
-                    return f"level {level}, {key} {a[key]} in the base, {b[key]} here"
-    return f"{theirs} in the base, {ours} here"

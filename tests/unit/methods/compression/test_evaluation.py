@@ -133,3 +133,28 @@ def test_gains_are_paired() -> None:
     assert low.value == pytest.approx(0.3)
     assert low.interval_high - low.interval_low < 1e-9
     assert found["gain_over_static_nats"].value == 0
+
+
+def test_a_reproduced_context_is_scored_on_held_out_text(inputs: Inputs) -> None:
+    """By a loop over tokens: the loss of each context token after the vectors and REMEMBER."""
+    method = compression(inputs, rmb_task=True, eval_windows=6)
+    torch.manual_seed(0)
+    model = method.build().eval()
+    found = {(m.arm, m.measure): m for m in method.evaluate(model, "cpu") if "remem" in m.arm}
+    nats, best, n = 0.0, 0, 0
+    with torch.no_grad():
+        for i in range(len(method._evaluated)):
+            context = method._evaluated[i]["context"][method._evaluated[i]["context_mask"].bool()]
+            given = model.prefix(model.compress(context[None], context[None] * 0 + 1), "remember")
+            for token in context:
+                logits = model.lm(inputs_embeds=given).logits[0, -1].log_softmax(-1)
+                nats, best, n = (
+                    nats - float(logits[token]),
+                    best + int(logits.argmax() == token),
+                    n + 1,
+                )
+                given = torch.cat([given, model.lm.get_input_embeddings()(token)[None, None]], 1)
+    assert found["remembered", "loss_nats"].value == pytest.approx(nats / n, rel=1e-4)
+    assert found["remembered", "accuracy_top1"].value == pytest.approx(best / n)
+    assert found["remembered_shuffled", "loss_nats"].value != found["remembered", "loss_nats"].value
+    assert "context themselves" in found["remembered", "loss_nats"].targets

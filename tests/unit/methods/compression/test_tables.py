@@ -26,6 +26,12 @@ def test_tables_show_samples_and_cost(model: Compressor, inputs: Inputs) -> None
     )
 
 
+def test_what_a_reproducing_run_writes_is_a_sample(inputs: Inputs) -> None:
+    method = compression(inputs, rmb_task=True, n_samples=1, eval_windows=8)
+    samples = method.tables(method.build().eval(), "cpu")["samples"]
+    assert samples["reproduced"].str.len().gt(0).all()
+
+
 def test_dimensions_are_those_of_the_vectors_over_contexts(
     model: Compressor, inputs: Inputs
 ) -> None:

@@ -8,7 +8,13 @@ from torch import Tensor
 from transformers import get_cosine_schedule_with_warmup
 
 from terse.methods.hierarchical.compressor import Sequence
-from terse.methods.hierarchical.generation import byte_rows, compress, decompress, text_of
+from terse.methods.hierarchical.generation import (
+    byte_rows,
+    compress,
+    decompress,
+    generate_bytes,
+    text_of,
+)
 from terse.methods.hierarchical.method import Hierarchical
 from terse.methods.hierarchical.model import HierarchicalAutoencoder
 from terse.methods.hierarchical.segmentation import offsets, opened, segment_ids
@@ -53,6 +59,15 @@ def test_an_overfitted_text_comes_back_byte_for_byte(tmp_path: Path) -> None:
         assert decompress(trained, codes) == texts
         n_segments.append(codes.n.sum().item())
     assert n_segments[1] < n_segments[0] < sum(map(len, texts)) / 2
+
+
+def test_the_model_itself_compresses_restores_and_writes() -> None:
+    found, texts = model({"max_segment_len": 3}), [b"bytes are many", b"codes"]
+    codes = found.compress(texts)
+    assert torch.equal(codes.codes, compress(found, texts).codes)
+    assert found.decompress(codes) == decompress(found, codes)
+    assert found.generate_bytes(texts, 9) == generate_bytes(found, texts, 9)
+    assert all(len(text) <= 9 for text in found.generate_bytes(texts, 9))
 
 
 def naively_decoded(found: HierarchicalAutoencoder, rows: Tensor, n: int) -> bytes:
