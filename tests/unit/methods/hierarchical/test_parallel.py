@@ -63,8 +63,8 @@ def test_two_processes_train_to_the_weights_of_one(tmp_path: Path) -> None:
             if "recent" not in name:  # the inputs that were seen last are those of one process
                 error = (found[name] - one[name]).abs() / (1 + one[name].abs())
                 # Where a gradient is nearly 0, Adam makes a step of its rounding error.
-                assert error.double().mean() < 1e-5, name
-                assert error.max() < 1e-3, name
+                assert error.double().mean() < 1e-4, name
+                assert error.max() < 5e-3, name
     torch.manual_seed(0)
     start = HierarchicalAutoencoder(settings(LEVEL)).state_dict()
     for name in ("codebook", "cluster_size", "cluster_sum", "n_steps"):
