@@ -92,6 +92,7 @@ def test_the_terminal_shows_progress_and_the_log_everything(tmp_path: Path) -> N
     assert "second attempt" in log
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["", "import transformers, datasets\n"])
 def test_bars_of_libraries_do_not_spoil_what_no_terminal_shows(tmp_path: Path, first: str) -> None:
     sizes = {"n_embd": 8, "n_layer": 1, "n_head": 1, "vocab_size": 9, "n_positions": 8}
