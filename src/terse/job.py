@@ -19,8 +19,8 @@ from terse.settings.roots import Roots
 logger = logging.getLogger(__name__)
 
 # OpenMP reads it once, when torch is imported. By default a thread that waits for the others spins,
-# which keeps the thread that it waits for from running as soon as cores are shared: a training took
-# eight times its share of processor time among three other processes.
+# which keeps the thread that it waits for from running as soon as cores are shared: a training step
+# took eight times its processor time on a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _BAR_SWITCHES = {

@@ -18,7 +18,7 @@ MEASURE = {
     "n_shards": len(CUT) + 1,
 }  # fmt: skip
 RESOURCES = {
-    "runtime": "1 if wildcards.shard == '00000' and attempt == 1 else 60",
+    "runtime": "2 if wildcards.shard == '00000' and attempt == 1 else 60",
     "mem_mb": "1500 * attempt",
 }
 

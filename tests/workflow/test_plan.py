@@ -133,6 +133,7 @@ def settings_with(experiment: Path) -> Settings:
     return load(raw)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda path: path.stem)
 def test_published_experiments_plan(experiment: Path, tmp_path: Path) -> None:
     plan = Workflow(tmp_path, experiment).plan()
@@ -165,6 +166,7 @@ def test_pythia_is_measured_over_its_training(tmp_path: Path) -> None:
     assert "id-by-step.svg" in text
 
 
+@pytest.mark.slow
 def test_a_changed_file_of_a_local_corpus_is_seen(tmp_path: Path) -> None:
     texts = tmp_path / "texts"
     texts.mkdir()
@@ -280,6 +282,7 @@ def test_published_experiments_are_there() -> None:
     assert names <= {path.stem for path in EXPERIMENTS}
 
 
+@pytest.mark.slow
 def test_two_thousand_shards_plan(tmp_path: Path) -> None:
     models = {f"m{i}": {"hub": "a/b", "revision": f"step{i}"} for i in range(20)}
     config = {

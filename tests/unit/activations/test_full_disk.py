@@ -59,6 +59,7 @@ def can_mount(folder: Path) -> bool:
     return subprocess.run([*MOUNTED, MOUNT, folder, "true"], capture_output=True).returncode == 0
 
 
+@pytest.mark.slow
 def test_one_line_no_file_and_the_next_try_is_whole(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()

@@ -57,6 +57,7 @@ def python(site: Path, code: str, *words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_method_of_another_package_is_trained_to_the_end(tmp_path: Path) -> None:
     python(install(tmp_path), LOADED + TRAINED, str(tmp_path / "out"))
     history = pd.read_csv(tmp_path / "out" / "history.csv")

@@ -100,6 +100,7 @@ def finished(process: subprocess.Popen[str]) -> str:
     return output
 
 
+@pytest.mark.slow
 def test_a_second_run_waits_for_the_first_and_says_so(folder: Path, start: Start) -> None:
     first = start()
     wait_for(folder / "started")
@@ -121,6 +122,7 @@ def test_a_second_run_waits_for_the_first_and_says_so(folder: Path, start: Start
     assert (folder / "a.txt").stat().st_mtime_ns == made  # there was nothing left to do
 
 
+@pytest.mark.slow
 def test_a_lock_that_a_killed_run_left_is_removed(folder: Path, start: Start) -> None:
     first = start()
     wait_for(folder / "started")
@@ -149,6 +151,7 @@ def test_a_living_snakemake_is_named_and_left_alone(folder: Path, start: Start) 
     assert (folder / "b.txt").exists()
 
 
+@pytest.mark.slow
 def test_a_snakemake_sent_here_from_elsewhere_is_left_alone(folder: Path, start: Start) -> None:
     command = [sys.executable, "-u", "-m", "snakemake", "-c1", "--directory", str(folder)]
     command += ["--snakefile", str(folder / "Snakefile")]
@@ -161,6 +164,7 @@ def test_a_snakemake_sent_here_from_elsewhere_is_left_alone(folder: Path, start:
     assert other.wait(timeout=100) == 0, (folder / "other.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_lock_from_another_host_is_not_removed(folder: Path, start: Start) -> None:
     first = start()
     wait_for(folder / "started")

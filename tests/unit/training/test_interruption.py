@@ -99,6 +99,7 @@ train_tiny(Path(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "name", "left"),
     [

@@ -28,6 +28,7 @@ MLflowRun(
 """
 
 
+@pytest.mark.slow
 def test_three_trainings_start_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))

@@ -68,15 +68,15 @@ def test_each_arm_against_a_naive_loop(
     method = compression(inputs, eval_windows=None, seq_overlap=overlap)
     model = method.build().eval()
     model.load_state_dict(load_file(trained / "model" / "model.safetensors"))
-    windows = method._evaluated
-    rows, others = next(paired_rows(windows, len(windows)))
-    ragged = next(i for i, row in enumerate(rows) if not row["target_mask"].all())
-    for i in (0, ragged):
-        batches = [padded(row, padding) for row in (rows[i], others[i])]
+    pairs = (pair for rows in paired_rows(method._evaluated, 8) for pair in zip(*rows, strict=True))
+    first = next(pairs)
+    ragged = next(pair for pair in pairs if not pair[0]["target_mask"].all())
+    for row, other in (first, ragged):
+        batches = [padded(one, padding) for one in (row, other)]
         logits = ARMS[arm](model, ScoredBatch(batches[0], batches[1], start=0))
-        new = rows[i]["is_new"].bool()
-        nats = -logits[0].log_softmax(-1).gather(1, rows[i]["target"][:, None])[:, 0][new]
-        expected = naive_nats(model, arm, rows[i], others[i], overlap)
+        new = row["is_new"].bool()
+        nats = -logits[0].log_softmax(-1).gather(1, row["target"][:, None])[:, 0][new]
+        expected = naive_nats(model, arm, row, other, overlap)
         np.testing.assert_allclose(nats, expected, rtol=1e-4)
 
 

@@ -1,5 +1,6 @@
 """Training and resuming compressors on the common path."""
 
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +78,10 @@ def test_micro_batches_give_the_gradient_of_one_batch(
     method = compression(inputs, **changes)
     model = method.build()
     windows = method.validation_rows()
-    full = [i for i in range(len(windows)) if windows[i]["target_mask"].all()]
-    ragged = [i for i in range(len(windows)) if not windows[i]["target_mask"].all()]
-    rows = [windows[i] for i in (full[:5] if changes.get("rmb_only") else [*full[:4], ragged[0]])]
+    places = range(len(windows))
+    full = islice((row for i in places if (row := windows[i])["target_mask"].all()), 5)
+    ragged = (row for i in places if not (row := windows[i])["target_mask"].all())
+    rows = list(full) if changes.get("rmb_only") else [*islice(full, 4), next(ragged)]
     whole = gradients(method, model, rows, 5)
     assert all(g.abs().max() > 0 for g in whole)
     for sizes in ((2, 3), (4, 1), (1, 1, 1, 1, 1)):

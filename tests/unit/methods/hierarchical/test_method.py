@@ -93,6 +93,7 @@ def test_reconstruction_trains_the_compressor_through_the_codes(text: Inputs) ->
     assert all(p.grad is None for p in blocks.lm.parameters())
 
 
+@pytest.mark.slow
 def test_a_second_stage_leaves_its_base_as_it_was(
     second: Hierarchical, stage1: Path, tmp_path: Path, text: Inputs
 ) -> None:

