@@ -45,7 +45,9 @@ def heavy_token_table(cache: Cache, text_of: Callable[[int], str]) -> pd.DataFra
     texts = {token: visible(text_of(token)) for token in sorted(set(table["token_id"]))}
     about = {name: cache.attributes[name] for name in ("model", "revision", "corpus")}
     contexts = cache.rows[["document", "chunk"]]
-    table = table.join(contexts, on="row").assign(token=table["token_id"].map(texts), **about)
+    table = table.join(contexts, on="row").assign(
+        token=table["token_id"].map(texts.__getitem__), **about
+    )
     layers = dict.fromkeys(("layer", "last_layer", "heaviest_layer"), "Int64")
     table["n_alike"] = _n_alike(cache.tokens[:], table)
     return table.astype(layers).loc[:, COLUMNS]
@@ -95,7 +97,7 @@ def _of_kind(
         part = slice(start, start + size)
         norms = np.stack([cache.norms[module][part] for _, module in places])  # (L, b, T)
         heavy = is_heavy(norms)
-        row, position = heavy.any(0).nonzero()
+        row, position = np.nonzero(heavy.any(axis=0))
         norms, heavy = norms[:, row, position], heavy[:, row, position]  # (L, m)
         only = np.where(heavy, norms, 0)
         first, most = heavy.argmax(0), only.argmax(0)
@@ -146,4 +148,4 @@ def heavy_token_summary(table: pd.DataFrame) -> pd.DataFrame:
     kinds = list(dict.fromkeys(table["module"]))  # in the order of the table
     found = found.assign(order=found["module"].map(kinds.index))
     found = found.sort_values(["model", "order"], kind="stable")
-    return found[columns].reset_index(drop=True)
+    return found.loc[:, columns].reset_index(drop=True)

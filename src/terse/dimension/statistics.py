@@ -190,7 +190,7 @@ def paired_difference(a: pd.DataFrame, b: pd.DataFrame, *, slack: float = 0.0) -
             )
     both = a[columns].merge(b[columns], on=_PAIR_COLUMNS, how="outer", suffixes=("_a", "_b"))
     paired = both[both["id_a"].notna() & both["id_b"].notna()]
-    apart = (paired["n_eff_a"] - paired["n_eff_b"]).abs()
+    apart = np.abs(paired["n_eff_a"] - paired["n_eff_b"])
     equal = paired[apart <= slack * paired[["n_eff_a", "n_eff_b"]].max(axis=1)]
     difference = np.asarray(equal["id_a"] - equal["id_b"], np.float64)
     documents = np.asarray(equal["document"])

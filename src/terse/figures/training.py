@@ -22,7 +22,7 @@ def loss_curves(history: pd.DataFrame) -> Figure:
     The cross-entropy of training and validation, the objective where it is something else, the
     learning rate, and the method's own terms.
     """
-    train = history[history["split"] == "train"]
+    train = history.loc[history["split"] == "train"]
     validation = history[history["split"] == "validation"]
     panels = _panels(train)
     n_rows = math.ceil((len(panels) + 1) / COLUMNS)
@@ -45,7 +45,7 @@ def loss_curves(history: pd.DataFrame) -> Figure:
 def _panels(train: pd.DataFrame) -> dict[str, dict[str, str]]:
     """Return the panels beside the loss: {label of the y axis: {column: name of its curve}}."""
     panels: dict[str, dict[str, str]] = {}
-    columns = [c for c in train if c not in _NOT_DRAWN and train[c].notna().any()]
+    columns = [c for c in train if c not in _NOT_DRAWN and bool(train[c].notna().any())]
     for column in map(str, columns):
         if column == "loss_nats" or (column == "objective" and _same(train)):
             continue

@@ -1,7 +1,7 @@
 """The keys that every run has, whatever its method."""
 
 import math
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeGuard
 
 from pydantic import Field, model_validator
 
@@ -80,7 +80,12 @@ class Run(Strict):
         key = "checkpoint_interval"
         given = [raw[k] for k in raw if cls.aliases.get(k, k) == key and raw[k] is not None]
         steps, kept = raw.get("max_steps"), raw.get("checkpoint_steps", [0])
-        if not given or not all(map(_is_count, (given[-1], steps))) or not isinstance(kept, list):
+        if (
+            not given
+            or not _is_count(given[-1])
+            or not _is_count(steps)
+            or not isinstance(kept, list)
+        ):
             return raw  # the keys' own checks say what is wrong
         every = range(given[-1], steps + 1, given[-1])
         return {**raw, "checkpoint_steps": sorted({*kept, *every})}
@@ -110,5 +115,5 @@ class Run(Strict):
         return rows, self.n_grad_loops // fewer
 
 
-def _is_count(value: Any) -> bool:
+def _is_count(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
