@@ -31,11 +31,12 @@ def train_model(
     # All that determines the weights: with other settings or another device, no run resumes it.
     about = {"inputs": digests, "device": device, "n_processes": conduct.n_processes}
     state = digest_json([run, about, versions(TRAINING_PACKAGES)])[:16]
+    method = method_of(run | (non_weight or {}), inputs)
     train(
-        method_of(run | (non_weight or {}), inputs),
+        method,
         state_folder=state_root / conduct.name / state,
         outputs=outputs,
-        record=record(settings=run, **about),
+        record=record(settings=run | {"max_steps": method.settings.n_steps}, **about),
         conduct=conduct,
         signal=signal,
     )

@@ -220,7 +220,7 @@ def _check_random_weights(workflow: "Workflow", name: str) -> None:
 
 def _check_step(workflow: "Workflow", name: str, run: str) -> None:
     step, kept = workflow.models[name].step, workflow.runs[run].checkpoint_steps
-    if step is not None and step not in kept:
+    if step is not None and not workflow.runs[run].keeps(step):
         raise TerseError(
             f"models.{name}.step: runs.{run} keeps no step {step}; "
             f"its checkpoint_steps: {', '.join(map(str, kept))}"

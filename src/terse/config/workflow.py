@@ -263,7 +263,7 @@ class Workflow(Strict):
         settings = self.models[model]
         if settings.random_weights:
             return None
-        if settings.run is not None:
+        if settings.run is not None:  # the last one of epochs is not known here
             return self.runs[settings.run].max_steps if settings.step is None else settings.step
         match = self.step_of_revision.fullmatch(settings.revision)
         return int(match[1]) if match else None

@@ -60,6 +60,10 @@ class MethodSpec(Generic[S]):
     def result_params(self, run: S) -> dict[str, Any]:
         """Return the settings that determine a run's results, as plain JSON."""
         decisive = run.model_dump(mode="json", exclude=set(self.conduct_keys))
+        if run.epochs is None:
+            del decisive["epochs"]  # so that this key changes no run without it
+        else:
+            decisive["checkpoint_interval"] = run.checkpoint_interval
         return {**decisive, "stage_version": self.stage_version}
 
     def weight_params(self, run: S) -> dict[str, Any]:
