@@ -50,6 +50,11 @@ def lm_eval_mem_mb(name, attempt):
     return size(settings, name, attempt)
 
 
+def lm_eval_task_data():
+    """Return the folder of downloaded tasks, nothing if all are made from the corpus."""
+    return "cache/task_data" if lm_eval_block().fetched else []
+
+
 def lm_eval_tasks():
     """Return the folder of tasks made from the corpus, nothing if no corpus is set."""
     corpus = lm_eval_block().corpus

@@ -193,13 +193,20 @@ def _check_model(workflow: "Workflow", name: str) -> None:
     run = workflow.models[name].run
     _check_random_weights(workflow, name)
     if run is not None:
-        if not workflow.decided_measurement(name):
-            _check_language_model(workflow, f"models.{name}.run", run)
         _check_step(workflow, name, run)
+        if not workflow.is_measurable(name):
+            _check_unmeasured(workflow, name, run)
+            return
     if workflow.activations is not None:
         _check_measure(workflow, name)
     elif name in workflow.select.ids:
         raise TerseError("activations: the block is missing, and select.ids needs it")
+
+
+def _check_unmeasured(workflow: "Workflow", name: str, run: str) -> None:
+    """Refuse a model that can't be measured, unless lm-eval can score it and it only does that."""
+    if not workflow.can_be_scored(name) or name in workflow.select.ids:
+        _check_language_model(workflow, f"models.{name}.run", run)
 
 
 def _check_random_weights(workflow: "Workflow", name: str) -> None:

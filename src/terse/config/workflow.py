@@ -179,12 +179,31 @@ class Workflow(Strict):
         """
         if self.activations is None:
             raise TerseError(f"activations: the block is missing, and model {model} needs it")
+        if not self.is_measurable(model):
+            raise TerseError(
+                f"models.{model}: run {self.models[model].run} is not a complete language model, "
+                "so its dimensions can't be measured; its report has its own measurements"
+            )
         own = self.decided_measurement(model) | self.models[model].activations
         raw = self.activations.model_dump(mode="json") | own
         try:
             return Activations.model_validate(raw)
         except ValidationError as error:
             raise TerseError(lines(error, ("models", model, "activations"))[0]) from None
+
+    def is_measurable(self, model: str) -> bool:
+        """Return whether a model has hidden states, or vectors of a text, to measure."""
+        run = self.models[model].run
+        whole = run is None or self.spec(run).is_language_model
+        return whole or bool(self.decided_measurement(model))
+
+    def can_be_scored(self, name: str) -> bool:
+        """Return whether lm-eval can score a model or run."""
+        try:
+            self.harness_adapter(name)
+        except TerseError:
+            return False
+        return True
 
     def decided_measurement(self, model: str) -> dict[str, Any]:
         """Return the keys of `activations` that the method of a model's run decides."""

@@ -31,6 +31,11 @@ class Harness(Strict):
         return self
 
     @property
-    def needs_network(self) -> bool:
-        """Whether the library fetches the data of a task."""
-        return any(t not in CORPUS_TASKS and not t.endswith((".yaml", ".yml")) for t in self.tasks)
+    def fetched(self) -> list[str]:
+        """The tasks whose data the library may have to download: all but those from a corpus."""
+        return [task for task in self.tasks if task not in CORPUS_TASKS]
+
+    @property
+    def uses_library(self) -> bool:
+        """Whether a task is one of the library's own, which are found in its index."""
+        return any(not task.endswith((".yaml", ".yml")) for task in self.fetched)

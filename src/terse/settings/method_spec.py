@@ -47,6 +47,10 @@ class MethodSpec(Generic[S]):
     # Keys that only the evaluation reads: a change of them scores a trained run again.
     evaluation_keys: frozenset[str] = frozenset()
 
+    # The names of its models in lm-eval's own command, each with the "module:class" of an LM whose
+    # constructor takes `pretrained`, the folder of a trained run, and what else it needs.
+    lm_eval_models: Mapping[str, str] = {}
+
     # "module:function" that draws the figures of its runs (see `terse.figures.study`), no torch.
     figures: str | None = None
     # A caption for each of its figures and tables, by name.
