@@ -56,6 +56,6 @@ def lm_eval_task_data():
 
 
 def lm_eval_tasks():
-    """Return the folder of tasks made from the corpus, nothing if no corpus is set."""
-    corpus = lm_eval_block().corpus
-    return [] if corpus is None else f"cache/tasks/{corpus}"
+    """Return the folder of tasks made from the corpus, nothing if none is wanted."""
+    harness = lm_eval_block()
+    return f"cache/tasks/{harness.corpus}" if harness.from_corpus else []

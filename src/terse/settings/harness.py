@@ -36,6 +36,11 @@ class Harness(Strict):
         return [task for task in self.tasks if task not in CORPUS_TASKS]
 
     @property
+    def from_corpus(self) -> bool:
+        """Whether a task is made from the corpus."""
+        return bool(set(self.tasks) & set(CORPUS_TASKS))
+
+    @property
     def uses_library(self) -> bool:
         """Whether a task is one of the library's own, which are found in its index."""
         return any(not task.endswith((".yaml", ".yml")) for task in self.fetched)

@@ -32,6 +32,7 @@ class ForgettingSettings(Run):
         **Run.aliases,
         "model_string": "base",
         "dataset": "corpus",
+        "n_epochs": "epochs",
     }
 
     method: Literal["forgetting"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]

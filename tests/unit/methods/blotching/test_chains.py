@@ -85,7 +85,5 @@ def test_over_long_chains_are_an_error() -> None:
 
 
 def test_an_epoch_has_every_chain_once(text_inputs: Inputs) -> None:
-    method = blotching(
-        text_inputs, corpus="c", tokenizer="t", seq_len=60, max_steps=None, epochs=1
-    )
+    method = blotching(text_inputs, corpus="c", tokenizer="t", seq_len=60, max_steps=None, epochs=1)
     assert method.rows_of_epoch() == len(text_chains(text_inputs.tokens, "train", 60, 1))
