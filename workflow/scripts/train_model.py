@@ -1,6 +1,5 @@
 """Train a run of any method, or resume it from its saved state."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +8,9 @@ from terse.config.methods import method_of
 from terse.machine.processes import n_processes, rank
 from terse.machine.signals import StopSignal
 from terse.provenance import TRAINING_PACKAGES, digest_file, digest_json, record, versions
-from terse.training.longer import note_finished, why_from_the_start
+from terse.training.longer import explain_start, note_finished
 from terse.training.method import Inputs
 from terse.training.train import Conduct, Outputs, train
-
-logger = logging.getLogger(f"terse.{Path(__file__).stem}")  # shown on the terminal
 
 
 def train_model(
@@ -37,9 +34,8 @@ def train_model(
     state = digest_json([run, about, versions(TRAINING_PACKAGES)])[:16]
     method = method_of(run | (non_weight or {}), inputs)
     finished = state_root / f"{conduct.name}.finished.json"
-    if not (state_root / conduct.name / state).exists():
-        if (why := why_from_the_start(finished, run, method.settings)) is not None:
-            logger.info(why)
+    if conduct.rank == 0:
+        explain_start(finished, state_root / conduct.name / state, run, method.settings)
     train(
         method,
         state_folder=state_root / conduct.name / state,

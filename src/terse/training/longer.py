@@ -1,12 +1,15 @@
-"""Why a longer training starts from step 0 although a shorter one with the same settings is done."""
+"""Why a longer training starts from step 0 although a shorter one is finished."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 from terse.artifacts import write_json
 from terse.provenance import digest_json
 from terse.settings.run import Run
+
+logger = logging.getLogger(__name__)
 
 # Settings that say how long a training is and what is kept of it.
 _LENGTH = {"max_steps", "epochs", "checkpoint_steps", "checkpoint_interval"}
@@ -38,6 +41,13 @@ def why_from_the_start(note: Path, run: dict[str, Any], settings: Run) -> str | 
         f"starts from step 0: the finished training of {steps} steps is not extended to "
         f"{settings.n_steps}, since {why}"
     )
+
+
+def explain_start(note: Path, state: Path, run: dict[str, Any], settings: Run) -> None:
+    """Log why a longer training starts from step 0, unless it resumes from its own state."""
+    why = None if state.exists() else why_from_the_start(note, run, settings)
+    if why is not None:
+        logger.info(why)
 
 
 def _others(run: dict[str, Any]) -> str:

@@ -110,7 +110,7 @@ def test_n_epochs_alone_are_epochs() -> None:
 
 
 def test_kept_steps_within_the_training(inputs: Inputs) -> None:
-    with pytest.raises(TerseError, match="checkpoint_steps: 100000 is outside 0.."):
+    with pytest.raises(TerseError, match=r"checkpoint_steps: 100000 is outside 0\.\."):
         made(COMPRESSION, inputs, epochs=1, checkpoint_steps=[100_000])
 
 
