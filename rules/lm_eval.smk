@@ -63,7 +63,7 @@ rule run_lm_eval:
         mem_mb=lambda w, attempt: lm_eval_mem_mb(w.scored, attempt),
         runtime=lambda w, attempt: 480 * attempt,
     params:
-        tasks=lambda w: lm_eval_block().model_dump(mode="json"),
+        tasks=lambda w: lm_eval_block().params(),
         loading=lambda w: lm_eval_loading(w.scored),
         step=lambda w: getattr(lm_eval_item(w.scored), "step", None),
         base_step=lambda w: lm_eval_base_step(w.scored),
@@ -75,7 +75,7 @@ rule run_lm_eval:
 rule tabulate_lm_eval:
     """Join the lm-eval tables of all selected models."""
     input:
-        tables=[f"results/harness/{m}.csv" for m in settings.select.harness],
+        tables=[f"results/harness/{m}.csv" for m in settings.scored_by_lm_eval()],
     output:
         csv="results/tables/harness.csv",
         html=report(
@@ -90,7 +90,7 @@ rule tabulate_lm_eval:
         "logs/tabulate_lm_eval.benchmark.tsv"
     threads: 1
     params:
-        models=settings.select.harness,
+        models=settings.scored_by_lm_eval(),
         stage=stage("tabulate_lm_eval"),
     script:
         "../workflow/scripts/tabulate_lm_eval.py"

@@ -21,7 +21,7 @@ def training_targets():
 
 def lm_eval_targets():
     """Return what `all` makes from the models that lm-eval scores."""
-    return ["results/tables/harness.html"] if settings.select.harness else []
+    return ["results/tables/harness.html"] if settings.scored_by_lm_eval() else []
 
 
 def study_runs(method):

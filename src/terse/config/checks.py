@@ -295,7 +295,7 @@ def _beyond(measure: Activations, depth: int) -> int | None:
 def _check_harness(workflow: "Workflow") -> None:
     if workflow.harness is not None:
         _require("harness.corpus", "corpus", workflow.harness.corpus, workflow.corpora)
-    for name in workflow.select.harness:
+    for name in workflow.scored_by_lm_eval():
         _require("select.harness", "model or run", name, {*workflow.runs, *workflow.models})
         if workflow.harness is None:
             raise TerseError("harness: the block is missing, and select.harness needs it")

@@ -98,6 +98,13 @@ class Workflow(Strict):
         names = (m for name in self.select.runs for m in self._sweeps.get(name, [name]))
         return list(dict.fromkeys(names))
 
+    def scored_by_lm_eval(self) -> list[str]:
+        """Return the models and runs of the harness table, without repetition."""
+        selected = {*self.selected_runs(), *self.select.ids}
+        also = [] if self.harness is None else self.harness.if_selected
+        names = [*self.select.harness, *(name for name in also if name in selected)]
+        return list(dict.fromkeys(names))
+
     def spec(self, run: str) -> MethodSpec[Any]:
         """Return the spec of a run's method."""
         return methods()[self.runs[run].method]

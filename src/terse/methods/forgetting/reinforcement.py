@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from terse.corpora.documents import write_documents
+from terse.corpora.tokenizers import load_tokenizer
 from terse.corpora.tokens import tokenize_documents
 from terse.errors import TerseError
 from terse.machine.signals import StopSignal
@@ -26,6 +27,7 @@ from terse.methods.forgetting.method import Forgetting
 from terse.methods.forgetting.model import Forgetter
 from terse.methods.forgetting.settings import ForgettingSettings
 from terse.methods.forgetting.spec import FORGETTING
+from terse.models.loading import check_length
 from terse.settings.corpora import Corpus
 from terse.training.method import Inputs
 from terse.training.train import Conduct, Outputs, train
@@ -41,8 +43,8 @@ def reinforce_model(
     base: PreTrainedModel,
     mask: Mask,
     *,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    texts: Sequence[str] | None = None,
     forget_p: float = 0.1,
     exploration_epochs: Sequence[float] = (0.75, 0.5, 0.25, 0.0),
     out: Path | None = None,
@@ -50,8 +52,9 @@ def reinforce_model(
 ) -> Forgetter:
     """Train a base and a mask, in place, to forget a share `forget_p` of the context; return both.
 
-    texts: documents, some of which are held out for validation. exploration_epochs: the share of
-    exploration in each epoch. out: folder for model, history and record; None: none is kept.
+    tokenizer: that of the base's folder if None. texts: documents, some of which are held out for
+    validation; Python's own documentation if None. exploration_epochs: the share of exploration in
+    each epoch. out: folder for model, history and record; None: none is kept.
     settings: other keys of a run of `forgetting`, such as n_train_loops (steps of an epoch),
     context_len, lr or head_lr. Raises TerseError as a run does.
     """
@@ -63,8 +66,8 @@ def two_step_reinforce_model(
     base: PreTrainedModel,
     mask: Mask,
     *,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    texts: Sequence[str] | None = None,
     forget_p: float = 0.1,
     exploration_epochs: Sequence[bool] = (True, False),
     out: Path | None = None,
@@ -95,6 +98,7 @@ class _Given(Forgetting):
         self.tokenizer = tokenizer
 
     def build(self) -> Forgetter:
+        check_length(self.model.lm, self.lengths.total, "windows", "lower context_len or block_len")
         return self.model.train()
 
     def tokenizer_folder(self) -> None:
@@ -104,8 +108,8 @@ class _Given(Forgetting):
 def _trained(
     base: PreTrainedModel,
     mask: Mask,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase | None,
+    texts: Sequence[str] | None,
     out: Path | None,
     keys: dict[str, Any],
 ) -> Forgetter:
@@ -116,7 +120,7 @@ def _trained(
         "method": "forgetting", "base": "given", "corpus": "given", "mask": name,
         "n_train_loops": None if "max_steps" in keys else 100, "checkpoint_steps": [], **keys,
     }  # fmt: skip
-    settings = _checked(block)
+    settings, tokenizer = _checked(block), tokenizer or _tokenizer_of(base)
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         inputs = Inputs(tokens=_tokens(texts, tokenizer, scratch))
@@ -144,12 +148,22 @@ def _checked(block: dict[str, Any]) -> ForgettingSettings:
         raise TerseError("; ".join(text.removeprefix(": ") for text in found)) from None
 
 
-def _tokens(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, folder: Path) -> Path:
+def _tokenizer_of(base: PreTrainedModel) -> PreTrainedTokenizerBase:
+    folder = Path(base.name_or_path)
+    if not folder.is_dir():
+        raise TerseError("give tokenizer: the base was not loaded from a folder that has one")
+    return load_tokenizer(folder)
+
+
+def _tokens(texts: Sequence[str] | None, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Path:
     """Write the tokens of texts and return their file."""
-    (folder / "texts").mkdir()
-    for i, text in enumerate(texts):
-        (folder / "texts" / f"{i:08d}.txt").write_text(text, encoding="utf-8")
-    corpus = Corpus.model_validate({"source": "text", "path": str(folder / "texts")})
+    source = {"source": "python-docs"}
+    if texts is not None:
+        (folder / "texts").mkdir()
+        for i, text in enumerate(texts):
+            (folder / "texts" / f"{i:08d}.txt").write_text(text, encoding="utf-8")
+        source = {"source": "text", "path": str(folder / "texts")}
+    corpus = Corpus.model_validate(source)
     write_documents(corpus, folder / "documents.parquet")
     tokenize_documents(folder / "documents.parquet", tokenizer, folder / "tokens.h5")
     return folder / "tokens.h5"

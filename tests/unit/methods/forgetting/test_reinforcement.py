@@ -50,5 +50,10 @@ def test_two_steps_train_in_turn(inputs: Inputs, tmp_path: Path) -> None:
     assert not torch.equal(mask.last.weight, before)
     rows = pd.read_csv(tmp_path / "history.csv").query("split == 'train'")
     assert rows["exploration"].tolist() == [1.0, 0.0]
+    del given["tokenizer"]  # that of the folder
+    model = two_step_reinforce_model(base, mask, exploration_epochs=[False], **given)
+    assert model.lm is base
+    with pytest.raises(TerseError, match="windows of 208 tokens are longer"):
+        two_step_reinforce_model(base, mask, **given | {"context_len": 200})
     with pytest.raises(TerseError, match="no run has a mask Linear; allowed: IdentityMask"):
         two_step_reinforce_model(base, torch.nn.Linear(1, 1), **given)  # type: ignore[arg-type]
