@@ -29,7 +29,9 @@ corpora:
 tokenizers: {bpe-openwebtext-sentences: {vocab_size: 300}}
 runs:
   blotch-search: {sweep: {seed: [2], blotch_p: [0.3]}}
-  cmp-search: {sweep: {lr: [0.001], cmp_layer: [half]}, eval_windows: 40}
+  cmp-search: {sweep: {lr: [0.001], cmp_layer: [half]}, eval_windows: 40, n_samples: 0}
+  stage1: &few {eval_bytes: 2000, n_samples: 0}
+  stage2: {<<: *few, train_rows: 100}
 models:
   bloomz-560m: {hub: null, run: base}
   test:
