@@ -4,8 +4,8 @@ import logging
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator
-from typing import Any, Self, TypeVar
+from collections.abc import Iterator
+from typing import Any, Protocol, Self, TypeVar
 
 from tqdm import tqdm
 
@@ -13,6 +13,7 @@ logger = logging.getLogger(__name__)
 
 INTERVAL_S = 30.0
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 class Progress(ABC):
@@ -75,7 +76,14 @@ class Batches(Progress):
         return f"{self.what}: {self.total} batches in {self.elapsed_s:.0f} s"
 
 
-def shown(batches: Collection[T], what: str) -> Iterator[T]:
+class Counted(Protocol[T_co]):
+    """Something to iterate over whose length is known, such as a range or a DataLoader."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[T_co]: ...
+
+
+def shown(batches: Counted[T], what: str) -> Iterator[T]:
     """Yield each of some batches, and show the progress of the work on them."""
     with Batches(what, len(batches)) as progress:
         for batch in batches:
