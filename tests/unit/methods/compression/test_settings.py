@@ -42,7 +42,7 @@ def test_names_that_users_of_the_original_know() -> None:
     }  # fmt: skip
     settings: Any = settings_of(known)
     assert (settings.base, settings.corpus, settings.rmb_task) == ("base", "c", True)
-    assert (settings.max_steps, settings.save_interval) == (21, 5)
+    assert (settings.max_steps, settings.checkpoint_steps) == (21, [5, 10, 15, 20])
     assert (settings.n_context, settings.n_forward) == (10, 20)
     total = settings_of({**known, "seq_len_counts": "total"})
     assert total.n_forward == 10  # type: ignore[attr-defined]
