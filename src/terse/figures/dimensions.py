@@ -185,7 +185,8 @@ def id_by_window(windows: pd.DataFrame) -> Figure:
     """
     curve = _curve(windows)
     labels = list(dict.fromkeys(curve["label"]))
-    lengths = sorted(set(curve["theiler_window"].astype(int)))
+    drawn = curve["mean"].notna()  # not for windows as long as a context
+    lengths = sorted(set(curve.loc[drawn, "theiler_window"].astype(int)))
     styles = dict(zip(labels, cycle(("-", "--", ":", "-.")), strict=False))
     panels = _panels(curve)
     with paper_style():
@@ -245,7 +246,7 @@ def _wrapped(n: int, *, sharey: bool) -> tuple[Figure, list[Axes]]:
     """Return a figure with n panels, four in a row."""
     n_columns = min(4, n)
     n_rows = -(-n // n_columns)
-    figure = Figure(figsize=(WIDTH_IN, max(2.6, 1.75 * n_rows + 0.3)))
+    figure = Figure(figsize=(WIDTH_IN, max(3.1, 1.75 * n_rows + 0.3)))
     axes = figure.subplots(n_rows, n_columns, squeeze=False, sharex=True, sharey=sharey).flatten()
     for axis in axes[n:]:
         axis.set_visible(False)
