@@ -357,6 +357,7 @@ def test_modules_of_rules_import_the_config_only() -> None:
             "terse.settings",
             "terse.errors",
             "terse.hub.unreachable",
+            "terse.launch.embedding",
             "terse.launch.roots",
             "terse.corpora.local",
             "terse.launch.runner",
