@@ -78,6 +78,7 @@ def train_again(chain: Chain, tmp_path: Path) -> Train:
 def test_a_longer_training_says_why_it_starts_anew(
     train_again: Train, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     train_again(max_steps=2, checkpoint_steps=[])
     caplog.clear()
     train_again(max_steps=3, checkpoint_steps=[])
