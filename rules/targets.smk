@@ -74,6 +74,12 @@ def per_context(models):
     return all(settings.measure(m).cloud == "context" for m in models)
 
 
+def place_of_family(wildcards):
+    """Return where the report shows a family: pretrained models before those trained here."""
+    trained = any(settings.models[m].run for m in family_members(wildcards))
+    return f"{'trained here' if trained else 'pretrained'}: {wildcards.family}"
+
+
 def family_members(wildcards):
     """Return the selected models of a family, by training step; all if none is selected."""
     members = [m for m in settings.models if settings.family(m) == wildcards.family]

@@ -227,9 +227,14 @@ class Workflow(Strict):
         return self.tokenizer_of_model(settings.base)
 
     def tokenizer_of_model(self, model: str) -> str | None:
-        """Return the name of a model's tokenizer; an external model has its own, of its name."""
+        """Return the name of a model's tokenizer: for an external model that of `fetched_as`."""
         run = self.models[model].run
-        return model if run is None else self.tokenizer_of_run(run)
+        return self.fetched_as(model) if run is None else self.tokenizer_of_run(run)
+
+    def fetched_as(self, model: str) -> str:
+        """Return the first model of the same source: its files and tokens serve all of them."""
+        source = self.models[model].source()
+        return next(name for name, other in self.models.items() if other.source() == source)
 
     def text_of_model(self, model: str) -> tuple[str, str]:
         """Return the corpus and the tokenizer of the contexts that a model is measured on."""
