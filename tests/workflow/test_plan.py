@@ -44,7 +44,8 @@ def test_default_plan(default: Workflow) -> None:
     assert plan["plot_dimensions"] == 5 + 3
     assert plan["compare_dimensions"] == plan["tabulate_heavy_tokens"] == 2
     assert plan["download_gguf"] == plan["convert_gguf"] == 1
-    assert "download_model" not in plan
+    assert (plan["run_lm_eval"], plan["tabulate_lm_eval"]) == (2, 1)
+    assert not plan.keys() & {"download_model", "download_tasks"}
 
 
 def test_smollm2_is_measured_whole_and_first() -> None:
@@ -97,6 +98,14 @@ def test_lm_eval_asks_models_and_runs_of_any_method(default: Workflow) -> None:
     names = ("base-step25", "compress", "forget", "codes-lm")
     plan = default.plan(*(f"results/harness/{name}.csv" for name in names))
     assert (plan["run_lm_eval"], plan["make_corpus_tasks"], plan["train_model"]) == (4, 1, 5)
+    kept = {
+        "models": {"codes-lm-step100": {"run": "codes-lm", "step": 100}},
+        "runs": {"codes-lm": {"checkpoint_steps": [100]}},
+        "harness": {"tasks": ["arc_easy"]},
+    }
+    early = Workflow(default.folder, overlay(default.folder, kept))
+    plan = early.plan("results/harness/codes-lm-step100.csv")
+    assert (plan["run_lm_eval"], plan["download_tasks"], plan["train_model"]) == (1, 1, 2)
     text = default("-n", "results/harness/codes.csv", check=False)
     assert "codes of method hierarchical has no likelihood" in text
 
@@ -365,6 +374,7 @@ def test_lint_has_only_its_advice_on_software(default: Workflow) -> None:
     text = default("--lint", check=False)
     advice = re.findall(r"\* (.*)", text)
     assert set(advice) == {"Specify a conda environment or container for each rule.:"}
+    assert "terse: --lint's advice of an environment for each rule does not apply" in text
 
 
 def test_rulegraph_in_the_docs_is_the_workflows(default: Workflow) -> None:
@@ -386,6 +396,7 @@ def test_modules_of_rules_import_the_config_only() -> None:
             "terse.settings",
             "terse.errors",
             "terse.hub.unreachable",
+            "terse.launch.embedding",
             "terse.launch.roots",
             "terse.corpora.local",
             "terse.launch.runner",

@@ -290,7 +290,7 @@ def test_by_window_draws_each_window_of_each_model(texts: Texts) -> None:
     np.testing.assert_allclose(drawn_lines["base, 8"].get_ydata(), [10, 12, 16, 24])
     assert drawn_lines["base, 8"].get_linestyle() != drawn_lines["other, 8"].get_linestyle()
     words = texts(figure)
-    for word in ("block 0, n = 250", "model, tokens in time left out", "other, 32"):
+    for word in ("block 0, n = 250", "tokens in time left out", "32", "model", "other"):
         assert word in words, word
     assert "intrinsic dimension (GRIDE, without sinks)" in words
 
