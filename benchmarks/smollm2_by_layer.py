@@ -59,8 +59,9 @@ def correlations(folder: Path) -> pd.Series:
     words = {}
     for layer, part in ids.groupby("layer"):
         part = part.dropna(subset=["id_without_sinks", "loss_nats"])
-        columns = (part[name].to_numpy(np.float64) for name in ("id_without_sinks", "loss_nats"))
-        found = rank_correlation(*columns, part["document"].to_numpy(), 0)
+        values = part["id_without_sinks"].to_numpy(np.float64)
+        loss = part["loss_nats"].to_numpy(np.float64)
+        found = rank_correlation(values, loss, part["document"].to_numpy(), 0)
         words[layer] = f"{found.rho:.2f} [{found.low:.2f}, {found.high:.2f}]"
     return pd.Series(words)
 
@@ -83,8 +84,9 @@ def table(folder: Path, family: str) -> str:
     if family == "smollm2" and "text" in found:
         columns["ρ with the loss"] = correlations(folder)
     joined = pd.DataFrame(columns)
-    last = joined.index.max()
-    kept = [layer for layer in joined.index if layer % EVERY == 0 or layer >= last - 1]
+    layers = joined.index.astype(int).tolist()
+    last = max(layers)
+    kept = [layer for layer in layers if layer % EVERY == 0 or layer >= last - 1]
     lines = [f"### {title}: `{estimator}`", "", f"| layer | {' | '.join(joined)} |"]
     lines.append(f"|---|{'---|' * len(joined.columns)}")
     for layer in kept:
