@@ -42,7 +42,7 @@ def start_warm(workflow: Any, shell: Any) -> None:
 def warm_shell_of(folder: Path, threads: Iterable[int]) -> Path | None:
     """Start a parent for each number of threads; return the shell that gives them their jobs.
 
-    None where it is switched off, not on Linux, or where the folder can't hold programs.
+    None where it is switched off, not on Linux 5.3 or newer, or if the folder holds no programs.
     The parents end with this process, once the jobs that they started have ended.
     """
     if os.environ.get(OFF) == "0" or sys.platform != "linux":
@@ -52,7 +52,8 @@ def warm_shell_of(folder: Path, threads: Iterable[int]) -> Path | None:
     shell.unlink(missing_ok=True)  # another run's processes may read it
     shell.write_text(f"#!{sys.executable} -IS\n{code}", encoding="utf-8")
     shell.chmod(0o755)
-    with suppress(OSError, subprocess.SubprocessError):
+    with suppress(OSError, AttributeError, subprocess.SubprocessError):
+        os.close(os.pidfd_open(os.getpid()))  # an older kernel has none
         subprocess.run([shell, "-c", "true"], check=True, capture_output=True)
         for number in set(threads):
             _start_parent(number)
