@@ -11,7 +11,7 @@ from terse.launch.runner import forget_runner, note_runner
 from terse.launch.warm import start_warm
 
 min_version("9.27")
-has_no_environments(workflow)
+has_no_environments(workflow, sys.argv)
 until_trainings(sys.argv)
 
 

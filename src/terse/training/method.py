@@ -71,6 +71,10 @@ class Method(ABC, Generic[S]):
     def training_rows(self) -> Dataset[Any]:
         """Return the rows to train on, sized and indexable."""
 
+    def rows_of_epoch(self) -> int:
+        """Return how many training rows read the training text once, for a run with epochs."""
+        return len(self.training_rows())  # type: ignore[arg-type]
+
     @abstractmethod
     def validation_rows(self) -> Dataset[Any]:
         """Return held-out rows; their order does not change."""

@@ -103,11 +103,15 @@ class Forgetting(Method[ForgettingSettings]):
 
     def training_rows(self) -> Dataset[Any]:
         s = self.settings
-        n_rows = s.max_steps * s.batch_size * s.n_grad_loops
+        n_rows = s.n_steps * s.batch_size * s.n_grad_loops
         if s.task:
             return self._task_rows(s.seed, n_rows)
         store = TokenStore(self.tokens_file, "train")
         return RandomBlocks(store, self.lengths, self.start, self.start, seed=s.seed, n_rows=n_rows)
+
+    def rows_of_epoch(self) -> int:
+        store = TokenStore(self.tokens_file, "train")
+        return len(AllBlocks(store, self.lengths, self.start, self.start))
 
     def validation_rows(self) -> Dataset[Any]:
         return self._held_out(TASK_WINDOWS) if self.settings.task else self._blocks(None)

@@ -23,12 +23,12 @@ class Phase:
 def phase_at(settings: ForgettingSettings, step: int) -> Phase:
     """Return the phase of a step, 0 .. max_steps - 1; beyond, the last one."""
     epochs = settings.exploration_epochs
-    step = min(step, settings.max_steps - 1)
-    epsilon = float(epochs[step * len(epochs) // settings.max_steps])
+    step = min(step, settings.n_steps - 1)
+    epsilon = float(epochs[step * len(epochs) // settings.n_steps])
     two_step = settings.schedule == "two_step"
     return Phase(
         epsilon=epsilon,
         trains_mask=epsilon < 1,
         base_rate=settings.exploit_base_rate if two_step and epsilon == 0 else 1.0,
-        entropy_beta=settings.entropy_beta * (1 - step / settings.max_steps),
+        entropy_beta=settings.entropy_beta * (1 - step / settings.n_steps),
     )

@@ -35,7 +35,7 @@ class HierarchicalAutoencoder(nn.Module):
         compressors, expanders = [], []
         K, G, below = BYTES, 1, None
         for i, level in enumerate(s.compressor_level_configs):
-            compressors.append(ByteSegmentCompressor(level, K, G, below, s.max_steps))
+            compressors.append(ByteSegmentCompressor(level, K, G, below, s.n_steps))
             expanders.append(CodeExpander(s, i, K, G))
             K, G, below = level.codebook_size, level.n_digits, level.num_queries * level.dim
         self.compressors, self.expanders = nn.ModuleList(compressors), nn.ModuleList(expanders)
