@@ -76,7 +76,8 @@ def per_context(models):
 
 def family_members(wildcards):
     """Return the selected models of a family, by training step; all if none is selected."""
-    members = [m for m in settings.models if settings.family(m) == wildcards.family]
+    measured = filter(settings.is_measurable, settings.models)
+    members = [m for m in measured if settings.family(m) == wildcards.family]
     chosen = [m for m in members if m in settings.select.ids] or members
     return sorted(chosen, key=place_in_training)
 

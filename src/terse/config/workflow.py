@@ -274,14 +274,16 @@ class Workflow(Strict):
 
     def families(self) -> list[str]:
         """Return the names of all families, without repetition."""
-        return list(dict.fromkeys(self.family(model) for model in self.models))
+        measured = (model for model in self.models if self.is_measurable(model))
+        return list(dict.fromkeys(map(self.family, measured)))
 
     def family(self, model: str) -> str:
         """Return the name of the figures that a model is drawn in; each cloud has its own."""
         settings = self.models[model]
         if settings.family is not None or settings.run is None:
             return settings.family or model
-        cloud = "context" if self.activations is None else self.measure(model).cloud
+        unmeasured = self.activations is None or not self.is_measurable(model)
+        cloud = "context" if unmeasured else self.measure(model).cloud
         return settings.run + ("" if cloud == "context" else f"-{cloud.replace('_', '-')}")
 
     def training_step(self, model: str) -> int | None:
