@@ -74,10 +74,15 @@ def per_context(models):
     return all(settings.measure(m).cloud == "context" for m in models)
 
 
+def place_of_family(wildcards):
+    """Return where the report shows a family: pretrained models before those trained here."""
+    trained = any(settings.models[m].run for m in family_members(wildcards))
+    return f"{'trained here' if trained else 'pretrained'}: {wildcards.family}"
+
+
 def family_members(wildcards):
     """Return the selected models of a family, by training step; all if none is selected."""
-    measured = filter(settings.is_measurable, settings.models)
-    members = [m for m in measured if settings.family(m) == wildcards.family]
+    members = settings.families()[wildcards.family]
     chosen = [m for m in members if m in settings.select.ids] or members
     return sorted(chosen, key=place_in_training)
 

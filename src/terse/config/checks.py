@@ -4,6 +4,7 @@ Each check raises TerseError with the key, the given value and the allowed ones.
 """
 
 import importlib.util
+import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,14 @@ def _require(where: str, kind: str, name: str | None, allowed: Iterable[str]) ->
 def _check_tracking(tracking: str) -> None:
     if tracking != "none" and importlib.util.find_spec(tracking) is None:
         raise TerseError(f"tracking: {tracking} is not installed: .venv/bin/pip install {tracking}")
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    is_folder = uri.startswith((".", "/", "file:"))
+    allowed = os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() in ("true", "1")
+    if tracking == "mlflow" and is_folder and not allowed:
+        raise TerseError(
+            f"tracking: mlflow no longer writes to a folder, and MLFLOW_TRACKING_URI is {uri}; "
+            "allowed: sqlite:///..., a server's address, or MLFLOW_ALLOW_FILE_STORE=true as well"
+        )
 
 
 def _check_tokenizers(workflow: "Workflow") -> None:

@@ -227,9 +227,14 @@ class Workflow(Strict):
         return self.tokenizer_of_model(settings.base)
 
     def tokenizer_of_model(self, model: str) -> str | None:
-        """Return the name of a model's tokenizer; an external model has its own, of its name."""
+        """Return the name of a model's tokenizer: for an external model that of `fetched_as`."""
         run = self.models[model].run
-        return model if run is None else self.tokenizer_of_run(run)
+        return self.fetched_as(model) if run is None else self.tokenizer_of_run(run)
+
+    def fetched_as(self, model: str) -> str:
+        """Return the first model of the same source: its files and tokens serve all of them."""
+        source = self.models[model].source()
+        return next(name for name, other in self.models.items() if other.source() == source)
 
     def text_of_model(self, model: str) -> tuple[str, str]:
         """Return the corpus and the tokenizer of the contexts that a model is measured on."""
@@ -272,10 +277,12 @@ class Workflow(Strict):
             raise TerseError(f"select.harness: {name} reads no text, so lm-eval can't score it")
         return adapter_of(name, self.runs[run], is_model=name in self.models)
 
-    def families(self) -> list[str]:
-        """Return the names of all families, without repetition."""
-        measured = (model for model in self.models if self.is_measurable(model))
-        return list(dict.fromkeys(map(self.family, measured)))
+    def families(self) -> dict[str, list[str]]:
+        """Return the models that can be measured, by family."""
+        members: dict[str, list[str]] = {}
+        for model in filter(self.is_measurable, self.models):
+            members.setdefault(self.family(model), []).append(model)
+        return members
 
     def family(self, model: str) -> str:
         """Return the name of the figures that a model is drawn in; each cloud has its own."""

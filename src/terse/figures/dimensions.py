@@ -21,6 +21,7 @@ _SCALE = "gride_"  # these estimators make one curve, in a separate figure
 _SIZED = {"twoNN_f10": "-", "gride_2": "--", "gride_16": ":"}  # in a decimation curve: line styles
 _WIDE = 8  # a row of panels that spans more than this ratio gets a logarithmic scale
 _Z_95 = 1.96
+_MOST_TICKS, _MOST_PANELS = 7, 12  # of a deep model, evenly spaced layers are labelled or drawn
 _WITHOUT = "without sinks"
 _ORDER = "order of the farther neighbour, $n_2 = 2 n_1$"
 
@@ -73,6 +74,7 @@ def id_by_layer(summary: pd.DataFrame) -> Figure:
                 _band(axis, "place", part, colour, str(label))
             column = _pick(summary, module=kind)
             places = sorted(set(column["place"].astype(int)))
+            places = _spread(places, _MOST_TICKS)
             axis.set_xticks(places, [_layer_name(column, place) for place in places])
             _scale_ids(axis, _pick(summary, estimator=estimator))
         _legend(figure, axes.values(), _what_labels_are(summary))
@@ -235,11 +237,18 @@ def _panels(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
         table = table.loc[main]
     layers = table["layer"].fillna(-1).astype(int)
     parts = {}
-    for kind, layer in dict.fromkeys(zip(table["module"], layers, strict=True)):
+    places = list(dict.fromkeys(zip(table["module"], layers, strict=True)))
+    for kind, layer in _spread(places, _MOST_PANELS):
         name = "final norm" if kind == "norm" else str(_KINDS.get(kind, kind))
         part = table.loc[(table["module"] == kind) & (layers == layer)]
         parts[f"{name} {layer}" if layer >= 0 else name] = part
     return parts
+
+
+def _spread(items: list[Any], most: int) -> list[Any]:
+    """Return at most so many of the items, evenly spaced, the first and the last among them."""
+    chosen = np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)
+    return [items[place] for place in chosen]
 
 
 def _wrapped(n: int, *, sharey: bool) -> tuple[Figure, list[Axes]]:

@@ -218,3 +218,11 @@ class HierarchicalAutoencoder(nn.Module):
         if s.predicted_loss_weight:
             sums["predicted"] = self.predicted_nats(levels, states).sum()
         return sums
+
+
+def own_model(model: nn.Module) -> HierarchicalAutoencoder:
+    """Return this method's model, unwrapped from what trains it on several devices."""
+    found = cast(nn.Module, getattr(model, "module", model))
+    if not isinstance(found, HierarchicalAutoencoder):
+        raise TerseError(f"this method's models are HierarchicalAutoencoder, not {type(found)}")
+    return found
