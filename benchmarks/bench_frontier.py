@@ -24,7 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from terse.corpora.documents import read_documents, write_documents
 from terse.corpora.tokenizers import load_tokenizer, train_bpe
 from terse.evaluation.frontier.eviction import Evicted, held_entries
-from terse.evaluation.frontier.llmlingua import Segments
+from terse.evaluation.frontier.llmlingua import LLMLingua
 from terse.evaluation.frontier.reader import CausalReader
 from terse.evaluation.frontier.reading import n_left
 from terse.evaluation.frontier.ways import SCORES, reading_of
@@ -188,11 +188,14 @@ def against_llmlingua() -> list[Row]:
     """Return how many contexts keep exactly the same tokens."""
     cases, ours = [], []
     for window in windows():
-        context = reader().tokens(window).context
+        tokens, choice = reader().tokens(window), LLMLingua()
+        context = tokens.context
+        with torch.inference_mode():
+            seen = choice.look(reader(), tokens, window)
         for rate in RATES:
-            n = n_left(rate, len(context))
+            n = n_left(rate, tokens.L)
             with torch.inference_mode():
-                kept = Segments(reader(), context).compressed(n).tokens
+                kept = choice.take(seen, reader(), tokens, n).tokens
             ours.append(context[kept].tolist())
             cases.append({"ids": context.tolist(), "n": n})
     theirs = ask("llmlingua", LLMLINGUA, cases)
