@@ -41,6 +41,8 @@ def test_default_plan(default: Workflow) -> None:
     assert plan["cache_activations"] == plan["estimate_dimensions"] == 5
     assert plan["plot_dimensions"] == 5
     assert plan["compare_dimensions"] == plan["tabulate_heavy_tokens"] == 1
+    assert plan["score_reading"] == 13  # full, none, 7 ways of the base, 4 runs
+    assert plan["cut_windows"] == plan["tabulate_frontier"] == plan["plot_frontier"] == 1
     assert "download_model" not in plan
 
 
@@ -136,6 +138,9 @@ def settings_with(experiment: Path) -> Settings:
 @pytest.mark.slow
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda path: path.stem)
 def test_published_experiments_plan(experiment: Path, tmp_path: Path) -> None:
+    page = tmp_path / "data/fastmcp-2.13.1/docs/page.mdx"  # as the frontier's head says
+    page.parent.mkdir(parents=True)
+    page.write_text("A page.")
     plan = Workflow(tmp_path, experiment).plan()
     assert plan["all"] == 1
     assert sum(plan.values()) > 5
