@@ -5,6 +5,7 @@ asks for the facts of its context: `0A1F2I3M`.
 """
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -55,7 +56,7 @@ def lookup_reader() -> CausalReader:
     for name, parameter in lm.named_parameters():
         parameter.fill_(1.0 if "norm" in name else 0.0)
     embedding, head = lm.model.embed_tokens.weight, lm.lm_head.weight
-    attention = lm.model.layers[0].self_attn
+    attention: Any = lm.model.layers[0].self_attn
     embedding[list(FILLER.encode()), OTHER] = 1.0
     embedding[BOS, START] = 1.0
     head[ord("0"), [OTHER, START]] = 3.0  # a target begins after filler or at the start

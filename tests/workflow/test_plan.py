@@ -40,7 +40,7 @@ def test_default_plan(default: Workflow) -> None:
     assert plan["train_tokenizer"] == 2
     assert plan["tokenize_corpus"] == 3
     assert plan["plot_study"] == 4
-    assert plan["score_reading"] == 13  # full, none, 7 ways of the base, 4 runs
+    assert plan["score_reading"] == 11  # full, none, 5 ways of the base, 4 runs
     assert plan["cut_windows"] == plan["tabulate_frontier"] == plan["plot_frontier"] == 1
     assert plan["cache_activations"] == plan["estimate_dimensions"] == 4
     assert plan["plot_dimensions"] == 5 + 3

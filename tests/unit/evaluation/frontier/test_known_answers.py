@@ -20,7 +20,7 @@ from terse.methods.forgetting.reading import Forgotten
 from terse.methods.forgetting.settings import ForgettingSettings
 from tiny_forgetting import SETTINGS
 from tiny_frontier import window
-from tiny_lookups import BOS, N_VALUES, asked, facts, filler, letter, lookup_reader
+from tiny_lookups import BOS, N_KEYS, N_VALUES, asked, facts, filler, letter, lookup_reader
 
 L, D = 160, 12  # tokens of a context, documents
 GUESS = math.log(N_VALUES)  # nats of a fact that is not known
@@ -41,19 +41,18 @@ def worth(table: pd.DataFrame, way: str, rate: float) -> pd.Series:
 
 
 def test_a_copy_is_worth_everything_until_recency_loses_it() -> None:
-    random, after = np.random.default_rng(1), 60
+    random, after, length = np.random.default_rng(1), 60, 2 * N_KEYS
     windows = []
     for number in range(D):
         copy = asked(facts(random))
-        context = filler(random, L - after - len(copy)) + copy + filler(random, after)
+        context = filler(random, L - after - length) + copy + filler(random, after)
         windows.append(window(context, copy, number, f"d{number}"))
-    lost, kept = after / L, (after + len(copy)) / L
+    lost, kept = after / L, (after + length) / L
     readings = {way: scored(way, windows) for way in ("full", "none")}
     readings["recency"] = scored("recency", windows, kept, lost)
     table = Frontier(readings, "these").table()
-    n_facts = len(copy) // 2
     assert readings["full"]["nats"].max() < 0.01
-    assert readings["none"]["nats"].mean() == pytest.approx(n_facts * GUESS, rel=0.01)
+    assert readings["none"]["nats"].mean() == pytest.approx(N_KEYS * GUESS, rel=0.01)
     assert worth(table, "recency", kept)["value"] == pytest.approx(1.0, abs=0.01)
     gone = worth(table, "recency", lost)
     assert gone["value"] == pytest.approx(0.0, abs=0.01)
