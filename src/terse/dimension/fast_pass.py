@@ -23,7 +23,7 @@ SPREAD = 16.0
 """... and, over this, of the spread of a point's distances."""
 
 ACCEPTED = 2e-8
-"""Largest possible error in the mean of a point's spread; above it all is computed again."""
+"""Largest predicted error in the mean of a point's spread; above it points are computed again."""
 
 UNPROVEN = 1 / 16
 """Largest share of points whose neighbours have to be searched for among all points."""
@@ -113,13 +113,8 @@ def fast_pass(
     index = torch.zeros((n, n_neighbours), dtype=torch.int64)
     error = ERROR_IN_EPS * float(np.finfo(np.float32).eps)
     points, results = raw[0].numpy(), (squared.numpy(), index.numpy())
-    for everything in (False, True):
-        arguments = (points, norms.numpy(), left_out, found, places, n_neighbours)
-        unproven, n_doubts, predicted = kernels.settle(
-            *arguments, error, TOLERANCE, SPREAD, everything, *results
-        )
-        if predicted <= ACCEPTED:
-            break
+    arguments = (points, norms.numpy(), left_out, found, places, n_neighbours)
+    unproven, n_doubts = kernels.settle(*arguments, error, TOLERANCE, SPREAD, ACCEPTED, *results)
     rows = torch.from_numpy(unproven)
     settled = int(rows.sum()) <= max(8, UNPROVEN * n)
     return FastResult(squared, index, norms, float(energy), rows, settled, bool(n_doubts)), centred
