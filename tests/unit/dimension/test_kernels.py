@@ -23,7 +23,7 @@ for dtype in ("float16", "float32", "float64"):
             estimate(points, NAMES, precision="float64", theiler_window=2)
 public = {name: getattr(kernels, name) for name in vars(kernels) if not name.startswith("_")}
 types = {name: len(k.signatures) for name, k in public.items() if hasattr(k, "signatures")}
-assert len(types) == 9, types
+assert len(types) == 11, types
 assert set(types.values()) == {1}, types
 """
 

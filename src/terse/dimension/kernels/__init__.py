@@ -9,7 +9,7 @@ that is called from outside gets arguments of one type only. Nor does Numba noti
 another file has changed; so a kernel calls only those of its own file. (Tests hold both.)
 """
 
-from terse.dimension.kernels.likelihood import gride, likelihood_root
+from terse.dimension.kernels.likelihood import gride, mind_ml_root, spreads
 from terse.dimension.kernels.neighbours import FAR, distances_from, nearest, settle
 from terse.dimension.kernels.points import (
     mean_of,
@@ -24,11 +24,12 @@ __all__ = [
     "distances_from",
     "gride",
     "largest_eigenvalue",
-    "likelihood_root",
     "mean_of",
+    "mind_ml_root",
     "nearest",
     "norms_about",
     "row_hashes",
     "settle",
+    "spreads",
     "subtract",
 ]

@@ -1,4 +1,4 @@
-"""Roots of likelihoods of one cloud."""
+"""Estimates of one cloud from the logarithms of its neighbour distances."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from terse.dimension.kernels.compiled import compiled
 
 
 @compiled
-def likelihood_root(x, constant, m, weight, d, lowest, steps, tolerance):
+def _likelihood_root(x, constant, m, weight, d, lowest, steps, tolerance):
     """Take the steps of `estimators._likelihood_root` for one cloud (n,), from a start d."""
     total = x.sum()
     for _ in range(steps):
@@ -43,9 +43,7 @@ def gride(logs, n1, n2, steps, tolerance):
     NaN where no ratio is above one.
     """
     n = len(logs)
-    x = np.empty(n, np.float64)
-    for i in range(n):
-        x[i] = logs[i, n2 - 1] - logs[i, n1 - 1]
+    x = logs[:, n2 - 1] - logs[:, n1 - 1]
     x.sort()
     first = np.searchsorted(x, 0.0, side="right")
     middle, high = _ratio_quantile(x, first, 0.5), _ratio_quantile(x, first, 0.95)
@@ -65,10 +63,45 @@ def gride(logs, n1, n2, steps, tolerance):
             expected += 1.0 / order
         start = max(lowest, kept * expected / total)
         constant = kept - 1.0
-        estimate = likelihood_root(x, constant, m, float(n1), start, lowest, steps, tolerance)
+        estimate = _likelihood_root(x, constant, m, float(n1), start, lowest, steps, tolerance)
     bend = 0.0
     if m > 0:
         for i in range(kept):
             part = x[i] / (2 * np.sinh(x[i] * estimate / 2))
             bend += part * part
     return estimate, kept / (estimate * estimate) + m * bend
+
+
+@compiled
+def spreads(logs, ratios):
+    """Return the mean of 1 / S_i and the sum of S_i = 20 L_20 - sum of L_1 to L_20.
+
+    Args:
+        logs: (n, 21) float64, L.
+        ratios: (n,) float64; receives L_2 - L_1 in ascending order.
+    """
+    n, inverse, total = len(logs), 0.0, 0.0
+    for i in range(n):
+        spread = 20 * logs[i, 19]
+        for a in range(20):
+            spread -= logs[i, a]
+        inverse += 1 / spread
+        total += spread
+        ratios[i] = logs[i, 1] - logs[i, 0]
+    ratios.sort()
+    return inverse / n, total
+
+
+@compiled
+def mind_ml_root(logs, steps, tolerance):
+    """Return the root of MiND_ML's score from logs (n, 21), as `estimators._likelihood_root`."""
+    n = len(logs)
+    x = logs[:, 20] - logs[:, 0]
+    total, expected = x.sum(), 0.0
+    if not total > 0:
+        return np.nan
+    for order in range(1, 21):
+        expected += 1.0 / order
+    lowest = 20.0 * n / (total * 10.5)
+    start = max(lowest, n * expected / total)
+    return _likelihood_root(x, float(n), 19.0, 1.0, start, lowest, steps, tolerance)
