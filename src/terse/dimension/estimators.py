@@ -28,7 +28,7 @@ _NEWTON_TOLERANCE = 1e-9  # of a step; the error left after it is about its squa
 
 def log_spread(logs: Tensor) -> Tensor:
     """Return S_i = sum over j <= 20 of log(r_20 / r_j), (..., n), from logs (..., n, 21)."""
-    return 20 * logs[..., 19] - logs[..., :20].sum(-1)
+    return (logs[..., 19:20] - logs[..., :20]).sum(-1)  # exactly zero where all are equal
 
 
 def local_ids(logs: Tensor) -> Tensor:

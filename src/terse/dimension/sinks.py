@@ -66,8 +66,8 @@ def _exceptions(points: Tensor) -> Heavy:
     largest = norms.max()
     if largest <= _GATE:
         return Heavy(nobody, norms, centre)
-    if not np.isfinite(largest):
-        return Heavy(nobody, np.full_like(norms, math.nan), centre)
+    if math.isnan(largest):
+        return Heavy(nobody, norms, centre)
     for _ in range(_ROUNDS):
         before, far = far, norms > _GATE
         if (far == before).all():
@@ -89,7 +89,7 @@ def _exceptions(points: Tensor) -> Heavy:
 def _about_mean(points: Tensor, left_out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the norms (n,) about the mean of the points that are not left out, and that mean.
 
-    The norms are over their median, or zero where that is.
+    The norms are over their median, or zero where that is; all NaN where one is not finite.
     """
     if points.is_cuda or points.dtype != torch.float32:
         weights = torch.from_numpy(~left_out).to(points.device).double()
@@ -100,4 +100,6 @@ def _about_mean(points: Tensor, left_out: np.ndarray) -> tuple[np.ndarray, np.nd
         centre, norms = np.empty(points.shape[1]), np.empty(len(points))
         kernels.mean_of(points.numpy(), left_out, centre)
         middle = kernels.norms_about(points.numpy(), centre, norms)
-    return (norms / middle if middle > 0 else norms * 0), centre
+    if not np.isfinite(norms).all():
+        return np.full_like(norms, math.nan), centre
+    return (norms / middle if middle > 0 else np.zeros_like(norms)), centre

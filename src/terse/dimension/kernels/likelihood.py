@@ -74,7 +74,7 @@ def gride(logs, n1, n2, steps, tolerance):
 
 @compiled
 def spreads(logs, ratios):
-    """Return the mean of 1 / S_i and the sum of S_i = 20 L_20 - sum of L_1 to L_20.
+    """Return the mean of 1 / S_i and the sum of S_i = sum over j <= 20 of L_20 - L_j.
 
     Args:
         logs: (n, 21) float64, L.
@@ -82,9 +82,9 @@ def spreads(logs, ratios):
     """
     n, inverse, total = len(logs), 0.0, 0.0
     for i in range(n):
-        spread = 20 * logs[i, 19]
+        spread = 0.0
         for a in range(20):
-            spread -= logs[i, a]
+            spread += logs[i, 19] - logs[i, a]  # exactly zero where all are equal
         inverse += 1 / spread
         total += spread
         ratios[i] = logs[i, 1] - logs[i, 0]
