@@ -1,4 +1,4 @@
-"""Linear dimension: moments and the largest eigenvalue of a covariance, never formed itself."""
+"""Linear dimension: moments and largest eigenvalue of a covariance that is never formed."""
 
 from functools import lru_cache
 from typing import NamedTuple
@@ -17,7 +17,7 @@ _SEED = 1
 
 
 class Linear(NamedTuple):
-    """What a covariance with eigenvalues lambda says.
+    """Linear dimensions of a covariance with eigenvalues lambda.
 
     Attributes:
         participation: (sum lambda)^2 / sum lambda^2.
@@ -36,15 +36,15 @@ class Moments(NamedTuple):
 
 
 def linear(points: Tensor, moments: Moments) -> Linear:
-    """Return what the scatter matrix of centred points (n, D) says."""
+    """Return the linear dimensions of centred points (n, D)."""
     return _linear(points, points[:0], points.new_zeros(0), moments)
 
 
 def linear_with(points: Tensor, moments: Moments, heavy: Tensor, n_points: int) -> Linear:
     """Return the same with heavy points (h, D) added, given about the mean of the others.
 
-    Their scatter is Y'Y - N d d', d the shift of the mean, so that nothing large is subtracted
-    from anything large.
+    The heavy points Y add Y'Y - N d d' to the scatter matrix, where d is the shift of the mean: no
+    two large numbers are subtracted.
 
     Args:
         points: (n, D) centred; rows of zeros do not count.

@@ -63,10 +63,7 @@ def _exceptions(points: Tensor) -> Heavy:
     nobody = np.zeros(len(points), dtype=bool)
     far, plain = nobody, _about_mean(points, nobody)
     norms, centre = plain
-    largest = norms.max()
-    if largest <= _GATE:
-        return Heavy(nobody, norms, centre)
-    if math.isnan(largest):
+    if not norms.max() > _GATE:  # not for NaN, either
         return Heavy(nobody, norms, centre)
     for _ in range(_ROUNDS):
         before, far = far, norms > _GATE

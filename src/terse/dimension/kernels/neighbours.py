@@ -187,7 +187,10 @@ def _shape(near, norm, n_kept, error):
 
 @compiled
 def _limit(relative, accepted):
-    """Return what an error may be for all up to there to make no more than `accepted` of a mean."""
+    """Return the largest error of a point that may stay.
+
+    The errors up to it are together at most `accepted`, as the error of a mean over all points.
+    """
     total = (relative * relative).sum()
     allowed = accepted * accepted * len(relative) * len(relative)
     if total <= allowed:
@@ -198,6 +201,26 @@ def _limit(relative, accepted):
         a -= 1
         total -= ordered[a] * ordered[a]
     return ordered[a - 1] if a > 0 else -1.0
+
+
+@compiled
+def _candidates(norm, found, near):
+    for a in range(len(near)):
+        near[a] = np.float64(norm) + np.float64(found[a])
+
+
+@compiled
+def _errors(norms, left_out, found, n_kept, error, tolerance, spread_factor):
+    """Return the possible relative error (n,) of each point's spread; -1 where it is too large."""
+    errors = np.zeros(len(norms), np.float64)
+    near = np.empty(found.shape[1], np.float64)
+    for i in range(len(norms)):
+        if not left_out[i]:
+            _candidates(norms[i], found[i], near)
+            possible, last, spread = _shape(near, norms[i], n_kept, error)
+            narrow = possible <= tolerance * last * min(1.0, spread_factor * spread)
+            errors[i] = possible / (last * spread) if narrow else -1.0  # also where it is NaN
+    return errors
 
 
 @compiled
@@ -239,31 +262,23 @@ def settle(
         Points (n,) bool whose candidates are not proven, and how many pairs were in doubt.
     """
     n, k = found.shape
-    unproven, relative = np.zeros(n, np.bool_), np.zeros(n, np.float64)
+    unproven = np.zeros(n, np.bool_)
     near, places = np.empty(k, np.float64), np.empty(k, np.int64)
-    n_doubts = 0
-    for i in range(n):
-        if not left_out[i]:
-            for a in range(k):
-                near[a] = np.float64(norms[i]) + np.float64(found[i, a])
-            possible, last, spread = _shape(near, norms[i], n_kept, error)
-            if possible <= tolerance * last * min(1.0, spread_factor * spread):
-                relative[i] = possible / (last * spread)
-            else:  # NaN, too
-                relative[i] = -1.0
-    limit = _limit(np.maximum(relative, 0.0), accepted)
+    errors = _errors(norms, left_out, found, n_kept, error, tolerance, spread_factor)
+    limit, n_doubts = _limit(np.maximum(errors, 0.0), accepted), 0
     for i in range(n):
         if left_out[i]:
             continue
-        for a in range(k):
-            near[a], places[a] = np.float64(norms[i]) + np.float64(found[i, a]), index[i, a]
-        possible, last, spread = _shape(near, norms[i], n_kept, error)
+        _candidates(norms[i], found[i], near)
+        places[:] = index[i]
+        possible = error * (norms[i] + near[k - 1])
         bound = near[k - 1] - possible
-        alike, open_set = relative[i] < 0, relative[i] < 0 or relative[i] > limit
+        wide = errors[i] < 0
+        open_set = wide or errors[i] > limit
         for a in range(k):
             if open_set or (a < n_kept and possible > tolerance * near[a]):
                 n_doubts += 1
-                if alike:
+                if wide:
                     near[a] = _squared_difference(x[i], x[places[a]])
                 else:
                     near[a] = _short_difference(x[i], x[places[a]])
