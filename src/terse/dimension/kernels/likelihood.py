@@ -84,7 +84,8 @@ def spreads(logs, ratios):
     for i in range(n):
         spread = 0.0
         for a in range(20):
-            spread += logs[i, 19] - logs[i, a]  # exactly zero where all are equal
+            # the comparison keeps the compiler from summing first: exactly zero if all are equal
+            spread += max(logs[i, 19] - logs[i, a], 0.0)
         inverse += 1 / spread
         total += spread
         ratios[i] = logs[i, 1] - logs[i, 0]
