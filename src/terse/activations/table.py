@@ -9,7 +9,8 @@ import pandas as pd
 
 from terse.activations.cache import Cache, Rows
 from terse.dimension import Estimates, estimate
-from terse.dimension.names import expand_estimators
+from terse.dimension.names import REPEATED, SLOW, expand_estimators
+from terse.dimension.rare import cpus, slow_seconds
 from terse.dimension.results import moved
 from terse.errors import TerseError, unknown_name
 
@@ -32,6 +33,7 @@ def dimension_table(
     skip_first: int = 0,
     max_norm_multiple: float | None = None,
     theiler_window: int = 0,
+    slow_max_points: int | None = None,
 ) -> pd.DataFrame:
     """Return one row per cloud, module and estimator.
 
@@ -52,6 +54,7 @@ def dimension_table(
         skip_first: tokens skipped at the start of each context.
         max_norm_multiple, theiler_window: see `terse.dimension.estimate`; a point's neighbours in
             time are the next tokens, or the next contexts.
+        slow_max_points: see `terse.dimension.estimate`.
 
     Raises:
         TerseError: an unknown name, or the cache lacks the points of the clouds.
@@ -63,7 +66,9 @@ def dimension_table(
         "skip_first": skip_first,
         "max_norm_multiple": max_norm_multiple,
         "theiler_window": theiler_window,
+        "slow_max_points": slow_max_points,
     }
+    _tell_time(cache, names, cloud, slow_max_points)
     contexts = _contexts(cache)
     if cloud != "context":
         contexts = _joined(contexts)
@@ -75,6 +80,23 @@ def dimension_table(
         logger.info("estimated %d dimensions of %d clouds of %s", len(names), len(contexts), module)
     table = pd.concat(tables, ignore_index=True)
     return table.astype({"layer": "Int64"}).loc[:, COLUMNS]
+
+
+def _tell_time(cache: Cache, names: list[str], cloud: str, slow_max_points: int | None) -> None:
+    """Log how long the slow estimators will take, before they start."""
+    stored = [cache.activations[module] for module in cache.modules if module in cache.activations]
+    shapes = [array.shape for array in stored]
+    if cloud != "context":
+        shapes = [(1, cache.n_rows)] * len(cache.modules)
+    seconds = sum(
+        n * slow_seconds(names, min(points, slow_max_points or points)) for n, points, *_ in shapes
+    )
+    if seconds:
+        slow = ", ".join(name for name in names if name in SLOW)
+        logger.info(
+            "%s on %d clouds: about %.2g CPU hours on %d CPUs; slow_max_points limits the points",
+            slow, sum(n for n, *_ in shapes), seconds / 3600, cpus(),
+        )  # fmt: skip
 
 
 def _estimates(
@@ -177,18 +199,23 @@ def _stored(cache: Cache, module: str, names: list[str]) -> Iterator[pd.DataFram
         yield _of_estimator(name, ids, without, columns, np.arange(cache.n_rows))
 
 
+_OWNED = {"unstable": tuple(REPEATED), "subsampled": SLOW}
 _PER_CLOUD = ("n_eff", "n_dup", "n_heavy", "heaviest", "first_share")
 
 
 def _of_estimator(
     name: str, ids: np.ndarray, without: np.ndarray, columns: Mapping[str, Any], rows: np.ndarray
 ) -> pd.DataFrame:
-    """Return the rows of one estimator; of all flags, `sink` is the estimator's own."""
+    """Return the rows of one estimator; some flags are an estimator's own."""
     table = pd.DataFrame(
         {"estimator": name, "id": ids, "id_without_sinks": without, **columns}, index=rows
     )
     decided = [moved(*pair) for pair in zip(ids, without, strict=True)]
-    others = [[word for word in flags.split(";") if word != "sink"] for flags in table["flags"]]
+    foreign = {word for word, owners in _OWNED.items() if name not in owners}
+    others = [
+        [word for word in flags.split(";") if word not in foreign | {"sink"}]
+        for flags in table["flags"]
+    ]
     table["flags"] = [
         ";".join(filter(None, sorted([*words, "sink"] if by_sink else words)))
         for words, by_sink in zip(others, decided, strict=True)

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from terse.errors import TerseError
 
@@ -162,6 +161,8 @@ def _spearman(x: np.ndarray, y: np.ndarray) -> float:
     """Return Spearman's rho with average ranks, NaN where one side is constant."""
     if len(x) < 2:
         return math.nan
+    from scipy import stats  # half a second, and most figures need none of it
+
     ranks_x = stats.rankdata(x) - (len(x) + 1) / 2
     ranks_y = stats.rankdata(y) - (len(y) + 1) / 2
     scale = math.sqrt(float(ranks_x @ ranks_x) * float(ranks_y @ ranks_y))
@@ -192,6 +193,8 @@ def paired_difference(a: pd.DataFrame, b: pd.DataFrame, *, slack: float = 0.0) -
     paired = both[both["id_a"].notna() & both["id_b"].notna()]
     apart = np.abs(paired["n_eff_a"] - paired["n_eff_b"])
     equal = paired[apart <= slack * paired[["n_eff_a", "n_eff_b"]].max(axis=1)]
+    from scipy import stats
+
     difference = np.asarray(equal["id_a"] - equal["id_b"], np.float64)
     documents = np.asarray(equal["document"])
     error = standard_error(difference, documents)
