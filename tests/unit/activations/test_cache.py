@@ -13,6 +13,7 @@ import pytest
 
 from terse.activations import cache, writer
 from terse.activations.layout import Dataset
+from terse.activations.shards import attributes_of
 from terse.errors import TerseError
 
 N, T, D = 10, 6, 4
@@ -122,7 +123,7 @@ def test_no_flipped_byte_of_a_small_shard_goes_unnoticed(tmp_path):
     path = write(tmp_path, 0, 1)
     whole = path.read_bytes()
     with h5py.File(path) as file:
-        before = cache.read_attributes(file)
+        before = attributes_of(file)
     missed = []
     for place in range(0, len(whole), 7):
         damaged = bytearray(whole)
@@ -132,7 +133,7 @@ def test_no_flipped_byte_of_a_small_shard_goes_unnoticed(tmp_path):
             cache.verify(tmp_path)
             with cache.open(tmp_path) as found:
                 same = np.array_equal(found.activations["block-l0"][:], VALUES)
-                same &= cache.read_attributes(found._files[0]) == before
+                same &= attributes_of(found.shards.file(0)) == before
                 same &= found.rows["id"].tolist() == [f"d-{i}" for i in range(N)]
             if not same:
                 missed.append(place)
