@@ -10,7 +10,7 @@ from terse.launch.queue import end_hopeless_jobs
 from terse.launch.runner import forget_runner, note_runner
 
 min_version("9.27")
-has_no_environments(workflow)
+has_no_environments(workflow, sys.argv)
 until_trainings(sys.argv)
 
 

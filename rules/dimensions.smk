@@ -68,7 +68,7 @@ rule compare_dimensions:
             "results/tables/{family}/differences.html",
             caption="../workflow/report/differences.rst",
             category="Dimensions",
-            subcategory="{family}",
+            subcategory=place_of_family,
             labels={"figure": "differences"},
         ),
     log:
@@ -92,7 +92,7 @@ rule tabulate_heavy_tokens:
             "results/tables/{family}/heavy-tokens.html",
             caption="../workflow/report/heavy_tokens.rst",
             category="Dimensions",
-            subcategory="{family}",
+            subcategory=place_of_family,
             labels={"figure": "heavy tokens"},
         ),
     log:
@@ -130,7 +130,7 @@ rule plot_dimensions:
             "results/figures/{family}/id-{figure}.svg",
             caption="../workflow/report/id.rst",
             category="Dimensions",
-            subcategory="{family}",
+            subcategory=place_of_family,
             labels=lambda w: {"figure": f"ID {w.figure}".replace("-", " ")},
         ),
         pdf="results/figures/{family}/id-{figure}.pdf",

@@ -1,8 +1,26 @@
 """Rules of lm-eval: tasks from a corpus, scores of models and runs, and their table."""
 
 
+# Tasks' data need a network, which login nodes have and compute nodes don't.
 localrules:
+    download_tasks,
     tabulate_lm_eval,
+
+
+rule download_tasks:
+    """Download the data of the lm-eval tasks that are not made from a corpus."""
+    output:
+        data=directory("cache/task_data"),
+    log:
+        "logs/download_tasks.log",
+    benchmark:
+        "logs/download_tasks.benchmark.tsv"
+    threads: 1
+    params:
+        tasks=lambda w: lm_eval_block().fetched,
+        stage=stage("download_tasks"),
+    script:
+        "../workflow/scripts/download_tasks.py"
 
 
 rule make_corpus_tasks:
@@ -31,6 +49,7 @@ rule run_lm_eval:
         model=lambda w: lm_eval_folder(w.scored),
         base=lambda w: lm_eval_base(w.scored),
         corpus_tasks=lambda w: lm_eval_tasks(),
+        task_data=lambda w: lm_eval_task_data(),
     output:
         table="results/harness/{scored}.csv",
         record="results/harness/{scored}.run.json",
@@ -44,8 +63,7 @@ rule run_lm_eval:
         mem_mb=lambda w, attempt: lm_eval_mem_mb(w.scored, attempt),
         runtime=lambda w, attempt: 480 * attempt,
     params:
-        tasks=lambda w: lm_eval_block().model_dump(mode="json"),
-        network=lambda w: lm_eval_block().needs_network,
+        tasks=lambda w: lm_eval_block().params(),
         loading=lambda w: lm_eval_loading(w.scored),
         step=lambda w: getattr(lm_eval_item(w.scored), "step", None),
         base_step=lambda w: lm_eval_base_step(w.scored),
@@ -57,7 +75,7 @@ rule run_lm_eval:
 rule tabulate_lm_eval:
     """Join the lm-eval tables of all selected models."""
     input:
-        tables=[f"results/harness/{m}.csv" for m in settings.select.harness],
+        tables=[f"results/harness/{m}.csv" for m in settings.scored_by_lm_eval()],
     output:
         csv="results/tables/harness.csv",
         html=report(
@@ -72,7 +90,7 @@ rule tabulate_lm_eval:
         "logs/tabulate_lm_eval.benchmark.tsv"
     threads: 1
     params:
-        models=settings.select.harness,
+        models=settings.scored_by_lm_eval(),
         stage=stage("tabulate_lm_eval"),
     script:
         "../workflow/scripts/tabulate_lm_eval.py"

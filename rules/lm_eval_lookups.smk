@@ -50,7 +50,12 @@ def lm_eval_mem_mb(name, attempt):
     return size(settings, name, attempt)
 
 
+def lm_eval_task_data():
+    """Return the folder of downloaded tasks, nothing if all are made from the corpus."""
+    return "cache/task_data" if lm_eval_block().fetched else []
+
+
 def lm_eval_tasks():
-    """Return the folder of tasks made from the corpus, nothing if no corpus is set."""
-    corpus = lm_eval_block().corpus
-    return [] if corpus is None else f"cache/tasks/{corpus}"
+    """Return the folder of tasks made from the corpus, nothing if none is wanted."""
+    harness = lm_eval_block()
+    return f"cache/tasks/{harness.corpus}" if harness.from_corpus else []

@@ -21,7 +21,7 @@ def training_targets():
 
 def lm_eval_targets():
     """Return what `all` makes from the models that lm-eval scores."""
-    return ["results/tables/harness.html"] if settings.select.harness else []
+    return ["results/tables/harness.html"] if settings.scored_by_lm_eval() else []
 
 
 def study_runs(method):
@@ -74,8 +74,20 @@ def per_context(models):
     return all(settings.measure(m).cloud == "context" for m in models)
 
 
+def place_of_family(wildcards):
+    """Return where the report shows a family: pretrained models before those trained here."""
+    trained = any(settings.models[m].run for m in family_members(wildcards))
+    return f"{'trained here' if trained else 'pretrained'}: {wildcards.family}"
+
+
 def family_members(wildcards):
     """Return the selected models of a family, by training step; all if none is selected."""
-    members = [m for m in settings.models if settings.family(m) == wildcards.family]
+    members = settings.families()[wildcards.family]
     chosen = [m for m in members if m in settings.select.ids] or members
-    return sorted(chosen, key=lambda m: settings.training_step(m) or 0)
+    return sorted(chosen, key=place_in_training)
+
+
+def place_in_training(model):
+    """Return where a model's weights lie in its training; the end of epochs is not counted yet."""
+    step, run = settings.training_step(model), settings.models[model].run
+    return float("inf") if step is None and run is not None else step or 0

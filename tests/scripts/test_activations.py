@@ -94,7 +94,7 @@ def test_random_weights_are_measured_and_named(chain: Chain, tmp_path: Path) -> 
         tokens = torch.from_numpy(found.tokens[:].astype(np.int64))
         with torch.no_grad():
             states = model(tokens, output_hidden_states=True).hidden_states
-        np.testing.assert_allclose(found.activations["block-l1"][:], states[2], atol=1e-5)
+        np.testing.assert_allclose(found.activations["block-l0"][:], states[1], atol=1e-5)
         about = found.attributes
     assert (about["revision"], about["random_weights"]) == ("random-7", 7)
     assert about["weights"].startswith("random (seed 7), of the architecture of ")

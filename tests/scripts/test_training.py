@@ -75,6 +75,22 @@ def train_again(chain: Chain, tmp_path: Path) -> Train:
     return train
 
 
+def test_a_longer_training_says_why_it_starts_anew(
+    train_again: Train, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    train_again(max_steps=2, checkpoint_steps=[])
+    caplog.clear()
+    train_again(max_steps=3, checkpoint_steps=[])
+    (line,) = [text for text in caplog.messages if "starts from step 0" in text]
+    assert "the finished training of 2 steps is not extended to 3, since lr_schedule cosine" in line
+    caplog.clear()
+    train_again(max_steps=2, checkpoint_steps=[], lr_schedule="constant")
+    train_again(max_steps=3, checkpoint_steps=[], lr_schedule="constant")
+    (line,) = [text for text in caplog.messages if "starts from step 0" in text]
+    assert "its optimiser was deleted when its weights were published" in line
+
+
 def test_other_settings_do_not_go_on_from_a_state(
     chain: Chain, train_again: Train, tmp_path: Path
 ) -> None:

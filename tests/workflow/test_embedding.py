@@ -81,5 +81,5 @@ def test_until_the_trainings(tmp_path: Path) -> None:
 
 
 def test_other_deployment_is_answered(tmp_path: Path) -> None:
-    text = Workflow(tmp_path)("-n", "--sdm", "conda", "cache/tokenizers/bytes/tokenizer.json")
+    text = Workflow(tmp_path)("-n", "cache/tokenizers/bytes/tokenizer.json", "--sdm", "conda")
     assert "terse: --sdm conda changes nothing: no rule has an environment of its own" in text

@@ -117,13 +117,15 @@ def test_hierarchical_runs_have_their_scores_figures_and_tables(finished: Workfl
 
 def test_lm_eval_asks_a_base_and_runs_of_other_methods(copied: Workflow) -> None:
     names = ["base", "forget", "codes-lm"]
-    asked = overlay(copied, {"harness": {"limit": 4}, "select": {"harness": names}})
+    tasks = {"tasks": ["corpus_cloze", "corpus_bytes"]}
+    asked = overlay(copied, {"harness": tasks, "select": {"harness": names}})
     asked("-c2", "results/tables/harness.html")
     table = pd.read_csv(copied.folder / "results/tables/harness.csv")
     assert set(table["model"]) == set(names)
     accuracy = table[table["metric"] == "acc"]
     assert accuracy["value"].between(0, 1).all()
     bits = table[table["metric"] == "bits_per_byte"]["value"]
+    assert len(bits) == 3
     assert ((bits > 0) & (bits < 12)).all()
 
 

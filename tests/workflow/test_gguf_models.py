@@ -91,7 +91,9 @@ def test_a_run_without_an_index_makes_the_rest_and_says_what_is_missing(
     assert last.startswith(f"terse: left out: model tiny: {reason}")
     assert (place / "results/ids/here.csv").is_file()
     assert not (place / "results/ids/tiny.csv").exists()
-    assert reason in (place / "results/report.html").read_text()
+    report = (place / "results/report.html").read_text()
+    assert reason in report
+    assert '"pretrained: here"' in report  # before "trained here" in the report's menu
     assert set(pd.read_csv(place / "results/tables/dimensions.csv")["model"]) == {"here"}
     assert "left out" not in run(index(tmp_path))  # with an index, the model joins the rest
     assert set(pd.read_csv(place / "results/tables/dimensions.csv")["model"]) == {"here", "tiny"}

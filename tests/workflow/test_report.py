@@ -49,6 +49,7 @@ def test_report_renders_with_its_categories(report: Path, tmp_path: Path) -> Non
     assert errors == []
     for category in ("Dimensions", "Methods", "Runs", "Tables"):
         assert category in dom
+    assert '"trained here: base"' in report.read_text()
 
 
 def test_each_result_opens_in_the_report(report: Path, finished: Workflow, tmp_path: Path) -> None:

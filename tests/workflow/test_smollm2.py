@@ -1,13 +1,18 @@
 """A real language model out of a package of the Python index, and the methods on it."""
 
 import json
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 
+from terse.corpora.stdlib import read_python_docs
 from terse.corpora.tokenizers import load_tokenizer
+from terse.methods.compression.arms import part_means
+from terse.methods.compression.frozen_lm import embed, logits_of
 from terse.models.loading import load_model
 from tiny_workflow import Workflow
 
@@ -42,6 +47,28 @@ CONFIG = {
 }  # fmt: skip
 
 
+@torch.no_grad()
+def assert_means_of_embeddings_are_worse_than_nothing(model: Any, tokenizer: Any) -> None:
+    """Compare the nats per token of 64 targets after 128 tokens, after means of 8, and alone."""
+    texts = (tokenizer(document.text).input_ids[:192] for document in read_python_docs())
+    rows = torch.tensor(list(islice((row for row in texts if len(row) == 192), 8)))
+    context, target = rows[:, :128], rows[:, 128:]
+    tokens, every = embed(model, context), torch.ones_like(context)
+    prefixes = {
+        "all": tokens,
+        "none": embed(model, torch.full_like(context[:, :1], tokenizer.bos_token_id)),
+        "means": part_means(tokens, every, 128 // 8),
+    }
+    losses = {}
+    for name, prefix in prefixes.items():
+        read = torch.cat([prefix, embed(model, target[:, :-1])], 1)
+        mask = torch.ones(read.shape[:2], dtype=torch.long)
+        logits = logits_of(model, read, mask, target.shape[1])
+        losses[name] = torch.nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten())
+    assert losses["all"] < losses["none"] - 0.5
+    assert losses["means"] > losses["none"] + 0.5
+
+
 def test_it_speaks_and_the_methods_train_on_it(tmp_path: Path) -> None:
     overlay = tmp_path / "smollm2.yaml"
     overlay.write_text(json.dumps(CONFIG))
@@ -55,6 +82,7 @@ def test_it_speaks_and_the_methods_train_on_it(tmp_path: Path) -> None:
     ids = tokenizer("The Eiffel Tower is in the city of", return_tensors="pt").input_ids
     with torch.no_grad():
         assert tokenizer.decode(model(ids).logits[0, -1].argmax()) == " Paris"
+    assert_means_of_embeddings_are_worse_than_nothing(model, tokenizer)
     del model
     workflow("-c2", *(f"results/runs/{run}/history.csv" for run in "cfb"))
     for run in "cfb":

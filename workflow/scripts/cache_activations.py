@@ -4,12 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from terse import job
+from terse.activations.origin import origin_attributes
 from terse.activations.shard import cache_shard
 from terse.config.methods import method_of
-from terse.hub.download import weights_identity
 from terse.machine.owner import Owner
 from terse.models.loading import load_model
-from terse.models.quantisation import quantisation_of
 from terse.settings.activations import Activations
 from terse.training.method import Inputs
 
@@ -30,7 +29,6 @@ def cache_activations(
 ) -> None:
     """Write one shard of activations; base_folder: for a model that needs its base."""
     settings = Activations.model_validate(capture)
-    quantisation = quantisation_of(model_folder)
     with Owner(state_root / name / shard_path.stem, what=str(shard_path)) as owner:
         cache_shard(
             _loaded(model, model_folder, base_folder, device),
@@ -39,26 +37,10 @@ def cache_activations(
             settings=settings,
             shard=shard,
             n_shards=n_shards,
-            attributes={
-                "model": name,
-                "origin": model["model"],
-                "revision": model["revision"],
-                **_weights(model, model_folder),
-                **({"quantisation": quantisation} if quantisation else {}),
-                "corpus": settings.corpus,
-            },
+            attributes=origin_attributes(name, model, model_folder, settings.corpus),
             confirm=owner.check,
         )
         owner.forget()
-
-
-def _weights(model: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Return the identity of the weights; of random ones, their seed and architecture."""
-    identity = weights_identity(folder)
-    if (seed := model.get("random_weights")) is None:
-        return {"weights": identity}
-    words = f"random (seed {seed}), of the architecture of {identity}"
-    return {"weights": words, "random_weights": seed}
 
 
 def _loaded(model: dict[str, Any], folder: Path, base: Path | None, device: str) -> Any:

@@ -18,6 +18,7 @@ def run_lm_eval(
     loading: dict[str, Any],
     base_folder: Path | None = None,
     corpus_tasks: Path | None,
+    task_data: Path | None = None,
     table_path: Path,
     record_path: Path,
     device: str,
@@ -25,12 +26,14 @@ def run_lm_eval(
     """Write the tasks' metrics, one row each, and a record.
 
     adapter: "module:function" that makes lm-eval's model. base_folder: the folder of the base, if
-    the model needs one.
+    the model needs one. task_data: the folder of downloaded tasks, if there are any.
     """
-    from terse.evaluation.lm_eval.harness import run_tasks
+    from terse.evaluation.lm_eval.harness import run_tasks, use_data
     from terse.models.loading import dtype_of
 
     settings = Harness.model_validate(tasks)
+    if task_data is not None:
+        use_data(task_data)
     build = pkgutil.resolve_name(adapter)
     if base_folder is not None:
         loading = {**loading, "base": base_folder}
@@ -45,7 +48,7 @@ def run_lm_eval(
 
 
 if __name__ == "__main__":
-    with job.logged(snakemake, network=snakemake.params.network):
+    with job.logged(snakemake):
         run_lm_eval(
             tasks=snakemake.params.tasks,
             model_folder=job.weights_of(snakemake.input.model, snakemake.params.step),
@@ -53,6 +56,7 @@ if __name__ == "__main__":
             loading=snakemake.params.loading,
             base_folder=job.needed_base(snakemake, snakemake.params.base_step),
             corpus_tasks=job.optional_path(snakemake.input.corpus_tasks),
+            task_data=job.optional_path(snakemake.input.task_data),
             table_path=Path(snakemake.output.table),
             record_path=Path(snakemake.output.record),
             device=job.device(snakemake),

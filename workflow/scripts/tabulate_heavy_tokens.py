@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from terse import job
-from terse.activations.heavy_tokens import heavy_token_summary
+from terse.activations.heavy_summary import heavy_token_summary
 from terse.artifacts import atomic_file
 from terse.figures.tables import page
 

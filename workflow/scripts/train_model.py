@@ -8,6 +8,7 @@ from terse.config.methods import method_of
 from terse.machine.processes import n_processes, rank
 from terse.machine.signals import StopSignal
 from terse.provenance import TRAINING_PACKAGES, digest_file, digest_json, record, versions
+from terse.training.longer import explain_start, note_finished
 from terse.training.method import Inputs
 from terse.training.train import Conduct, Outputs, train
 
@@ -31,14 +32,20 @@ def train_model(
     # All that determines the weights: with other settings or another device, no run resumes it.
     about = {"inputs": digests, "device": device, "n_processes": conduct.n_processes}
     state = digest_json([run, about, versions(TRAINING_PACKAGES)])[:16]
+    method = method_of(run | (non_weight or {}), inputs)
+    finished = state_root / f"{conduct.name}.finished.json"
+    if conduct.rank == 0:
+        explain_start(finished, state_root / conduct.name / state, run, method.settings)
     train(
-        method_of(run | (non_weight or {}), inputs),
+        method,
         state_folder=state_root / conduct.name / state,
         outputs=outputs,
-        record=record(settings=run, **about),
+        record=record(settings=run | {"max_steps": method.settings.n_steps}, **about),
         conduct=conduct,
         signal=signal,
     )
+    if conduct.rank == 0:
+        note_finished(finished, run, method.settings.n_steps)
 
 
 if __name__ == "__main__":

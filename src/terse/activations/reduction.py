@@ -206,6 +206,7 @@ def _estimated(
         skip_first=settings.skip_first,
         max_norm_multiple=settings.max_norm_multiple,
         theiler_window=settings.theiler_window,
+        slow_max_points=settings.slow_max_points,
     )
     for name in names:
         yield f"ids/{name}/{key}", np.asarray(found[name], dtype=np.float64)

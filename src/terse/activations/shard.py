@@ -51,7 +51,9 @@ log = logging.getLogger(__name__)
 FROM_CHUNKS = ("bos", "bos_id", "fingerprint", "tokenizer_digest")
 PROBE_TOKENS = 2
 CHECKED_TOKENS = 32  # of a context, on which the sums of each block are checked
-ESTIMATION = {"save_IDs_list", "skip_first", "max_norm_multiple", "theiler_window"}
+ESTIMATION = {
+    "save_IDs_list", "skip_first", "max_norm_multiple", "theiler_window", "slow_max_points",
+}  # fmt: skip
 
 
 def cache_shard(

@@ -10,7 +10,8 @@ import pandas as pd
 
 from terse.activations.cache import Cache, Rows
 from terse.dimension import Estimates, estimate
-from terse.dimension.names import expand_estimators
+from terse.dimension.names import REPEATED, SLOW, expand_estimators
+from terse.dimension.rare import cpus, slow_seconds
 from terse.dimension.results import moved
 from terse.errors import TerseError, unknown_name
 
@@ -40,6 +41,7 @@ def dimension_parts(
     skip_first: int = 0,
     max_norm_multiple: float | None = None,
     theiler_window: int = 0,
+    slow_max_points: int | None = None,
 ) -> Iterator[pd.DataFrame]:
     """Yield a table for each module, with one row per estimator and cloud; words are categories.
 
@@ -60,6 +62,7 @@ def dimension_parts(
         skip_first: tokens skipped at the start of each context.
         max_norm_multiple, theiler_window: see `terse.dimension.estimate`; a point's neighbours in
             time are the next tokens, or the next contexts.
+        slow_max_points: see `terse.dimension.estimate`.
 
     Raises:
         TerseError: an unknown name, or the cache lacks the points of the clouds.
@@ -71,7 +74,9 @@ def dimension_parts(
         "skip_first": skip_first,
         "max_norm_multiple": max_norm_multiple,
         "theiler_window": theiler_window,
+        "slow_max_points": slow_max_points,
     }
+    _tell_time(cache, names, cloud, slow_max_points)
     contexts = _contexts(cache)
     if cloud != "context":
         contexts = _joined(contexts)
@@ -88,6 +93,23 @@ def dimension_parts(
         of_context = contexts.take(part.index).reset_index(drop=True)
         logger.info("estimated %d dimensions of %d clouds of %s", len(names), len(contexts), module)
         yield pd.concat([of_context, part.reset_index(drop=True).assign(**place)], axis=1)[COLUMNS]
+
+
+def _tell_time(cache: Cache, names: list[str], cloud: str, slow_max_points: int | None) -> None:
+    """Log how long the slow estimators will take, before they start."""
+    stored = [cache.activations[module] for module in cache.modules if module in cache.activations]
+    shapes = [array.shape for array in stored]
+    if cloud != "context":
+        shapes = [(1, cache.n_rows)] * len(cache.modules)
+    seconds = sum(
+        n * slow_seconds(names, min(points, slow_max_points or points)) for n, points, *_ in shapes
+    )
+    if seconds:
+        slow = ", ".join(name for name in names if name in SLOW)
+        logger.info(
+            "%s on %d clouds: about %.2g CPU hours on %d CPUs; slow_max_points limits the points",
+            slow, sum(n for n, *_ in shapes), seconds / 3600, cpus(),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -115,7 +137,7 @@ class Clouds:
                 "id": self.ids.ravel(),
                 "id_without_sinks": self.without_sinks.ravel(),
                 **{name: np.tile(column, n_names) for name, column in self.columns.items()},
-                "flags": _own_flags(self.flags, moved(self.ids, self.without_sinks)),
+                "flags": _own_flags(names, self.flags, moved(self.ids, self.without_sinks)),
             },
             index=np.tile(np.arange(n), n_names),
         )
@@ -124,21 +146,28 @@ class Clouds:
         return table
 
 
-def _own_flags(flags: Sequence[str] | np.ndarray, decided: np.ndarray) -> pd.Categorical:
-    """Return the flags of each estimator and cloud (E * n,): of all, `sink` is its own.
+def _own_flags(
+    names: Sequence[str], flags: Sequence[str] | np.ndarray, decided: np.ndarray
+) -> pd.Categorical:
+    """Return the flags of each estimator and cloud (E * n,): some are an estimator's own.
 
     flags: (n,) words joined by ";". decided: (E, n), where heavy points decide the estimate.
     """
     codes, found = pd.factorize(np.asarray(flags, dtype=object))
-    variants = [_with_sink(words, by_sink) for words in found for by_sink in (False, True)]
-    known = list(dict.fromkeys(variants))
-    place = np.array([known.index(words) for words in variants], dtype=np.int32)
-    chosen = place[2 * codes + decided]  # (E, n)
+    variants = [
+        [_of_estimator(name, words, by_sink) for words in found for by_sink in (False, True)]
+        for name in names
+    ]
+    known = list(dict.fromkeys(words for row in variants for words in row))
+    place = np.array([[known.index(words) for words in row] for row in variants], dtype=np.int32)
+    chosen = np.take_along_axis(place, 2 * codes + decided, axis=1)  # (E, n)
     return pd.Categorical.from_codes(chosen.ravel(), known)
 
 
-def _with_sink(flags: str, by_sink: bool) -> str:
-    others = [word for word in flags.split(";") if word and word != "sink"]
+def _of_estimator(name: str, flags: str, by_sink: bool) -> str:
+    """Return the words that say something about one estimator."""
+    foreign = {word for word, owners in _OWNED.items() if name not in owners} | {"sink"}
+    others = [word for word in flags.split(";") if word and word not in foreign]
     return ";".join(sorted([*others, "sink"] if by_sink else others))
 
 
@@ -248,4 +277,5 @@ def _stored(cache: Cache, module: str, names: list[str]) -> Clouds:
     )
 
 
+_OWNED = {"unstable": tuple(REPEATED), "subsampled": SLOW}
 _PER_CLOUD = ("n_eff", "n_dup", "n_heavy", "heaviest", "first_share")

@@ -4,6 +4,7 @@ Each check raises TerseError with the key, the given value and the allowed ones.
 """
 
 import importlib.util
+import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,14 @@ def _require(where: str, kind: str, name: str | None, allowed: Iterable[str]) ->
 def _check_tracking(tracking: str) -> None:
     if tracking != "none" and importlib.util.find_spec(tracking) is None:
         raise TerseError(f"tracking: {tracking} is not installed: .venv/bin/pip install {tracking}")
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    is_folder = uri.startswith((".", "/", "file:"))
+    allowed = os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() in ("true", "1")
+    if tracking == "mlflow" and is_folder and not allowed:
+        raise TerseError(
+            f"tracking: mlflow no longer writes to a folder, and MLFLOW_TRACKING_URI is {uri}; "
+            "allowed: sqlite:///..., a server's address, or MLFLOW_ALLOW_FILE_STORE=true as well"
+        )
 
 
 def _check_tokenizers(workflow: "Workflow") -> None:
@@ -193,13 +202,20 @@ def _check_model(workflow: "Workflow", name: str) -> None:
     run = workflow.models[name].run
     _check_random_weights(workflow, name)
     if run is not None:
-        if not workflow.decided_measurement(name):
-            _check_language_model(workflow, f"models.{name}.run", run)
         _check_step(workflow, name, run)
+        if not workflow.is_measurable(name):
+            _check_unmeasured(workflow, name, run)
+            return
     if workflow.activations is not None:
         _check_measure(workflow, name)
     elif name in workflow.select.ids:
         raise TerseError("activations: the block is missing, and select.ids needs it")
+
+
+def _check_unmeasured(workflow: "Workflow", name: str, run: str) -> None:
+    """Refuse a model that can't be measured, unless lm-eval can score it and it only does that."""
+    if not workflow.can_be_scored(name) or name in workflow.select.ids:
+        _check_language_model(workflow, f"models.{name}.run", run)
 
 
 def _check_random_weights(workflow: "Workflow", name: str) -> None:
@@ -220,7 +236,7 @@ def _check_random_weights(workflow: "Workflow", name: str) -> None:
 
 def _check_step(workflow: "Workflow", name: str, run: str) -> None:
     step, kept = workflow.models[name].step, workflow.runs[run].checkpoint_steps
-    if step is not None and step not in kept:
+    if step is not None and not workflow.runs[run].keeps(step):
         raise TerseError(
             f"models.{name}.step: runs.{run} keeps no step {step}; "
             f"its checkpoint_steps: {', '.join(map(str, kept))}"
@@ -288,7 +304,7 @@ def _beyond(measure: Activations, depth: int) -> int | None:
 def _check_harness(workflow: "Workflow") -> None:
     if workflow.harness is not None:
         _require("harness.corpus", "corpus", workflow.harness.corpus, workflow.corpora)
-    for name in workflow.select.harness:
+    for name in workflow.scored_by_lm_eval():
         _require("select.harness", "model or run", name, {*workflow.runs, *workflow.models})
         if workflow.harness is None:
             raise TerseError("harness: the block is missing, and select.harness needs it")

@@ -7,6 +7,9 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
+from terse.config.messages import lines
 from terse.errors import TerseError
 from terse.methods.blotching.spec import BLOTCHING
 from terse.methods.causal_lm.spec import CAUSAL_LM
@@ -78,6 +81,18 @@ def settings_of(params: Mapping[str, Any]) -> Run:
 
 
 def method_of(params: Mapping[str, Any], inputs: "Inputs") -> "Method[Any]":
-    """Return the implementation of a run's method, from the params of its rule. Imports torch."""
+    """Return the implementation of a run's method, from the params of its rule. Imports torch.
+
+    Where the tokens are among the inputs, the run's epochs become steps. Raises TerseError if
+    another setting does not fit that number of steps.
+    """
     implementation = pkgutil.resolve_name(methods()[params["method"]].implementation)
-    return implementation(settings_of(params), inputs)
+    settings = settings_of(params)
+    method = implementation(settings, inputs)
+    if settings.max_steps is not None or inputs.tokens is None:
+        return method
+    try:
+        counted = settings.with_steps(method.rows_of_epoch())
+    except ValidationError as error:
+        raise TerseError("; ".join(lines(error))) from None
+    return implementation(counted, inputs)

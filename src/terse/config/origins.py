@@ -21,7 +21,9 @@ def model_folder(settings: Workflow, name: str) -> str:
     if model.run is not None:
         return f"results/runs/{model.run}/" + ("model" if model.step is None else "checkpoints")
     lies_there = model.path is not None and not model.is_gguf and not is_adapter(settings, name)
-    return _usable(name, str(model.path)) if lies_there else f"cache/models/{name}"
+    if lies_there:
+        return _usable(name, str(model.path))
+    return f"cache/models/{settings.fetched_as(name)}"
 
 
 def is_adapter(settings: Workflow, name: str) -> bool:

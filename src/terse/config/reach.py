@@ -31,7 +31,8 @@ def _study_is_out(settings: Workflow, name: str) -> bool:
 
 def _model_is_out(settings: Workflow, name: str) -> bool:
     model = settings.models[name]
-    return name in settings.unreachable or any(
+    fetched = {name, settings.fetched_as(name)}
+    return not fetched.isdisjoint(settings.unreachable) or any(
         _is_out(settings, other) for other in (model.run, model.base)
     )
 

@@ -53,9 +53,10 @@ def training_min(settings: Workflow, run: str, attempt: int) -> int:
     """Return the time limit (minutes) of a training; it grows with each attempt."""
     chosen = settings.runs[run]
     n, tokens = run_parameters(settings, run), spec_of(chosen).tokens_per_row(chosen)
-    rows = chosen.max_steps * chosen.batch_size * chosen.n_grad_loops
+    steps = chosen.max_steps
+    rows = None if steps is None else steps * chosen.batch_size * chosen.n_grad_loops
     # Forward and backward pass: 6 FLOPs per parameter and token.
-    work = None if n is None or tokens is None else 6 * n * tokens * rows
+    work = None if n is None or tokens is None or rows is None else 6 * n * tokens * rows
     return _limit(work, settings.devices(chosen) * chosen.nodes, attempt)
 
 

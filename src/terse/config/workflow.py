@@ -98,6 +98,13 @@ class Workflow(Strict):
         names = (m for name in self.select.runs for m in self._sweeps.get(name, [name]))
         return list(dict.fromkeys(names))
 
+    def scored_by_lm_eval(self) -> list[str]:
+        """Return the models and runs of the harness table, without repetition."""
+        selected = {*self.selected_runs(), *self.select.ids}
+        also = [] if self.harness is None else self.harness.if_selected
+        names = [*self.select.harness, *(name for name in also if name in selected)]
+        return list(dict.fromkeys(names))
+
     def spec(self, run: str) -> MethodSpec[Any]:
         """Return the spec of a run's method."""
         return methods()[self.runs[run].method]
@@ -179,12 +186,31 @@ class Workflow(Strict):
         """
         if self.activations is None:
             raise TerseError(f"activations: the block is missing, and model {model} needs it")
+        if not self.is_measurable(model):
+            raise TerseError(
+                f"models.{model}: run {self.models[model].run} is not a complete language model, "
+                "so its dimensions can't be measured; its report has its own measurements"
+            )
         own = self.decided_measurement(model) | self.models[model].activations
         raw = self.activations.model_dump(mode="json") | own
         try:
             return Activations.model_validate(raw)
         except ValidationError as error:
             raise TerseError(lines(error, ("models", model, "activations"))[0]) from None
+
+    def is_measurable(self, model: str) -> bool:
+        """Return whether a model has hidden states, or vectors of a text, to measure."""
+        run = self.models[model].run
+        whole = run is None or self.spec(run).is_language_model
+        return whole or bool(self.decided_measurement(model))
+
+    def can_be_scored(self, name: str) -> bool:
+        """Return whether lm-eval can score a model or run."""
+        try:
+            self.harness_adapter(name)
+        except TerseError:
+            return False
+        return True
 
     def decided_measurement(self, model: str) -> dict[str, Any]:
         """Return the keys of `activations` that the method of a model's run decides."""
@@ -201,9 +227,14 @@ class Workflow(Strict):
         return self.tokenizer_of_model(settings.base)
 
     def tokenizer_of_model(self, model: str) -> str | None:
-        """Return the name of a model's tokenizer; an external model has its own, of its name."""
+        """Return the name of a model's tokenizer: for an external model that of `fetched_as`."""
         run = self.models[model].run
-        return model if run is None else self.tokenizer_of_run(run)
+        return self.fetched_as(model) if run is None else self.tokenizer_of_run(run)
+
+    def fetched_as(self, model: str) -> str:
+        """Return the first model of the same source: its files and tokens serve all of them."""
+        source = self.models[model].source()
+        return next(name for name, other in self.models.items() if other.source() == source)
 
     def text_of_model(self, model: str) -> tuple[str, str]:
         """Return the corpus and the tokenizer of the contexts that a model is measured on."""
@@ -246,9 +277,12 @@ class Workflow(Strict):
             raise TerseError(f"select.harness: {name} reads no text, so lm-eval can't score it")
         return adapter_of(name, self.runs[run], is_model=name in self.models)
 
-    def families(self) -> list[str]:
-        """Return the names of all families, without repetition."""
-        return list(dict.fromkeys(self.family(model) for model in self.models))
+    def families(self) -> dict[str, list[str]]:
+        """Return the models that can be measured, by family."""
+        members: dict[str, list[str]] = {}
+        for model in filter(self.is_measurable, self.models):
+            members.setdefault(self.family(model), []).append(model)
+        return members
 
     def family(self, model: str) -> str:
         """Return the name of the figures that a model is drawn in; each cloud has its own."""
@@ -263,7 +297,7 @@ class Workflow(Strict):
         settings = self.models[model]
         if settings.random_weights:
             return None
-        if settings.run is not None:
+        if settings.run is not None:  # the last one of epochs is not known here
             return self.runs[settings.run].max_steps if settings.step is None else settings.step
         match = self.step_of_revision.fullmatch(settings.revision)
         return int(match[1]) if match else None

@@ -90,6 +90,11 @@ class ScoringWindows(Dataset):
         self.firsts = np.concatenate([[0], np.cumsum(counts)])  # (D + 1,) windows before each
         self.n_bytes = store.n_bytes  # (D,)
 
+    @property
+    def n_documents(self) -> int:
+        """The number of documents of the split, empty ones included."""
+        return len(self.firsts) - 1
+
     def __len__(self) -> int:
         return int(self.firsts[-1])
 
@@ -127,6 +132,25 @@ class ScoringWindows(Dataset):
         start = int(ends[offset + first - 1]) if first else 0
         is_last = offset + stop == self.store.offsets[document + 1]
         return int(self.n_bytes[document] if is_last else ends[offset + stop - 1]) - start
+
+
+class SomeDocuments(Dataset):
+    """The scoring windows of some documents of a split; "document" is a place among them."""
+
+    def __init__(self, windows: ScoringWindows, documents: list[int]) -> None:
+        self.windows = windows
+        self.places = [
+            (place, index)
+            for place, document in enumerate(documents)
+            for index in range(*map(int, windows.firsts[document : document + 2]))
+        ]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor | int]:
+        place, window = self.places[index]
+        return {**self.windows[window], "document": place}
 
 
 def scoring_windows(

@@ -12,9 +12,9 @@ from torch import Tensor
 from terse.dimension.clouds import Kept, as_batch, keep
 from terse.dimension.estimators import MIND_ML_CAP, all_from_neighbours, local_ids
 from terse.dimension.gram import Workspace, exact_products, plain_arithmetic
-from terse.dimension.names import GRIDE, RARE, expand_estimators
+from terse.dimension.names import GRIDE, RARE, REPEATED, expand_estimators
 from terse.dimension.neighbours import N_NEIGHBOURS, TILES_ABOVE, Clouds
-from terse.dimension.rare import estimate_rare
+from terse.dimension.rare import check_limit, estimate_rare
 from terse.dimension.results import CloudResult, Estimates, moved
 from terse.dimension.safe_neighbours import CloudNeighbours, safe_neighbours
 from terse.dimension.threads import map_on_threads
@@ -54,6 +54,7 @@ def estimate(
     distances: bool = False,
     local_ids: bool = False,
     n_jobs: int | None = None,
+    slow_max_points: int | None = None,
 ) -> Estimates:
     """Estimate the intrinsic dimension of one cloud or of a batch, on the device it lies on.
 
@@ -71,6 +72,8 @@ def estimate(
         distances: also return neighbour distances and indices.
         local_ids: also return each point's own dimension.
         n_jobs: processes for scikit-dimension's rarer estimators (None: all CPUs).
+        slow_max_points: DANCo, ESS, FisherS and PH take at most this many points of a cloud, drawn
+            at random (22 or more; None: all).
 
     Raises:
         TerseError: an unknown name, points that are no cloud, or a setting out of range.
@@ -78,6 +81,7 @@ def estimate(
     names = expand_estimators(estimators)
     batch, single = as_batch(points)
     _check_settings(skip_first, max_norm_multiple, theiler_window, precision, compat)
+    check_limit(slow_max_points)
     reference = precision == "float64" or batch.dtype == torch.float64
     fast = [name for name in names if name not in RARE]
     asked = _Asked(
@@ -92,7 +96,8 @@ def estimate(
     )
     with exact_products():
         results = _estimate_all(batch, asked)
-    _add_rare(results, batch, [name for name in names if name in RARE], n_jobs)
+    rare = [name for name in names if name in RARE]
+    _add_rare(results, batch, rare, n_jobs, slow_max_points)
     for result in results:  # in the order asked for
         result.values = {name: result.values[name] for name in names}
     return Estimates(results, single)
@@ -193,7 +198,11 @@ def _groups(batch: Tensor, kept: Kept) -> Iterator[range]:
 
 
 def _add_rare(
-    results: list[CloudResult], batch: Tensor, names: list[str], n_jobs: int | None
+    results: list[CloudResult],
+    batch: Tensor,
+    names: list[str],
+    n_jobs: int | None,
+    slow_max_points: int | None,
 ) -> None:
     """Add scikit-dimension's rarer estimators, on the same points, where a cloud has any."""
     if not names:
@@ -207,15 +216,19 @@ def _add_rare(
         result.reasons |= dict.fromkeys(names, result.refusal)
         result.without |= dict.fromkeys(names, math.nan)
         result.reasons_without |= dict.fromkeys(names, result.refusal)
-    found = estimate_rare(clouds, names, n_jobs)
+        result.spreads = {name: math.nan for name in names if name in REPEATED}
+    found = estimate_rare(clouds, names, n_jobs, slow_max_points)
     of_all = dict(zip(usable, found, strict=False))
     of_light = of_all | dict(zip(heavy, found[len(usable) :], strict=True))
     for b in usable:
         result = results[b]
         for name in names:
-            result.values[name], result.reasons[name] = of_all[b][name]
-            result.without[name], result.reasons_without[name] = of_light[b][name]
-            result.flags |= {"failed"} if result.reasons[name] else set()
+            every, light = of_all[b][name], of_light[b][name]
+            result.values[name], result.reasons[name] = every.value, every.reason
+            result.without[name], result.reasons_without[name] = light.value, light.reason
+            result.flags |= every.flags
+            if name in REPEATED:
+                result.spreads[name] = every.spread
         _flag_sink(result)
 
 

@@ -25,6 +25,12 @@ FAST = (
 RARE = ("CorrInt", "DANCo", "ESS", "FisherS", "KNN", "MADA", "MOM", "PH", "TLE", "lPCA")
 """Estimators that run in scikit-dimension's own code, under its names; the slow path."""
 
+REPEATED = {"KNN": 25}
+"""Estimators that one random draw does not settle, and the draws of which the median is taken."""
+
+SLOW = ("DANCo", "ESS", "FisherS", "PH")
+"""Those of the slow path that take seconds to minutes for one cloud."""
+
 _TWONN = re.compile(r"twoNN_f(\d\d)")
 _SHOWN = (*FAST, "gride", "twoNN_fXX", *RARE)
 

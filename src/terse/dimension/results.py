@@ -45,6 +45,7 @@ class CloudResult:
     values: dict[str, float] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
+    spreads: dict[str, float] = field(default_factory=dict)
     without: dict[str, float] = field(default_factory=dict)
     errors_without: dict[str, float] = field(default_factory=dict)
     reasons_without: dict[str, str] = field(default_factory=dict)
@@ -62,9 +63,12 @@ class Estimates(Mapping[str, float | np.ndarray]):
         flags: words joined by ";", str or list of B str. `saturated`: mind_ml is at its cap;
             `duplicates`, `sinks`: points were left out; `sink`: a few heavy points move an estimate
             by more than 5 %; `float64`, `repaired`: how the distances were computed;
+            `unstable`: KNN's draws spread over more than a tenth of their median; `subsampled`:
+            the slow estimators took `slow_max_points` of the points;
             `nonfinite`, `too_few`, `equal_distances`, `underflow`, `failed`: why
             there is a NaN.
         reasons: by estimator, why the value is NaN ("" where it is not), str or list of B str.
+        spreads: interquartile ranges over the draws of which the estimate is the median (KNN).
         n_heavy: points whose norm about the centre is beyond `max_norm_multiple` medians (8 where
             none is given, and they are at most an eighth): int, or (B,) int64.
         sinks: which points these are: (N,) or (B, N) bool.
@@ -93,6 +97,9 @@ class Estimates(Mapping[str, float | np.ndarray]):
         }
         self.reasons = {
             name: self._list([c.reasons.get(name, "") for c in clouds]) for name in first.values
+        }
+        self.spreads = {
+            name: self._column([c.spreads[name] for c in clouds]) for name in first.spreads
         }
         self.without_sinks = {
             name: self._column([c.without[name] for c in clouds]) for name in first.values

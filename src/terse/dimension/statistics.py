@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from terse.errors import TerseError
 
@@ -296,6 +295,8 @@ def aligned_difference(
 @lru_cache(maxsize=256)
 def _quantile(freedom: int) -> float:
     """Return the 97.5 % quantile of Student's t."""
+    from scipy import stats  # half a second, and most figures need none of it
+
     return float(stats.t.ppf(0.975, freedom))
 
 

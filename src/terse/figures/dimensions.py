@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import ScalarFormatter
 
 from terse.dimension.statistics import rank_correlation
 from terse.errors import TerseError
-from terse.figures.style import BLUE, WIDTH_IN, ordered_colours, paper_style
+from terse.figures.style import BLUE, GREY, WIDTH_IN, ordered_colours, paper_style
 
 _KINDS = {"emb": "embedding", "attn": "attention", "mlp": "MLP", "block": "block", "norm": "norm"}
 LOSS_COLUMNS = [
@@ -26,6 +27,7 @@ _SCALE = "gride_"  # these estimators make one curve, in a separate figure
 _SIZED = {"twoNN_f10": "-", "gride_2": "--", "gride_16": ":"}  # in a decimation curve: line styles
 _WIDE = 8  # a row of panels that spans more than this ratio gets a logarithmic scale
 _Z_95 = 1.96
+_MOST_TICKS, _MOST_PANELS = 7, 12  # of a deep model, evenly spaced layers are labelled or drawn
 _WITHOUT = "without sinks"
 _ORDER = "order of the farther neighbour, $n_2 = 2 n_1$"
 
@@ -78,6 +80,7 @@ def id_by_layer(summary: pd.DataFrame) -> Figure:
                 _band(axis, "place", part, colour, str(label))
             column = _pick(summary, module=kind)
             places = sorted(set(column["place"].astype(int)))
+            places = _spread(places, _MOST_TICKS)
             axis.set_xticks(places, [_layer_name(column, place) for place in places])
             _scale_ids(axis, _pick(summary, estimator=estimator))
         _legend(figure, axes.values(), _what_labels_are(summary))
@@ -188,7 +191,8 @@ def id_by_size(curves: pd.DataFrame) -> Figure:
             axis.set_xscale("log", base=2)
         figure.supxlabel("points of the cloud", fontsize=8)
         figure.supylabel(f"intrinsic dimension ({_WITHOUT})", fontsize=8)
-        _legend(figure, axes, f"{_what_labels_are(curves)}, estimator")
+        colours = dict(zip(map(str, labels), ordered_colours(len(labels)), strict=True))
+        _two_legends(figure, _what_labels_are(curves), colours, "estimator", _SIZED)
     return figure
 
 
@@ -201,7 +205,8 @@ def id_by_window(windows: pd.DataFrame) -> Figure:
     """
     curve = _curve(windows)
     labels = list(dict.fromkeys(curve["label"]))
-    lengths = sorted(set(curve["theiler_window"].astype(int)))
+    drawn = curve["mean"].notna()  # not for windows as long as a context
+    lengths = sorted(set(curve.loc[drawn, "theiler_window"].astype(int)))
     styles = dict(zip(labels, cycle(("-", "--", ":", "-.")), strict=False))
     panels = _panels(curve)
     with paper_style():
@@ -215,7 +220,8 @@ def id_by_window(windows: pd.DataFrame) -> Figure:
             _scale_orders(axis, curve)
         figure.supxlabel(_ORDER, fontsize=8)
         figure.supylabel(f"intrinsic dimension (GRIDE, {_WITHOUT})", fontsize=8)
-        _legend(figure, axes, f"{_what_labels_are(windows)}, tokens in time left out")
+        colours = dict(zip(map(str, lengths), ordered_colours(len(lengths)), strict=True))
+        _two_legends(figure, "tokens in time left out", colours, _what_labels_are(windows), styles)
     return figure
 
 
@@ -249,18 +255,25 @@ def _panels(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
         table = table.loc[main]
     layers = table["layer"].fillna(-1).astype(int)
     parts = {}
-    for kind, layer in dict.fromkeys(zip(table["module"], layers, strict=True)):
+    places = list(dict.fromkeys(zip(table["module"], layers, strict=True)))
+    for kind, layer in _spread(places, _MOST_PANELS):
         name = "final norm" if kind == "norm" else str(_KINDS.get(kind, kind))
         part = table.loc[(table["module"] == kind) & (layers == layer)]
         parts[f"{name} {layer}" if layer >= 0 else name] = part
     return parts
 
 
+def _spread(items: list[Any], most: int) -> list[Any]:
+    """Return at most so many of the items, evenly spaced, the first and the last among them."""
+    chosen = np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)
+    return [items[place] for place in chosen]
+
+
 def _wrapped(n: int, *, sharey: bool) -> tuple[Figure, list[Axes]]:
     """Return a figure with n panels, four in a row."""
     n_columns = min(4, n)
     n_rows = -(-n // n_columns)
-    figure = Figure(figsize=(WIDTH_IN, 1.75 * n_rows + 0.3))
+    figure = Figure(figsize=(WIDTH_IN, max(3.1, 1.75 * n_rows + 0.3)))
     axes = figure.subplots(n_rows, n_columns, squeeze=False, sharex=True, sharey=sharey).flatten()
     for axis in axes[n:]:
         axis.set_visible(False)
@@ -343,6 +356,19 @@ def _legend(figure: Figure, axes: Iterable[Axes], title: str) -> None:
         loc="outside upper center",
         ncols=min(8, len(names)),
     )
+
+
+def _two_legends(
+    figure: Figure, left: str, colours: dict[str, Any], right: str, styles: dict[Any, str]
+) -> None:
+    """Say what the colours are at the left, and what the line styles are at the right."""
+    handles = [Line2D([], [], color=colour, marker="o", label=n) for n, colour in colours.items()]
+    figure.legend(handles=handles, title=left, loc="outside upper left", ncols=min(5, len(handles)))
+    if len(styles) > 1:
+        lines = [Line2D([], [], color=GREY, ls=s, label=str(n)) for n, s in styles.items()]
+        figure.legend(
+            handles=lines, title=right, loc="outside upper right", ncols=min(5, len(lines))
+        )
 
 
 def _scatter(axis: Axes, part: pd.DataFrame, chosen: pd.Series, where: str, seed: int) -> None:

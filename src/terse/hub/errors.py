@@ -70,7 +70,9 @@ def explain(error: Exception, kind: str, hub_id: str, revision: str) -> str | No
             if status == 401:  # the hub's answer without a token if there is no such repository
                 return missing
             return f"the hub answered {status} for {kind} {hub_id}: {one_line(cause)}"
-    if any(isinstance(cause, NO_NETWORK) for cause in causes):
+    # The library of datasets says so in words only.
+    unreached = isinstance(causes[-1], ConnectionError) and "Couldn't reach" in str(causes[-1])
+    if unreached or any(isinstance(cause, NO_NETWORK) for cause in causes):
         return (
             f"{CANNOT_REACH} at {constants.ENDPOINT} for {kind} {hub_id} "
             f"({one_line(causes[-1])}); run this on a machine with a network"

@@ -10,7 +10,6 @@ from terse.importer.overlay import Overlay, name_of
 from terse.methods.hierarchical.settings import HierarchicalSettings, LevelSettings, TopSettings
 
 OWN = {"compressor_level_configs", "top_transformer_config", "num_levels", "expander"}
-STEPS = 10_000  # if a file gives only epochs
 # Keys that the workflow or the library decides, and where their meaning is set here.
 ELSEWHERE = {
     "project_name": "the tracker's experiment: MLFLOW_EXPERIMENT_NAME in the environment",
@@ -187,19 +186,17 @@ def _finish(overlay: Overlay, run: dict[str, Any]) -> None:
     if run.get("use_decoder_only_expander") and run.get("expander_num_enc_layers"):
         run["expander_num_enc_layers"] = 0
         overlay.notes["expander_num_enc_layers"] = "0: a decoder-only expander has no encoder"
-    if "max_steps" not in run:
-        run["max_steps"] = STEPS
-        overlay.notes["max_steps"] = (
-            f"not given, {STEPS} used: set epochs x bytes of the corpus / (sequence_length x "
-            "batch_size x n_grad_loops)"
+    if "max_steps" in run and run.pop("epochs", None) is not None:
+        overlay.notes["num_epochs"] = "left out: max_steps says how long it trains"
+    elif "max_steps" not in run:
+        run.setdefault("epochs", 1)
+        overlay.notes["num_epochs"] = (
+            f"epochs: {run['epochs']}, turned into steps once the corpus is known"
         )
-    run["warmup_steps"] = min(run.get("warmup_steps", 0), run["max_steps"])
+    if "max_steps" in run and "warmup_steps" in run:
+        run["warmup_steps"] = min(run["warmup_steps"], run["max_steps"])
     if "checkpoint_interval" not in run:
         run["checkpoint_steps"] = []
-
-
-def _epochs(overlay: Overlay, _run: dict[str, Any], value: Any) -> None:
-    overlay.notes["num_epochs"] = f"{value}: counted in max_steps here"
 
 
 def _stages(
@@ -247,7 +244,6 @@ SPECIAL: dict[str, Callable[[Overlay, dict[str, Any], Any], None]] = {
     "dataset_train_split": _of_dataset("dataset_train_split", "split"),
     "text_column_name": _of_dataset("text_column_name", "text_column"),
     "mlflow_batch_interval": _mlflow,
-    "num_epochs": _epochs,
     "load_base_from": _nothing,
     "freeze_entropy": _frozen,
 }

@@ -101,7 +101,8 @@ def _place(
     if key in SPECIAL and value is not None:
         special = SPECIAL[key](overlay, value, run["method"])
         for place, found in special.items():
-            (sweep if isinstance(found, list) else run)[place] = found
+            today = settings.aliases.get(place, place)
+            (sweep if isinstance(found, list) else run)[today] = found
     elif key not in {*settings.model_fields, *settings.aliases, *SPECIAL}:
         error = unknown_name("key", key, [*settings.model_fields, *SPECIAL], settings.aliases)
         overlay.unknown[key] = str(error).partition(" allowed:")[0].rstrip(";")

@@ -74,9 +74,9 @@ def _place(
         model |= _origin(str(value))
         overlay.notes[key] = " ".join(f"{k}: {v}" for k, v in _origin(str(value)).items())
     elif key == "model_checkpoint":
-        if value is not None and "path" not in model:
+        if value not in (None, "main") and "path" not in model:
             model["revision"] = str(value)
-        overlay.notes[key] = "revision"
+        overlay.notes[key] = "revision; main is the default"
     elif key == "session_path":
         overlay.roots["results"] = (key, str(value))
     elif key == "multiprocessing_num_cpus":

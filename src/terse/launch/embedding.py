@@ -43,14 +43,17 @@ def until_trainings(words: list[str]) -> None:
             )
 
 
-def has_no_environments(workflow: Any) -> None:
-    """Say why `--software-deployment-method conda` changes nothing."""
+def has_no_environments(workflow: Any, words: list[str]) -> None:
+    """Say why `--software-deployment-method conda` changes nothing, and what `--lint` advises."""
     methods = [str(one).rpartition(".")[2].lower() for one in _deployment(workflow)]
-    for method in (one for one in methods if one in ("conda", "apptainer")):
+    asked = [f"--sdm {one} changes nothing" for one in methods if one in ("conda", "apptainer")]
+    if "--lint" in words:
+        asked.append("--lint's advice of an environment for each rule does not apply")
+    for what in asked:
         print(
-            f"terse: --sdm {method} changes nothing: no rule has an environment of its own, since "
-            "all of them run code of the package terse; its environment is the one that Snakemake "
-            "runs in, made from requirements.lock by `make setup`",
+            f"terse: {what}: no rule has an environment of its own, since all of them run code of "
+            "the package terse; its environment is the one that Snakemake runs in, made from "
+            "requirements.lock by `make setup`",
             file=sys.stderr,
         )
 

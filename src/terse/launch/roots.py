@@ -32,6 +32,7 @@ def link_roots(roots: dict[str, str], folder: Path) -> None:
 
 def _link(link: Path, target: Path, name: str) -> None:
     target.mkdir(parents=True, exist_ok=True)
+    link.parent.mkdir(parents=True, exist_ok=True)  # a module's prefix, not made yet
     if link.is_symlink() and link.resolve() == target.resolve():
         return
     if not link.is_symlink():

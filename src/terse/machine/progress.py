@@ -4,13 +4,16 @@ import logging
 import sys
 import time
 from abc import ABC, abstractmethod
-from typing import Any, Self
+from collections.abc import Iterator
+from typing import Any, Protocol, Self, TypeVar
 
 from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
 
 INTERVAL_S = 30.0
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 class Progress(ABC):
@@ -52,3 +55,37 @@ class Progress(ABC):
     def last_line(self) -> str:
         """Return the line that is logged when the work ends without an error."""
         return self.line()
+
+
+class Batches(Progress):
+    """Progress through batches, of which the number is known."""
+
+    def __init__(self, what: str, total: int) -> None:
+        super().__init__(what, unit="batch", total=total)
+        self.n, self.total = 0, total
+
+    def advance(self, n: int) -> None:
+        self.n += n
+        super().advance(n)
+
+    def line(self) -> str:
+        left = self.elapsed_s * (self.total - self.n) / max(1, self.n)
+        return f"{self.what}: batch {self.n} of {self.total}, {left:.0f} s left"
+
+    def last_line(self) -> str:
+        return f"{self.what}: {self.total} batches in {self.elapsed_s:.0f} s"
+
+
+class Counted(Protocol[T_co]):
+    """Something to iterate over whose length is known, such as a range or a DataLoader."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[T_co]: ...
+
+
+def shown(batches: Counted[T], what: str) -> Iterator[T]:
+    """Yield each of some batches, and show the progress of the work on them."""
+    with Batches(what, len(batches)) as progress:
+        for batch in batches:
+            yield batch
+            progress.advance(1)

@@ -103,11 +103,28 @@ def _check_complete(result: Any, folder: Path) -> None:
 @torch.no_grad()
 def _merged(peft: Any, folder: Path) -> PreTrainedModel:
     try:
+        _untie(peft.get_base_model())
         return _plain(peft.merge_and_unload(safe_merge=True))
     except UNFIT as error:  # kinds of adapters that cannot be merged, broken numbers
         raise TerseError(
             f"the adapter in {folder} cannot be merged ({_line(error)}); set adapter: separate"
         ) from error
+
+
+def _untie(model: PreTrainedModel) -> None:
+    """Give an adapted head its own weights where it shares them with the embeddings.
+
+    Unmerged, an adapter of either leaves the other alone. peft 0.21 merges it into the shared
+    weights, which changes both, and merges two of them twice.
+    """
+    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
+    inner = [getattr(end, "base_layer", end) for end in ends]
+    adapted = any(a is not b for a, b in zip(ends, inner, strict=True))
+    if not adapted or None in ends or inner[0].weight is not inner[1].weight:
+        return
+    inner[1].weight = torch.nn.Parameter(inner[1].weight.detach().clone(), requires_grad=False)
+    for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values():
+        config.tie_word_embeddings = False
 
 
 def _plain(model: Any) -> PreTrainedModel:

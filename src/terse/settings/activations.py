@@ -146,6 +146,12 @@ class Estimation(Strict):
         "median",
     )
     theiler_window: int = Field(0, ge=0, description="neighbours this close in time are ignored")
+    slow_max_points: int | None = Field(
+        None,
+        ge=22,
+        description="DANCo, ESS, FisherS and PH take at most this many points of a cloud, drawn at "
+        "random; null: all",
+    )
 
 
 class Activations(Chunking, Capture, Estimation):

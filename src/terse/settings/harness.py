@@ -1,5 +1,7 @@
 """The lm-eval tasks that selected models are scored on."""
 
+from typing import Any
+
 from pydantic import Field, model_validator
 
 from terse.settings.strict import Name, Strict
@@ -17,6 +19,10 @@ class Harness(Strict):
         description="names that lm-eval knows, corpus_cloze and corpus_bytes, or YAML files",
     )
     corpus: Name | None = Field(None, description="corpus that corpus_cloze and corpus_bytes use")
+    if_selected: list[Name] = Field(
+        [],
+        description="models or runs that `all` scores where select.ids or select.runs names them",
+    )
     num_fewshot: int | None = Field(
         None, ge=0, description="examples before each question; null: the task's default"
     )
@@ -30,7 +36,21 @@ class Harness(Strict):
             raise ValueError(f"corpus is missing: {sorted(own)[0]} is made from one")
         return self
 
+    def params(self) -> dict[str, Any]:
+        """Return the settings that determine a model's scores, as plain JSON."""
+        return self.model_dump(mode="json", exclude={"if_selected"})
+
     @property
-    def needs_network(self) -> bool:
-        """Whether the library fetches the data of a task."""
-        return any(t not in CORPUS_TASKS and not t.endswith((".yaml", ".yml")) for t in self.tasks)
+    def fetched(self) -> list[str]:
+        """The tasks whose data the library may have to download: all but those from a corpus."""
+        return [task for task in self.tasks if task not in CORPUS_TASKS]
+
+    @property
+    def from_corpus(self) -> bool:
+        """Whether a task is made from the corpus."""
+        return bool(set(self.tasks) & set(CORPUS_TASKS))
+
+    @property
+    def uses_library(self) -> bool:
+        """Whether a task is one of the library's own, which are found in its index."""
+        return any(not task.endswith((".yaml", ".yml")) for task in self.fetched)

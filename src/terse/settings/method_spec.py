@@ -47,6 +47,10 @@ class MethodSpec(Generic[S]):
     # Keys that only the evaluation reads: a change of them scores a trained run again.
     evaluation_keys: frozenset[str] = frozenset()
 
+    # The names of its models in lm-eval's own command, each with the "module:class" of an LM whose
+    # constructor takes `pretrained`, the folder of a trained run, and what else it needs.
+    lm_eval_models: Mapping[str, str] = {}
+
     # "module:function" that draws the figures of its runs (see `terse.figures.study`), no torch.
     figures: str | None = None
     # A caption for each of its figures and tables, by name.
@@ -60,6 +64,10 @@ class MethodSpec(Generic[S]):
     def result_params(self, run: S) -> dict[str, Any]:
         """Return the settings that determine a run's results, as plain JSON."""
         decisive = run.model_dump(mode="json", exclude=set(self.conduct_keys))
+        if run.epochs is None:
+            del decisive["epochs"]  # so that this key changes no run without it
+        else:
+            decisive["checkpoint_interval"] = run.checkpoint_interval
         return {**decisive, "stage_version": self.stage_version}
 
     def weight_params(self, run: S) -> dict[str, Any]:

@@ -144,6 +144,11 @@ class Model(Strict):
         }  # fmt: skip
         return self.model_dump(mode="json", include=keys, exclude_none=True)
 
+    def source(self) -> dict[str, Any]:
+        """Return where the files come from, as plain JSON: equal for models that can share them."""
+        own = {"step", "dtype", "random_weights", "weights_seed", "device_map", "family", "gpu"}
+        return self.model_dump(mode="json", exclude={*own, "activations"})
+
     def loading(self) -> dict[str, Any]:
         """Return how the model is loaded, as plain JSON."""
         how = self.model_dump(

@@ -1,7 +1,7 @@
 """The keys that every run has, whatever its method."""
 
 import math
-from typing import Any, ClassVar, Literal, TypeGuard
+from typing import Any, ClassVar, Literal, Self, TypeGuard
 
 from pydantic import Field, model_validator
 
@@ -22,6 +22,7 @@ class Run(Strict):
         "grad_accum": "n_grad_loops",
         "gradient_clip_norm": "grad_clip",
         "checkpt_mod": "checkpoint_interval",
+        "num_epochs": "epochs",
     }
 
     method: str = Field(description="how the run is trained: see the sections below")
@@ -32,7 +33,15 @@ class Run(Strict):
         0, ge=0, lt=2**32, description="seed of everything random: weights, order of rows, ..."
     )
 
-    max_steps: int = Field(gt=0, description="optimiser steps")
+    max_steps: int | None = Field(
+        None, gt=0, description="optimiser steps; null only where epochs is given"
+    )
+    epochs: float | None = Field(
+        None,
+        gt=0,
+        description="passes over the training text, instead of max_steps: as many steps as they "
+        "take, which the training counts once the corpus is known",
+    )
     batch_size: int = Field(8, gt=0, description="rows per forward pass")
     val_batch_size: int | None = Field(
         None, gt=0, description="rows per forward pass of a validation; null: batch_size"
@@ -92,13 +101,57 @@ class Run(Strict):
 
     @model_validator(mode="after")
     def _steps_within_run(self) -> "Run":
-        if bad := [s for s in self.checkpoint_steps if not 0 <= s <= self.max_steps]:
-            raise ValueError(f"checkpoint_steps: {bad[0]} is outside 0..{self.max_steps}")
-        if self.warmup_steps > self.max_steps:
-            raise ValueError(f"warmup_steps {self.warmup_steps} > max_steps {self.max_steps}")
+        self._check_length()
+        last = math.inf if self.max_steps is None else self.max_steps
+        if bad := [s for s in self.checkpoint_steps if not 0 <= s <= last]:
+            raise ValueError(f"checkpoint_steps: {bad[0]} is outside 0..{last}")
+        if self.warmup_steps > last:
+            raise ValueError(f"warmup_steps {self.warmup_steps} > max_steps {last}")
         if self.lr_schedule == "plateau" and self.warmup_steps:
             raise ValueError("lr_schedule plateau does not allow warmup_steps")
         return self
+
+    def _check_length(self) -> None:
+        if self.max_steps is not None and self.epochs is not None:
+            raise ValueError(
+                f"max_steps {self.max_steps} and epochs {self.epochs:g} both say how long it "
+                "trains: give one of them, null for the other"
+            )
+        if self.max_steps is None and self.epochs is None:
+            raise ValueError("max_steps is missing: give it, or epochs")
+        if self.epochs is not None and self.corpus is None:
+            raise ValueError("epochs are passes over a corpus, and this run has none: max_steps")
+
+    @property
+    def n_steps(self) -> int:
+        """The optimiser steps of the training.
+
+        Raises RuntimeError where only `epochs` is known: `terse.config.methods.method_of` counts
+        the steps.
+        """
+        if self.max_steps is None:
+            raise RuntimeError("the steps of epochs are known once the corpus is tokenised")
+        return self.max_steps
+
+    def with_steps(self, n_rows: int) -> Self:
+        """Return the settings with the steps of their epochs, of `n_rows` training rows each.
+
+        The warm-up is at most as long as the training. Raises ValidationError where another
+        setting is out of range now, such as checkpoint_steps.
+        """
+        if self.epochs is None:
+            return self
+        steps = math.ceil(self.epochs * n_rows / (self.batch_size * self.n_grad_loops))
+        given = self.model_dump(exclude_unset=True) | {"epochs": None, "max_steps": steps}
+        if self.warmup_steps > steps:
+            given["warmup_steps"] = steps
+        return self.model_validate(given)
+
+    def keeps(self, step: int) -> bool:
+        """Return whether the weights at a step are kept, if the training is that long."""
+        every = self.checkpoint_interval
+        uncounted = self.max_steps is None and every is not None
+        return step in self.checkpoint_steps or (uncounted and step % (every or 1) == 0)
 
     def share(self, n_processes: int) -> tuple[int, int]:
         """Return each process' rows per forward pass and passes per step.

@@ -3,13 +3,13 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel
 
 from terse.corpora.places import evenly
 from terse.errors import TerseError
@@ -17,6 +17,9 @@ from terse.evaluation.measures import Measure
 from terse.settings.method_spec import MethodSpec
 from terse.settings.run import Run
 from terse.training.terms import Terms
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback  # half a second of imports, for trainings only
 
 S = TypeVar("S", bound=Run)
 Batch = dict[str, Tensor]
@@ -67,6 +70,10 @@ class Method(ABC, Generic[S]):
     @abstractmethod
     def training_rows(self) -> Dataset[Any]:
         """Return the rows to train on, sized and indexable."""
+
+    def rows_of_epoch(self) -> int:
+        """Return how many training rows read the training text once, for a run with epochs."""
+        return len(self.training_rows())  # type: ignore[arg-type]
 
     @abstractmethod
     def validation_rows(self) -> Dataset[Any]:
@@ -139,7 +146,7 @@ class Method(ABC, Generic[S]):
         """Return the options of `lr_schedule`, under the names of transformers."""
         return {}
 
-    def callbacks(self) -> list[TrainerCallback]:
+    def callbacks(self) -> "list[TrainerCallback]":
         """Return callbacks to add to the training."""
         return []
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from terse.errors import TerseError
 from terse.machine.signals import Stopped
@@ -31,6 +31,21 @@ def report_to(tracking: str) -> list[str]:
     return [] if tracking == "mlflow" else [tracking]
 
 
+class SettingsInWandb(TrainerCallback):
+    """Adds the run's own settings to those that the Trainer's callback for W&B logs."""
+
+    def __init__(self, params: dict[str, Any]) -> None:
+        self._params = params
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        import wandb  # pyright: ignore[reportMissingImports] - installed by those who use it
+
+        if wandb.run is not None:  # which WANDB_DISABLED leaves out
+            wandb.config.update(self._params, allow_val_change=True)
+
+
 @contextmanager
 def tracked(
     tracking: str, method: Method[Any], *, name: str, results: Path, state: Path, leads: bool
@@ -42,13 +57,14 @@ def tracked(
     os.environ.setdefault("WANDB_DIR", str(results))
     os.environ.setdefault("WANDB_PROJECT", "terse")
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(results / "tensorboard"))
+    params = method.spec.result_params(method.settings)
     if tracking != "mlflow" or not leads:
-        yield []
+        yield [SettingsInWandb(params)] if tracking == "wandb" and leads else []
         return
     from terse.training.mlflow_run import MLflowRun
 
     run = MLflowRun(
-        name, method.spec.result_params(method.settings), results=results, state=state,
+        name, params, results=results, state=state,
         interval=method.settings.mlflow_batch_interval,
     )  # fmt: skip
     _open.append(run)

@@ -105,7 +105,7 @@ def _train_to_the_end(trainer: MethodTrainer, state: TrainingState, signal: Stop
     trainer.args.eval_on_start = checkpoint is None  # otherwise the saved history has that row
     trainer.add_callback(AtTheStart(lambda: trainer.restore_unlogged(checkpoint)))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    step, last = trainer.state.global_step, trainer.method.settings.max_steps
+    step, last = trainer.state.global_step, trainer.method.settings.n_steps
     if step < last:
         reason = signal.name or "a signal to another process"
         raise Stopped(
@@ -181,7 +181,7 @@ def _arguments(method: Method[Any], state: TrainingState, conduct: Conduct) -> T
         seed=(settings.seed + conduct.rank) % 2**32,  # processes draw different masks
         data_seed=settings.seed,
         train_sampling_strategy="sequential" if method.rows_in_order else "random",
-        max_steps=settings.max_steps,
+        max_steps=settings.n_steps,
         per_device_train_batch_size=batch_size,
         gradient_accumulation_steps=n_grad_loops,
         ddp_backend="gloo" if several_on_cpu else None,

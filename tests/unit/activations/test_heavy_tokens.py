@@ -9,9 +9,9 @@ import torch
 from transformers import LlamaForCausalLM
 
 from terse.activations import cache
+from terse.activations.heavy_summary import heavy_token_summary
 from terse.activations.heavy_tokens import (
     COLUMNS,
-    heavy_token_summary,
     heavy_token_table,
     is_heavy,
     visible,

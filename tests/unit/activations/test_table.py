@@ -97,6 +97,18 @@ def test_the_options_of_the_estimates_count(folder: Path) -> None:
         assert not np.allclose(tabled(folder, ["mle"], **rest)["id"], found["id"]), (name, value)
 
 
+def test_the_time_of_slow_estimators_is_told_and_flags_stay_with_them(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        found = tabled(folder, ["mle", "KNN", "FisherS"], slow_max_points=25)
+    n = N_CONTEXTS * len(KEYS)
+    assert f"FisherS on {n} clouds: about " in caplog.text
+    words = {name: ";".join(part["flags"]) for name, part in found.groupby("estimator")}
+    assert {name for name, flags in words.items() if "subsampled" in flags} == {"FisherS"}
+    assert {name for name, flags in words.items() if "unstable" in flags} == {"KNN"}
+
+
 @pytest.mark.parametrize("contexts", [1, 3, 4])
 def test_the_clouds_in_memory_at_once_change_nothing(
     folder: Path, contexts: int, monkeypatch: pytest.MonkeyPatch

@@ -37,6 +37,23 @@ def put(raw: dict, path: str, value: object) -> dict:
     return changed
 
 
+def test_a_folder_for_mlflow_is_refused_before_any_job(raw, monkeypatch) -> None:
+    tracked = put(raw, "tracking", "mlflow")
+    for uri, switch, refused in (
+        ("./mlruns", "", True), ("file:///runs", "false", True), ("file:///runs", "true", False),
+        ("sqlite:///m.db", "", False), ("databricks", "", False),
+    ):  # fmt: skip
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", switch)
+        if refused:
+            with pytest.raises(TerseError, match=f"no longer writes to a folder.*{uri}; allowed"):
+                load(tracked)
+        else:
+            load(tracked)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "./mlruns")
+    load(raw)
+
+
 FROM_BASE = {"method": "causal-lm", "corpus": "python-docs", "max_steps": 1}
 
 

@@ -141,3 +141,28 @@ def test_what_an_unreachable_model_takes_along() -> None:
     left = within_reach(load({**raw, "unreachable": {"far": "no network"}}))
     assert left.selected_runs() == ["own"]
     assert left.select.ids == ["own"]
+
+
+def test_models_of_the_same_source_share_one_folder():
+    other = {**PACKAGE, "gguf": "llm_tiny/other.gguf"}
+    settings = config(
+        first=PACKAGE, other=other, drawn={**PACKAGE, "random_weights": True, "family": "first"},
+        hub={"hub": "a/b"}, half={"hub": "a/b", "dtype": "float16"},
+        later={"hub": "a/b", "revision": "v2"},
+    )  # fmt: skip
+    folders = {name: model_folder(settings, name) for name in settings.models}
+    assert folders["drawn"] == folders["first"] == "cache/models/first"
+    assert folders["half"] == folders["hub"] == "cache/models/hub"
+    assert folders["other"] == "cache/models/other"
+    assert folders["later"] == "cache/models/later"
+    assert settings.tokenizer_of_model("drawn") == "first"
+
+
+def test_what_cannot_be_fetched_takes_all_models_of_its_source_along():
+    models = {"first": PACKAGE, "drawn": {**PACKAGE, "random_weights": True}, "far": {"hub": "a/b"}}
+    raw = {
+        "corpora": {"docs": {"source": "python-docs"}}, "activations": {"corpus": "docs"},
+        "models": models, "select": {"ids": list(models)},
+    }  # fmt: skip
+    left = within_reach(load({**raw, "unreachable": {"first": "no network"}}))
+    assert left.select.ids == ["far"]

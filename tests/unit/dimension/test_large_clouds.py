@@ -8,7 +8,7 @@ import skdim
 import torch
 
 from terse.dimension import curve, decimation_curve, estimate, neighbours
-from terse.dimension.names import RARE
+from terse.dimension.names import RARE, REPEATED
 from terse.dimension.rare import SEED
 from terse.errors import TerseError
 
@@ -131,7 +131,7 @@ def test_rarer_estimators_are_scikit_dimensions_own(name: str) -> None:
 def test_every_rarer_estimator_runs_in_parallel_over_clouds() -> None:
     batch = np.stack([sheet(120, 3, 8, seed) for seed in (0, 1)]).astype(np.float64)
     found = estimate(batch, RARE, n_jobs=2)
-    for name in RARE:
+    for name in (name for name in RARE if name not in REPEATED):
         expected = [own_code(name, points) for points in batch]
         assert list(found[name]) == pytest.approx(expected, rel=1e-6), name
 

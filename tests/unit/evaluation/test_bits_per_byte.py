@@ -2,6 +2,7 @@
 
 import lzma
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from terse.corpora.documents import read_documents, write_documents
 from terse.corpora.token_store import TokenStore
 from terse.corpora.tokenizers import train_bpe
 from terse.corpora.tokens import tokenize_documents
-from terse.corpora.windows import scoring_windows
+from terse.corpora.windows import SomeDocuments, scoring_windows
+from terse.evaluation import bits_per_byte
 from terse.evaluation.bits_per_byte import coder_baselines, score_documents
 from terse.evaluation.scores import Columns, loss_measures
 from terse.settings.corpora import Corpus
@@ -95,6 +97,34 @@ def test_the_size_of_a_batch_changes_nothing(model: LlamaForCausalLM, folder: Pa
     np.testing.assert_allclose(one["nats"], many["nats"], rtol=1e-5)
     for name in ("n_targets", "positions", "flops"):
         assert np.array_equal(one[name], many[name])
+
+
+def test_some_documents_have_the_scores_that_they_have_among_all(
+    model: LlamaForCausalLM, folder: Path
+) -> None:
+    windows = scoring_windows(folder / "tokens.h5", "train", 16, 0)
+    assert windows.n_documents == len(TokenStore(folder / "tokens.h5", "train"))
+    every = score_documents(model, windows, device="cpu")["model"]
+    chosen = [1, windows.n_documents - 1]
+    some = score_documents(model, SomeDocuments(windows, chosen), device="cpu")["model"]
+    for name, values in every.items():
+        np.testing.assert_allclose(some[name], values[chosen], rtol=1e-5)
+
+
+def test_coders_read_no_more_than_they_can_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bits_per_byte, "DICTIONARY", 30)
+    monkeypatch.setattr(bits_per_byte, "HELD_OUT", 30)
+    read = []
+
+    def texts(name: str) -> Iterator[str]:
+        for i in range(100):
+            read.append(name)
+            yield f"{name} text {i}, ten bytes"
+
+    found = coder_baselines(texts("train"), texts("held-out"), "all documents")
+    assert (read.count("train"), read.count("held-out")) == (3, 3)
+    assert {measure.targets for measure in found} == {"the first 2 of all documents"}
+    assert {measure.n for measure in found} == {2}
 
 
 def drawn(n: int, seed: int) -> Columns:

@@ -157,6 +157,18 @@ def test_models_of_different_depth_share_the_place_of_the_norm(ids_table: Table)
     assert names == ["0", "1", "2", "3", "norm"]
 
 
+def test_a_deep_model_has_labels_and_panels_that_fit(ids_table: Table) -> None:
+    deep = ids_table("deep", n_layers=30, n_documents=3)
+    axis = panel(id_by_layer(joined([deep], [None])), "block", row=1)
+    assert drawn(axis, "deep")[0].tolist() == list(range(31))
+    names = [tick.get_text() for tick in axis.get_xticklabels()]
+    assert names == ["0", "5", "10", "15", "20", "25", "norm"]
+    shown = [a.get_title() for a in id_against_loss(deep).axes if a.get_visible()]
+    assert len(shown) == 12
+    assert shown[0].startswith("block 0\n")
+    assert shown[-1].startswith("final norm")
+
+
 def test_undefined_dimensions_leave_a_gap(ids_table: Table, texts: Texts) -> None:
     table = ids_table("base")
     undefined = (table["layer"] == 1) & (table["estimator"] == "mle")
@@ -279,7 +291,7 @@ def test_by_window_draws_each_window_of_each_model(texts: Texts) -> None:
     np.testing.assert_allclose(drawn_lines["base, 8"].get_ydata(), [10, 12, 16, 24])
     assert drawn_lines["base, 8"].get_linestyle() != drawn_lines["other, 8"].get_linestyle()
     words = texts(figure)
-    for word in ("block 0, n = 250", "model, tokens in time left out", "other, 32"):
+    for word in ("block 0, n = 250", "tokens in time left out", "32", "model", "other"):
         assert word in words, word
     assert "intrinsic dimension (GRIDE, without sinks)" in words
 

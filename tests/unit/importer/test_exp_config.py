@@ -112,17 +112,17 @@ def test_every_key_of_the_published_base_has_its_place(tmp_path: Path) -> None:
         {"min_lr": 1e-6},
     )
     assert (run.corpus, run.tokenizer) == ("fineweb-edu", "bytes")
-    assert run.checkpoint_steps == list(range(0, 10_001, 1000))
+    assert (run.checkpoint_steps, run.checkpoint_interval) == ([0], 1000)
     assert overlay.config["tracking"] == "mlflow"
     assert (run.expander_num_dec_layers, run.use_decoder_only_expander) == (3, True)
     assert (run.mlflow_batch_interval, run.generation_interval) == (20, 50)
-    assert run.max_steps == 10_000
+    assert (run.max_steps, run.epochs) == (None, 1)
     told = {
         "run_name", "project_name", "initial_vocab_size", "expander_eos_id", "learning_rate",
         "gradient_accumulation_steps", "gradient_clip_norm", "scheduler_type", "dataset_name",
         "dataset_config", "dataset_train_split", "text_column_name", "mlflow_batch_interval",
         "checkpoint_dir", "resume_from_checkpoint", "save_base_components_path", "num_epochs",
-        "use_continuous_expander_inputs", "expander_num_enc_layers", "max_steps",
+        "use_continuous_expander_inputs", "expander_num_enc_layers",
         "top_transformer_config.embed_dim",
     }  # fmt: skip
     assert set(overlay.notes) == told

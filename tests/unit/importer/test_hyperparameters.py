@@ -168,7 +168,7 @@ def test_an_unknown_key_is_named_with_the_nearest(
         (COMPRESSION | {"cmp_len": [5, 40]}, "leaves nothing to predict after 40"),
         (COMPRESSION | {"model_string": ["a/one", "b/one"]}, "two models would be called 'one'"),
         (COMPRESSION | {"exp_name": "///"}, "contains nothing that could be a name"),
-        ({k: v for k, v in COMPRESSION.items() if k != "n_train_loops"}, "go together"),
+        ({k: v for k, v in COMPRESSION.items() if k != "n_epochs"}, "needs n_epochs"),
     ],
 )
 def test_what_makes_no_valid_run_is_one_sentence(

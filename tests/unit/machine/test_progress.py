@@ -3,7 +3,7 @@
 import pytest
 
 from terse.machine import progress
-from terse.machine.progress import Progress
+from terse.machine.progress import Progress, shown
 
 
 class Steps(Progress):
@@ -34,3 +34,20 @@ def test_work_that_failed_does_not_say_that_it_is_done(caplog: pytest.LogCapture
     with pytest.raises(ValueError, match="broken"), Steps("work"):
         raise ValueError("broken")
     assert caplog.messages == ["work: True"]
+
+
+def test_batches_say_what_is_left(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    caplog.set_level("INFO")
+    seen = []
+    for batch in shown(range(0, 8, 2), "scoring windows"):
+        seen.append(batch)
+        now += 20.0
+    assert seen == [0, 2, 4, 6]
+    assert caplog.messages == [
+        "scoring windows: batch 2 of 4, 40 s left", "scoring windows: batch 4 of 4, 0 s left",
+        "scoring windows: 4 batches in 80 s",
+    ]  # fmt: skip

@@ -63,6 +63,31 @@ def test_base_and_adapter_are_one_model(tmp_path, base, adapter, merge):
     assert record["inputs"].keys() == {"base", "adapter"}
 
 
+ON_TIED = {
+    "embeddings": {"target_modules": ["q_proj", "embed_tokens"]},
+    "embeddings-and-head": {"target_modules": ["embed_tokens"], "ensure_weight_tying": True},
+    "head": {"target_modules": ["lm_head"]},
+    "whole-embeddings": {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+    "rows": {"target_modules": ["q_proj"], "trainable_token_indices": [5, 6]},
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:peft")
+@pytest.mark.parametrize("kind", ON_TIED)
+def test_an_adapter_of_tied_weights_is_merged_as_it_was_trained(tmp_path, kind):
+    base, adapter, folder = (tmp_path / name for name in ("base", "adapter", "made"))
+    tiny_llama(tie_word_embeddings=True).save_pretrained(base)
+    peft = get_peft_model(load_model(base), LoraConfig(r=4, **ON_TIED[kind])).eval()
+    torch.manual_seed(1)
+    for parameter in (p for p in peft.parameters() if p.requires_grad):
+        parameter.data += 0.2 * torch.randn(parameter.shape)
+    trained = peft(TOKENS).logits
+    peft.save_pretrained(adapter)
+    run_script("apply_adapter", adapter=adapter, base=base, folder=folder, merge=True, **OPTIONS)
+    assert not torch.allclose(trained, load_model(base)(TOKENS).logits, atol=0.1)
+    assert torch.allclose(load_model(folder)(TOKENS).logits, trained, atol=2e-4)
+
+
 def test_a_model_beside_an_adapter_is_loaded_as_it_lies(base, adapter, caplog):
     plain = load_model(base)(TOKENS).logits
     for path in adapter.glob("adapter_*"):

@@ -30,8 +30,9 @@ class BlockText(CausalText):
         block: int,
         device: str | torch.device,
         batch_size: int | str,
+        max_batch_size: int | None = None,
     ) -> None:
-        super().__init__(batch_size)
+        super().__init__(batch_size, max_batch_size)
         self.tokenizer, self.context, self.block = tokenizer, context, block
         self._core = plain_backend(tokenizer)
         end = lm.config.get_text_config().eos_token_id

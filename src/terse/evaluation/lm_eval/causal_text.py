@@ -9,6 +9,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from torch import Tensor
 
+from terse.errors import TerseError
 from terse.evaluation.lm_eval.options import Options, greedy_options
 from terse.evaluation.lm_eval.pairs import joined
 
@@ -24,6 +25,8 @@ class CausalText(LM, ABC):
 
     def __init__(self, batch_size: int | str = 8, max_batch_size: int | None = None) -> None:
         super().__init__()
+        if not str(batch_size).isdigit() or int(batch_size) == 0:
+            raise TerseError(f"batch_size {batch_size!r}: give a number of texts, 1 or more")
         self.batch_size = min(int(batch_size), max_batch_size or int(batch_size))
 
     @abstractmethod

@@ -1,6 +1,7 @@
 """The lm-eval library on any model of the workflow."""
 
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from lm_eval.tasks import TaskManager
 from terse.corpora.tokenizers import load_tokenizer
 from terse.errors import TerseError, unknown_name
 from terse.evaluation.lm_eval.pairs import joined, spaces_moved
+from terse.hub.errors import hub_errors
 from terse.models.generation import plain_generation
 from terse.models.loading import load_model, max_context
 from terse.settings.harness import CORPUS_TASKS, Harness
@@ -62,15 +64,7 @@ def run_tasks(model: LM, settings: Harness, corpus_tasks: Path | None) -> pd.Dat
 
     corpus_tasks: the folder of `make_corpus_tasks`. Raises TerseError for an unknown task.
     """
-    files = [Path(task) for task in settings.tasks if task.endswith((".yaml", ".yml"))]
-    if missing := [file for file in files if not file.is_file()]:
-        raise TerseError(f"no task file {missing[0]}")
-    folders = {str(file.parent) for file in files} | ({str(corpus_tasks)} - {"None"})
-    manager = TaskManager(include_path=sorted(folders), include_defaults=settings.needs_network)
-    names = [Path(t).stem if t.endswith((".yaml", ".yml")) else t for t in settings.tasks]
-    if unknown := [name for name in names if name not in manager.all_tasks]:
-        known = [*manager.all_tasks, *CORPUS_TASKS]
-        raise unknown_name("task", unknown[0], known)
+    manager, names = _tasks(settings, settings.tasks, corpus_tasks)
     evaluate: Any = simple_evaluate  # the same
     found = evaluate(
         model, tasks=list(names), task_manager=manager, num_fewshot=settings.num_fewshot,
@@ -81,6 +75,43 @@ def run_tasks(model: LM, settings: Harness, corpus_tasks: Path | None) -> pd.Dat
     if found is None:
         raise TerseError("lm-eval gave no results")
     return results_table(dict(found))
+
+
+def download_tasks(settings: Harness, folder: Path) -> None:
+    """Download the data of all tasks that are not made from a corpus into the library's cache.
+
+    folder: of that cache; `use_data` has to be called with it before anything is read. Raises
+    TerseError for an unknown task, or data that can't be downloaded.
+    """
+    use_data(folder)
+    manager, names = _tasks(settings, settings.fetched, None)
+    for name in names:
+        with hub_errors("dataset of task", name, "main"):
+            manager.load([name])
+
+
+def use_data(folder: Path) -> None:
+    """Let the library read tasks' data from a folder, where `download_tasks` put them."""
+    import datasets
+
+    os.environ["HF_DATASETS_CACHE"] = str(folder.resolve())
+    datasets.config.HF_DATASETS_CACHE = folder.resolve()
+
+
+def _tasks(
+    settings: Harness, tasks: list[str], corpus_tasks: Path | None
+) -> tuple[TaskManager, list[str]]:
+    """Return what loads tasks, and their names; TerseError for one that is unknown."""
+    files = [Path(task) for task in tasks if task.endswith((".yaml", ".yml"))]
+    if missing := [file for file in files if not file.is_file()]:
+        raise TerseError(f"no task file {missing[0]}")
+    folders = {str(file.parent) for file in files} | ({str(corpus_tasks)} - {"None"})
+    manager = TaskManager(include_path=sorted(folders), include_defaults=settings.uses_library)
+    names = [Path(t).stem if t.endswith((".yaml", ".yml")) else t for t in tasks]
+    if unknown := [name for name in names if name not in manager.all_tasks]:
+        known = [*manager.all_tasks, *CORPUS_TASKS]
+        raise unknown_name("task", unknown[0], known)
+    return manager, names
 
 
 def results_table(found: dict[str, Any]) -> pd.DataFrame:

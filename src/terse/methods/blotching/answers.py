@@ -9,6 +9,7 @@ import torch
 
 from terse.corpora.arithmetic.characters import EOS, PAD, decode
 from terse.corpora.arithmetic.expressions import Terms, read, value
+from terse.machine.progress import shown
 from terse.methods.blotching.blotches import Chain
 from terse.methods.blotching.generation import Ending, generate
 from terse.methods.blotching.model import Blotcher
@@ -44,7 +45,7 @@ def answers(
     generator = torch.Generator(device).manual_seed(int(state[0]))
     size = layout.settings.val_batch_size or layout.settings.batch_size
     rows = []
-    for first in range(0, len(chains), size):
+    for first in shown(range(0, len(chains), size), "answering problems"):
         chosen = range(first, min(first + size, len(chains)))
         places = [
             layout.positions(np.random.default_rng([seed, REQUESTS, request.draw, i]))

@@ -7,6 +7,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from terse.machine.progress import shown
 from terse.methods.blotching.blotches import Chain
 from terse.methods.blotching.model import Blotcher
 from terse.methods.blotching.rows import IGNORED, Layout, RequestedRows, collate
@@ -28,7 +29,7 @@ def chain_losses(
     size = s.val_batch_size or s.batch_size
     device = next(model.parameters()).device
     found = []
-    for first in range(0, len(rows), size):
+    for first in shown(range(0, len(rows), size), "scoring chains"):
         chosen = range(first, min(first + size, len(rows)))
         items = [rows[i] for i in chosen]
         batch = collate(items, 0)

@@ -125,8 +125,11 @@ class Blotching(Method[BlotchingSettings]):
         rows_per_step = s.batch_size * s.n_grad_loops
         return BlotchedRows(
             self._chains("train"), self.layout,
-            n_rows=s.max_steps * rows_per_step, rows_per_step=rows_per_step,
+            n_rows=s.n_steps * rows_per_step, rows_per_step=rows_per_step,
         )  # fmt: skip
+
+    def rows_of_epoch(self) -> int:
+        return len(self._chains("train"))
 
     def validation_rows(self) -> HeldOutRows:
         return HeldOutRows(self.validation_chains, self.layout)

@@ -15,7 +15,7 @@ class BlotchingSpec(MethodSpec[BlotchingSettings]):
 
     settings = BlotchingSettings
     implementation = "terse.methods.blotching.method:Blotching"
-    stage_version = 2
+    stage_version = 3
     is_language_model = False
     reads_steps = True
     evaluation_keys = frozenset({"val_temp", "eval_temps", "n_eval_ps", "n_votes", "n_samples"})

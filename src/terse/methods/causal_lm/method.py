@@ -9,8 +9,9 @@ from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from terse.corpora.documents import split_texts
+from terse.corpora.places import evenly
 from terse.corpora.tokenizers import load_tokenizer
-from terse.corpora.windows import packed_rows, scoring_windows
+from terse.corpora.windows import SomeDocuments, packed_rows, scoring_windows
 from terse.errors import TerseError
 from terse.evaluation.bits_per_byte import coder_baselines, score_documents
 from terse.evaluation.measures import Measure
@@ -76,9 +77,16 @@ class CausalLM(Method[CausalLMSettings]):
         if not isinstance(start, int):
             raise TerseError("the tokenizer has neither BOS nor EOS to score a document after")
         windows = scoring_windows(self.tokens_file, "validation", self.settings.ctx_len, start)
-        sums = score_documents(cast(PreTrainedModel, model), windows, device=device)["model"]
-        targets = all_text(self.settings.corpus)
+        chosen = evenly(n := windows.n_documents, self.settings.eval_documents or n)
+        scored = score_documents(
+            cast(PreTrainedModel, model), SomeDocuments(windows, chosen), device=device
+        )
+        sums, targets = scored["model"], all_text(self.settings.corpus)
+        if len(chosen) < n:
+            targets = f"{len(chosen)} of {n} validation documents of {self.settings.corpus}"
         documents = self.required(self.inputs.documents, "documents file")
-        train, validation = (split_texts(documents, split) for split in ("train", "validation"))
+        train, held_out = (split_texts(documents, split) for split in ("train", "validation"))
+        kept = set(chosen)
+        validation = (text for i, text in enumerate(held_out) if i in kept)
         measures = loss_measures("model", sums, targets) + cost_measures("model", sums, targets)
         return measures + coder_baselines(train, validation, targets)

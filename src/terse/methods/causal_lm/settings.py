@@ -21,6 +21,9 @@ class CausalLMSettings(Run):
     n_heads: int = Field(6, gt=0, description="query heads")
     n_kv_heads: int | None = Field(None, gt=0, description="key and value heads; null: n_heads")
     h_mult: float = Field(2.75, gt=0, description="width of the MLP, in d_model")
+    eval_documents: int | None = Field(
+        2000, gt=0, description="documents that are scored, evenly spread; null: all"
+    )
     tie_embeddings: bool = Field(True, description="one matrix for input and output embeddings")
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@ class CausalLMSpec(MethodSpec[CausalLMSettings]):
 
     settings = CausalLMSettings
     implementation = "terse.methods.causal_lm.method:CausalLM"
+    evaluation_keys = frozenset({"eval_documents"})
 
     def result_params(self, run: CausalLMSettings) -> dict[str, Any]:
         of_base = set() if run.base is None else ARCHITECTURE | {"tokenizer"}

@@ -5,8 +5,9 @@ CAPTIONS = {
     "token: ``low`` has no context, ``high`` all k tokens of it, ``compressed`` c vectors made "
     "from them. The controls replace the c vectors and the cue that follows: ``static`` is a "
     "trained soft prompt without context, ``shuffled`` the vectors of another document, ``tail`` "
-    "the last c + 1 raw tokens, ``mean_pool`` c means of hidden states. Bars: 95 % intervals from "
-    "resampled documents.",
+    "the last c + 1 raw tokens, ``mean_pool`` c means of hidden states, which a frozen "
+    "model has never read: it can be far worse than ``low``, the neutral control. Bars: 95 % "
+    "intervals from resampled documents.",
     "recovery": "Recovery R = (low - compressed) / (low - high) of the selected runs: the share of "
     "the context's value that the vectors preserve, against their number c, the k tokens that they "
     "replace, and the hidden state that they are read from (-1: after the final norm; 0: "

@@ -20,6 +20,7 @@ from terse.evaluation.scores import (
     ratio_of_sums,
     resampled,
 )
+from terse.machine.progress import shown
 from terse.methods.compression.arms import ARMS, ScoredBatch, arms_of
 from terse.methods.compression.cost import ArmCosts, context_measures
 from terse.methods.compression.losses import divergence
@@ -162,7 +163,7 @@ def paired_rows(windows: ListedWindows, size: int) -> Iterator[tuple[list[Any], 
     if len(set(documents)) < 2:
         raise TerseError("the shuffled arm needs windows of at least two validation documents")
     n = len(documents)
-    for first in range(0, n, size):
+    for first in shown(range(0, n, size), "scoring windows"):
         chosen = range(first, min(first + size, n))
         yield [windows[i] for i in chosen], [windows[_other(documents, i)] for i in chosen]
 

@@ -23,8 +23,15 @@ class CompressedLM(BlockText):
     """
 
     def __init__(
-        self, folder: Path, *, base: Path, device: str = "cpu", batch_size: int | str = 8
+        self,
+        pretrained: str | Path,
+        *,
+        base: str | Path,
+        device: str = "cpu",
+        batch_size: int | str = 8,
+        max_batch_size: int | None = None,
     ) -> None:
+        folder, base = Path(pretrained), Path(base)
         settings = COMPRESSION.settings_from(compressor_config(folder)["settings"])
         if settings.rmb_only:
             raise TerseError("a compressor that only reproduces (rmb_only) has no likelihood")
@@ -32,7 +39,7 @@ class CompressedLM(BlockText):
         model, lengths = method.placed(method.load(folder), device), method.lengths
         super().__init__(
             model.lm, load_tokenizer(base), context=lengths.context, block=lengths.new,
-            device=model.vectors.device, batch_size=batch_size,
+            device=model.vectors.device, batch_size=batch_size, max_batch_size=max_batch_size,
         )  # fmt: skip
         self.model, self.start, self.overlap = model, method.start, lengths.overlap
 

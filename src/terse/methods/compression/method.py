@@ -21,8 +21,8 @@ from terse.methods.compression.rows import (
     Lengths,
     ListedWindows,
     Windows,
+    listed_windows,
     training_windows,
-    validation_windows,
 )
 from terse.methods.compression.settings import CompressionSettings
 from terse.methods.compression.spec import COMPRESSION
@@ -75,11 +75,14 @@ class Compression(Method[CompressionSettings]):
 
     def training_rows(self) -> Windows:
         s = self.settings
-        n_rows = s.max_steps * s.batch_size * s.n_grad_loops
+        n_rows = s.n_steps * s.batch_size * s.n_grad_loops
         return training_windows(self.tokens_file, self.lengths, seed=s.seed, n_rows=n_rows)
 
+    def rows_of_epoch(self) -> int:
+        return len(listed_windows(self.tokens_file, "train", self.lengths))
+
     def validation_rows(self) -> ListedWindows:
-        return validation_windows(self.tokens_file, self.lengths)
+        return listed_windows(self.tokens_file, "validation", self.lengths)
 
     def collate(self, rows: list[Any]) -> Batch:
         """Return the fields of `compression.model.Batch`, each (B, width)."""
@@ -139,7 +142,9 @@ class Compression(Method[CompressionSettings]):
 
     @cached_property
     def _evaluated(self) -> ListedWindows:
-        return validation_windows(self.tokens_file, self.lengths, self.settings.eval_windows)
+        return listed_windows(
+            self.tokens_file, "validation", self.lengths, self.settings.eval_windows
+        )
 
     @cached_property
     def start(self) -> int:

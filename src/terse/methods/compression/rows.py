@@ -172,9 +172,11 @@ def training_windows(path: Path, lengths: Lengths, *, seed: int, n_rows: int) ->
     return RandomWindows(store, lengths, seed=seed, n_rows=n_rows)
 
 
-def validation_windows(path: Path, lengths: Lengths, limit: int | None = None) -> ListedWindows:
+def listed_windows(
+    path: Path, split: str, lengths: Lengths, limit: int | None = None
+) -> ListedWindows:
     """Return all windows of the validation split, or `limit` of them, evenly spread."""
-    store = _store(path, "validation", lengths)
+    store = _store(path, split, lengths)
     return (PairWindows if is_paired(store) else AllWindows)(store, lengths, limit)
 
 

@@ -17,6 +17,7 @@ class CompressionSpec(MethodSpec[CompressionSettings]):
     is_language_model = False
     needs_base = True
     evaluation_keys = frozenset({"eval_windows", "n_samples"})
+    lm_eval_models = {"compression": "terse.methods.compression.lm_eval:CompressedLM"}
     figures = "terse.methods.compression.figures:draw"
     captions = CAPTIONS
 

@@ -22,6 +22,7 @@ from terse.evaluation.scores import (
     loss_measures,
     ratio_of_sums,
 )
+from terse.machine.progress import shown
 from terse.methods.forgetting.baselines import SaliencyMask
 from terse.methods.forgetting.cost import mask_flops
 from terse.methods.forgetting.decisions import decide
@@ -62,7 +63,7 @@ def name_of(arm: str, rate: float) -> str:
 def batches(given: Evaluated) -> Iterator[tuple[Rows, list[dict[str, Any]]]]:
     """Yield the windows in batches, on the device, and their items."""
     n, size = len(given.rows), given.batch_size  # type: ignore[arg-type]
-    for first in range(0, n, size):
+    for first in shown(range(0, n, size), "scoring windows"):
         items = [given.rows[i] for i in range(first, min(first + size, n))]
         yield rows_of(items, given.device), items
 

@@ -24,7 +24,15 @@ class ForgetfulLM(BlockText):
     C - 1 tokens before the block, as in the report's arm `mask` (mode `prefix`).
     """
 
-    def __init__(self, folder: Path, *, device: str = "cpu", batch_size: int | str = 8) -> None:
+    def __init__(
+        self,
+        pretrained: str | Path,
+        *,
+        device: str = "cpu",
+        batch_size: int | str = 8,
+        max_batch_size: int | None = None,
+    ) -> None:
+        folder = Path(pretrained)
         settings = FORGETTING.settings_from(forgetter_config(folder)["settings"])
         if FORGETTING.lm_eval_adapter(settings) is None:
             raise TerseError("a model of a synthetic task's text has no likelihood of other text")
@@ -33,6 +41,7 @@ class ForgetfulLM(BlockText):
         super().__init__(
             model.lm, method.tokenizer, context=settings.context_len - 1,
             block=settings.block_len, device=device, batch_size=batch_size,
+            max_batch_size=max_batch_size,
         )  # fmt: skip
         self.model, self.start = model, method.start
 

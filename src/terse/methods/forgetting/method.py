@@ -2,13 +2,13 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from terse.corpora.token_store import TokenStore
 from terse.corpora.tokenizers import load_tokenizer
@@ -24,7 +24,7 @@ from terse.methods.forgetting.model import Forgetter
 from terse.methods.forgetting.modes import decided
 from terse.methods.forgetting.packing import Rows
 from terse.methods.forgetting.rows import AllBlocks, Lengths, RandomBlocks, token_counts
-from terse.methods.forgetting.schedule import BASE, FollowSchedule, phase_at
+from terse.methods.forgetting.schedule import BASE, phase_at
 from terse.methods.forgetting.settings import ForgettingSettings
 from terse.methods.forgetting.spec import FORGETTING
 from terse.methods.forgetting.storage import load_mask, published_counts, save_forgetter
@@ -32,6 +32,9 @@ from terse.methods.forgetting.tables import passage_table
 from terse.models.loading import check_length, load_model
 from terse.training.method import Batch, Method
 from terse.training.terms import Terms
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
 
 FIELDS = ("input_ids", "attention_mask", "is_target")
 VALIDATION_SEED = 1 << 20  # differs from the seeds of training rows
@@ -100,11 +103,15 @@ class Forgetting(Method[ForgettingSettings]):
 
     def training_rows(self) -> Dataset[Any]:
         s = self.settings
-        n_rows = s.max_steps * s.batch_size * s.n_grad_loops
+        n_rows = s.n_steps * s.batch_size * s.n_grad_loops
         if s.task:
             return self._task_rows(s.seed, n_rows)
         store = TokenStore(self.tokens_file, "train")
         return RandomBlocks(store, self.lengths, self.start, self.start, seed=s.seed, n_rows=n_rows)
+
+    def rows_of_epoch(self) -> int:
+        store = TokenStore(self.tokens_file, "train")
+        return len(AllBlocks(store, self.lengths, self.start, self.start))
 
     def validation_rows(self) -> Dataset[Any]:
         return self._held_out(TASK_WINDOWS) if self.settings.task else self._blocks(None)
@@ -201,7 +208,9 @@ class Forgetting(Method[ForgettingSettings]):
         )
         return [part for part in parts if part]
 
-    def callbacks(self) -> list[TrainerCallback]:
+    def callbacks(self) -> "list[TrainerCallback]":
+        from terse.methods.forgetting.callbacks import FollowSchedule
+
         return [FollowSchedule(self.settings)]
 
     def evaluate(self, model: nn.Module, device: str) -> list[Measure]:

@@ -56,7 +56,7 @@ class Forgetter(nn.Module):
         for name in DUALS:
             self.register_buffer(name, torch.zeros(()))
         self.calibration: Calibration | None = None  # set when the model is published
-        self.step = 0  # training step, set by `schedule.FollowSchedule`
+        self.step = 0  # training step, set by `callbacks.FollowSchedule`
         self.spread = 0.0  # of the last batch's advantages, nats per target; for the log
         self._noted: dict[str, float] = {}
 

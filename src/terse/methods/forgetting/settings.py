@@ -32,6 +32,7 @@ class ForgettingSettings(Run):
         **Run.aliases,
         "model_string": "base",
         "dataset": "corpus",
+        "n_epochs": "epochs",
     }
 
     method: Literal["forgetting"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -192,7 +193,7 @@ class ForgettingSettings(Run):
         given = self.exploration_epochs
         if not given:
             raise ValueError("exploration_epochs is empty: give one entry per epoch")
-        if self.max_steps < len(given):
+        if self.max_steps is not None and self.max_steps < len(given):
             raise ValueError(f"max_steps {self.max_steps} < {len(given)} exploration_epochs")
         booleans = isinstance(given[0], bool)
         if booleans != (self.schedule == "two_step"):

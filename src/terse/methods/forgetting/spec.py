@@ -12,6 +12,7 @@ class ForgettingSpec(MethodSpec[ForgettingSettings]):
     settings = ForgettingSettings
     implementation = "terse.methods.forgetting.method:Forgetting"
     evaluation_keys = frozenset({"eval_rates", "eval_windows", "n_samples"})
+    lm_eval_models = {"forgetting": "terse.methods.forgetting.lm_eval:ForgetfulLM"}
     figures = "terse.methods.forgetting.figures:draw"
     captions = CAPTIONS
 

@@ -11,6 +11,7 @@ from terse.corpora.token_store import TokenStore
 from terse.evaluation.measures import Measure
 from terse.evaluation.overlap import bleu
 from terse.evaluation.scores import LN2, Columns, DocumentSums, Floats, all_text, ratio_of_sums
+from terse.machine.progress import shown
 from terse.methods.hierarchical.compressor import Segments
 from terse.methods.hierarchical.cost import reconstruction, row_costs
 from terse.methods.hierarchical.generation import compress, decompress, text_of
@@ -59,7 +60,7 @@ def targets_of(model: HierarchicalAutoencoder, rows: ScoringRows) -> str:
 def batches(model: HierarchicalAutoencoder, rows: ScoringRows) -> Iterator[dict[str, Any]]:
     """Yield rows in batches, the ids on the model's device."""
     size = model.settings.val_batch_size or model.settings.batch_size
-    for start in range(0, len(rows), size):
+    for start in shown(range(0, len(rows), size), "scoring rows"):
         batch = default_collate([rows[i] for i in range(start, min(start + size, len(rows)))])
         yield {**batch, "ids": batch["ids"].to(model.device)}
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from lm_eval.api.registry import register_model
 from torch import Tensor
 
 from terse.errors import TerseError
@@ -16,7 +15,6 @@ from terse.methods.hierarchical.settings import BOS
 from terse.methods.hierarchical.storage import load_hierarchical
 
 
-@register_model("hier_ae")
 class HierarchicalAELM(CausalText):
     """Scores and writes text byte by byte.
 

@@ -1,24 +1,21 @@
 """The method `hierarchical` on the common training path."""
 
-import logging
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from terse.corpora.document import SPLITS
 from terse.corpora.documents import split_texts
-from terse.errors import TerseError
 from terse.evaluation.bits_per_byte import coder_baselines
 from terse.evaluation.measures import Measure
 from terse.evaluation.scores import all_text
 from terse.methods.hierarchical.codes import CodedRows, collated
 from terse.methods.hierarchical.evaluation import evaluate_model
-from terse.methods.hierarchical.model import HierarchicalAutoencoder
+from terse.methods.hierarchical.model import HierarchicalAutoencoder, own_model
 from terse.methods.hierarchical.rows import ByteRows, byte_store
 from terse.methods.hierarchical.settings import PAD, HierarchicalSettings
 from terse.methods.hierarchical.spec import HIERARCHICAL
@@ -28,12 +25,12 @@ from terse.methods.hierarchical.storage import (
     take_base,
     take_entropy,
 )
-from terse.methods.hierarchical.tables import report_tables, sample
+from terse.methods.hierarchical.tables import report_tables
 from terse.training.method import Batch, Method
 from terse.training.terms import Terms
-from terse.training.tracking import track_text
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
 
 
 class Hierarchical(Method[HierarchicalSettings]):
@@ -136,26 +133,28 @@ class Hierarchical(Method[HierarchicalSettings]):
     def schedule_options(self) -> dict[str, float]:
         return {str(key): value for key, value in self.settings.scheduler_specific_kwargs.items()}
 
-    def callbacks(self) -> list[TrainerCallback]:
-        return [_AfterStep(), _Samples(self.settings)]
+    def callbacks(self) -> "list[TrainerCallback]":
+        from terse.methods.hierarchical.callbacks import AfterStep, Samples
+
+        return [AfterStep(), Samples(self.settings)]
 
     def evaluate(self, model: nn.Module, device: str) -> list[Measure]:
         """Return reconstruction, round trip, code statistics, likelihoods and coders' scores."""
-        measures = evaluate_model(_own(model).to(device), self._store("validation"))
+        measures = evaluate_model(own_model(model).to(device), self._store("validation"))
         documents = self.required(self.inputs.documents, "documents file")
         train, validation = (split_texts(documents, split) for split in SPLITS)
         return measures + coder_baselines(train, validation, all_text(self.settings.corpus))
 
     def tables(self, model: nn.Module, device: str) -> dict[str, pd.DataFrame]:
         """Return samples, a segmented passage, and the dimensions of the segments' vectors."""
-        return report_tables(_own(model).to(device), self._store("validation"))
+        return report_tables(own_model(model).to(device), self._store("validation"))
 
     def _store(self, split: str) -> Any:
         return byte_store(self.required(self.inputs.tokens, "tokens file"), split)
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Write weights, codebooks and settings."""
-        save_model(_own(model), folder)
+        save_model(own_model(model), folder)
 
     def load(self, folder: Path) -> HierarchicalAutoencoder:
         """Return a trained model in eval mode; its evaluation keys come from the current config."""
@@ -168,45 +167,6 @@ class Hierarchical(Method[HierarchicalSettings]):
         return None
 
 
-class _AfterStep(TrainerCallback):
-    """Moves codebooks and thresholds once per optimiser step."""
-
-    def on_optimizer_step(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: Any = None,
-        **_: Any,
-    ) -> None:
-        _own(model).after_step()
-
-
-class _Samples(TrainerCallback):
-    """Writes samples of the model to the log every `generation_interval` steps."""
-
-    def __init__(self, settings: HierarchicalSettings) -> None:
-        self._every = settings.generation_interval
-
-    def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: Any = None,
-        **_: Any,
-    ) -> None:
-        due = self._every is not None and state.global_step % self._every == 0
-        if not due or not state.is_world_process_zero:
-            return
-        found = _own(model)
-        was_training = found.training
-        for name, text in sample(found.eval()).items():
-            logger.info("step %d, %s: %r", state.global_step, name, text)
-            track_text(state.global_step, name.replace(" ", "-"), text)
-        found.train(was_training)
-
-
 def _of_bytes(sums: dict[str, Tensor]) -> Tensor | None:
     """Return the summed cross-entropy that says how well the text is predicted.
 
@@ -215,10 +175,3 @@ def _of_bytes(sums: dict[str, Tensor]) -> Tensor | None:
     are continuous and only their squared error is known.
     """
     return next((sums[n] for n in ("predicted", "reconstruction0", "top_ce") if n in sums), None)
-
-
-def _own(model: nn.Module) -> HierarchicalAutoencoder:
-    found = cast(nn.Module, getattr(model, "module", model))
-    if not isinstance(found, HierarchicalAutoencoder):
-        raise TerseError(f"this method's models are HierarchicalAutoencoder, not {type(found)}")
-    return found

@@ -35,7 +35,7 @@ class HierarchicalAutoencoder(nn.Module):
         compressors, expanders = [], []
         K, G, below = BYTES, 1, None
         for i, level in enumerate(s.compressor_level_configs):
-            compressors.append(ByteSegmentCompressor(level, K, G, below, s.max_steps))
+            compressors.append(ByteSegmentCompressor(level, K, G, below, s.n_steps))
             expanders.append(CodeExpander(s, i, K, G))
             K, G, below = level.codebook_size, level.n_digits, level.num_queries * level.dim
         self.compressors, self.expanders = nn.ModuleList(compressors), nn.ModuleList(expanders)
@@ -218,3 +218,11 @@ class HierarchicalAutoencoder(nn.Module):
         if s.predicted_loss_weight:
             sums["predicted"] = self.predicted_nats(levels, states).sum()
         return sums
+
+
+def own_model(model: nn.Module) -> HierarchicalAutoencoder:
+    """Return this method's model, unwrapped from what trains it on several devices."""
+    found = cast(nn.Module, getattr(model, "module", model))
+    if not isinstance(found, HierarchicalAutoencoder):
+        raise TerseError(f"this method's models are HierarchicalAutoencoder, not {type(found)}")
+    return found

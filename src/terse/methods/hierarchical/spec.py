@@ -21,6 +21,7 @@ class HierarchicalSpec(MethodSpec[HierarchicalSettings]):
     evaluation_keys = frozenset(
         {"eval_bytes", "n_samples", "sample_prompt_for_generation", "generation_max_len_override"}
     )
+    lm_eval_models = {"hier_ae": "terse.methods.hierarchical.lm_eval:HierarchicalAELM"}
     figures = "terse.methods.hierarchical.figures:draw"
     captions = CAPTIONS
 

@@ -82,3 +82,8 @@ def test_over_long_chains_are_an_error() -> None:
     assert arithmetic.longest == ood > within
     with pytest.raises(TerseError, match="max_posencs is 30"):
         blotching(posenc_type="SinPositionalEncoding", max_posencs=30).build()
+
+
+def test_an_epoch_has_every_chain_once(text_inputs: Inputs) -> None:
+    method = blotching(text_inputs, corpus="c", tokenizer="t", seq_len=60, max_steps=None, epochs=1)
+    assert method.rows_of_epoch() == len(text_chains(text_inputs.tokens, "train", 60, 1))

@@ -37,7 +37,7 @@ from tiny_blotching import settings
         ({"ood_max_num": 40, "p_mult": 0.2, "max_mult_num": 40}, "must exceed the training's 40"),
         ({"arm": "direct", "contig_blotches": False}, "leaves out neighbouring steps"),
         ({"n_votes": 1}, "not a vote"),
-        ({"n_epochs": 2}, "n_epochs and n_train_loops go together"),
+        ({"n_train_loops": 2}, "n_train_loops, the steps of an epoch, needs n_epochs"),
         ({"torch_dtype": "float16"}, "precision"),
     ],
 )

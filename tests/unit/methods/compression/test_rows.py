@@ -15,8 +15,8 @@ from terse.methods.compression.rows import (
     AllWindows,
     Lengths,
     RandomWindows,
+    listed_windows,
     training_windows,
-    validation_windows,
 )
 
 SIZES = [3, 40, 7, 8, 9, 25, 0, 12]
@@ -129,7 +129,7 @@ def test_pairs_are_split_where_the_first_text_ends(
     firsts = [6, 20, 4, 24]  # bytes, two a token: 3, 10, 2 and 12 tokens
     metadata = [json.dumps({"first_bytes": first}) for first in firsts]
     path = write_tokens(tmp_path / "pairs.h5", [5, 14, 9, 12], metadata)
-    windows = validation_windows(path, Lengths(context=10, new=4))
+    windows = listed_windows(path, "validation", Lengths(context=10, new=4))
     assert windows.places == [(0, 3, 5), (1, 10, 14)]  # the third is too long, the last has no end
     item = windows[0]
     assert item["context"].tolist() == [0] * 7 + [1, 2, 3]
@@ -139,14 +139,14 @@ def test_pairs_are_split_where_the_first_text_ends(
     assert "left out 2 of 4 pairs of the validation split" in caplog.text
     assert len(training_windows(path, Lengths(10, 4), seed=0, n_rows=99)) == 2
     with pytest.raises(TerseError, match=r"no pair of the validation split fits 1 \+ 1 tokens"):
-        validation_windows(path, Lengths(1, 1))
+        listed_windows(path, "validation", Lengths(1, 1))
 
 
 def test_documents_that_are_all_too_short_are_refused(path: Path) -> None:
     with pytest.raises(TerseError, match="has no document of 41 tokens; lower cmp_len"):
         training_windows(path, Lengths(40, 5), seed=0, n_rows=2)
     with pytest.raises(TerseError, match="has no document of 50 tokens"):
-        validation_windows(path, Lengths(50, 0))
+        listed_windows(path, "validation", Lengths(50, 0))
 
 
 def test_a_corpus_of_pairs_from_its_records_to_its_windows(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_a_corpus_of_pairs_from_its_records_to_its_windows(tmp_path: Path) -> No
     found = []
     for windows in (
         training_windows(tmp_path / "tokens.h5", Lengths(60, 60), seed=0, n_rows=1),
-        validation_windows(tmp_path / "tokens.h5", Lengths(60, 60)),
+        listed_windows(tmp_path / "tokens.h5", "validation", Lengths(60, 60)),
     ):
         for i in range(len(windows)):
             item = windows[i]
