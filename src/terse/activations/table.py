@@ -12,7 +12,7 @@ from terse.activations.cache import Cache, Rows
 from terse.dimension import Estimates, estimate
 from terse.dimension.names import REPEATED, SLOW, expand_estimators
 from terse.dimension.rare import cpus, slow_seconds
-from terse.dimension.results import moved
+from terse.dimension.results import where_moved
 from terse.errors import TerseError, unknown_name
 
 logger = logging.getLogger(__name__)
@@ -137,7 +137,7 @@ class Clouds:
                 "id": self.ids.ravel(),
                 "id_without_sinks": self.without_sinks.ravel(),
                 **{name: np.tile(column, n_names) for name, column in self.columns.items()},
-                "flags": _own_flags(names, self.flags, moved(self.ids, self.without_sinks)),
+                "flags": _own_flags(names, self.flags, where_moved(self.ids, self.without_sinks)),
             },
             index=np.tile(np.arange(n), n_names),
         )

@@ -12,11 +12,15 @@ MOVED = 0.05
 """Relative change of an estimate from which on heavy points count as deciding it."""
 
 
-def moved(ids: np.ndarray, without: np.ndarray) -> np.ndarray:
-    """Return where heavy points change an estimate by more than 5 %, or whether there is one.
+def moved(value: float, without: float) -> bool:
+    """Whether heavy points change an estimate by more than 5 %, or whether there is one."""
+    if math.isnan(value) or math.isnan(without):
+        return math.isnan(value) != math.isnan(without)
+    return abs(value - without) > MOVED * abs(without)
 
-    ids, without: estimates with and without the heavy points, NaN where undefined, any one shape.
-    """
+
+def where_moved(ids: np.ndarray, without: np.ndarray) -> np.ndarray:
+    """Return `moved` of each pair in two arrays of one shape, bool."""
     undefined, undefined_without = np.isnan(ids), np.isnan(without)
     apart = np.abs(ids - without) > MOVED * np.abs(without)  # no where one is NaN
     return apart | (undefined != undefined_without)
