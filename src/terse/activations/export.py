@@ -52,7 +52,7 @@ def read_table(path: Path) -> pd.DataFrame:
     columns = ["row", "module", "layer", "estimator", "id"]
     if path.suffix == ".parquet":
         return read_ids(path, columns)
-    return pd.read_csv(path, usecols=columns, float_precision="round_trip")
+    return pd.read_csv(path, usecols=columns)
 
 
 def _export_module(source: Cache, module: str, file: h5py.File) -> None:

@@ -43,17 +43,18 @@ class Blocks:
     def __init__(self, reader: "FileReader", name: str, most: int = 64) -> None:
         self.reader, self.name, self.most = reader, name, most
         self._kept: OrderedDict[int, NDArray[Any]] = OrderedDict()
+        self._length = len(reader.dataset(name))
 
     def __getitem__(self, part: slice) -> NDArray[Any]:
         """Return elements start:stop, a copy."""
-        start, stop, _ = part.indices(len(self))
+        start, stop, _ = part.indices(self._length)
         first, last = start // CHUNK, max(start, stop - 1) // CHUNK
         pieces = [self._block(number) for number in range(first, last + 1)]
         joined = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         return joined[start - first * CHUNK : max(start, stop) - first * CHUNK].copy()
 
     def __len__(self) -> int:
-        return len(self.reader.dataset(self.name))
+        return self._length
 
     def _block(self, number: int) -> NDArray[Any]:
         if number not in self._kept:

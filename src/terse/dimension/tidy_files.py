@@ -34,8 +34,8 @@ def writing(csv_path: Path, parquet_path: Path) -> Iterator[Callable[[pd.DataFra
     """Yield a function that appends a part of the table to both files.
 
     Parts have the columns of `SCHEMA` in its order. Numbers read back from either file to the same
-    bits, if the reader of the CSV rounds correctly (pandas: `float_precision="round_trip"`);
-    undefined ones are empty. A part is in memory until half a million rows have gathered.
+    bits, if the reader of the CSV rounds correctly; undefined ones are empty. Parts are in memory
+    until half a million rows have gathered.
     """
     gathered: list[pa.Table] = []
     with ExitStack() as stack:

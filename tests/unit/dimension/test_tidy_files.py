@@ -54,7 +54,6 @@ def test_numbers_come_back_to_the_same_bits(paths: tuple[Path, Path], document: 
     stored = read_ids(paths[1], SCHEMA.names)
     read = pd.read_csv(
         paths[0],
-        float_precision="round_trip",
         keep_default_na=False,
         na_values={name: [""] for name in SCHEMA.names if name not in WORDS},
     )
