@@ -182,6 +182,8 @@ def _context_bytes(asked: Activations, modules: int, width: int) -> int:
         of_module += fp * T * width
     if asked.save_cache_tensors or asked.cloud == "context":
         of_module += 4 * T  # norms
+    if not asked.save_cache_tensors and asked.cloud == "last_token":
+        of_module += 4 * width
     if not asked.save_cache_tensors and asked.cloud == "context":
         text = 96
         of_module += (16 + text) * len(expand_estimators(asked.save_IDs_list)) + 28 + text
@@ -227,7 +229,7 @@ def _contexts(settings: Workflow, model: str, asked: Activations, folder: Path) 
     if chunks.is_file():
         import h5py
 
-        with h5py.File(chunks) as file:
+        with h5py.File(chunks, "r") as file:
             return int(file["tokens"].shape[0])  # pyright: ignore[reportAttributeAccessIssue]
     documents = _documents(settings, asked, folder)
     return None if documents is None else documents * asked.max_chunks_from_a_document

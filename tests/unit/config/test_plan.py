@@ -52,6 +52,7 @@ def test_the_plan_is_within_twice_of_what_the_tiny_workflow_took(tmp_path: Path)
         {}, {"save_cache_tensors": False}, {"save_mean_tensors": False, "save_loss": False},
         {"layer_idx_list": [0, -1], "module_outblock_keys": ["emb", "norm"]},
         {"cloud": "means", "save_cache_tensors": False},
+        {"cloud": "last_token", "save_cache_tensors": False},
     ],
 )  # fmt: skip
 def test_the_bytes_are_those_of_the_shards(changes: dict[str, Any], tmp_path: Path) -> None:
