@@ -289,7 +289,8 @@ class Workflow(Strict):
         settings = self.models[model]
         if settings.family is not None or settings.run is None:
             return settings.family or model
-        cloud = "context" if self.activations is None else self.measure(model).cloud
+        unmeasured = self.activations is None or not self.is_measurable(model)
+        cloud = "context" if unmeasured else self.measure(model).cloud
         return settings.run + ("" if cloud == "context" else f"-{cloud.replace('_', '-')}")
 
     def training_step(self, model: str) -> int | None:
