@@ -92,7 +92,8 @@ def dimension_parts(
         }
         of_context = contexts.take(part.index).reset_index(drop=True)
         logger.info("estimated %d dimensions of %d clouds of %s", len(names), len(contexts), module)
-        yield pd.concat([of_context, part.reset_index(drop=True).assign(**place)], axis=1)[COLUMNS]
+        joined = pd.concat([of_context, part.reset_index(drop=True).assign(**place)], axis=1)
+        yield joined.loc[:, COLUMNS]
 
 
 def _tell_time(cache: Cache, names: list[str], cloud: str, slow_max_points: int | None) -> None:

@@ -41,13 +41,13 @@ class Dimensions:
 
     model: str
     places: dict[Place, int]
-    contexts: pd.MultiIndex
+    contexts: pd.Index
     ids: np.ndarray
     light: np.ndarray
     n_eff: np.ndarray
     n_light: np.ndarray
 
-    def ordered(self, contexts: pd.MultiIndex) -> "Dimensions":
+    def ordered(self, contexts: pd.Index) -> "Dimensions":
         """Return the same with a column for each of other contexts, which hold all of these."""
         if contexts.equals(self.contexts):
             return self
@@ -87,8 +87,8 @@ def gathered(parts: Iterable[pd.DataFrame]) -> Dimensions:
 
 def _dense(
     model: str,
-    found: dict[Place, list[tuple[pd.MultiIndex, dict[str, np.ndarray]]]],
-    known: pd.MultiIndex,
+    found: dict[Place, list[tuple[pd.Index, dict[str, np.ndarray]]]],
+    known: pd.Index,
 ) -> Dimensions:
     if known.has_duplicates:
         raise _twice()
@@ -117,7 +117,7 @@ def _twice() -> TerseError:
 def _values(rows: pd.DataFrame) -> dict[str, np.ndarray]:
     n_eff = rows["n_eff"].to_numpy(np.int32)
     n_heavy = rows["n_heavy"].to_numpy(np.int32)
-    left_out = has_word(rows["flags"], "sinks")  # n_eff does not count them already
+    left_out = has_word(pd.Series(rows["flags"]), "sinks")  # n_eff does not count them already
     return {
         "ids": rows["id"].to_numpy(np.float64),
         "light": rows["id_without_sinks"].to_numpy(np.float64),
@@ -138,5 +138,5 @@ def _runs(part: pd.DataFrame) -> Iterator[tuple[Place, pd.DataFrame]]:
         yield from _runs(part.iloc[order])
         return
     for start, stop in zip(starts, [*starts[1:], len(codes)], strict=True):
-        names = module_names[modules[start]], estimator_names[estimators[start]]
-        yield Place(*map(str, names), int(layers[start])), part.iloc[start:stop]
+        module, estimator = module_names[modules[start]], estimator_names[estimators[start]]
+        yield Place(str(module), str(estimator), int(layers[start])), part.iloc[start:stop]

@@ -69,7 +69,7 @@ def summarise(ids: pd.DataFrame) -> pd.DataFrame:
     _need(ids, needed)
     rows = [
         {**dict(zip(GROUP_COLUMNS, key, strict=True)), **_summary(group)}
-        for key, group in ids[needed].groupby(
+        for key, group in ids.loc[:, needed].groupby(
             GROUP_COLUMNS, dropna=False, sort=False, observed=True
         )
         if isinstance(key, tuple)
@@ -97,7 +97,7 @@ def _summary(group: pd.DataFrame) -> dict[str, float | int]:
         "n": len(values),
         "n_documents": len(np.unique(documents)),
         "n_undefined": len(ids) - len(values),
-        "n_sink": int(has_word(group["flags"], "sink").sum()),
+        "n_sink": int(has_word(pd.Series(group["flags"]), "sink").sum()),
         "first_share": float(shares.mean()) if len(shares) else math.nan,
     }
 

@@ -67,7 +67,7 @@ def _parquet(path: Path) -> pq.ParquetWriter:
         path,
         SCHEMA,
         compression="zstd",
-        use_dictionary=[name for name in SCHEMA.names if name not in plain],
+        use_dictionary=[name for name in SCHEMA.names if name not in plain],  # pyright: ignore[reportArgumentType]
         column_encoding={
             **dict.fromkeys(_INCOMPRESSIBLE, "BYTE_STREAM_SPLIT"),
             "row": "DELTA_BINARY_PACKED",
@@ -79,12 +79,14 @@ def _parquet(path: Path) -> pq.ParquetWriter:
 def _quoting(part: pd.DataFrame) -> str:
     """Return whether words need quotation marks: only where a user's names have such characters."""
     names = [name for name in ("model", "revision", "corpus", "document") if name in part]
-    words = "\0".join(str(word) for name in names for word in _categories(part[name]))
+    words = "\0".join(str(word) for name in names for word in _categories(pd.Series(part[name])))
     return "needed" if _NEEDS_QUOTES.search(words) else "none"
 
 
 def _arrow(part: pd.DataFrame) -> pa.Table:
-    return pa.table([_column(part[field.name], field.type) for field in SCHEMA], schema=SCHEMA)
+    return pa.table(
+        [_column(pd.Series(part[field.name]), field.type) for field in SCHEMA], schema=SCHEMA
+    )
 
 
 def _column(values: pd.Series, kind: pa.DataType) -> pa.Array:

@@ -138,7 +138,7 @@ def id_against_loss(ids: pd.DataFrame, seed: int = 0) -> Figure:
     with paper_style():
         figure, axes = _wrapped(len(panels), sharey=False)
         for axis, (name, part) in zip(axes, panels.items(), strict=True):
-            _scatter(axis, part, part["row"].isin(chosen), name, seed)
+            _scatter(axis, part, pd.Series(part["row"]).isin(chosen.tolist()), name, seed)
         figure.supxlabel(f"loss of the context (nats per token){note}", fontsize=8)
         figure.supylabel(f"intrinsic dimension ({estimator}, {_WITHOUT})", fontsize=8)
     return figure

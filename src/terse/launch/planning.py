@@ -26,7 +26,8 @@ def plan_text(
             raise unknown_name("model", name, settings.models)
     chosen = list(models) or list(settings.select.ids)
     own = [run for name in chosen if (run := settings.models[name].run)]
-    runs = list(dict.fromkeys([*([] if models else settings.selected_runs()), *own]))
+    trained: list[str] = [*([] if models else settings.selected_runs()), *own]
+    runs = list(dict.fromkeys(trained))
     sizes = [measured(settings, name, folder) for name in chosen]
     found = works(settings, chosen, runs, folder, tflops)
     parts = [_table(_SIZE_HEAD, map(_size_row, sizes)), _table(_WORK_HEAD, map(_work_row, found))]
