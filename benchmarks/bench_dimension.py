@@ -6,9 +6,10 @@
 Both sides take turns in rounds and may use all CPUs of this process; a ratio is the median over
 rounds, with the smallest and largest one (real clouds: the least time of each side). `--dadapy`
 names the Python of an environment with DADApy in it (it needs other versions than ours); without it
-those rows are left out, as the GPU row is without a CUDA device. `--real` also measures the hidden states of a real model, SmolLM2
-from its package on the Python index or the one in the folder that `--model` names (Hugging Face
-format): in processor time of one thread (set OMP_NUM_THREADS and OPENBLAS_NUM_THREADS to 1).
+those rows are left out, as the GPU row is without a CUDA device. `--real` also measures the hidden
+states of a real model, SmolLM2 from its package on the Python index or the one in the folder that
+`--model` names (Hugging Face format): in processor time of one thread (set OMP_NUM_THREADS and
+OPENBLAS_NUM_THREADS to 1).
 """
 
 import argparse
