@@ -8,6 +8,7 @@ from terse.config import checked_yaml
 from terse.launch.embedding import has_no_environments, packaged, until_trainings
 from terse.launch.queue import end_hopeless_jobs
 from terse.launch.runner import forget_runner, note_runner
+from terse.launch.warm import start_warm
 
 min_version("9.27")
 has_no_environments(workflow, sys.argv)
@@ -69,6 +70,7 @@ rule trainings:
 # With this note, `terse run` can tell a stale lock from a live one, even of another login node.
 onstart:
     note_runner(Path.cwd())
+    start_warm(workflow, shell)
     if workflow.executor_plugin.name == "slurm":
         end_hopeless_jobs(Path.cwd(), logger.error)
 

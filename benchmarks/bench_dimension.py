@@ -1,14 +1,15 @@
 """How fast the dimension engine is against its peers, in ratios from one run.
 
     python benchmarks/bench_dimension.py [--json FILE] [--dadapy PYTHON] [--model FOLDER]
-        [--real] [--only WORD]
+        [--real] [--rounds N] [--only WORD]
 
 Both sides take turns in rounds and may use all CPUs of this process; a ratio is the median over
-rounds, with the smallest and largest one. `--dadapy` names the Python of an environment
-with DADApy in it (it needs other versions than ours); without it those rows are left out, as the
-GPU row is without a CUDA device. `--real` also measures the hidden states of a real model, SmolLM2
-from its package on the Python index or the one in the folder that `--model` names (Hugging Face
-format): in processor time of one thread (set OMP_NUM_THREADS and OPENBLAS_NUM_THREADS to 1).
+rounds, with the smallest and largest one (real clouds: the least time of each side). `--dadapy`
+names the Python of an environment with DADApy in it (it needs other versions than ours); without it
+those rows are left out, as the GPU row is without a CUDA device. `--real` also measures the hidden
+states of a real model, SmolLM2 from its package on the Python index or the one in the folder that
+`--model` names (Hugging Face format): in processor time of one thread (set OMP_NUM_THREADS and
+OPENBLAS_NUM_THREADS to 1).
 """
 
 import argparse
@@ -275,22 +276,22 @@ def against_dadapy(python: str) -> Iterator[Row]:
         peer.wait(timeout=30)
 
 
-def on_real_model(folder: Path | None) -> Iterator[Row]:
+def on_real_model(folder: Path | None, rounds: int) -> Iterator[Row]:
     """Measure the model in a folder, or SmolLM2, fetched and dequantised for this run."""
     from real_clouds import smollm2
 
     with nullcontext(folder) if folder else smollm2() as found:
-        yield from on_real_clouds(found)
+        yield from on_real_clouds(found, rounds)
 
 
-def on_real_clouds(folder: Path) -> Iterator[Row]:
+def on_real_clouds(folder: Path, n_rounds: int) -> Iterator[Row]:
     """All modules of a real model: speed, single clouds, parity with float64, flags."""
     from real_clouds import PARITY, lengths_and_formats, measure
 
     torch.set_num_threads(1)
     for name, clouds in lengths_and_formats(folder):
-        found = measure(clouds, ID_SCALING, EVERYTHING, as_id_scaling_did, 3)
-        conditions = f"{name}, processor time of one thread, 3 rounds"
+        found = measure(clouds, ID_SCALING, EVERYTHING, as_id_scaling_did, n_rounds)
+        conditions = f"{name}, processor time of one thread, least of {n_rounds} rounds"
         per = 1e3 / len(clouds)
         for measure_name, ours, theirs, ratio, bound, unit in (
             ("three estimators against scikit-dimension", per * found.three, per * found.peer,
@@ -356,6 +357,7 @@ def main() -> int:
     parser.add_argument("--dadapy", help="Python of an environment with DADApy")
     parser.add_argument("--model", type=Path, help="folder of a model for real clouds")
     parser.add_argument("--real", action="store_true", help="real clouds of SmolLM2")
+    parser.add_argument("--rounds", type=int, default=3, help="of the real clouds")
     parser.add_argument("--only", default="", help="part of the name of a comparison")
     parser.add_argument("--memory", choices=["tiles", "base"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -371,7 +373,7 @@ def main() -> int:
     if arguments.dadapy:
         comparisons.append(("dadapy", lambda: against_dadapy(arguments.dadapy)))
     if arguments.model or arguments.real:
-        comparisons.append(("real", lambda: on_real_model(arguments.model)))
+        comparisons.append(("real", lambda: on_real_model(arguments.model, arguments.rounds)))
     if torch.cuda.is_available():
         comparisons.append(("gpu", on_a_gpu))
     rows = []

@@ -49,7 +49,7 @@ rule export_activations:
     """Write a model's shards and dimensions in ID_scaling's layout."""
     input:
         shards=lambda w: shards_of(w.model),
-        ids="results/ids/{model}.csv",
+        ids="results/ids/{model}.parquet",
     output:
         folder=directory("cache/exports/{model}"),
     log:

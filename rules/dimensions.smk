@@ -14,6 +14,7 @@ rule estimate_dimensions:
         tokenizer=lambda w: tokenizer_files(settings.text_of_model(w.model)[1]),
     output:
         ids="results/ids/{model}.csv",
+        parquet="results/ids/{model}.parquet",
         summary="results/ids/summary/{model}.csv",
         windows="results/ids/windows/{model}.csv",
         heavy="results/ids/heavy-tokens/{model}.csv",
@@ -60,7 +61,7 @@ rule decimate_cloud:
 rule compare_dimensions:
     """Compare each layer and step with the one before it, context by context."""
     input:
-        ids=lambda w: [f"results/ids/{m}.csv" for m in family_members(w)],
+        ids=lambda w: [f"results/ids/{m}.parquet" for m in family_members(w)],
     output:
         table="results/tables/{family}/differences.csv",
         page=report(
@@ -108,7 +109,11 @@ rule tabulate_heavy_tokens:
 rule plot_dimensions:
     """Draw the dimensions of a family of models: by layer, step or scale, or against loss."""
     input:
-        ids=lambda w: [f"results/ids/{m}.csv" for m in family_members(w)],
+        ids=lambda w: [
+            f"results/ids/{m}.parquet"
+            for m in family_members(w)
+            if w.figure == "against-loss"
+        ],
         summaries=lambda w: [f"results/ids/summary/{m}.csv" for m in family_members(w)],
         curves=lambda w: [
             f"results/ids/scale/{m}.csv"

@@ -66,7 +66,7 @@ rule tabulate_frontier:
         page=report(
             "results/frontier/{frontier}/frontier.html",
             caption="../workflow/report/frontier.rst",
-            category="Frontier",
+            category="All methods",
             subcategory="{frontier}",
             labels={"result": "scores"},
         ),
@@ -92,7 +92,7 @@ rule plot_frontier:
         svg=report(
             "results/frontier/{frontier}/frontier.svg",
             caption="../workflow/report/frontier.rst",
-            category="Frontier",
+            category="All methods",
             subcategory="{frontier}",
             labels={"result": "picture"},
         ),

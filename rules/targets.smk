@@ -82,7 +82,7 @@ def place_of_family(wildcards):
 
 def family_members(wildcards):
     """Return the selected models of a family, by training step; all if none is selected."""
-    members = [m for m in settings.models if settings.family(m) == wildcards.family]
+    members = settings.families()[wildcards.family]
     chosen = [m for m in members if m in settings.select.ids] or members
     return sorted(chosen, key=place_in_training)
 

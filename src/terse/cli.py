@@ -27,7 +27,7 @@ def main(words: list[str] | None = None) -> int:
     export = commands.add_parser("export", help="write cached activations in ID_scaling's layout")
     export.add_argument("folder", type=Path, help="such as cache/activations/base")
     export.add_argument("out", type=Path, help="folder to create")
-    export.add_argument("--ids", type=Path, help="such as results/ids/base.csv")
+    export.add_argument("--ids", type=Path, help="such as results/ids/base.parquet")
     importer = commands.add_parser(
         "import", help="print another system's configuration as an overlay for --configfile"
     )
@@ -40,12 +40,22 @@ def main(words: list[str] | None = None) -> int:
     importer.add_argument(
         "--roots", action="store_true", help="also store the workflow's folders where FILE says"
     )
+    plan = commands.add_parser(
+        "plan", help="print the sizes, hours and memory of the workflow before anything runs"
+    )
+    plan.add_argument("models", nargs="*", help="instead of those that are selected")
+    plan.add_argument(
+        "--configfile", nargs="+", default=[], type=Path, help="files on top of config/config.yaml"
+    )
+    plan.add_argument("--tflops", type=float, help="what the device of a job sustains")
     given = parser.parse_args(words)
     try:
         if given.command == "run":
             return run_workflow(Path.cwd(), given.snakemake)
         if given.command == "dag":
             _write_rule_graph(Path("docs/rules.md"))
+        elif given.command == "plan":
+            _print_plan(given.models, given.configfile, given.tflops)
         elif given.command == "import":
             _print_overlay(given.file, given.load_base_from, given.roots)
         elif given.command == "verify":
@@ -58,6 +68,12 @@ def main(words: list[str] | None = None) -> int:
         print(f"terse: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _print_plan(models: list[str], overlays: list[Path], tflops: float | None) -> None:
+    from terse.launch.planning import plan_text
+
+    sys.stdout.write(plan_text(Path.cwd(), overlays, models, tflops))
 
 
 def _print_overlay(path: Path, load_base_from: str | None, roots: bool) -> None:
@@ -92,15 +108,13 @@ def _verify(folder: Path) -> int:
 
 
 def _export(folder: Path, out: Path, ids: Path | None) -> None:
-    import pandas as pd
-
-    from terse.activations.export import export_id_scaling
+    from terse.activations.export import export_id_scaling, read_table
 
     if ids is not None and not ids.is_file():
         raise TerseError(f"there is no table of dimensions {ids}")
     if out.exists():
         raise TerseError(f"{out} already exists: choose a new folder")
-    export_id_scaling(folder, out, ids=None if ids is None else pd.read_csv(ids))
+    export_id_scaling(folder, out, ids=None if ids is None else read_table(ids))
     print(f"{out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
 
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import random
+import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,7 +51,9 @@ def logged(snakemake: Any, *, network: bool = False) -> Iterator[None]:
     seed_all(_seed(snakemake.params))
     try:
         yield
+        _log_use()
     except Exception as error:
+        _log_use()
         logger.debug("traceback", exc_info=error)
         kind = "" if isinstance(error, TerseError | Stopped) else f"{type(error).__name__}: "
         reason = " ".join(f"{kind}{error}".split())
@@ -175,6 +178,13 @@ def _log_path(snakemake: Any) -> Path | None:
         return None
     path, rank = Path(snakemake.log[0]), processes.rank()
     return path if rank == 0 else path.with_suffix(f".rank{rank}{path.suffix}")
+
+
+def _log_use() -> None:
+    """Log what this process used; a fork's share of its parent's memory counts, its time not."""
+    use = resource.getrusage(resource.RUSAGE_SELF)
+    mb = use.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+    logger.debug("used %.1f s of processor time, %.0f MB", use.ru_utime + use.ru_stime, mb)
 
 
 def _title(snakemake: Any) -> str:

@@ -54,6 +54,7 @@ def test_estimate_dimensions_of_one_cloud(chain: Chain, tmp_path: Path) -> None:
         tokenizer_folder=chain.inputs.tokenizer,
         trust_remote_code=False,
         ids_path=paths["ids"],
+        parquet_path=tmp_path / "ids.parquet",
         summary_path=paths["summary"],
         windows_path=paths["windows"],
         heavy_path=paths["heavy"],
@@ -76,7 +77,7 @@ def test_plot_dimensions(chain: Chain, tmp_path: Path, figure: str) -> None:
     run_script(
         "plot_dimensions",
         figure=figure,
-        ids_paths=[ids / "start.csv", ids / "base.csv"],
+        ids_paths=[ids / "start.parquet", ids / "base.parquet"],
         summary_paths=[ids / "summary" / "start.csv", ids / "summary" / "base.csv"],
         curve_paths=[],
         window_paths=[ids / "windows" / "start.csv", ids / "windows" / "base.csv"],
@@ -100,7 +101,7 @@ def test_compare_dimensions(chain: Chain, tmp_path: Path) -> None:
     ids = chain.folder / "results" / "ids"
     run_script(
         "compare_dimensions",
-        ids_paths=[ids / "start.csv", ids / "base.csv"],
+        ids_paths=[ids / "start.parquet", ids / "base.parquet"],
         table_path=tmp_path / "differences.csv",
         page_path=tmp_path / "differences.html",
     )

@@ -172,6 +172,7 @@ def _measure(chain: Chain, model: str) -> None:
         tokenizer_folder=chain.inputs.tokenizer,
         trust_remote_code=False,
         ids_path=ids / f"{model}.csv",
+        parquet_path=ids / f"{model}.parquet",
         summary_path=ids / "summary" / f"{model}.csv",
         windows_path=ids / "windows" / f"{model}.csv",
         heavy_path=ids / "heavy-tokens" / f"{model}.csv",

@@ -31,6 +31,7 @@ LOADED = {
     "download_adapter": set(),
     "download_gguf": set(),
     "download_model": set(),
+    "download_tasks": set(),
     "encode_corpus": set(),
     "estimate_dimensions": {*CLOUDS, "transformers"},
     "evaluate_run": {"torch", "transformers", "pandas"},

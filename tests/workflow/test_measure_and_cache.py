@@ -13,6 +13,7 @@ import torch
 
 from terse.activations import cache
 from terse.activations.layout import Dataset
+from terse.activations.shards import open_whole
 from terse.dimension import estimate
 from terse.models.loading import load_model
 from tiny_workflow import TINY, Workflow, kill_all, wait_for
@@ -120,7 +121,7 @@ def test_killed_in_mid_shard_only_unfinished_shards_are_made_again(
     assert list(folder.glob(".*.part")), (copied.folder / "started.log").read_text()
     done = shards_of(many)
     for name in done:
-        cache._open_whole(folder / name).close()
+        open_whole(folder / name).close()
     many("--unlock")
     many("-c2", IDS)
     again = {name for name, stamp in done.items() if shards_of(many)[name] != stamp}

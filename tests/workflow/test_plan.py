@@ -40,6 +40,8 @@ def test_default_plan(default: Workflow) -> None:
     assert plan["train_tokenizer"] == 2
     assert plan["tokenize_corpus"] == 3
     assert plan["plot_study"] == 4
+    assert plan["score_reading"] == 11  # full, none, 5 ways of the base, 4 runs
+    assert plan["cut_windows"] == plan["tabulate_frontier"] == plan["plot_frontier"] == 1
     assert plan["cache_activations"] == plan["estimate_dimensions"] == 4
     assert plan["plot_dimensions"] == 5 + 3
     assert plan["compare_dimensions"] == plan["tabulate_heavy_tokens"] == 2
@@ -184,6 +186,9 @@ def settings_with(experiment: Path) -> Settings:
     ids=lambda path: path.stem,
 )  # smollm2 reads a folder of Debian's: see above
 def test_published_experiments_plan(experiment: Path, tmp_path: Path) -> None:
+    page = tmp_path / "data/fastmcp-2.13.1/docs/page.mdx"  # as the frontier's head says
+    page.parent.mkdir(parents=True)
+    page.write_text("A page.")
     plan = Workflow(tmp_path, experiment).plan()
     assert plan["all"] == 1
     assert sum(plan.values()) > 5

@@ -49,7 +49,7 @@ CONFIG = {
 
 @torch.no_grad()
 def assert_means_of_embeddings_are_worse_than_nothing(model: Any, tokenizer: Any) -> None:
-    """Compare, in nats per token, 64 targets after 128 tokens, after means of every 8, and alone."""
+    """Compare the nats per token of 64 targets after 128 tokens, after means of 8, and alone."""
     texts = (tokenizer(document.text).input_ids[:192] for document in read_python_docs())
     rows = torch.tensor(list(islice((row for row in texts if len(row) == 192), 8)))
     context, target = rows[:, :128], rows[:, 128:]

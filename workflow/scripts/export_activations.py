@@ -2,15 +2,13 @@
 
 from pathlib import Path
 
-import pandas as pd
-
 from terse import job
-from terse.activations.export import export_id_scaling
+from terse.activations.export import export_id_scaling, read_table
 
 
 def export_activations(*, shards_folder: Path, ids_path: Path, folder: Path) -> None:
     """Write a folder with one HDF5 file per module, losses, entropies and metadata."""
-    export_id_scaling(shards_folder, folder, ids=pd.read_csv(ids_path))
+    export_id_scaling(shards_folder, folder, ids=read_table(ids_path))
 
 
 if __name__ == "__main__":

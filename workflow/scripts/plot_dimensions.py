@@ -5,8 +5,10 @@ from pathlib import Path
 import pandas as pd
 
 from terse import job
+from terse.dimension.tidy_files import read_ids
 from terse.errors import TerseError
 from terse.figures.dimensions import (
+    LOSS_COLUMNS,
     id_against_loss,
     id_by_layer,
     id_by_scale,
@@ -14,6 +16,7 @@ from terse.figures.dimensions import (
     id_by_step,
     id_by_window,
     labelled,
+    representative,
 )
 from terse.figures.style import save
 
@@ -30,10 +33,10 @@ def plot_dimensions(
 ) -> None:
     """Write the figure: `by-layer`, `-step`, `-scale`, `-size`, `-window` or `against-loss`.
 
-    Models are in order of training step; `against-loss` draws each context of the last one.
+    Models are in order of training step; `against-loss` draws contexts of the last one.
     """
     if figure == "against-loss":
-        save(id_against_loss(pd.read_csv(ids_paths[-1])), figure_paths)
+        save(id_against_loss(_contexts(ids_paths[-1])), figure_paths)
         return
     if figure == "by-size":
         save(id_by_size(labelled([pd.read_csv(path) for path in curve_paths], steps)), figure_paths)
@@ -43,6 +46,13 @@ def plot_dimensions(
         return
     draw = {"by-layer": id_by_layer, "by-step": id_by_step, "by-scale": id_by_scale}[figure]
     save(draw(labelled([pd.read_csv(path) for path in summary_paths], steps)), figure_paths)
+
+
+def _contexts(path: Path) -> pd.DataFrame:
+    """Return what is drawn of each context, of one estimator."""
+    known = read_ids(path, ["estimator"])["estimator"].unique()
+    chosen = ("estimator", "=", representative(map(str, known)))
+    return read_ids(path, LOSS_COLUMNS, [chosen])
 
 
 def _windows(paths: list[Path]) -> list[pd.DataFrame]:

@@ -1,10 +1,8 @@
 """Reading a folder of shards: joined, lazily, and only if all are complete."""
 
-import json
 import logging
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +13,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from terse.activations.layout import (
-    FORMAT,
+    COMMON,
+    OWN,
     ROW_FIELDS,
     array_at,
     arrays_in,
@@ -23,17 +22,14 @@ from terse.activations.layout import (
     group_at,
     read_rows,
     row_crcs,
-    row_range,
-    shard_name,
-    widened,
 )
+from terse.activations.shards import Rows, Shards, naming
 from terse.activations.writer import ShardWriter
 from terse.errors import TerseError, unknown_name
 
 log = logging.getLogger(__name__)
 
 write_shard = ShardWriter
-OWN = ("shard", "row_start", "row_stop", "residual_errors")  # these differ between shards
 READ_BYTES = 64 * 2**20
 NAMED_DAMAGE = 8
 Value = TypeVar("Value")
@@ -48,62 +44,6 @@ class Named(dict[str, Value]):
 
     def __missing__(self, name: str) -> Value:
         raise unknown_name(self.kind, name, self)
-
-
-class Rows:
-    """One array over all shards; rows are read on access.
-
-    Attributes:
-        shape: (n, ...), n contexts.
-        dtype: of the returned arrays; bfloat16 becomes float32, exactly, text becomes str.
-    """
-
-    def __init__(self, parts: list[h5py.Dataset], starts: list[int], n_rows: int) -> None:
-        self._parts = parts
-        self._starts = np.asarray(starts)
-        self._bits = read_attributes(parts[0]).get("dtype") == "bfloat16"
-        self.shape: tuple[int, ...] = (n_rows, *parts[0].shape[1:])
-        self.dtype = self._plain(np.empty(0, parts[0].dtype)).dtype
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, index: int | slice) -> np.ndarray:
-        """Return one row, or the rows i:j (steps of 1), read from disk."""
-        if isinstance(index, slice):
-            start, stop, step = index.indices(len(self))
-            if step != 1:
-                raise TerseError(f"rows are read with a step of 1, not {step}")
-            return self._read(start, max(start, stop))
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"there is no row {index}: there are {len(self)}")
-        return self._read(index % len(self), index % len(self) + 1)[0]
-
-    def tokens(self, place: int) -> np.ndarray:
-        """Return one token of each context (n, D) of an array (n, T, D): position from 0, or -1."""
-        parts = [part[:, place] for part in self._parts]
-        return self._plain(np.concatenate(parts))
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return (self[i] for i in range(len(self)))
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return self[:] if dtype is None else self[:].astype(dtype)
-
-    def _read(self, start: int, stop: int) -> np.ndarray:
-        out = np.empty((stop - start, *self.shape[1:]), self._parts[0].dtype)
-        for part, first in zip(self._parts, self._starts, strict=True):
-            low, high = max(start, first), min(stop, first + len(part))
-            if low < high:
-                part.read_direct(
-                    out, np.s_[low - first : high - first], np.s_[low - start : high - start]
-                )
-        return self._plain(out)
-
-    def _plain(self, stored: np.ndarray) -> np.ndarray:
-        if stored.dtype.kind == "S":
-            return np.char.decode(stored, "ascii")
-        return widened(stored) if self._bits else stored
 
 
 class Cache:
@@ -130,20 +70,18 @@ class Cache:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        with ExitStack() as stack:
-            self._files = [stack.enter_context(file) for file in _opened(self.folder)]
-            self._header()
-            self._stack = stack.pop_all()  # no error: open until `close`
+        self.shards = Shards(self.folder)
+        try:
+            self._list_arrays(self.shards.file(0))
+        except BaseException:
+            self.shards.close()
+            raise
 
-    def _header(self) -> None:
-        headers = []
-        for file in self._files:
-            with _naming(file):
-                headers.append(read_attributes(file))
-        _check_joined(self.folder, headers)
-        self._starts = [header["row_start"] for header in headers]
-        self.n_rows: int = headers[-1]["row_stop"]
-        self.attributes = {k: v for k, v in headers[0].items() if k not in OWN}
+    def _list_arrays(self, first: h5py.File) -> None:
+        """List what there is by the first shard; nothing is read before it is asked for."""
+        header = self.shards.header
+        self.n_rows = self.shards.n_rows
+        self.attributes = {k: v for k, v in header.items() if k not in (*OWN, COMMON)}
         self.modules: dict[str, dict[str, Any]] = Named("module", self.attributes["modules"])
         self.activations = self._group("activations")
         self.means = self._group("means")
@@ -158,8 +96,8 @@ class Cache:
         self.ids, self.reasons = self._nested("ids"), self._nested("reasons")
         self.flags = self._group("flags")
         self.tokens = self._rows("tokens")
-        self.loss = self._rows("loss") if "loss" in self._files[0] else None
-        self.entropy = self._rows("entropy") if "entropy" in self._files[0] else None
+        self.loss = self._rows("loss") if "loss" in first else None
+        self.entropy = self._rows("entropy") if "entropy" in first else None
 
     def __enter__(self) -> "Cache":
         return self
@@ -168,26 +106,35 @@ class Cache:
         self.close()
 
     def close(self) -> None:
-        """Close the files; arrays that were not read can't be read any more."""
-        self._stack.close()
+        """Close the files."""
+        self.shards.close()
 
     @cached_property
     def rows(self) -> pd.DataFrame:
         """The contexts' columns: id, document, chunk, byte_start, byte_end, metadata."""
-        parts = [_row_columns(file) for file in self._files]
+        parts = []
+        for file in self.shards:
+            with naming(file):
+                parts.append(_row_columns(file))
         return pd.DataFrame({name: np.concatenate([p[name] for p in parts]) for name in parts[0]})
 
     def _rows(self, path: str) -> Rows:
-        return Rows([array_at(file, path) for file in self._files], self._starts, self.n_rows)
+        return Rows(self.shards, path)
+
+    def _names(self, path: str) -> list[str]:
+        """Return the names in a group of the first shard, none if it is missing."""
+        first = self.shards.file(0)
+        with naming(first):
+            return list(group_at(first, path)) if path in first else []
 
     def _group(self, path: str) -> Named[Rows]:
-        present = group_at(self._files[0], path) if path in self._files[0] else {}
+        present = set(self._names(path))
         names = [name for name in self.modules if name in present]
         return Named(f"module of {path}", {name: self._rows(f"{path}/{name}") for name in names})
 
     def _nested(self, path: str) -> Named[Named[Rows]]:
-        names = list(group_at(self._files[0], path)) if path in self._files[0] else []
-        return Named("estimator", {name: self._group(f"{path}/{name}") for name in names})
+        found = {name: self._group(f"{path}/{name}") for name in self._names(path)}
+        return Named("estimator", found)
 
 
 def open(folder: str | Path) -> Cache:
@@ -208,8 +155,8 @@ def verify(folder: str | Path) -> int:
     damage: list[str] = []
     compared = 0
     with open(folder) as cache, _bar(cache) as bar:
-        for file in cache._files:
-            with _naming(file):
+        for file in cache.shards:
+            with naming(file):
                 for path in _checked_paths(group_at(file, "crc")):
                     bad, n = _damaged_rows(file, path)
                     compared += n
@@ -227,83 +174,9 @@ def verify(folder: str | Path) -> int:
 
 def _bar(cache: Cache) -> tqdm:
     """Return a bar of the bytes to read, shown on a terminal."""
-    total = sum(Path(file.filename).stat().st_size for file in cache._files)
+    total = sum(path.stat().st_size for path in cache.shards.paths)
     show = sys.stderr.isatty()
     return tqdm(total=total, desc=str(cache.folder), unit="B", unit_scale=True, disable=not show)
-
-
-def read_attributes(target: h5py.File | h5py.Dataset) -> dict[str, Any]:
-    """Return the attributes of a file or dataset as plain Python values."""
-    values = {str(name): _plain(value) for name, value in target.attrs.items()}
-    as_json = values.pop("stored_as_json", "").split(",")
-    return {k: json.loads(v) if k in as_json else v for k, v in values.items()}
-
-
-def _plain(value: Any) -> Any:
-    plain = value.item() if isinstance(value, np.generic) else value
-    return plain.decode() if isinstance(plain, bytes) else plain
-
-
-def _opened(folder: Path) -> Iterator[h5py.File]:
-    paths = sorted(folder.glob("shard-*.h5"))
-    if not paths:
-        raise TerseError(f"no activations in {folder}: it holds no shard-*.h5")
-    first = _open_whole(paths[0])
-    yield first
-    with _naming(first):
-        last = shard_name(read_attributes(first)["n_shards"] - 1)
-    for path in paths[1:]:
-        if path.name <= last:
-            yield _open_whole(path)
-        else:
-            log.warning("%s is ignored: it is from an earlier run with more shards", path)
-
-
-def _open_whole(path: Path) -> h5py.File:
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        reason = "cut off" if "truncated" in str(error) else f"not readable ({error})"
-        raise TerseError(f"{path} is {reason}: delete it and run again") from error
-    with _naming(file):
-        whole = file.attrs.get("complete", False) and file.attrs.get("format") == FORMAT
-    if not whole:
-        file.close()
-        raise TerseError(f"{path} is not a complete shard of format {FORMAT}: delete it, run again")
-    return file
-
-
-@contextmanager
-def _naming(file: h5py.File) -> Iterator[None]:
-    """Name the file if HDF5 finds its own metadata damaged."""
-    name = file.filename
-    try:
-        yield
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise TerseError(f"{name} is damaged ({error}): delete it and run again") from error
-
-
-def _check_joined(folder: Path, headers: list[dict[str, Any]]) -> None:
-    first = headers[0]
-    n_shards = first["n_shards"]
-    present = {header["shard"] for header in headers}
-    if missing := [shard_name(s) for s in range(n_shards) if s not in present]:
-        raise TerseError(f"{folder} lacks {len(missing)} of {n_shards} shards: {missing[0]}, ...")
-    for number, header in enumerate(headers):
-        rows = row_range(first["n_rows"], number, n_shards)
-        same = {k: v for k, v in header.items() if k not in OWN}
-        if (header["row_start"], header["row_stop"]) != rows or same != {
-            k: v for k, v in first.items() if k not in OWN
-        }:
-            raise TerseError(
-                f"{folder / shard_name(number)} does not belong with {shard_name(first['shard'])}: "
-                f"they differ in {_differences(first, header) or 'their row ranges'}"
-            )
-
-
-def _differences(first: dict[str, Any], other: dict[str, Any]) -> str:
-    names = sorted((first.keys() | other.keys()) - set(OWN))
-    return ", ".join(name for name in names if first.get(name) != other.get(name))
 
 
 def _row_columns(file: h5py.File) -> dict[str, np.ndarray]:

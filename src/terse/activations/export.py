@@ -10,6 +10,7 @@ from terse.activations import cache
 from terse.activations.cache import Cache, Rows
 from terse.activations.table import kind_of
 from terse.artifacts import atomic_folder
+from terse.dimension.tidy_files import read_ids
 from terse.errors import TerseError
 
 BLOCK_BYTES = 64 * 2**20
@@ -46,6 +47,14 @@ def export_id_scaling(
         source.rows.to_csv(target / "metadata.csv", index=False)
 
 
+def read_table(path: Path) -> pd.DataFrame:
+    """Return the columns that are exported of a table of dimensions, Parquet or CSV."""
+    columns = ["row", "module", "layer", "estimator", "id"]
+    if path.suffix == ".parquet":
+        return read_ids(path, columns)
+    return pd.read_csv(path, usecols=columns)
+
+
 def _export_module(source: Cache, module: str, file: h5py.File) -> None:
     if module in source.activations:
         _copy(source.activations[module], file, "activations")
@@ -71,7 +80,7 @@ def _ids_of(source: Cache, module: str, ids: pd.DataFrame | None) -> dict[str, n
     of_layer = ids["layer"].isna() if layer is None else ids["layer"] == layer
     found: dict[str, np.ndarray] = {}
     of_module = ids.loc[(ids["module"] == kind_of(module, layer)) & of_layer]
-    for name, part in of_module.groupby("estimator"):
+    for name, part in of_module.groupby("estimator", observed=True):
         by_row = part.set_index("row")["id"].sort_index()
         one_cloud = len(by_row) == 1 and bool(by_row.index.isna().all())  # of all contexts
         if not one_cloud and by_row.index.tolist() != list(range(source.n_rows)):

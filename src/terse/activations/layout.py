@@ -32,6 +32,8 @@ ROW_FIELDS = ("id", "document", "chunk", "byte_start", "byte_end", "metadata")
 MARGIN_BYTES = 16 * 2**20  # metadata and file-system overhead beyond the arrays
 PACKED_ABOVE = 2**20  # bytes of padding
 ENDS = "_ends"
+OWN = ("shard", "row_start", "row_stop", "residual_errors")  # attributes that differ between shards
+COMMON = "common_digest"  # of the attributes that all shards share: compared, not each of them
 
 
 @dataclass(frozen=True)

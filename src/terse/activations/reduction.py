@@ -148,7 +148,8 @@ def without_sinks(output: Tensor) -> tuple[Tensor, Tensor]:
         that mean (B, D) float32; see `terse.dimension.sinks`. NaN where a value is not finite.
     """
     found = [heavy_points(cloud.float().contiguous()) for cloud in output]
-    norms, centres = (torch.stack([one[place] for one in found]).float() for place in (1, 2))
+    arrays = np.stack([one.norms for one in found]), np.stack([one.centre for one in found])
+    norms, centres = (torch.from_numpy(array).float().to(output.device) for array in arrays)
     return norms, centres
 
 

@@ -1,7 +1,8 @@
 """From cached activations to the tidy table of intrinsic dimensions."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from terse.activations.cache import Cache, Rows
 from terse.dimension import Estimates, estimate
 from terse.dimension.names import REPEATED, SLOW, expand_estimators
 from terse.dimension.rare import cpus, slow_seconds
-from terse.dimension.results import moved
+from terse.dimension.results import where_moved
 from terse.errors import TerseError, unknown_name
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,14 @@ _BATCH_BYTES = 256 * 2**20
 CLOUDS = ("context", "last_token", "means", "means_without_sinks")
 
 
-def dimension_table(
+def dimension_table(cache: Cache, estimators: Iterable[str], **options: Any) -> pd.DataFrame:
+    """Return the parts of `dimension_parts` as one table, its words as strings."""
+    table = pd.concat(dimension_parts(cache, estimators, **options), ignore_index=True)
+    words = [name for name in COLUMNS if isinstance(table[name].dtype, pd.CategoricalDtype)]
+    return table.astype(dict.fromkeys(words, object))
+
+
+def dimension_parts(
     cache: Cache,
     estimators: Iterable[str],
     *,
@@ -34,8 +42,8 @@ def dimension_table(
     max_norm_multiple: float | None = None,
     theiler_window: int = 0,
     slow_max_points: int | None = None,
-) -> pd.DataFrame:
-    """Return one row per cloud, module and estimator.
+) -> Iterator[pd.DataFrame]:
+    """Yield a table for each module, with one row per estimator and cloud; words are categories.
 
     Columns: `COLUMNS`; layer is missing outside the blocks; id is NaN if it is undefined, and
     flags say why; id_without_sinks leaves the n_heavy points out whose norm about the centre is
@@ -72,14 +80,20 @@ def dimension_table(
     contexts = _contexts(cache)
     if cloud != "context":
         contexts = _joined(contexts)
-    tables = []
+    kinds = {module: kind_of(module, about["layer"]) for module, about in cache.modules.items()}
+    known = list(dict.fromkeys(kinds.values()))
     for module, about in cache.modules.items():
-        for part in _estimates(cache, module, cloud, names, options):
-            labels = {"module": kind_of(module, about["layer"]), "layer": about["layer"]}
-            tables.append(contexts.join(part.assign(**labels), how="inner"))
+        part = _estimates(cache, module, cloud, names, options).tidy(names)
+        kind = np.full(len(part), known.index(kinds[module]))
+        layer = np.full(len(part), -1 if about["layer"] is None else about["layer"])
+        place = {
+            "module": pd.Categorical.from_codes(kind, known),
+            "layer": pd.arrays.IntegerArray(layer, layer < 0),
+        }
+        of_context = contexts.take(part.index).reset_index(drop=True)
         logger.info("estimated %d dimensions of %d clouds of %s", len(names), len(contexts), module)
-    table = pd.concat(tables, ignore_index=True)
-    return table.astype({"layer": "Int64"}).loc[:, COLUMNS]
+        joined = pd.concat([of_context, part.reset_index(drop=True).assign(**place)], axis=1)
+        yield joined.loc[:, COLUMNS]
 
 
 def _tell_time(cache: Cache, names: list[str], cloud: str, slow_max_points: int | None) -> None:
@@ -99,17 +113,86 @@ def _tell_time(cache: Cache, names: list[str], cloud: str, slow_max_points: int 
         )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Clouds:
+    """What was estimated of n clouds.
+
+    Attributes:
+        ids, without_sinks: (E, n) float64, of E estimators.
+        columns: name -> (n,), what all estimators share, see `_PER_CLOUD`.
+        flags: (n,) words joined by ";".
+    """
+
+    ids: np.ndarray
+    without_sinks: np.ndarray
+    columns: dict[str, np.ndarray]
+    flags: Sequence[str] | np.ndarray
+
+    def tidy(self, names: Sequence[str]) -> pd.DataFrame:
+        """Return a row for each estimator and cloud, indexed by the cloud, from 0."""
+        n_names, n = self.ids.shape
+        estimator = np.repeat(np.arange(n_names), n)
+        table = pd.DataFrame(
+            {
+                "estimator": pd.Categorical.from_codes(estimator, list(names)),
+                "id": self.ids.ravel(),
+                "id_without_sinks": self.without_sinks.ravel(),
+                **{name: np.tile(column, n_names) for name, column in self.columns.items()},
+                "flags": _own_flags(names, self.flags, where_moved(self.ids, self.without_sinks)),
+            },
+            index=np.tile(np.arange(n), n_names),
+        )
+        has_share = table["estimator"] == "participation_ratio"
+        table["first_share"] = table["first_share"].where(has_share, np.nan)
+        return table
+
+
+def _own_flags(
+    names: Sequence[str], flags: Sequence[str] | np.ndarray, decided: np.ndarray
+) -> pd.Categorical:
+    """Return the flags of each estimator and cloud (E * n,): some are an estimator's own.
+
+    flags: (n,) words joined by ";". decided: (E, n), where heavy points decide the estimate.
+    """
+    codes, found = pd.factorize(np.asarray(flags, dtype=object))
+    variants = [
+        [_of_estimator(name, words, by_sink) for words in found for by_sink in (False, True)]
+        for name in names
+    ]
+    known = list(dict.fromkeys(words for row in variants for words in row))
+    place = np.array([[known.index(words) for words in row] for row in variants], dtype=np.int32)
+    chosen = np.take_along_axis(place, 2 * codes + decided, axis=1)  # (E, n)
+    return pd.Categorical.from_codes(chosen.ravel(), known)
+
+
+def _of_estimator(name: str, flags: str, by_sink: bool) -> str:
+    """Return the words that say something about one estimator."""
+    foreign = {word for word, owners in _OWNED.items() if name not in owners} | {"sink"}
+    others = [word for word in flags.split(";") if word and word not in foreign]
+    return ";".join(sorted([*others, "sink"] if by_sink else others))
+
+
 def _estimates(
     cache: Cache, module: str, cloud: str, names: list[str], options: Mapping[str, Any]
-) -> Iterator[pd.DataFrame]:
-    """Yield the estimates of a module's clouds, indexed by the cloud."""
+) -> Clouds:
+    """Return the estimates of a module's clouds."""
     if cloud != "context":
         points = cloud_points(cache, module, cloud)[None]
-        yield long_table(names, estimate(points, names, **options), 0)
-    elif module in cache.activations:
-        yield from _estimated(cache, module, names, options)
-    else:
-        yield from _stored(cache, module, names)
+        return _clouds(names, [estimate(points, names, **options)])
+    if module in cache.activations:
+        return _clouds(names, _estimated(cache, module, names, options))
+    return _stored(cache, module, names)
+
+
+def _clouds(names: list[str], batches: Iterable[Estimates]) -> Clouds:
+    """Join what was estimated of batches of clouds."""
+    found = list(batches)
+    return Clouds(
+        np.stack([np.concatenate([np.asarray(one[name]) for one in found]) for name in names]),
+        np.stack([np.concatenate([one.without_sinks[name] for one in found]) for name in names]),
+        {key: np.concatenate([getattr(one, key) for one in found]) for key in _PER_CLOUD},
+        [words for one in found for words in one.flags],
+    )
 
 
 def cloud_points(cache: Cache, module: str, cloud: str) -> np.ndarray:
@@ -131,16 +214,16 @@ def cloud_points(cache: Cache, module: str, cloud: str) -> np.ndarray:
 def _contexts(cache: Cache) -> pd.DataFrame:
     """Return a table with one row per context: model, corpus, document, mean loss and entropy."""
     about = cache.attributes
-    table = pd.DataFrame(
-        {
-            "model": about["model"],
-            "revision": about["revision"],
-            "corpus": about["corpus"],
-            "row": np.arange(cache.n_rows),
-            "document": cache.rows["document"],
-            "chunk": cache.rows["chunk"],
-        }
-    )
+    same = {
+        name: pd.Categorical([about[name]] * cache.n_rows, [about[name]] if about[name] else [])
+        for name in ("model", "revision", "corpus")
+    }
+    rows = {
+        "row": np.arange(cache.n_rows),
+        "document": pd.Categorical(cache.rows["document"]),
+        "chunk": cache.rows["chunk"],
+    }
+    table = pd.DataFrame({**same, **rows})
     for name in ("loss", "entropy"):
         values = getattr(cache, name)  # (n, T - 1)
         table[f"{name}_nats"] = np.nan if values is None else _row_means(values)
@@ -171,55 +254,29 @@ def kind_of(module: str, layer: int | None) -> str:
 
 def _estimated(
     cache: Cache, module: str, names: list[str], options: Mapping[str, Any]
-) -> Iterator[pd.DataFrame]:
+) -> Iterator[Estimates]:
     """Yield the estimates of a module's cached clouds, a batch of contexts at a time."""
     clouds = cache.activations[module]  # (n, T, D)
     size = max(1, _BATCH_BYTES // (4 * int(np.prod(clouds.shape[1:]))))
     for start in range(0, len(clouds), size):
-        found = estimate(clouds[start : start + size], names, **options)
-        yield long_table(names, found, start)
+        yield estimate(clouds[start : start + size], names, **options)
 
 
 def long_table(names: list[str], found: Estimates, start: int) -> pd.DataFrame:
     """Return a row for each estimator and cloud of a batch, clouds numbered from `start`."""
-    rows = np.arange(len(found.flags)) + start
-    columns = {key: getattr(found, key) for key in _PER_CLOUD}
-    columns["flags"] = found.flags
-    return pd.concat(
-        _of_estimator(name, np.asarray(found[name]), found.without_sinks[name], columns, rows)
-        for name in names
+    table = _clouds(names, [found]).tidy(names)
+    return table.set_axis(table.index + start)
+
+
+def _stored(cache: Cache, module: str, names: list[str]) -> Clouds:
+    """Return the estimates that were made during the capture."""
+    return Clouds(
+        np.stack([cache.ids[name][module][:] for name in names]),
+        np.stack([cache.ids_without_sinks[name][module][:] for name in names]),
+        {key: getattr(cache, key)[module][:] for key in _PER_CLOUD},
+        cache.flags[module][:],
     )
-
-
-def _stored(cache: Cache, module: str, names: list[str]) -> Iterator[pd.DataFrame]:
-    """Yield the estimates that were made during the capture."""
-    columns = {key: getattr(cache, key)[module][:] for key in (*_PER_CLOUD, "flags")}
-    for name in names:
-        ids, without = cache.ids[name][module][:], cache.ids_without_sinks[name][module][:]
-        yield _of_estimator(name, ids, without, columns, np.arange(cache.n_rows))
 
 
 _OWNED = {"unstable": tuple(REPEATED), "subsampled": SLOW}
 _PER_CLOUD = ("n_eff", "n_dup", "n_heavy", "heaviest", "first_share")
-
-
-def _of_estimator(
-    name: str, ids: np.ndarray, without: np.ndarray, columns: Mapping[str, Any], rows: np.ndarray
-) -> pd.DataFrame:
-    """Return the rows of one estimator; some flags are an estimator's own."""
-    table = pd.DataFrame(
-        {"estimator": name, "id": ids, "id_without_sinks": without, **columns}, index=rows
-    )
-    decided = [moved(*pair) for pair in zip(ids, without, strict=True)]
-    foreign = {word for word, owners in _OWNED.items() if name not in owners}
-    others = [
-        [word for word in flags.split(";") if word not in foreign | {"sink"}]
-        for flags in table["flags"]
-    ]
-    table["flags"] = [
-        ";".join(filter(None, sorted([*words, "sink"] if by_sink else words)))
-        for words, by_sink in zip(others, decided, strict=True)
-    ]
-    if name != "participation_ratio":
-        table["first_share"] = np.nan
-    return table

@@ -6,6 +6,7 @@ The arrays are contiguous and allocated when the file is created, so their offse
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -20,8 +21,10 @@ import h5py
 import numpy as np
 
 from terse.activations.layout import (
+    COMMON,
     FORMAT,
     MARGIN_BYTES,
+    OWN,
     Dataset,
     array_at,
     context_crcs,
@@ -146,7 +149,8 @@ class ShardWriter:
                     self.temporary, "w", libver="v110", locking=False, rdcc_nbytes=2 * CHUNK_BYTES
                 )
             )
-            _write_attributes(file, {**self.attributes, "format": FORMAT, "complete": False})
+            about = {**self.attributes, COMMON: _digest_of_common(self.attributes)}
+            _write_attributes(file, {**about, "format": FORMAT, "complete": False})
             for item in self.datasets.values():
                 self._create_dataset(file, item)
             self._create_rows(file)
@@ -280,6 +284,12 @@ def _contiguous(
     kind = h5py.h5t.py_create(dtype, logical=True)
     group = file.require_group(parent) if parent else file
     return h5py.Dataset(h5py.h5d.create(group.id, name.encode(), kind, space, plan))
+
+
+def _digest_of_common(attributes: Mapping[str, Any]) -> str:
+    """Return a digest of the attributes that all shards of a cache have in common."""
+    common = {name: value for name, value in attributes.items() if name not in OWN}
+    return hashlib.sha256(json.dumps(common, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _write_attributes(target: h5py.File | h5py.Dataset, attributes: Mapping[str, Any]) -> None:

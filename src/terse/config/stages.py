@@ -25,7 +25,7 @@ STAGE_VERSIONS = {
     "tabulate_frontier": 1,
     "plot_frontier": 1,
     "plot_run": 1,
-    "plot_dimensions": 4,
+    "plot_dimensions": 5,
     "compare_dimensions": 2,
     "tabulate_heavy_tokens": 1,
     "plot_study": 2,

@@ -277,16 +277,20 @@ class Workflow(Strict):
             raise TerseError(f"select.harness: {name} reads no text, so lm-eval can't score it")
         return adapter_of(name, self.runs[run], is_model=name in self.models)
 
-    def families(self) -> list[str]:
-        """Return the names of all families, without repetition."""
-        return list(dict.fromkeys(self.family(model) for model in self.models))
+    def families(self) -> dict[str, list[str]]:
+        """Return the models that can be measured, by family."""
+        members: dict[str, list[str]] = {}
+        for model in filter(self.is_measurable, self.models):
+            members.setdefault(self.family(model), []).append(model)
+        return members
 
     def family(self, model: str) -> str:
         """Return the name of the figures that a model is drawn in; each cloud has its own."""
         settings = self.models[model]
         if settings.family is not None or settings.run is None:
             return settings.family or model
-        cloud = "context" if self.activations is None else self.measure(model).cloud
+        unmeasured = self.activations is None or not self.is_measurable(model)
+        cloud = "context" if unmeasured else self.measure(model).cloud
         return settings.run + ("" if cloud == "context" else f"-{cloud.replace('_', '-')}")
 
     def training_step(self, model: str) -> int | None:

@@ -192,7 +192,7 @@ def describe_rows(
     """Return the columns of `rows` for a block of chunks; byte offsets are within the document."""
     documents, chunks, starts = plan.documents[block], plan.chunks[block], plan.starts[block]
     body = rule.ctx_len - (plan.store.bos_id >= 0)
-    ends = plan.store.byte_ends
+    ends = plan.store.window_ends
     names = [ids[document] for document in documents]
     inner = starts > plan.store.offsets[documents]  # the others start at their document's byte 0
     return {
@@ -200,9 +200,10 @@ def describe_rows(
         "document": names,
         "chunk": chunks,
         "byte_start": [
-            ends[start - 1] if later else 0 for start, later in zip(starts, inner, strict=True)
+            ends[start - 1 : start][0] if later else 0
+            for start, later in zip(starts, inner, strict=True)
         ],
-        "byte_end": [ends[start + body - 1] for start in starts],
+        "byte_end": [ends[stop - 1 : stop][0] for stop in starts + body],
         "metadata": [metadata[document] for document in documents],
     }
 
@@ -214,7 +215,7 @@ def read_rows(plan: Plan, block: slice, ids: list[str], rule: ChunkRule) -> NDAr
     body = rule.ctx_len - (bos_id >= 0)
     out = np.full((len(starts), rule.ctx_len), bos_id, dtype=np.int32)
     for row, start in enumerate(starts):
-        tokens = plan.store.tokens[start : start + body]
+        tokens = plan.store.windows[start : start + body]
         out[row, rule.ctx_len - body :] = shuffled(tokens, rule.shuffle, rule.seed, ids[row])
     return out
 

@@ -7,14 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terse.corpora.document import SPLITS
-from terse.corpora.h5 import FileReader
+from terse.corpora.h5 import Blocks, FileReader
 from terse.errors import unknown_name
 
 
 class TokenStore:
     """One split of a tokens file, read lazily; may be passed to other processes.
 
-    tokens (N,) and byte_ends (N,) are HDF5 datasets; offsets (D + 1,), n_bytes, ids and
+    tokens (N,) and byte_ends (N,) are HDF5 datasets; windows and window_ends are the same, for
+    many short reads; offsets (D + 1,), n_bytes, ids and
     metadata (D,) are read into memory on access. Raises TerseError for an incomplete file.
     """
 
@@ -30,6 +31,8 @@ class TokenStore:
         self.bos_id = int(attrs["bos_id"])
         self.eos_id = int(attrs["eos_id"])
         self.offsets: NDArray[np.int64] = self.dataset("offsets")[:]
+        self.windows = Blocks(self.reader, f"{split}/tokens")
+        self.window_ends = Blocks(self.reader, f"{split}/byte_ends")
 
     def dataset(self, name: str) -> h5py.Dataset:
         """Return one of the split's datasets."""

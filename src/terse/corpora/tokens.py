@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,8 @@ from terse.corpora.progress import DocumentProgress
 from terse.corpora.tokenizers import plain_backend, tokenizer_digest
 
 BATCH_BYTES = 1 << 20  # of text that one thread encodes at a time
+PIECE = 1 << 18  # characters of a longer document that are encoded at a time
+_BETWEEN_WORDS = re.compile("[A-Za-z] (?=[A-Za-z])")
 
 
 def tokenize_documents(
@@ -46,8 +49,10 @@ def tokenize_documents(
         file.attrs["eos_id"] = id_or_none(tokenizer.eos_token_id)
         writers = {split: SplitWriter(file.create_group(split)) for split in SPLITS}
         batches = batched(read_documents(documents_path))
+        cut = pieces_of if can_be_cut(backend) else whole
+        encode = partial(encode_batch, backend, ends_of, cut)
         with single_threaded_tokenizers(), DocumentProgress("tokenising") as progress:
-            for encoded in in_order(partial(encode_batch, backend, ends_of), batches, n_procs):
+            for encoded in in_order(encode, batches, n_procs):
                 for split, writer in writers.items():
                     writer.write([document for document in encoded if document.split == split])
                 progress.add(len(encoded), sum(document.n_bytes for document in encoded))
@@ -94,21 +99,74 @@ class SplitWriter:
 def encode_batch(
     backend: Tokenizer,
     ends_of: Callable[[str, Encoding], NDArray[np.int32]],
+    cut: Callable[[str], list[str]],
     rows: list[dict[str, Any]],
 ) -> list[EncodedDocument]:
-    """Return the rows of a documents file with their tokens."""
-    encodings = backend.encode_batch([row["text"] for row in rows], add_special_tokens=False)
+    """Return the rows of a documents file with their tokens; `cut` makes pieces of long texts."""
+    pieces = [cut(row["text"]) for row in rows]
+    found = _encoded(backend, ends_of, [text for parts in pieces for text in parts])
     return [
-        EncodedDocument(
-            id=row["id"],
-            split=row["split"],
-            n_bytes=row["n_bytes"],
-            metadata=row["metadata"],
-            tokens=np.array(encoding.ids, dtype=np.int32),
-            byte_ends=ends_of(row["text"], encoding),
-        )
-        for row, encoding in zip(rows, encodings, strict=True)
+        _document(row, [next(found) for _ in parts])
+        for row, parts in zip(rows, pieces, strict=True)
     ]
+
+
+Encoded = tuple[NDArray[np.int32], NDArray[np.int32], int]
+
+
+def _encoded(
+    backend: Tokenizer, ends_of: Callable[[str, Encoding], NDArray[np.int32]], texts: list[str]
+) -> Iterator[Encoded]:
+    """Yield the tokens (n,), their ends in bytes (n,), and the number of bytes of each text.
+
+    About BATCH_BYTES at a time: the library's encodings take a hundred times their text.
+    """
+    totals = np.cumsum([len(text) for text in texts]) // BATCH_BYTES
+    for number in range(int(totals[-1]) + 1):
+        group = [text for text, total in zip(texts, totals, strict=True) if total == number]
+        encodings = backend.encode_batch(group, add_special_tokens=False)
+        for text, encoding in zip(group, encodings, strict=True):
+            tokens = np.array(encoding.ids, dtype=np.int32)
+            yield tokens, ends_of(text, encoding), len(text.encode())
+
+
+def _document(row: dict[str, Any], parts: list[Encoded]) -> EncodedDocument:
+    starts = np.cumsum([0, *(n_bytes for _, _, n_bytes in parts[:-1])], dtype=np.int32)
+    return EncodedDocument(
+        id=row["id"],
+        split=row["split"],
+        n_bytes=row["n_bytes"],
+        metadata=row["metadata"],
+        tokens=np.concatenate([tokens for tokens, _, _ in parts]),
+        byte_ends=np.concatenate(
+            [ends + start for (_, ends, _), start in zip(parts, starts, strict=True)]
+        ),
+    )
+
+
+def can_be_cut(backend: Tokenizer) -> bool:
+    """Return whether the tokens of a text are those of its `pieces_of`, one after the other.
+
+    So it is where the text is first cut into words as GPT-2 does, each with the space before it.
+    """
+    parts = json.loads(backend.to_str())
+    words = parts["pre_tokenizer"] or {}
+    as_gpt2 = words.get("type") == "ByteLevel" and words.get("use_regex", True)
+    return bool(as_gpt2 and not words.get("add_prefix_space") and parts["normalizer"] is None)
+
+
+def whole(text: str) -> list[str]:
+    """Return a text as its only piece."""
+    return [text]
+
+
+def pieces_of(text: str) -> list[str]:
+    """Return a text cut before spaces between two letters, every PIECE characters or later."""
+    pieces, start = [], 0
+    while (found := _BETWEEN_WORDS.search(text, start + PIECE)) is not None:
+        pieces.append(text[start : found.start() + 1])
+        start = found.start() + 1
+    return [*pieces, text[start:]]
 
 
 def byte_counter(backend: Tokenizer) -> Callable[[str, Encoding], NDArray[np.int32]]:

@@ -44,12 +44,12 @@ class PackedRows(Dataset):
     def read(self, start: int, stop: int) -> NDArray[np.int64]:
         """Return positions [start, stop) of the stream."""
         if self.bos_id < 0:
-            return self.store.tokens[start:stop].astype(np.int64)
+            return self.store.windows[start:stop].astype(np.int64)
         first, last = np.searchsorted(self.starts[:-1], [start, stop])  # BOS before start, stop
         out = np.full(stop - start, self.bos_id, dtype=np.int64)
         is_token = np.ones(stop - start, dtype=bool)
         is_token[self.starts[first:last] - start] = False
-        out[is_token] = self.store.tokens[start - first : stop - last]
+        out[is_token] = self.store.windows[start - first : stop - last]
         return out
 
 
@@ -108,7 +108,7 @@ class ScoringWindows(Dataset):
         begin = window * self.stride  # the first token after BOS
         first = begin and begin + self.ctx_len - 1 - self.stride  # the first target
         stop = min(begin + self.ctx_len - 1, stop_at - offset)
-        tokens = self.store.tokens[offset + begin : offset + stop].astype(np.int64)
+        tokens = self.store.windows[offset + begin : offset + stop].astype(np.int64)
         return {
             **self.pad(torch.from_numpy(tokens), n_context=first - begin),
             "document": document,

@@ -91,14 +91,16 @@ def keep(batch: Tensor, skip_first: int, max_norm_multiple: float | None) -> Kep
     heavy = torch.zeros_like(mask)
     heaviest = mask.new_full((len(mask),), torch.nan, dtype=torch.float64)
     centre = mask.new_zeros((len(mask), batch.shape[2]), dtype=torch.float64)
+    whole, some = mask.all(1).tolist(), mask.any(1).tolist()
     for cloud, points in enumerate(batch):
-        used = mask[cloud]
-        whole = bool(used.all())
-        if not bool(used.any()):
+        if not some[cloud]:
             continue
-        found = heavy_points(points if whole else points[used], max_norm_multiple)
-        heavy[cloud, used] = found.mask
-        heaviest[cloud], centre[cloud] = found.norms.max(), found.centre
+        used = mask[cloud]
+        found = heavy_points(points if whole[cloud] else points[used], max_norm_multiple)
+        if found.mask.any():
+            heavy[cloud, used] = torch.from_numpy(found.mask).to(heavy.device)
+        heaviest[cloud] = float(found.norms.max())
+        centre[cloud] = torch.from_numpy(found.centre)
     if max_norm_multiple is not None:
         mask &= ~heavy
     return Kept(mask, n_dup, heavy, heaviest, centre)

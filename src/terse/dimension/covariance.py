@@ -1,4 +1,4 @@
-"""Linear dimension: moments and the largest eigenvalue of a covariance, never formed itself."""
+"""Linear dimension: moments and largest eigenvalue of a covariance that is never formed."""
 
 from functools import lru_cache
 from typing import NamedTuple
@@ -12,11 +12,12 @@ from terse.dimension import kernels
 _STEPS = 24
 _CHECKED_EVERY = 4
 _RESIDUAL = 1e-2  # of the eigenvalue; its own error is about the square of that
+_MIXED = 0.3  # a heavy point alone could be an eigenvector, and not of the largest eigenvalue
 _SEED = 1
 
 
 class Linear(NamedTuple):
-    """What a covariance with eigenvalues lambda says.
+    """Linear dimensions of a covariance with eigenvalues lambda.
 
     Attributes:
         participation: (sum lambda)^2 / sum lambda^2.
@@ -35,15 +36,15 @@ class Moments(NamedTuple):
 
 
 def linear(points: Tensor, moments: Moments) -> Linear:
-    """Return what the scatter matrix of centred points (n, D) says."""
+    """Return the linear dimensions of centred points (n, D)."""
     return _linear(points, points[:0], points.new_zeros(0), moments)
 
 
 def linear_with(points: Tensor, moments: Moments, heavy: Tensor, n_points: int) -> Linear:
     """Return the same with heavy points (h, D) added, given about the mean of the others.
 
-    Their scatter is Y'Y - N d d', d the shift of the mean, so that nothing large is subtracted
-    from anything large.
+    The heavy points Y add Y'Y - N d d' to the scatter matrix, where d is the shift of the mean: no
+    two large numbers are subtracted.
 
     Args:
         points: (n, D) centred; rows of zeros do not count.
@@ -72,13 +73,18 @@ def _linear(points: Tensor, added: Tensor, signs: Tensor, moments: Moments) -> L
 def _largest_eigenvalue(points: Tensor, added: Tensor, signs: Tensor) -> float:
     """Return the largest eigenvalue of X'X + W'SW by Lanczos' method, orthogonalised in full."""
     D = points.shape[1]
-    start = added[0] if len(added) else _start(D).to(points)
+    start = _start(D).to(points)
+    if len(added):
+        start = _MIXED * start + added[0] / added[0].norm()
+    steps = min(_STEPS, D)
+    if points.device.type == "cpu" and points.dtype == torch.float32:
+        matrices = (points.numpy(), added.numpy(), signs.numpy(), start.numpy())
+        return kernels.largest_eigenvalue(*matrices, steps, _RESIDUAL)
     basis = [start / start.norm()]
     diagonal: list[float] = []
-    beside: list[float] = []
-    steps = min(_STEPS, D)
+    off_diagonal: list[float] = []
     for step in range(1, steps + 1):
-        vector = _scatter_times(points, basis[-1])
+        vector = points.T @ (points @ basis[-1])
         if len(added):
             vector = vector + added.T @ (signs * (added @ basis[-1]))
         diagonal.append(float(vector @ basis[-1]))
@@ -86,24 +92,16 @@ def _largest_eigenvalue(points: Tensor, added: Tensor, signs: Tensor) -> float:
         vector = vector - known.T @ (known @ vector)
         length = float(vector.norm())
         if step % _CHECKED_EVERY == 0 or step == steps or length <= _RESIDUAL * max(diagonal):
-            values, vectors = eigh_tridiagonal(diagonal, beside)
+            values, vectors = eigh_tridiagonal(diagonal, off_diagonal)
             if length * abs(vectors[-1, -1]) <= _RESIDUAL * values[-1] or step == steps:
                 return float(values[-1])
-        beside.append(length)
+        off_diagonal.append(length)
         basis.append(vector / length)
     raise AssertionError("the last step returns")
 
 
-def _scatter_times(points: Tensor, vector: Tensor) -> Tensor:
-    """Return X'Xv (D,) of points (n, D)."""
-    if points.device.type != "cpu" or points.dtype != torch.float32:
-        return points.T @ (points @ vector)
-    result = torch.empty_like(vector)
-    kernels.scatter_times(points.numpy(), vector.numpy(), result.numpy())
-    return result
-
-
 @lru_cache(maxsize=4)
 def _start(D: int) -> Tensor:
-    """Return a random direction (D,), always the same."""
-    return torch.randn(D, generator=torch.Generator().manual_seed(_SEED))
+    """Return a random unit vector (D,), always the same."""
+    direction = torch.randn(D, generator=torch.Generator().manual_seed(_SEED))
+    return direction / direction.norm()

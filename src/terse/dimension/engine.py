@@ -23,7 +23,7 @@ from terse.errors import TerseError, unknown_name
 Precision = Literal["auto", "float64"]
 
 _GPU_BYTES = 2 << 30
-_LARGEST_PIECE = 4
+_LARGEST_PIECE = 8
 _PRECISIONS = ("auto", "float64")
 _COMPAT = ("skdim-0.3.4",)
 

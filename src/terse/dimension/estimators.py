@@ -7,6 +7,8 @@ https://doi.org/10.1007/s10994-012-5294-7), Denti et al. 2022 (`gride`,
 https://doi.org/10.1038/s41598-022-20991-1).
 """
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -19,13 +21,14 @@ MIND_ML_CAP = 20.0
 TWONN_MLE_DISCARD = 0.1
 """Fraction of largest ratios that `twoNN_mle` censors, scikit-dimension's default."""
 
+_MIND_ML = {"mind_ml", "mind_ml_uncapped"}
 _NEWTON_STEPS = 60
 _NEWTON_TOLERANCE = 1e-9  # of a step; the error left after it is about its square
 
 
 def log_spread(logs: Tensor) -> Tensor:
     """Return S_i = sum over j <= 20 of log(r_20 / r_j), (..., n), from logs (..., n, 21)."""
-    return 20 * logs[..., 19] - logs[..., :20].sum(-1)
+    return (logs[..., 19:20] - logs[..., :20]).sum(-1)  # exactly zero where all are equal
 
 
 def local_ids(logs: Tensor) -> Tensor:
@@ -43,28 +46,71 @@ def all_from_neighbours(
         logs: (B, n, 21) float64, log r_1 to log r_21 of every point.
         compat: None, or "skdim-0.3.4" for that version's TwoNN.
     """
+    if logs.device.type == "cpu":
+        return _by_kernels(names, logs, compat)
+    n = logs.shape[-2]
     spread = log_spread(logs)  # (B, n)
-    n = spread.shape[-1]
-    values: dict[str, Tensor] = {}
-    errors: dict[str, Tensor] = {}
     ratios = (logs[..., 1] - logs[..., 0]).sort(-1).values  # (B, n)
+    values = _of_spreads(names, (1 / spread).mean(-1), spread.sum(-1), n)
+    values |= _of_ratios(names, ratios, compat)
+    if _MIND_ML & {*names}:
+        root = _likelihood_root(logs[..., 20] - logs[..., 0], float(n), 19, 1)
+        values |= _of_root(names, root)
+    found = {scale: gride(logs, scale // 2, scale) for scale in _scales(names)}
+    values |= {f"gride_{scale}": estimate for scale, (estimate, _) in found.items()}
+    return values, {f"gride_{scale}": error for scale, (_, error) in found.items()}
+
+
+def _by_kernels(
+    names: list[str], logs: Tensor, compat: str | None
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the same on a CPU, where a compiled loop a cloud spares many short passes."""
+    b, n = logs.shape[:2]
+    scales, solve = _scales(names), (_NEWTON_STEPS, _NEWTON_TOLERANCE)
+    ratios = logs.new_empty(b, n)
+    found = []
+    for one, sorted_ratios in zip(logs.contiguous().numpy(), ratios.numpy(), strict=True):
+        row = [*kernels.spreads(one, sorted_ratios)]
+        row.append(kernels.mind_ml_root(one, *solve) if _MIND_ML & {*names} else 0.0)
+        for scale in scales:
+            row.extend(kernels.gride(one, scale // 2, scale, *solve))
+        found.append(row)
+    inverse, total, root, *of_scales = logs.new_tensor(found).unbind(-1)  # (b,) each
+    values = _of_spreads(names, inverse, total, n) | _of_ratios(names, ratios, compat)
+    values |= _of_root(names, root)
+    gride_names = [f"gride_{scale}" for scale in scales]
+    values |= dict(zip(gride_names, of_scales[::2], strict=True))
+    return values, {
+        name: information.rsqrt()
+        for name, information in zip(gride_names, of_scales[1::2], strict=True)
+    }
+
+
+def _scales(names: list[str]) -> list[int]:
+    return [scale for scale in GRIDE_SCALES if f"gride_{scale}" in names]
+
+
+def _of_spreads(names: list[str], inverse: Tensor, total: Tensor, n: int) -> dict[str, Tensor]:
+    """Return the maximum likelihood estimates from the mean of 1 / S_i and the sum of S_i, (B,)."""
+    values = {"mle": 19 * inverse, "mle_lb": 18 * inverse, "mle_inv": 19 * n / total}
+    return {name: values[name] for name in values if name in names}
+
+
+def _of_ratios(names: list[str], ratios: Tensor, compat: str | None) -> dict[str, Tensor]:
+    """Return the TwoNN estimates from sorted log(r_2 / r_1) (B, n)."""
+    values: dict[str, Tensor] = {}
     for name in names:
         fraction = discarded_fraction(name)
-        if name == "mle":
-            values[name] = (19 / spread).mean(-1)
-        elif name == "mle_lb":
-            values[name] = (18 / spread).mean(-1)
-        elif name == "mle_inv":
-            values[name] = 19 * n / spread.sum(-1)
-        elif name == "twoNN_mle":
+        if name == "twoNN_mle":
             values[name] = _twonn_mle(ratios, TWONN_MLE_DISCARD)
         elif fraction is not None:
             values[name] = _twonn(ratios, fraction, first=0 if compat else 1)
-    values |= _mind_ml(names, logs)
-    for scale in GRIDE_SCALES:
-        if f"gride_{scale}" in names:
-            values[f"gride_{scale}"], errors[f"gride_{scale}"] = gride(logs, scale // 2, scale)
-    return values, errors
+    return values
+
+
+def _of_root(names: list[str], root: Tensor) -> dict[str, Tensor]:
+    values = {"mind_ml": root.clamp(max=MIND_ML_CAP), "mind_ml_uncapped": root}
+    return {name: values[name] for name in values if name in names}
 
 
 def _twonn(ratios: Tensor, fraction: float, first: int) -> Tensor:
@@ -72,9 +118,14 @@ def _twonn(ratios: Tensor, fraction: float, first: int) -> Tensor:
     n = ratios.shape[-1]
     kept = int(n * (1 - fraction))
     x = ratios[..., :kept]
-    rank = torch.arange(first, first + kept, dtype=x.dtype, device=x.device)
-    y = -torch.log1p(-rank / n)
+    y = _expected(n, kept, first).to(x)
     return (x * y).sum(-1) / x.square().sum(-1)
+
+
+@lru_cache(maxsize=8)
+def _expected(n: int, kept: int, first: int) -> Tensor:
+    """Return -log(1 - i / n) (kept,) for the ranks i from `first` on."""
+    return -torch.log1p(-torch.arange(first, first + kept, dtype=torch.float64) / n)
 
 
 def _twonn_mle(ratios: Tensor, fraction: float) -> Tensor:
@@ -83,16 +134,6 @@ def _twonn_mle(ratios: Tensor, fraction: float) -> Tensor:
     kept = int(n * (1 - fraction))
     total = ratios[..., :kept].sum(-1) + (n - kept) * ratios[..., kept - 1]
     return (kept - 1) / total
-
-
-def _mind_ml(names: list[str], logs: Tensor) -> dict[str, Tensor]:
-    wanted = [name for name in ("mind_ml", "mind_ml_uncapped") if name in names]
-    if not wanted:
-        return {}
-    n = logs.shape[-2]
-    root = _likelihood_root(logs[..., 20] - logs[..., 0], float(n), 19, 1)
-    capped = {"mind_ml": root.clamp(max=MIND_ML_CAP), "mind_ml_uncapped": root}
-    return {name: capped[name] for name in wanted}
 
 
 def gride(logs: Tensor, n1: int, n2: int) -> tuple[Tensor, Tensor]:
@@ -148,8 +189,6 @@ def _likelihood_root(x: Tensor, constant: Tensor | float, m: int, weight: int) -
         return lowest.where(total > 0, torch.nan)
     expected = sum(1 / order for order in range(weight, weight + m + 1))
     d = torch.maximum(lowest, n * expected / total)
-    if x.device.type == "cpu":
-        return _roots_by_kernel(x, constant, (m, weight), d, lowest)
     for _ in range(_NEWTON_STEPS):
         y = d.unsqueeze(-1) * x  # (B, n)
         phi = (y / torch.expm1(y)).masked_fill_(y <= 0, 1.0)
@@ -159,24 +198,3 @@ def _likelihood_root(x: Tensor, constant: Tensor | float, m: int, weight: int) -
         if not bool(((d - before).abs() > _NEWTON_TOLERANCE * d).any()):
             break
     return d.where(total > 0, torch.nan)
-
-
-def _roots_by_kernel(
-    x: Tensor, constant: Tensor | float, factors: tuple[int, int], start: Tensor, lowest: Tensor
-) -> Tensor:
-    """Take the same steps on a CPU, where one compiled loop a cloud spares many short passes."""
-    roots = torch.full_like(start, torch.nan)
-    constants = torch.as_tensor(constant, dtype=x.dtype).expand(len(x)).tolist()
-    for cloud, values in enumerate(x):
-        if float(start[cloud]) < torch.inf:
-            roots[cloud] = kernels.likelihood_root(
-                values.contiguous().numpy(),
-                float(constants[cloud]),
-                float(factors[0]),
-                float(factors[1]),
-                float(start[cloud]),
-                float(lowest[cloud]),
-                _NEWTON_STEPS,
-                _NEWTON_TOLERANCE,
-            )
-    return roots

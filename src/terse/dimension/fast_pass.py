@@ -23,7 +23,9 @@ SPREAD = 16.0
 """... and, over this, of the spread of a point's distances."""
 
 ACCEPTED = 2e-8
-"""Largest possible error in the mean of a point's spread; above it all is computed again."""
+"""Largest predicted error in the mean of a point's spread; above it points are computed again."""
+
+_ERROR = ERROR_IN_EPS * float(np.finfo(np.float32).eps)
 
 UNPROVEN = 1 / 16
 """Largest share of points whose neighbours have to be searched for among all points."""
@@ -61,14 +63,15 @@ def centre_fast(raw: Tensor, heavy: Tensor, centre: Tensor | None, space: Worksp
     else:
         offset = centre[0]
     rest = space.take("rest", (1, n, D), torch.float32, raw)
-    share = torch.empty(D)
-    kernels.subtract(points, offset.float().numpy(), left_out, rest[0].numpy(), share.numpy())
-    largest = share.topk(min(N_OUTLIERS, D))
-    norms = share[:0]  # they are the diagonal of the product
-    if float(largest.values.sum()) <= OUTLIER_SHARE * (n - int(heavy.sum())):
+    share = np.empty(D, np.float32)
+    kernels.subtract(points, offset.float().numpy(), left_out, rest[0].numpy(), share)
+    norms = rest.new_empty(0)  # they are the diagonal of the product
+    largest = np.argpartition(share, -N_OUTLIERS)[-N_OUTLIERS:] if D > N_OUTLIERS else np.arange(D)
+    if share[largest].sum() <= OUTLIER_SHARE * (n - left_out.sum()):
         return Centred(rest, norms, offset[None], None, None)
-    rest[:, :, largest.indices] = 0
-    return Centred(rest, norms, offset[None], raw[:, :, largest.indices], largest.indices[None])
+    dims = torch.from_numpy(largest)
+    rest[:, :, dims] = 0
+    return Centred(rest, norms, offset[None], raw[:, :, dims], dims[None])
 
 
 def _products(rest: Tensor, space: Workspace) -> np.ndarray:
@@ -94,35 +97,24 @@ def fast_pass(
     """Find the nearest points in one cloud (1, n, D) float32, among those that are not heavy."""
     centred = centre_fast(raw, heavy, centre, space)
     product = _products(centred.rest[0], space)
-    norms = torch.from_numpy(product.diagonal().copy())
-    n, left_out = len(norms), heavy[0].numpy()
-    k = n_candidates(heavy, window)
-    outliers = centred.outliers[0].T.contiguous().numpy() if centred.outliers is not None else None
+    norms, n, left_out = product.diagonal().copy(), len(product), heavy[0].numpy()
+    k = min(N_CANDIDATES, n - int(left_out.sum()) - 1 - 2 * window)
+    outliers = np.empty((0, n), np.float32)
+    if centred.outliers is not None:
+        outliers = centred.outliers[0].T.contiguous().numpy()
+    as_columns = np.where(left_out, kernels.FAR, norms)
     found, places = np.empty((n, k), np.float32), np.empty((n, k), np.int32)
-    energy = kernels.nearest(
-        product,
-        norms.masked_fill(heavy[0], float(kernels.FAR)).numpy(),
-        np.empty((0, n), np.float32) if outliers is None else outliers,
-        times.numpy(),
-        window,
-        k,
-        found,
-        places,
+    energy = kernels.nearest(product, as_columns, outliers, times.numpy(), window, k, found, places)
+    squared, index = np.empty((n, n_neighbours)), np.zeros((n, n_neighbours), np.int64)
+    points = raw[0].numpy()
+    arguments = (points, norms, left_out, found, places, n_neighbours)
+    unproven, n_doubts = kernels.settle(
+        *arguments, _ERROR, TOLERANCE, SPREAD, ACCEPTED, squared, index
     )
-    squared = torch.empty((n, n_neighbours), dtype=torch.float64)
-    index = torch.zeros((n, n_neighbours), dtype=torch.int64)
-    error = ERROR_IN_EPS * float(np.finfo(np.float32).eps)
-    points, results = raw[0].numpy(), (squared.numpy(), index.numpy())
-    for everything in (False, True):
-        arguments = (points, norms.numpy(), left_out, found, places, n_neighbours)
-        unproven, n_doubts, predicted = kernels.settle(
-            *arguments, error, TOLERANCE, SPREAD, everything, *results
-        )
-        if predicted <= ACCEPTED:
-            break
+    settled = bool(unproven.sum() <= max(8, UNPROVEN * n))
+    tensors = (torch.from_numpy(array) for array in (squared, index, norms))
     rows = torch.from_numpy(unproven)
-    settled = int(rows.sum()) <= max(8, UNPROVEN * n)
-    return FastResult(squared, index, norms, float(energy), rows, settled, bool(n_doubts)), centred
+    return FastResult(*tensors, float(energy), rows, settled, n_doubts > 0), centred
 
 
 def n_candidates(heavy: Tensor, window: int) -> int:

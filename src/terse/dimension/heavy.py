@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from terse.dimension.neighbours import Clouds, distances_from, exclude_in_time
-from terse.dimension.selection import smallest
 
 
 def with_heavy(cloud: Clouds, squared: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -27,7 +26,7 @@ def with_heavy(cloud: Clouds, squared: Tensor, index: Tensor) -> tuple[Tensor, T
     for row, own in zip(rows.tolist(), distances, strict=True):
         exclude_in_time(own[None, None], cloud, slice(row, row + 1), everyone)
     squared, index = squared.clone(), index.clone()
-    squared[rows], index[rows] = smallest(distances, k)
+    squared[rows], index[rows] = distances.topk(k, largest=False)
     takers = ((distances < squared[:, -1]).any(0) & ~cloud.heavy[0]).nonzero().flatten()
     if len(takers):
         both = torch.cat([squared[takers], distances[:, takers].T], 1)  # (t, k + h)

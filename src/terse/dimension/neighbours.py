@@ -109,6 +109,8 @@ def neighbour_pass(clouds: Clouds, dtype: torch.dtype, space: Workspace) -> Neig
     """
     together = [clouds] if clouds.raw.is_cuda else clouds.one_by_one()
     parts = [_pass(some, dtype, space) for some in together]
+    if len(parts) == 1:
+        return parts[0]
     linear = [one for part in parts for one in part.linear]
     tensors = [torch.cat([getattr(part, key) for part in parts]) for key in _TENSORS]
     squared, index, doubtful, repaired = tensors
@@ -123,7 +125,7 @@ def _pass(clouds: Clouds, dtype: torch.dtype, space: Workspace) -> Neighbours:
     if clouds.raw.device.type == "cpu" and clouds.raw.dtype == dtype == torch.float32 and small:
         return _fast(clouds, space)
     found, centred = _find(clouds, dtype, space)
-    linear = _linear(clouds, centred, found.trace, found.energy)
+    linear = _linear(clouds, centred, found.trace.tolist(), found.energy.tolist())
     return _settle(clouds, found, linear, dtype)
 
 
@@ -138,15 +140,19 @@ def _fast(clouds: Clouds, space: Workspace) -> Neighbours:
         N_NEIGHBOURS,
         space,
     )
-    trace = found.norms.double().sum()[None]
+    trace, energy = float(found.norms.double().sum()), found.energy
+    if centred.outliers is not None:
+        moments = torch.tensor([[trace], [energy]], dtype=torch.float64)
+        trace, energy = (float(one) for one in _with_outliers(clouds, centred, *moments))
     limit = _LARGEST[torch.float32]
-    trace, energy = _with_outliers(clouds, centred, trace, trace.new_tensor([found.energy]))
-    settled = torch.tensor([found.settled]) & (trace < limit) & (trace > 1 / limit)
+    settled = found.settled and 1 / limit < trace < limit
     squared, index, rows = found.squared[None], found.nearest[None], found.unproven[None]
-    if bool(settled) and bool(rows.any()):
+    if settled and bool(rows.any()):
         _repair_rows(clouds, squared, index, rows)
-    linear = _linear(clouds, centred, trace, energy)
-    return Neighbours(squared, index, linear, ~settled, torch.tensor([found.repaired]))
+    linear = _linear(clouds, centred, [trace], [energy])
+    return Neighbours(
+        squared, index, linear, torch.tensor([not settled]), torch.tensor([found.repaired])
+    )
 
 
 class _Found(NamedTuple):
@@ -188,13 +194,13 @@ def _energy(clouds: Clouds, product: Tensor) -> Tensor:
 
 
 def _linear(
-    clouds: Clouds, centred: Centred, trace: Tensor, energy: Tensor
+    clouds: Clouds, centred: Centred, trace: list[float], energy: list[float]
 ) -> list[tuple[Linear, Linear] | None]:
     """Return the linear dimensions of each cloud without and with its heavy points."""
     if not clouds.participation:
         return [None] * len(clouds.raw)
     found: list[tuple[Linear, Linear] | None] = []
-    for cloud, moments in enumerate(zip(trace.tolist(), energy.tolist(), strict=True)):
+    for cloud, moments in enumerate(zip(trace, energy, strict=True)):
         points, mask = complete(centred, clouds.heavy, cloud), clouds.heavy[cloud]
         without = linear(points, Moments(*moments))
         both = (without, without)

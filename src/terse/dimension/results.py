@@ -19,6 +19,13 @@ def moved(value: float, without: float) -> bool:
     return abs(value - without) > MOVED * abs(without)
 
 
+def where_moved(ids: np.ndarray, without: np.ndarray) -> np.ndarray:
+    """Return `moved` of each pair in two arrays of one shape, bool."""
+    undefined, undefined_without = np.isnan(ids), np.isnan(without)
+    apart = np.abs(ids - without) > MOVED * np.abs(without)  # no where one is NaN
+    return apart | (undefined != undefined_without)
+
+
 @dataclass
 class CloudResult:
     """The result for one cloud; the fields are those of `Estimates`.

@@ -8,6 +8,7 @@ centre that they cannot move.
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,13 +30,13 @@ class Heavy(NamedTuple):
     Attributes:
         mask: (n,) bool.
         norms: (n,) float64, each point's norm about the mean of those that are not far beyond the
-            others, over the median of them.
+            others, over the median of them; NaN in a cloud that is not finite.
         centre: (D,) float64, the mean of the points that are not heavy.
     """
 
-    mask: Tensor
-    norms: Tensor
-    centre: Tensor
+    mask: np.ndarray
+    norms: np.ndarray
+    centre: np.ndarray
 
 
 def heavy_points(points: Tensor, multiple: float | None = None) -> Heavy:
@@ -46,7 +47,7 @@ def heavy_points(points: Tensor, multiple: float | None = None) -> Heavy:
     is not finite no point is heavy.
     """
     found = _exceptions(points)
-    if multiple is None or not bool(found.norms.isfinite().all()):
+    if multiple is None or not np.isfinite(found.norms).all():
         return found
     mask = found.norms > multiple
     return Heavy(mask, found.norms, _about_mean(points, mask)[1])
@@ -59,42 +60,43 @@ def _exceptions(points: Tensor) -> Heavy:
     them: an eighth of the points at most, however heavy, cannot pull it so far that the heaviest of
     them looks ordinary.
     """
-    nobody = torch.zeros(len(points), dtype=torch.bool, device=points.device)
+    nobody = np.zeros(len(points), dtype=bool)
     far, plain = nobody, _about_mean(points, nobody)
     norms, centre = plain
-    if not bool(norms.isfinite().all()):
-        return Heavy(nobody, torch.full_like(norms, math.nan), centre)
+    if not norms.max() > _GATE:  # not for NaN, either
+        return Heavy(nobody, norms, centre)
     for _ in range(_ROUNDS):
         before, far = far, norms > _GATE
-        if bool((far == before).all()):
+        if (far == before).all():
             break
-        if int(far.sum()) > len(points) // 2:
+        if far.sum() > len(points) // 2:
             return Heavy(nobody, *plain)
         norms, centre = _about_mean(points, far)
     mask = norms > NORM_MULTIPLE
-    if bool((mask != far).any()):
+    if (mask != far).any():
         norms, centre = _about_mean(points, mask)
         before, mask = mask, norms > NORM_MULTIPLE
-        if bool((mask != before).any()):
+        if (mask != before).any():
             norms, centre = _about_mean(points, mask)
-    if int(mask.sum()) > MOST * len(points):
+    if mask.sum() > MOST * len(points):
         return Heavy(nobody, *plain)
     return Heavy(mask, norms, centre)
 
 
-def _about_mean(points: Tensor, left_out: Tensor) -> tuple[Tensor, Tensor]:
+def _about_mean(points: Tensor, left_out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the norms (n,) about the mean of the points that are not left out, and that mean.
 
-    The norms are over their median, or zero where that is.
+    The norms are over their median, or zero where that is; all NaN where one is not finite.
     """
     if points.is_cuda or points.dtype != torch.float32:
-        weights = (~left_out).double()
-        centre = (weights @ points.double()) / weights.sum()  # (D,)
-        norms = (points.double() - centre).square().sum(-1).sqrt()
-        middle = float(norms.quantile(0.5))
+        weights = torch.from_numpy(~left_out).to(points.device).double()
+        mean = (weights @ points.double()) / weights.sum()  # (D,)
+        norms = (points.double() - mean).square().sum(-1).sqrt().cpu().numpy()
+        centre, middle = mean.cpu().numpy(), np.median(norms)
     else:
-        centre = torch.empty(points.shape[1], dtype=torch.float64)
-        norms = torch.empty(len(points), dtype=torch.float64)
-        kernels.mean_of(points.numpy(), left_out.numpy(), centre.numpy())
-        middle = kernels.norms_about(points.numpy(), centre.numpy(), norms.numpy())
-    return (norms / middle if middle > 0 else norms * 0), centre
+        centre, norms = np.empty(points.shape[1]), np.empty(len(points))
+        kernels.mean_of(points.numpy(), left_out, centre)
+        middle = kernels.norms_about(points.numpy(), centre, norms)
+    if not np.isfinite(norms).all():
+        return np.full_like(norms, math.nan), centre
+    return (norms / middle if middle > 0 else np.zeros_like(norms)), centre

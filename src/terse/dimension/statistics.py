@@ -5,6 +5,7 @@ Chunks of one document are not independent, so every error is computed from sums
 """
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -64,10 +65,13 @@ def summarise(ids: pd.DataFrame) -> pd.DataFrame:
     Raises:
         TerseError: a column is missing.
     """
-    _need(ids, [*GROUP_COLUMNS, "document", "id", "id_without_sinks", "flags", "first_share"])
+    needed = [*GROUP_COLUMNS, "document", "id", "id_without_sinks", "flags", "first_share"]
+    _need(ids, needed)
     rows = [
         {**dict(zip(GROUP_COLUMNS, key, strict=True)), **_summary(group)}
-        for key, group in ids.groupby(GROUP_COLUMNS, dropna=False, sort=False)
+        for key, group in ids.loc[:, needed].groupby(
+            GROUP_COLUMNS, dropna=False, sort=False, observed=True
+        )
         if isinstance(key, tuple)
     ]
     return pd.DataFrame(rows, columns=pd.Index([*GROUP_COLUMNS, *_MEASURES]))
@@ -84,7 +88,6 @@ def _summary(group: pd.DataFrame) -> dict[str, float | int]:
     values, documents = _defined(group, "id")
     light, light_documents = _defined(group, "id_without_sinks")
     shares = group["first_share"].dropna().to_numpy(np.float64)
-    flags = group["flags"].fillna("").str.split(";")
     return {
         "mean": float(values.mean()) if len(values) else math.nan,
         "standard_error": standard_error(values, documents),
@@ -94,16 +97,24 @@ def _summary(group: pd.DataFrame) -> dict[str, float | int]:
         "n": len(values),
         "n_documents": len(np.unique(documents)),
         "n_undefined": len(ids) - len(values),
-        "n_sink": sum("sink" in words for words in flags),
+        "n_sink": int(has_word(pd.Series(group["flags"]), "sink").sum()),
         "first_share": float(shares.mean()) if len(shares) else math.nan,
     }
 
 
 def _defined(group: pd.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the values (n,) of a column that are defined, and their documents."""
+    """Return the values (n,) of a column that are defined, and the numbers of their documents."""
     values = np.asarray(group[column], np.float64)
+    documents = pd.Categorical(group["document"]).codes.astype(np.int64)
     defined = ~np.isnan(values)
-    return values[defined], np.asarray(group["document"])[defined]
+    return values[defined], documents[defined]
+
+
+def has_word(flags: pd.Series, word: str) -> np.ndarray:
+    """Return where a word is among flags (n,), words joined by ";"; missing ones have none."""
+    codes, known = pd.factorize(flags)
+    holds = np.array([word in str(words).split(";") for words in known] + [False])
+    return holds[codes]  # a missing one has the code -1
 
 
 def standard_error(values: np.ndarray, documents: np.ndarray) -> float:
@@ -113,14 +124,25 @@ def standard_error(values: np.ndarray, documents: np.ndarray) -> float:
         values: (n,) finite numbers.
         documents: (n,) the document of each; NaN comes back with fewer than two.
     """
-    if len(values) == 0:
+    n_documents, place = _numbered(documents)
+    if n_documents < 2:
         return math.nan
-    names, place = np.unique(documents, return_inverse=True)
-    if len(names) < 2:
-        return math.nan
-    sums = np.bincount(place, weights=values - values.mean())  # (n_documents,)
-    inflation = len(names) / (len(names) - 1)
+    sums = np.bincount(place, weights=values - values.mean())
+    inflation = n_documents / (n_documents - 1)
     return float(np.sqrt(inflation * np.square(sums).sum()) / len(values))
+
+
+def _numbered(documents: np.ndarray) -> tuple[int, np.ndarray]:
+    """Return how many documents there are, and a small whole number for each entry's (n,).
+
+    Numbers are taken as they are, since sorting names would take most of the time.
+    """
+    if documents.dtype.kind == "i" and len(documents):
+        low, high = int(documents.min()), int(documents.max())
+        if low >= 0 and high < 16 * len(documents) + 1024:
+            return int(np.count_nonzero(np.bincount(documents))), documents
+    names, place = np.unique(documents, return_inverse=True)
+    return len(names), place
 
 
 def rank_correlation(
@@ -147,26 +169,58 @@ def rank_correlation(
     rho = _spearman(x, y)
     if len(names) < 3 or math.isnan(rho):
         return RankCorrelation(rho, math.nan, math.nan, len(x))
-    members = np.split(np.argsort(place, kind="stable"), np.cumsum(np.bincount(place))[:-1])
+    of_weights = _WeightedRanks(x, y)
     random = np.random.default_rng(seed)
     resampled = []
-    for drawn in random.integers(len(names), size=(_N_RESAMPLES, len(names))):
-        at = np.concatenate([members[document] for document in drawn])
-        resampled.append(_spearman(x[at], y[at]))
+    for _ in range(_N_RESAMPLES):
+        drawn = random.integers(len(names), size=len(names))
+        resampled.append(of_weights.correlation(np.bincount(drawn, minlength=len(names))[place]))
     low, high = np.nanquantile(resampled, [0.025, 0.975])
     return RankCorrelation(rho, float(low), float(high), len(x))
+
+
+class _WeightedRanks:
+    """Spearman's rho of pairs that occur several times each, without sorting them again.
+
+    Args:
+        x, y: (n,) finite numbers.
+    """
+
+    def __init__(self, x: np.ndarray, y: np.ndarray) -> None:
+        self._sides = [_Order(x), _Order(y)]
+
+    def correlation(self, weights: np.ndarray) -> float:
+        """Return rho where pair i occurs weights[i] times, (n,) whole numbers; NaN if constant."""
+        total = int(weights.sum())
+        if total < 2:
+            return math.nan
+        a, b = (side.ranks(weights) - (total + 1) / 2 for side in self._sides)
+        scale = math.sqrt(float(weights @ (a * a)) * float(weights @ (b * b)))
+        return float(weights @ (a * b)) / scale if scale > 0 else math.nan
+
+
+class _Order:
+    """The order of numbers (n,), in which equal ones are one group."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self._order = np.argsort(values, kind="stable")
+        ordered = values[self._order]
+        first = np.concatenate([[True], ordered[1:] != ordered[:-1]])
+        self._starts = np.flatnonzero(first)
+        self._group = np.empty(len(values), dtype=np.int64)
+        self._group[self._order] = np.cumsum(first) - 1
+
+    def ranks(self, weights: np.ndarray) -> np.ndarray:
+        """Return the average rank (n,) of each, where each occurs `weights` times."""
+        sizes = np.add.reduceat(weights[self._order], self._starts)
+        return (np.cumsum(sizes) - (sizes - 1) / 2)[self._group]
 
 
 def _spearman(x: np.ndarray, y: np.ndarray) -> float:
     """Return Spearman's rho with average ranks, NaN where one side is constant."""
     if len(x) < 2:
         return math.nan
-    from scipy import stats  # half a second, and most figures need none of it
-
-    ranks_x = stats.rankdata(x) - (len(x) + 1) / 2
-    ranks_y = stats.rankdata(y) - (len(y) + 1) / 2
-    scale = math.sqrt(float(ranks_x @ ranks_x) * float(ranks_y @ ranks_y))
-    return float(ranks_x @ ranks_y) / scale if scale > 0 else math.nan
+    return _WeightedRanks(x, y).correlation(np.ones(len(x), dtype=np.int64))
 
 
 def paired_difference(a: pd.DataFrame, b: pd.DataFrame, *, slack: float = 0.0) -> PairedDifference:
@@ -190,27 +244,60 @@ def paired_difference(a: pd.DataFrame, b: pd.DataFrame, *, slack: float = 0.0) -
                 "module and one estimator"
             )
     both = a[columns].merge(b[columns], on=_PAIR_COLUMNS, how="outer", suffixes=("_a", "_b"))
-    paired = both[both["id_a"].notna() & both["id_b"].notna()]
-    apart = np.abs(paired["n_eff_a"] - paired["n_eff_b"])
-    equal = paired[apart <= slack * paired[["n_eff_a", "n_eff_b"]].max(axis=1)]
-    from scipy import stats
+    return aligned_difference(
+        both["id_a"].to_numpy(np.float64),
+        both["id_b"].to_numpy(np.float64),
+        both["n_eff_a"].to_numpy(np.float64),
+        both["n_eff_b"].to_numpy(np.float64),
+        pd.Categorical(both["document"]).codes.astype(np.int64),
+        slack=slack,
+    )
 
-    difference = np.asarray(equal["id_a"] - equal["id_b"], np.float64)
-    documents = np.asarray(equal["document"])
+
+def aligned_difference(
+    a: np.ndarray,
+    b: np.ndarray,
+    n_a: np.ndarray,
+    n_b: np.ndarray,
+    documents: np.ndarray,
+    *,
+    slack: float = 0.0,
+) -> PairedDifference:
+    """Return `paired_difference` of contexts (n,) in one order.
+
+    Args:
+        a, b: (n,) dimensions, NaN where undefined or missing.
+        n_a, n_b: (n,) points of each cloud; NaN or below zero where a side lacks the context.
+        documents: (n,) the document's number of each context.
+        slack: as `paired_difference`.
+    """
+    paired = ~(np.isnan(a) | np.isnan(b))
+    known = (n_a >= 0) | (n_b >= 0)
+    equal = paired & (np.abs(n_a - n_b) <= slack * np.maximum(n_a, n_b))
+    difference, documents = (a - b)[equal], documents[equal]
     error = standard_error(difference, documents)
-    n_documents = len(np.unique(documents))
+    n_documents, _ = _numbered(documents)
     mean = float(difference.mean()) if len(difference) else math.nan
-    reach = error * float(stats.t.ppf(0.975, n_documents - 1)) if n_documents > 1 else math.nan
+    reach = error * _quantile(n_documents - 1) if n_documents > 1 else math.nan
+    n_paired = int(np.count_nonzero(paired))
     return PairedDifference(
         mean=mean,
         standard_error=error,
         low=mean - reach,
         high=mean + reach,
-        n=len(equal),
+        n=len(difference),
         n_documents=n_documents,
-        n_unpaired=len(both) - len(paired),
-        n_unequal=len(paired) - len(equal),
+        n_unpaired=int(np.count_nonzero(known)) - n_paired,
+        n_unequal=n_paired - len(difference),
     )
+
+
+@lru_cache(maxsize=256)
+def _quantile(freedom: int) -> float:
+    """Return the 97.5 % quantile of Student's t."""
+    from scipy import stats  # half a second, and most figures need none of it
+
+    return float(stats.t.ppf(0.975, freedom))
 
 
 def _need(table: pd.DataFrame, columns: list[str]) -> None:

@@ -16,6 +16,12 @@ from terse.errors import TerseError
 from terse.figures.style import BLUE, GREY, WIDTH_IN, ordered_colours, paper_style
 
 _KINDS = {"emb": "embedding", "attn": "attention", "mlp": "MLP", "block": "block", "norm": "norm"}
+LOSS_COLUMNS = [
+    "row", "document", "module", "layer", "estimator", "id_without_sinks", "loss_nats",
+]  # fmt: skip
+"""What `id_against_loss` needs of a table."""
+MOST_POINTS = 5000
+"""Points of a figure; more make files that no reader opens."""
 _PREFERRED = "mle_inv"  # the recommended estimator, where one represents all
 _SCALE = "gride_"  # these estimators make one curve, in a separate figure
 _SIZED = {"twoNN_f10": "-", "gride_2": "--", "gride_16": ":"}  # in a decimation curve: line styles
@@ -103,25 +109,37 @@ def id_by_step(summary: pd.DataFrame) -> Figure:
     return figure
 
 
-def id_against_loss(ids: pd.DataFrame, seed: int = 0) -> Figure:
-    """Draw each context's ID against its loss, a panel per block, with the rank correlation.
+def representative(estimators: Iterable[str]) -> str:
+    """Return the estimator that is shown where one stands for all: mle_inv if it is there."""
+    known = sorted(set(estimators))
+    return _PREFERRED if _PREFERRED in known else known[0]
 
-    `ids` is the table of one model. The interval resamples documents.
+
+def id_against_loss(ids: pd.DataFrame, seed: int = 0) -> Figure:
+    """Draw the contexts' ID against their loss, a panel per block, with the rank correlation.
+
+    `ids` is the table of one model, with `LOSS_COLUMNS`. Of more than 5,000 points in all panels a
+    random choice is drawn, the same contexts in each, and the figure says so; the correlation is
+    of all contexts, and its interval resamples documents.
     Raises TerseError if the clouds are not contexts, since only contexts have a loss each.
     """
     if np.all(ids["row"].isna()):
         raise TerseError(
             "one cloud of all contexts has no loss per context: this figure needs cloud: context"
         )
-    known = sorted(set(ids["estimator"]))
-    estimator = _PREFERRED if _PREFERRED in known else known[0]
+    estimator = representative(map(str, ids["estimator"].unique()))
     drawn = ids.loc[ids["estimator"] == estimator]
     panels = _panels(drawn.assign(id=drawn["id_without_sinks"]))
+    rows, most = np.unique(ids["row"]), MOST_POINTS // len(panels)
+    chosen, note = rows, ""
+    if len(rows) * len(panels) > MOST_POINTS:
+        chosen = np.random.default_rng(seed).choice(rows, most, replace=False)
+        note = f"; {most:,} of {len(rows):,} contexts drawn, ρ of all"
     with paper_style():
         figure, axes = _wrapped(len(panels), sharey=False)
         for axis, (name, part) in zip(axes, panels.items(), strict=True):
-            _scatter(axis, part, name, seed)
-        figure.supxlabel("loss of the context (nats per token)", fontsize=8)
+            _scatter(axis, part, pd.Series(part["row"]).isin(chosen.tolist()), name, seed)
+        figure.supxlabel(f"loss of the context (nats per token){note}", fontsize=8)
         figure.supylabel(f"intrinsic dimension ({estimator}, {_WITHOUT})", fontsize=8)
     return figure
 
@@ -353,8 +371,9 @@ def _two_legends(
         )
 
 
-def _scatter(axis: Axes, part: pd.DataFrame, where: str, seed: int) -> None:
-    axis.plot(part["loss_nats"], part["id"], "o", color=BLUE, markersize=2.2, alpha=0.55, mew=0)
+def _scatter(axis: Axes, part: pd.DataFrame, chosen: pd.Series, where: str, seed: int) -> None:
+    points = part.loc[chosen]
+    axis.plot(points["loss_nats"], points["id"], "o", color=BLUE, markersize=2.2, alpha=0.55, mew=0)
     axis.set_title(f"{where}\n{_correlation(part.dropna(subset=['id', 'loss_nats']), seed)}")
 
 

@@ -117,8 +117,8 @@ def _untie(model: PreTrainedModel) -> None:
     Unmerged, an adapter of either leaves the other alone. peft 0.21 merges it into the shared
     weights, which changes both, and merges two of them twice.
     """
-    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
-    inner = [getattr(end, "base_layer", end) for end in ends]
+    ends: list[Any] = [model.get_input_embeddings(), model.get_output_embeddings()]
+    inner: list[Any] = [getattr(end, "base_layer", end) for end in ends]
     adapted = any(a is not b for a, b in zip(ends, inner, strict=True))
     if not adapted or None in ends or inner[0].weight is not inner[1].weight:
         return

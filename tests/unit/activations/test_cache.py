@@ -9,10 +9,12 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import psutil
 import pytest
 
-from terse.activations import cache, writer
-from terse.activations.layout import Dataset
+from terse.activations import cache, shards, writer
+from terse.activations.layout import COMMON, Dataset
+from terse.activations.shards import attributes_of
 from terse.errors import TerseError
 
 N, T, D = 10, 6, 4
@@ -122,7 +124,7 @@ def test_no_flipped_byte_of_a_small_shard_goes_unnoticed(tmp_path):
     path = write(tmp_path, 0, 1)
     whole = path.read_bytes()
     with h5py.File(path) as file:
-        before = cache.read_attributes(file)
+        before = attributes_of(file)
     missed = []
     for place in range(0, len(whole), 7):
         damaged = bytearray(whole)
@@ -132,7 +134,7 @@ def test_no_flipped_byte_of_a_small_shard_goes_unnoticed(tmp_path):
             cache.verify(tmp_path)
             with cache.open(tmp_path) as found:
                 same = np.array_equal(found.activations["block-l0"][:], VALUES)
-                same &= cache.read_attributes(found._files[0]) == before
+                same &= attributes_of(found.shards.file(0)) == before
                 same &= found.rows["id"].tolist() == [f"d-{i}" for i in range(N)]
             if not same:
                 missed.append(place)
@@ -265,3 +267,29 @@ def test_a_disk_that_fills_up_is_one_clear_line_and_leaves_no_file(tmp_path):
 def _writer(folder: Path) -> cache.ShardWriter:
     path = folder / "shard-00000.h5"
     return cache.write_shard(path, DATASETS, N, attributes={}, rows={"id": ["x"] * N})
+
+
+def test_few_files_are_open_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "MOST_OPEN", 2)
+    for shard in range(5):
+        write(tmp_path, shard, n_shards=5)
+    here = psutil.Process()
+    with cache.open(tmp_path) as found:
+        for _ in range(2):
+            np.testing.assert_array_equal(found.activations["block-l0"][1:], VALUES[1:])
+            np.testing.assert_array_equal(found.activations["block-l0"].tokens(2), VALUES[:, 2])
+            np.testing.assert_array_equal(found.activations["block-l0"][9], VALUES[9])
+            assert len([f for f in here.open_files() if f.path.startswith(str(tmp_path))]) == 2
+    assert not [f for f in here.open_files() if f.path.startswith(str(tmp_path))]
+
+
+def test_shards_without_a_digest_are_compared_as_before(folder):
+    for path in folder.glob("*.h5"):
+        with h5py.File(path, "r+") as file:
+            del file.attrs[COMMON]
+    with cache.open(folder) as found:
+        np.testing.assert_array_equal(found.activations["block-l0"][:], VALUES)
+    with h5py.File(path, "r+") as file:
+        file.attrs["model"] = "other"
+    with pytest.raises(TerseError, match="differ in model"):
+        cache.open(folder)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from terse.activations import cache
+from terse.activations.shards import open_whole
 from tiny_llama import make_model, make_settings, write_chunks
 
 N_SHARDS, N_KILLS, MOST_STARTS = 4, 10, 60
@@ -41,7 +41,7 @@ def start(arguments: list[str]) -> subprocess.Popen[str]:
 def whole_shards(folder: Path) -> dict[str, float]:
     """Check every file under a final name; return when each was written."""
     for path in folder.glob("shard-*.h5"):
-        cache._open_whole(path).close()
+        open_whole(path).close()
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("shard-*.h5")}
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from terse.activations import cache
 from terse.activations.shard import cache_shard
+from terse.activations.shards import attributes_of
 from terse.dimension import estimate
 from terse.errors import TerseError
 from tiny_llama import CTX_LEN, N_CONTEXTS, WIDTH, make_model, make_settings, write_chunks
@@ -128,7 +129,7 @@ def test_half_precision_is_one_rounding(model, chunks, tmp_path, save_fp):
             np.testing.assert_array_equal(rounded.means[key][:], exact.means[key][:])
     with h5py.File(tmp_path / "b" / "shard-00000.h5") as file:
         stored = file["activations/block-l0"]
-        about = cache.read_attributes(stored)
+        about = attributes_of(stored)
         assert about["dtype"] == save_fp
         assert stored.dtype == {"float16": np.float16, "bfloat16": np.uint16}[save_fp]
         assert about["module_path"] == "model.layers.0"

@@ -34,3 +34,19 @@ def test_what_it_names_has_to_exist_once_it_is_selected() -> None:
         load(raw)
     raw["select"] = {"runs": ["base"], "ids": []}
     assert load(raw).scored_by_lm_eval() == []
+
+
+def test_a_kept_step_of_any_run_is_scored_though_it_is_not_measured() -> None:
+    raw = read_yaml(CONFIG)
+    raw["models"]["early"] = {"run": "codes-lm", "step": 100}
+    raw["runs"]["codes-lm"] |= {"checkpoint_steps": [100]}
+    raw["select"]["harness"] = ["early"]
+    found = load(raw)
+    assert found.harness_adapter("early").endswith("hierarchical.lm_eval:HierarchicalAELM")
+    assert found.family("early") == "codes-lm"
+    assert "codes-lm" not in found.families()  # of what has figures of its dimensions
+    with pytest.raises(TerseError, match="its dimensions can't be measured"):
+        found.measure("early")
+    raw["select"]["ids"] = ["early"]
+    with pytest.raises(TerseError, match=r"models\.early\.run: codes-lm of method hierarchical is"):
+        load(raw)

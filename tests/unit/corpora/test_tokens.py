@@ -197,3 +197,30 @@ def test_files_that_are_not_whole_are_refused(tmp_path, tokens_path):
         TokenStore(tmp_path / "unfinished.h5")
     with pytest.raises(TerseError, match="did you mean 'train'"):
         TokenStore(tokens_path, "trian")
+
+
+def test_a_long_document_is_encoded_in_pieces_with_the_same_tokens(
+    tmp_path, documents_path, tokenizer, monkeypatch
+):
+    tokenize_documents(documents_path, tokenizer, tmp_path / "whole.h5")
+    monkeypatch.setattr(module, "PIECE", 40)
+    monkeypatch.setattr(module, "BATCH_BYTES", 300)
+    text = max((row["text"] for rows in read_documents(documents_path) for row in rows), key=len)
+    assert len(module.pieces_of(text)) > 3
+    assert "".join(module.pieces_of(text)) == text
+    assert module.can_be_cut(plain_backend(tokenizer))
+    tokenize_documents(documents_path, tokenizer, tmp_path / "pieces.h5")
+    for split in ("train", "validation"):
+        one, other = (TokenStore(tmp_path / f"{name}.h5", split) for name in ("whole", "pieces"))
+        np.testing.assert_array_equal(one.offsets, other.offsets)
+        np.testing.assert_array_equal(one.tokens[:], other.tokens[:])
+        np.testing.assert_array_equal(one.byte_ends[:], other.byte_ends[:])
+
+
+def test_a_tokenizer_that_joins_words_gets_whole_texts():
+    backend = Tokenizer(models.BPE())
+    assert not module.can_be_cut(backend)  # no words
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    assert not module.can_be_cut(backend)  # a piece would begin with a space of its own
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    assert module.can_be_cut(backend)

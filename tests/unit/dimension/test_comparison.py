@@ -7,6 +7,9 @@ import pandas as pd
 import pytest
 
 from terse.dimension.comparison import between_layers, between_models
+from terse.dimension.contexts import gathered
+from terse.dimension.statistics import paired_difference
+from terse.errors import TerseError
 
 
 @pytest.fixture
@@ -93,3 +96,46 @@ def test_one_layer_makes_an_empty_table(table: Callable[..., pd.DataFrame]) -> N
     found = between_layers(table("base", 3.0, layers=(2,)))
     assert len(found) == 0
     assert list(found.columns[:3]) == ["comparison", "model", "against"]
+
+
+def test_a_table_in_parts_gives_what_pairing_context_by_context_does() -> None:
+    """Against `paired_difference` of the rows themselves, some of them missing or undefined."""
+    random = np.random.default_rng(4)
+    sides = []
+    for model, drop in (("late", 0.2), ("early", 0.1)):
+        rows = pd.DataFrame(
+            {
+                "model": model, "module": kind, "layer": layer, "estimator": name,
+                "document": f"d{d}", "chunk": c, "n_eff": 64 - (random.random() < 0.3),
+                "id": np.nan if random.random() < 0.2 else random.normal(9, 1),
+                "id_without_sinks": random.normal(9, 1), "n_heavy": int(random.integers(3)),
+                "flags": ["", "sink", "duplicates;sinks"][random.integers(3)],
+            }
+            for kind in ("mlp", "block") for layer in (0, 1) for name in ("mle", "gride_2")
+            for d in range(9) for c in range(3) if random.random() > drop
+        ).astype({"layer": "Int64"})  # fmt: skip
+        sides.append(rows)
+    late, early = (gathered([side.iloc[:70], side.iloc[70:]]) for side in sides)
+    found = between_models(late, early)
+    assert len(found) == 2 * 8
+    for _, row in found.iterrows():
+        keys = ["module", "layer", "estimator"]
+        a, b = (side.loc[(side[keys] == row[keys]).all(axis=1)] for side in sides)
+        if row["sinks"] == "without":
+            a, b = (
+                one.assign(
+                    id=one["id_without_sinks"],
+                    n_eff=one["n_eff"]
+                    - one["n_heavy"].where(~one["flags"].str.contains("sinks"), 0),
+                )
+                for one in (a, b)
+            )
+        expected = paired_difference(a, b, slack=0.02 if row["sinks"] == "without" else 0.0)
+        np.testing.assert_allclose([row[name] for name in expected._fields], expected, rtol=1e-12)
+    assert found["n_unpaired"].sum() > 0 < found["n_unequal"].sum()
+
+
+def test_a_context_that_occurs_twice_is_refused(table: Callable[..., pd.DataFrame]) -> None:
+    once = table("base", 3.0)
+    with pytest.raises(TerseError, match="occurs twice"):
+        between_layers(pd.concat([once, once.head(1)]))

@@ -132,3 +132,14 @@ def test_paired_difference_counts_what_it_leaves_out() -> None:
     assert (found.n, found.n_unpaired, found.n_unequal) == (32, 3, 1)
     with pytest.raises(TerseError, match="occurs twice"):
         paired_difference(ids, b)
+
+
+def test_the_interval_is_that_of_resampled_documents_ranked_anew() -> None:
+    random = np.random.default_rng(5)
+    x, groups = random.normal(size=90).round(1), np.repeat(np.arange(30), 3)  # with ties
+    y = (x + random.normal(size=90)).round(1)
+    drawn = np.random.default_rng(7).integers(30, size=(2000, 30))
+    each = [np.concatenate([np.flatnonzero(groups == document) for document in d]) for d in drawn]
+    naive = [stats.spearmanr(x[at], y[at]).statistic for at in each]
+    found = rank_correlation(x, y, groups, seed=7)
+    np.testing.assert_allclose([found.low, found.high], np.quantile(naive, [0.025, 0.975]))

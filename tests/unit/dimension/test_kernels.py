@@ -1,7 +1,11 @@
 """Compiled code on disk: shared by processes, and not needed."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
+
+from terse.dimension import kernels
 
 ONE_TYPE = """
 import numpy as np, torch
@@ -23,7 +27,7 @@ for dtype in ("float16", "float32", "float64"):
             estimate(points, NAMES, precision="float64", theiler_window=2)
 public = {name: getattr(kernels, name) for name in vars(kernels) if not name.startswith("_")}
 types = {name: len(k.signatures) for name, k in public.items() if hasattr(k, "signatures")}
-assert len(types) == 9, types
+assert len(types) == 11, types
 assert set(types.values()) == {1}, types
 """
 
@@ -41,6 +45,9 @@ np.testing.assert_allclose(sums, points[[0, 2, 3]].mean(0))
 """
 
 
+KERNELS = Path(kernels.__path__[0])
+
+
 def run(code: str) -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -55,3 +62,13 @@ def test_where_compiled_code_cannot_be_kept_it_is_made_each_time() -> None:
 
 def test_the_package_loads_no_numba() -> None:
     run("import sys, terse.dimension; assert not {'numba', 'torch', 'numpy'} & set(sys.modules)")
+
+
+def test_a_kernel_calls_only_those_of_its_own_file() -> None:
+    """Numba compares a kernel's own file with the code that it has kept, and no other."""
+    files = [path for path in KERNELS.glob("*.py") if path.stem not in ("__init__", "compiled")]
+    assert len(files) >= 4
+    for path in files:
+        nodes = ast.walk(ast.parse(path.read_text()))
+        ours = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+        assert ours == {"terse.dimension.kernels.compiled"}, path

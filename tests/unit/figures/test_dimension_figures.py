@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from terse.dimension import decimation_curve
 from terse.dimension.statistics import rank_correlation, summarise
+from terse.figures import dimensions
 from terse.figures.dimensions import (
     id_against_loss,
     id_by_layer,
@@ -301,3 +302,21 @@ def test_by_step_leaves_out_models_without_a_step(ids_table: Table, texts: Texts
     steps = {float(x) for axis in figure.axes for line in axis.lines for x in line.get_xdata()}
     assert steps == {0, 100}
     texts(figure)
+
+
+def test_against_loss_draws_a_share_of_very_many_contexts_and_says_so(
+    ids_table: Table, texts: Texts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = ids_table("base", n_documents=8, kinds=("block",))
+    every = id_against_loss(table)
+    n_contexts = table["row"].nunique()
+    monkeypatch.setattr(dimensions, "MOST_POINTS", 4 * 5)  # 4 panels
+    figure = id_against_loss(table)
+    axes = [axis for axis in figure.axes if axis.get_visible()]
+    assert [len(axis.lines[0].get_xdata()) for axis in axes] == [5] * 4
+    assert (
+        f"loss of the context (nats per token); 5 of {n_contexts} contexts drawn, ρ of all"
+        in texts(figure)
+    )
+    titles = [[axis.get_title() for axis in one.axes] for one in (figure, every)]
+    assert titles[0] == titles[1]

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -63,7 +64,7 @@ def test_base_and_adapter_are_one_model(tmp_path, base, adapter, merge):
     assert record["inputs"].keys() == {"base", "adapter"}
 
 
-ON_TIED = {
+ON_TIED: dict[str, dict[str, Any]] = {
     "embeddings": {"target_modules": ["q_proj", "embed_tokens"]},
     "embeddings-and-head": {"target_modules": ["embed_tokens"], "ensure_weight_tying": True},
     "head": {"target_modules": ["lm_head"]},

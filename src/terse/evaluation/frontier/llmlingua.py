@@ -23,39 +23,41 @@ class LLMLingua(Choice):
     """
 
     def look(self, reader: CausalReader, tokens: Tokens, window: Window) -> Tensor:
-        return tokens.context
+        """Return the nats of each token but the first after the original text, (L - 1,)."""
+        logits = reader.lm(input_ids=tokens.context[None], use_cache=False).logits
+        return _nats_of(logits, tokens.context)
 
     def take(self, seen: Tensor, reader: CausalReader, tokens: Tokens, n: int) -> Chosen:
-        if n == len(seen):
+        if n == tokens.L:
             return Chosen(torch.arange(n, device=seen.device))
-        return Segments(reader, seen).compressed(n)
+        return Segments(reader, tokens.context, seen).compressed(n)
 
 
 class Segments:
     """A context (L,) during its compression.
 
     kept: the indices that are left, in order. losses: nats of each of them but the first, as far
-    as they are computed after the compressed text; before that, after the original text.
+    as they are computed after the compressed text; before that, after the original text, which is
+    what is given (L - 1,) and counted as one pass.
     """
 
-    def __init__(self, reader: CausalReader, context: Tensor) -> None:
-        self.reader, self.context = reader, context
-        self.kept = torch.arange(len(context), device=context.device)
-        self.losses = torch.zeros(0, device=context.device)
-        self.computed = self.flops = 0.0
+    def __init__(self, reader: CausalReader, context: Tensor, losses: Tensor) -> None:
+        self.reader, self.context, self.losses = reader, context, losses
+        self.kept = torch.arange(L := len(context), device=context.device)
+        self.computed, self.flops = float(L), float(reader.flops.total(L, L))
         self._cache = DynamicCache()
 
     def compressed(self, n: int) -> Chosen:
         """Return the tokens that are left when about n are asked for, and the passes made."""
         L = len(self.context)
         share = n / (L + 3)  # the package counts three tokens that are not there
-        self.losses = self._nats(0, L, DynamicCache())
         end, scored = min(SEGMENT, L), 0
         for segment, size in enumerate(segment_sizes(L)):
             if end > len(self.kept):
                 break
             if segment > 0:
-                self.losses[scored : end - 1] = self._nats(scored, end, self._cache)
+                fresh = self._nats(scored, end, self._cache)
+                self.losses = torch.cat([self.losses[:scored], fresh, self.losses[end - 1 :]])
                 self._cache.crop(-SEGMENT)
                 scored = end - SEGMENT
             last = end - SEGMENT + size
@@ -71,7 +73,7 @@ class Segments:
         logits = self.reader.lm(input_ids=ids[None], past_key_values=cache, use_cache=True).logits
         self.computed += len(ids)
         self.flops += float(self.reader.flops.total(len(ids), len(ids), past=first))
-        return nn.functional.cross_entropy(logits[0, :-1].float(), ids[1:], reduction="none")
+        return _nats_of(logits, ids)
 
     def _drop(self, last: int, size: int, share: float) -> int:
         """Drop tokens of the segment that ends at `last`, and return how many before `last`."""
@@ -82,6 +84,11 @@ class Segments:
         keep[: last - size] = True
         self.kept, self.losses = self.kept[keep], self.losses[keep[:-1]]
         return int((~keep[:last]).sum())
+
+
+def _nats_of(logits: Tensor, ids: Tensor) -> Tensor:
+    """Return the nats of each id but the first (n - 1,) under the logits (1, n, V)."""
+    return nn.functional.cross_entropy(logits[0, :-1].float(), ids[1:], reduction="none")
 
 
 def segment_sizes(L: int) -> list[int]:

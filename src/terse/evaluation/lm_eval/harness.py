@@ -92,10 +92,10 @@ def download_tasks(settings: Harness, folder: Path) -> None:
 
 def use_data(folder: Path) -> None:
     """Let the library read tasks' data from a folder, where `download_tasks` put them."""
-    import datasets
+    from datasets import config
 
     os.environ["HF_DATASETS_CACHE"] = str(folder.resolve())
-    datasets.config.HF_DATASETS_CACHE = folder.resolve()
+    config.HF_DATASETS_CACHE = folder.resolve()
 
 
 def _tasks(

@@ -59,8 +59,8 @@ def tail(model: Compressor, at: ScoredBatch) -> Tensor:
 def mean_pool(model: Compressor, at: ScoredBatch) -> Tensor:
     """Means of the context's hidden states at `cmp_layer` over c equal parts, as the vectors.
 
-    With fewer than c tokens, neighbouring parts share them. A frozen model has never read a mean, so
-    this can be far worse than `low`.
+    With fewer than c tokens, neighbouring parts share them. A frozen model has never read a mean,
+    so this can be far worse than `low`.
     """
     s, batch = model.settings, at.batch
     tokens = batch.context.reshape(len(batch.context) * s.n_spans, -1)  # (B S, k)

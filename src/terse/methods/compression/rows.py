@@ -51,7 +51,7 @@ class Windows(Dataset[Item]):
     def item(self, document: int, start: int, split_at: int, stop: int) -> Item:
         """Return the window [start, stop) of a document; the context ends at `split_at`."""
         offset = int(self.store.offsets[document])
-        tokens = self.store.tokens[offset + start : offset + stop].astype(np.int64)
+        tokens = self.store.windows[offset + start : offset + stop].astype(np.int64)
         context, new = np.split(tokens, [split_at - start])
         first, o = split_at, self.lengths.overlap
         if not self.lengths.new:
@@ -59,8 +59,8 @@ class Windows(Dataset[Item]):
         target = np.concatenate([context[len(context) - o :], new])
         width = o + (self.lengths.new or self.lengths.context)
         place = torch.arange(width)
-        ends = self.store.byte_ends
-        begins = int(ends[offset + first - 1]) if first else 0
+        ends = self.store.window_ends[offset + max(0, first - 1) : offset + stop]
+        begins = int(ends[0]) if first else 0
         return {
             "context": _padded(context, self.lengths.context, front=True),
             "context_mask": _padded(np.ones_like(context), self.lengths.context, front=True),
@@ -68,7 +68,7 @@ class Windows(Dataset[Item]):
             "target_mask": (place < len(target)).long(),
             "is_new": ((place >= o) & (place < len(target))).long(),
             "document": document,
-            "target_bytes": int(ends[offset + stop - 1]) - begins,
+            "target_bytes": int(ends[-1]) - begins,
         }
 
 
@@ -151,7 +151,7 @@ class PairWindows(ListedWindows):
     def _place(self, document: int) -> tuple[int, int, int] | None:
         """Return (document, tokens of the first text, all tokens); None if they do not fit."""
         start, stop = map(int, self.store.offsets[document : document + 2])
-        ends = self.store.byte_ends[start:stop]
+        ends = self.store.window_ends[start:stop]
         boundary = first_bytes(self.store.metadata_of(document))
         split_at = int(np.searchsorted(ends, boundary, side="right"))
         size = stop - start

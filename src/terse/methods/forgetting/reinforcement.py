@@ -149,10 +149,10 @@ def _checked(block: dict[str, Any]) -> ForgettingSettings:
 
 
 def _tokenizer_of(base: PreTrainedModel) -> PreTrainedTokenizerBase:
-    folder = Path(base.name_or_path)
-    if not folder.is_dir():
+    folder = base.name_or_path
+    if not folder or not Path(folder).is_dir():
         raise TerseError("give tokenizer: the base was not loaded from a folder that has one")
-    return load_tokenizer(folder)
+    return load_tokenizer(Path(folder))
 
 
 def _tokens(texts: Sequence[str] | None, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Path:

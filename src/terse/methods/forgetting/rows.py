@@ -66,12 +66,12 @@ class BlockWindows(Dataset[Item]):
         offset, size = int(self.store.offsets[document]), int(self.sizes[document])
         begin = max(0, first - (self.lengths.context - 1))
         stop = min(first + self.lengths.block, size)
-        read = self.store.tokens[offset + begin : offset + stop].astype(np.int64)
+        read = self.store.windows[offset + begin : offset + stop].astype(np.int64)
         tokens = np.concatenate([[self.start_id], read])
-        ends = self.store.byte_ends
-        before = int(ends[offset + first - 1]) if first else 0
+        ends = self.store.window_ends[offset + max(0, first - 1) : offset + stop]
+        before = int(ends[0]) if first else 0
         last = stop == size
-        until = self.store.dataset("n_bytes")[document] if last else ends[offset + stop - 1]
+        until = self.store.dataset("n_bytes")[document] if last else ends[-1]
         fields = item_of(tokens, 1 + first - begin, self.lengths, self.pad_id)
         return {**fields, "document": document, "target_bytes": int(until) - before}
 

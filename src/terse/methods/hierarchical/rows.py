@@ -45,7 +45,7 @@ class ByteRows(Dataset[dict[str, Tensor]]):
 
     def read(self, start: int, stop: int) -> NDArray[np.int64]:
         """Return the positions [start, stop) of the stream; only their bytes are read."""
-        tokens, found = self.store.tokens, np.full(stop - start, EOS, dtype=np.int64)
+        tokens, found = self.store.windows, np.full(stop - start, EOS, dtype=np.int64)
         document = max(0, int(np.searchsorted(self.starts, start, side="right")) - 1)
         while document < len(self.store) and self.starts[document] < stop:
             begin, end = self.starts[document] + 1, self.starts[document + 1] - 1  # of its bytes

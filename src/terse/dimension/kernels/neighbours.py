@@ -1,34 +1,8 @@
-"""Compiled loops over one cloud on a CPU (Numba): what takes torch several passes takes one here.
-
-They release the interpreter's lock, so that clouds run on threads side by side. No distance on a
-GPU or in the float64 reference comes from here.
-
-Numba keeps compiled code on disk. Two processes that save a kernel at the same moment, for
-arguments of different types, can leave the code of one under the name of the other; so every kernel
-that is called from outside gets arguments of one type only (a test holds that).
-"""
-
-import logging
-from collections.abc import Callable
-from typing import Any
+"""The nearest points of every point: selected from a product, settled by differences."""
 
 import numpy as np
-from numba import njit
 
-logger = logging.getLogger(__name__)
-
-_FAST = {"reassoc", "contract", "nsz", "arcp"}  # sums may be vectorised; infinities stay
-
-
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile at the first call; keep the code on disk where there is a place for it."""
-    options = {"nogil": True, "fastmath": _FAST, "error_model": "numpy"}
-    try:
-        return njit(cache=True, **options)(function)
-    except RuntimeError as error:  # neither this folder nor the user's cache can be written
-        logger.info("%s is compiled by every process: %s", function.__name__, error)
-        return njit(**options)(function)
-
+from terse.dimension.kernels.compiled import compiled
 
 FAR = np.float32(3e38)
 """A squared distance that is no neighbour's."""
@@ -37,70 +11,18 @@ _GROUPS = 64  # columns of a row are dealt into this many groups by their remain
 _PANEL = 16  # rows that are mirrored at once: a cache line of each column
 _SLACK = 2  # entries above k that a threshold may let pass before it is good enough
 _BISECTIONS = 24
+_BLOCK = 128  # coordinates that are summed in float32
+_TINY = 1e-28  # squares below it may have lost digits in float32
 
 
-@_compiled
-def mean_of(x, left_out, sums):
-    """Write the mean (D,) float64 of the points (n, D) that are not left out into `sums`."""
-    n, D = x.shape
-    sums[:] = 0.0
-    count = 0
-    for i in range(n):
-        if not left_out[i]:
-            count += 1
-            for d in range(D):
-                sums[d] += x[i, d]
-    for d in range(D):
-        sums[d] /= count
-
-
-@_compiled
-def norms_about(x, centre, norms):
-    """Write the distances (n,) float64 of the points (n, D) from a centre (D,); return the median.
-
-    An infinite or undefined distance makes the median NaN.
-    """
-    n, D = x.shape
-    for i in range(n):
-        total = 0.0
-        for d in range(D):
-            difference = x[i, d] - centre[d]
-            total += difference * difference
-        norms[i] = np.sqrt(total)
-    return np.median(norms) if np.isfinite(norms).all() else np.nan
-
-
-@_compiled
-def subtract(x, centre, left_out, rest, share):
-    """Write points (n, D) less a centre (D,) into `rest`, zero where they are left out.
-
-    `share` (D,) receives how much of the points' squared norms each dimension holds, every point
-    counting alike; all float32.
-    """
-    n, D = x.shape
-    share[:] = 0.0
-    for i in range(n):
-        norm = np.float32(0.0)
-        for d in range(D):
-            value = x[i, d] - centre[d]
-            rest[i, d] = value
-            norm += value * value
-        if left_out[i]:
-            rest[i, :] = 0.0
-        elif norm > 0:
-            weight = np.float32(1.0) / norm
-            for d in range(D):
-                share[d] += rest[i, d] * rest[i, d] * weight
-
-
-@_compiled
+@compiled
 def _halve(source, target, half):
     for c in range(half):
         one, other = source[c], source[c + half]
         target[c] = other if other < one else one
 
 
-@_compiled
+@compiled
 def _threshold(minima, k):
     """Return a value that at least k of the first 64 entries, and hardly more, do not exceed."""
     low, high = minima[0], minima[0]
@@ -121,13 +43,13 @@ def _threshold(minima, k):
     return high
 
 
-@_compiled
+@compiled
 def _mark(values, threshold, marks):
     for j in range(len(marks)):
         marks[j] = np.uint8(values[j] <= threshold)
 
 
-@_compiled
+@compiled
 def _sort(values, places, count):
     """Sort the first `count` values, and their places with them, by insertion."""
     for a in range(1, count):
@@ -138,7 +60,7 @@ def _sort(values, places, count):
         values[b + 1], places[b + 1] = value, place
 
 
-@_compiled
+@compiled
 def _panel(product, first, stop, panel):
     """Copy the rows from `first` to `stop` of a symmetric matrix whose upper half is given."""
     n = len(product)
@@ -156,7 +78,7 @@ def _panel(product, first, stop, panel):
         panel[r - first, r:n] = product[r, r:]
 
 
-@_compiled
+@compiled
 def _select(values, k, minima, marks, words, near, places):
     """Sort the k smallest of `values` (a power of two of them, >= 128) to the front of `near`.
 
@@ -178,7 +100,7 @@ def _select(values, k, minima, marks, words, near, places):
     _sort(near, places, count)
 
 
-@_compiled
+@compiled
 def _to_values(row, norms, values):
     """Write norms - 2 row into `values`; return the sum of the squares of the row."""
     squares = np.float32(0.0)
@@ -188,7 +110,7 @@ def _to_values(row, norms, values):
     return squares
 
 
-@_compiled
+@compiled
 def nearest(product, norms, outliers, times, window, k, found, index):
     """Select each point's k smallest squared distances, less its own squared norm.
 
@@ -233,7 +155,7 @@ def nearest(product, norms, outliers, times, window, k, found, index):
     return energy
 
 
-@_compiled
+@compiled
 def _squared_difference(one, other):
     total = 0.0
     for d in range(len(one)):
@@ -242,7 +164,66 @@ def _squared_difference(one, other):
     return total
 
 
-@_compiled
+@compiled
+def _short_difference(one, other):
+    """Return a squared difference in float32, summed in blocks; in float64 where it is tiny."""
+    total = 0.0
+    for start in range(0, len(one), _BLOCK):
+        part = np.float32(0.0)
+        for d in range(start, min(start + _BLOCK, len(one))):
+            difference = one[d] - other[d]
+            part += difference * difference
+        total += np.float64(part)
+    return total if total > _TINY else _squared_difference(one, other)
+
+
+@compiled
+def _shape(near, norm, n_kept, error):
+    """Return the possible error of candidates, the last distance kept, and their spread."""
+    possible = error * (norm + near[len(near) - 1])
+    last = near[n_kept - 1]
+    return possible, last, n_kept - near[:n_kept].sum() / last
+
+
+@compiled
+def _limit(relative, accepted):
+    """Return the largest error of a point that may stay.
+
+    The errors up to it are together at most `accepted`, as the error of a mean over all points.
+    """
+    total = (relative * relative).sum()
+    allowed = accepted * accepted * len(relative) * len(relative)
+    if total <= allowed:
+        return np.inf
+    ordered = np.sort(relative)
+    a = len(ordered)
+    while a > 0 and total > allowed:
+        a -= 1
+        total -= ordered[a] * ordered[a]
+    return ordered[a - 1] if a > 0 else -1.0
+
+
+@compiled
+def _candidates(norm, found, near):
+    for a in range(len(near)):
+        near[a] = np.float64(norm) + np.float64(found[a])
+
+
+@compiled
+def _errors(norms, left_out, found, n_kept, error, tolerance, spread_factor):
+    """Return the possible relative error (n,) of each point's spread; -1 where it is too large."""
+    errors = np.zeros(len(norms), np.float64)
+    near = np.empty(found.shape[1], np.float64)
+    for i in range(len(norms)):
+        if not left_out[i]:
+            _candidates(norms[i], found[i], near)
+            possible, last, spread = _shape(near, norms[i], n_kept, error)
+            narrow = possible <= tolerance * last * min(1.0, spread_factor * spread)
+            errors[i] = possible / (last * spread) if narrow else -1.0  # also where it is NaN
+    return errors
+
+
+@compiled
 def settle(
     x,
     norms,
@@ -253,16 +234,17 @@ def settle(
     error,
     tolerance,
     spread_factor,
-    everything,
+    accepted,
     out,
     out_index,
 ):
     """Turn candidates into squared distances, by differences where the product is in doubt.
 
-    The two nearest are always computed again, a pair where its possible error exceeds `tolerance`
-    of it, and all k candidates of a point where that holds for the last one kept, or where its
-    distances are so alike that the error is not small against their spread. The product has then
-    to prove that no other point is nearer.
+    A pair is computed again where its possible error exceeds `tolerance` of it. All k candidates of
+    a point are, where that holds for the last one kept, or where its distances are so alike that
+    the error is not small against their spread; the product has then to prove that no other point
+    is nearer. So are the points of largest error, until the others' makes no more than `accepted`
+    of the mean of all. The two nearest always come from differences in float64.
 
     Args:
         x: (n, D) float32 points as given.
@@ -273,94 +255,45 @@ def settle(
         error: possible error of a squared distance, over norm and distance.
         tolerance: of one squared distance, relative.
         spread_factor: times the spread is the least that a possible error must be small against.
-        everything: compute all candidates of all points again.
+        accepted: predicted relative error in the mean of the sum of log(r_20 / r_j).
         out, out_index: (n, n_kept) float64 and int64; written.
 
     Returns:
-        Points (n,) bool whose candidates are not proven, how many pairs were in doubt, and the
-        predicted relative error of the sum of log(r_20 / r_j) over all points.
+        Points (n,) bool whose candidates are not proven, and how many pairs were in doubt.
     """
     n, k = found.shape
     unproven = np.zeros(n, np.bool_)
     near, places = np.empty(k, np.float64), np.empty(k, np.int64)
-    n_doubts, variance = 0, 0.0
+    errors = _errors(norms, left_out, found, n_kept, error, tolerance, spread_factor)
+    limit, n_doubts = _limit(np.maximum(errors, 0.0), accepted), 0
     for i in range(n):
         if left_out[i]:
             continue
-        for a in range(k):
-            near[a], places[a] = np.float64(norms[i]) + np.float64(found[i, a]), index[i, a]
+        _candidates(norms[i], found[i], near)
+        places[:] = index[i]
         possible = error * (norms[i] + near[k - 1])
         bound = near[k - 1] - possible
-        last = near[n_kept - 1]
-        spread = 0.0
-        for a in range(n_kept):
-            spread += 1 - near[a] / last  # less than the sum of log(last / near)
-        wide = tolerance * last * min(1.0, spread_factor * spread)
-        open_set = everything or not possible <= wide
+        wide = errors[i] < 0
+        open_set = wide or errors[i] > limit
         for a in range(k):
-            doubt = open_set or (a < n_kept and possible > tolerance * near[a])
-            if doubt or a < 2:
-                near[a] = _squared_difference(x[i], x[places[a]])
-                n_doubts += np.int64(doubt)
-        if not open_set:
-            relative = possible / (last * max(spread, 1e-12))
-            variance += relative * relative
+            if open_set or (a < n_kept and possible > tolerance * near[a]):
+                n_doubts += 1
+                if wide:
+                    near[a] = _squared_difference(x[i], x[places[a]])
+                else:
+                    near[a] = _short_difference(x[i], x[places[a]])
         _sort(near, places, k if open_set else n_kept)
+        for a in range(2):
+            near[a] = _squared_difference(x[i], x[places[a]])
+        _sort(near, places, n_kept)
         unproven[i] = open_set and k < n - 1 and not near[n_kept - 1] <= bound
         out[i], out_index[i] = near[:n_kept], places[:n_kept]
-    return unproven, n_doubts, np.sqrt(variance) / n
+    return unproven, n_doubts
 
 
-@_compiled
+@compiled
 def distances_from(x, rows, squared):
     """Write squared distances (r, n) float64 of the named rows from all points (n, D)."""
     for r in range(len(rows)):
         for j in range(len(x)):
             squared[r, j] = _squared_difference(x[rows[r]], x[j])
-
-
-@_compiled
-def row_hashes(words, factors, hashes):
-    """Write a hash (n,) int64 of each row of words (n, W) int64; equal rows have equal ones.
-
-    As many of its words count as there are factors (w,).
-    """
-    for i in range(len(words)):
-        total = np.int64(0)
-        for w in range(len(factors)):
-            total += words[i, w] * factors[w]
-        hashes[i] = total
-
-
-@_compiled
-def likelihood_root(x, constant, m, weight, d, lowest, steps, tolerance):
-    """Take the steps of `estimators._likelihood_root` for one cloud (n,), from a start d."""
-    total = x.sum()
-    for _ in range(steps):
-        value, slope = constant - weight * d * total, -weight * total
-        for i in range(len(x)):
-            y = d * x[i]
-            if y > 0:
-                phi = y / np.expm1(y)
-                value += m * phi
-                slope += m * phi * (1 - phi - y) / d
-            else:
-                value += m
-        before = d
-        d = max(lowest, d - value / slope)
-        if abs(before - d) <= tolerance * d:
-            break
-    return d
-
-
-@_compiled
-def scatter_times(x, vector, result):
-    """Write X'Xv (D,) of points (n, D) into `result`, reading each point once; float32."""
-    n, D = x.shape
-    result[:] = 0.0
-    for i in range(n):
-        inner = np.float32(0.0)
-        for d in range(D):
-            inner += x[i, d] * vector[d]
-        for d in range(D):
-            result[d] += inner * x[i, d]

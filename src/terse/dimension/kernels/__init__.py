@@ -1,0 +1,35 @@
+"""Compiled loops over one cloud on a CPU (Numba): what takes torch several passes takes one here.
+
+They release the interpreter's lock, so that clouds run on threads side by side. No distance on a
+GPU or in the float64 reference comes from here.
+
+Numba keeps compiled code on disk. Two processes that save a kernel at the same moment, for
+arguments of different types, can leave the code of one under the name of the other; so every kernel
+that is called from outside gets arguments of one type only. Nor does Numba notice that a kernel in
+another file has changed; so a kernel calls only those of its own file. (Tests hold both.)
+"""
+
+from terse.dimension.kernels.likelihood import gride, mind_ml_root, spreads
+from terse.dimension.kernels.neighbours import FAR, distances_from, nearest, settle
+from terse.dimension.kernels.points import (
+    mean_of,
+    norms_about,
+    row_hashes,
+    subtract,
+)
+from terse.dimension.kernels.spectrum import largest_eigenvalue
+
+__all__ = [
+    "FAR",
+    "distances_from",
+    "gride",
+    "largest_eigenvalue",
+    "mean_of",
+    "mind_ml_root",
+    "nearest",
+    "norms_about",
+    "row_hashes",
+    "settle",
+    "spreads",
+    "subtract",
+]

@@ -1,0 +1,149 @@
+"""The tidy table of one model as two files: CSV for people, Parquet for programs."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import csv
+
+from terse.errors import TerseError
+
+_WORD = pa.dictionary(pa.int32(), pa.string())
+SCHEMA = pa.schema(
+    {
+        "model": _WORD, "revision": _WORD, "corpus": _WORD, "row": pa.int64(), "document": _WORD,
+        "chunk": pa.int64(), "module": _WORD, "layer": pa.int64(), "estimator": _WORD,
+        "id": pa.float64(), "id_without_sinks": pa.float64(), "n_eff": pa.int64(),
+        "n_dup": pa.int64(), "n_heavy": pa.int64(), "heaviest": pa.float64(),
+        "first_share": pa.float64(), "flags": pa.string(), "loss_nats": pa.float64(),
+        "entropy_nats": pa.float64(),
+    }
+)  # fmt: skip
+_ROWS = 2**19  # of a row group: what is in memory at a time
+_INCOMPRESSIBLE = ("id", "id_without_sinks")  # digits that no earlier row has
+_NEEDS_QUOTES = re.compile(r'[",\r\n]')
+
+
+@contextmanager
+def writing(csv_path: Path, parquet_path: Path) -> Iterator[Callable[[pd.DataFrame], None]]:
+    """Yield a function that appends a part of the table to both files.
+
+    Parts have the columns of `SCHEMA` in its order. Numbers read back from either file to the same
+    bits, if the reader of the CSV rounds correctly; undefined ones are empty. Parts are in memory
+    until half a million rows have gathered.
+    """
+    gathered: list[pa.Table] = []
+    with ExitStack() as stack:
+        sink = stack.enter_context(csv_path.open("wb"))
+        sink.write(f"{','.join(SCHEMA.names)}\n".encode())
+        parquet = stack.enter_context(_parquet(parquet_path))
+
+        def flush() -> None:
+            if gathered:
+                parquet.write_table(pa.concat_tables(gathered), row_group_size=2 * _ROWS)
+                gathered.clear()
+
+        def append(part: pd.DataFrame) -> None:
+            table = _arrow(part)
+            options = csv.WriteOptions(include_header=False, quoting_style=_quoting(part))
+            csv.write_csv(table, sink, options)
+            gathered.append(table)
+            if sum(map(len, gathered)) >= _ROWS:
+                flush()
+
+        yield append
+        flush()
+
+
+def _parquet(path: Path) -> pq.ParquetWriter:
+    """Return a writer whose pages are long: what repeats for each estimator is stored once."""
+    plain = (*_INCOMPRESSIBLE, "row")
+    return pq.ParquetWriter(
+        path,
+        SCHEMA,
+        compression="zstd",
+        use_dictionary=[name for name in SCHEMA.names if name not in plain],  # pyright: ignore[reportArgumentType]
+        column_encoding={
+            **dict.fromkeys(_INCOMPRESSIBLE, "BYTE_STREAM_SPLIT"),
+            "row": "DELTA_BINARY_PACKED",
+        },
+        max_rows_per_page=2 * _ROWS,
+    )
+
+
+def _quoting(part: pd.DataFrame) -> str:
+    """Return whether words need quotation marks: only where a user's names have such characters."""
+    names = [name for name in ("model", "revision", "corpus", "document") if name in part]
+    words = "\0".join(str(word) for name in names for word in _categories(pd.Series(part[name])))
+    return "needed" if _NEEDS_QUOTES.search(words) else "none"
+
+
+def _arrow(part: pd.DataFrame) -> pa.Table:
+    return pa.table(
+        [_column(pd.Series(part[field.name]), field.type) for field in SCHEMA], schema=SCHEMA
+    )
+
+
+def _column(values: pd.Series, kind: pa.DataType) -> pa.Array:
+    """Return a column as it is stored; what is undefined becomes null."""
+    if kind == _WORD or kind == pa.string():
+        words = values if isinstance(values.dtype, pd.CategoricalDtype) else _as_words(values)
+        codes = words.cat.codes.to_numpy().astype(np.int32)
+        found = pa.DictionaryArray.from_arrays(
+            pa.array(codes, mask=codes < 0), pa.array(_categories(words), pa.string())
+        )
+        return found if kind == _WORD else found.dictionary_decode()
+    return pa.array(values, kind, from_pandas=True)
+
+
+def _as_words(values: pd.Series) -> pd.Series:
+    return values.astype("category")
+
+
+def _categories(values: pd.Series) -> list[str]:
+    if not isinstance(values.dtype, pd.CategoricalDtype):
+        values = _as_words(values)
+    return values.cat.categories.tolist()
+
+
+def read_ids(
+    path: Path, columns: Sequence[str], filters: list[tuple] | None = None
+) -> pd.DataFrame:
+    """Return some columns of a table, words as categories; `filters` as of `pyarrow.parquet`.
+
+    Raises:
+        TerseError: the file has no such column, or is not a table of dimensions.
+    """
+    with _telling(path):
+        table = pq.read_table(path, columns=list(columns), filters=filters)
+    return table.to_pandas().astype(_types(table.schema))
+
+
+def parts_of(path: Path, columns: Sequence[str]) -> Iterator[pd.DataFrame]:
+    """Yield some columns of a table, about half a million rows at a time, words as categories.
+
+    Raises:
+        TerseError: as `read_ids`.
+    """
+    with _telling(path), pq.ParquetFile(path, read_dictionary=["flags"]) as file:
+        for number in range(file.num_row_groups):
+            table = file.read_row_group(number, columns=list(columns))
+            yield table.to_pandas().astype(_types(table.schema))
+
+
+def _types(schema: pa.Schema) -> dict[str, str]:
+    """Return the type of whole numbers that may be missing: without it they become floats."""
+    return {"layer": "Int64"} if "layer" in schema.names else {}
+
+
+@contextmanager
+def _telling(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
+        raise TerseError(f"{path} is not a table of dimensions ({error}): make it again") from error
