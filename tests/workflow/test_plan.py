@@ -406,6 +406,7 @@ def test_modules_of_rules_import_the_config_only() -> None:
             "terse.corpora.local",
             "terse.launch.runner",
             "terse.launch.queue",
+            "terse.launch.warm",
         )
         assert all(name.startswith(allowed) for name in imported), file
 

@@ -1,10 +1,7 @@
 """Estimate intrinsic dimensions from cached activations, and list the heavy tokens."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from terse import job
 from terse.activations import cache
@@ -13,8 +10,7 @@ from terse.activations.table import dimension_parts
 from terse.activations.windows import window_table
 from terse.artifacts import atomic_file, write_json
 from terse.corpora.tokenizers import load_tokenizer
-from terse.dimension.statistics import summarise
-from terse.dimension.tidy_files import writing
+from terse.dimension.tidy_files import write_table
 from terse.provenance import record
 
 
@@ -37,7 +33,7 @@ def estimate_dimensions(
     tokenizer = load_tokenizer(tokenizer_folder, trust_remote_code)
     with cache.open(shards_folder) as activations:
         parts = dimension_parts(activations, estimation["save_IDs_list"], **options)
-        summary = _write_table(parts, ids_path, parquet_path).assign(cloud=options["cloud"])
+        summary = write_table(parts, ids_path, parquet_path).assign(cloud=options["cloud"])
         windows = window_table(activations, estimation["save_IDs_list"], **points)
         heavy = heavy_token_table(activations, lambda token: tokenizer.decode([token]))
         about = activations.attributes
@@ -52,20 +48,6 @@ def estimate_dimensions(
     inputs = {key: str(about[key]) for key in ("fingerprint", "tokenizer_digest", "weights")}
     device = "cpu" if about["settings"]["save_cache_tensors"] else about["device"]
     write_json(record_path, record(settings=estimation, inputs=inputs, device=device, model=about))
-
-
-def _write_table(parts: Iterable[pd.DataFrame], ids_path: Path, parquet_path: Path) -> pd.DataFrame:
-    """Write the table as CSV and as Parquet, a module at a time; return its summary."""
-    summaries = []
-    with (
-        atomic_file(ids_path) as for_people,
-        atomic_file(parquet_path) as for_programs,
-        writing(for_people, for_programs) as append,
-    ):
-        for part in parts:
-            append(part)
-            summaries.append(summarise(part))
-    return pd.concat(summaries, ignore_index=True)
 
 
 if __name__ == "__main__":

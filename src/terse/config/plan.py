@@ -112,7 +112,7 @@ def _training(settings: Workflow, run: str, tflops: float | None) -> Work:
     n, tokens = run_parameters(settings, run), settings.spec(run).tokens_per_row(chosen)
     devices = settings.devices(chosen) * chosen.nodes
     seconds = memory = None
-    if n is not None and tokens is not None:
+    if n is not None and tokens is not None and chosen.max_steps is not None:
         rows = chosen.max_steps * chosen.batch_size * chosen.n_grad_loops
         seconds = _START_S + 6 * n * tokens * rows / _flops_per_s(devices, tflops)
         memory = _PROCESS_MB + (20 * n + 24 * chosen.batch_size * tokens * 4096) // 10**6

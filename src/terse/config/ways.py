@@ -111,7 +111,7 @@ def _check_way(workflow: "Workflow", study: Frontier, where: str, way: str) -> N
     try:
         own = reading_of_run(workflow, study, way)
     except TerseError as error:
-        raise TerseError(f"{where}: {way}: {error}") from None
+        raise TerseError(f"{where}: {way}: {error}; leave it out of these ways") from None
     if own is None:
         return _check_reader(workflow, study, where, way)
     if spec_of(workflow.runs[way]).reads_steps:

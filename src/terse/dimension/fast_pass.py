@@ -112,9 +112,16 @@ def fast_pass(
         *arguments, _ERROR, TOLERANCE, SPREAD, ACCEPTED, squared, index
     )
     settled = bool(unproven.sum() <= max(8, UNPROVEN * n))
-    tensors = (torch.from_numpy(array) for array in (squared, index, norms))
-    rows = torch.from_numpy(unproven)
-    return FastResult(*tensors, float(energy), rows, settled, n_doubts > 0), centred
+    result = FastResult(
+        torch.from_numpy(squared),
+        torch.from_numpy(index),
+        torch.from_numpy(norms),
+        float(energy),
+        torch.from_numpy(unproven),
+        settled,
+        n_doubts > 0,
+    )
+    return result, centred
 
 
 def n_candidates(heavy: Tensor, window: int) -> int:

@@ -1,7 +1,7 @@
 """The tidy table of one model as two files: CSV for people, Parquet for programs."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import csv
 
+from terse.artifacts import atomic_file
+from terse.dimension.statistics import summarise
 from terse.errors import TerseError
 
 _WORD = pa.dictionary(pa.int32(), pa.string())
@@ -27,6 +29,20 @@ SCHEMA = pa.schema(
 _ROWS = 2**19  # of a row group: what is in memory at a time
 _INCOMPRESSIBLE = ("id", "id_without_sinks")  # digits that no earlier row has
 _NEEDS_QUOTES = re.compile(r'[",\r\n]')
+
+
+def write_table(parts: Iterable[pd.DataFrame], csv_path: Path, parquet_path: Path) -> pd.DataFrame:
+    """Write the table to both files, a module at a time, and return its summary."""
+    summaries = []
+    with (
+        atomic_file(csv_path) as for_people,
+        atomic_file(parquet_path) as for_programs,
+        writing(for_people, for_programs) as append,
+    ):
+        for part in parts:
+            append(part)
+            summaries.append(summarise(part))
+    return pd.concat(summaries, ignore_index=True)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ def config(asked: list[str] | None = None, **forget: Any) -> dict[str, Any]:
     raw["models"] |= {"tuned": {"run": "forget"}, "made-up": {"run": "task"}}
     raw["models"]["vectors"] = {"run": "compress"}
     raw["select"]["harness"] = asked or []
+    raw["frontier"], raw["select"]["frontier"] = {}, []
     return raw
 
 

@@ -80,14 +80,6 @@ def test_a_tight_cluster_is_searched_by_differences_and_the_cloud_is_not_in_floa
     assert dict(found) == pytest.approx(dict(exact), rel=1e-6)
 
 
-def test_distances_whose_squares_vanish_in_float32() -> None:
-    points = normal(600, 64)
-    points[:40] *= 1e-18
-    found, exact = (estimate(points, NAMES, precision=p) for p in PRECISIONS)
-    assert "float64" not in found.flags
-    assert dict(found) == pytest.approx(dict(exact), rel=1e-6)
-
-
 def test_one_sink() -> None:
     points = normal()
     points[0, 11] = 2500

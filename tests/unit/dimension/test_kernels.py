@@ -5,7 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 from terse.dimension import kernels
+from terse.dimension.kernels.neighbours import _short_difference
 
 ONE_TYPE = """
 import numpy as np, torch
@@ -72,3 +76,11 @@ def test_a_kernel_calls_only_those_of_its_own_file() -> None:
         nodes = ast.walk(ast.parse(path.read_text()))
         ours = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
         assert ours == {"terse.dimension.kernels.compiled"}, path
+
+
+def test_squares_that_vanish_in_float32_are_taken_in_float64() -> None:
+    random = np.random.default_rng(0)
+    for scale in (1.0, 1e-19, 1e-25):
+        x, y = (scale * random.standard_normal((2, 300))).astype(np.float32)
+        true = np.square(x.astype(np.float64) - y.astype(np.float64)).sum()
+        assert _short_difference(x, y) == pytest.approx(true, rel=1e-6)

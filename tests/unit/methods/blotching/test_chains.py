@@ -14,7 +14,7 @@ from terse.errors import TerseError
 from terse.methods.blotching.chains import text_chains
 from terse.settings.corpora import Corpus
 from terse.training.method import Inputs
-from tiny_blotching import blotching
+from tiny_blotching import TEXT, blotching
 
 
 def test_windows_are_whole_sentences(text_inputs: Inputs) -> None:
@@ -85,5 +85,6 @@ def test_over_long_chains_are_an_error() -> None:
 
 
 def test_an_epoch_has_every_chain_once(text_inputs: Inputs) -> None:
-    method = blotching(text_inputs, corpus="c", tokenizer="t", seq_len=60, max_steps=None, epochs=1)
+    changes = {**TEXT, "seq_len": 60, "max_steps": None, "epochs": 1}
+    method = blotching(text_inputs, **changes)
     assert method.rows_of_epoch() == len(text_chains(text_inputs.tokens, "train", 60, 1))
