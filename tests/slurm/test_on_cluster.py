@@ -11,7 +11,7 @@ from tiny_workflow import Workflow
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 RUNS = {"base", "blotch", "codes", "codes-lm", "byte-lm"}
-GPU_RULES = {"train_model", "cache_activations", "evaluate_run", "encode_corpus"}
+GPU_RULES = {"train_model", "cache_activations", "evaluate_run", "encode_corpus", "run_lm_eval"}
 
 
 def test_same_tables_and_weights_as_a_local_run(
