@@ -80,4 +80,4 @@ def test_one_line_no_file_and_the_next_try_is_whole(tmp_path: Path) -> None:
     assert left == []
     assert freed
     assert whole == ["shard-00000.h5"]
-    assert rows == N * (3 * 10 + 4)
+    assert rows == N * (5 * 10 + 4)  # five arrays of each of ten modules, four of the contexts
