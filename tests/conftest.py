@@ -14,7 +14,7 @@ from hypothesis import settings
 from hub_server import HubServer
 from tiny_workflow import TINY, Workflow
 
-os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as terse.job does, before torch is imported
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as terse.job does, before torch is imported
 settings.register_profile("any machine", deadline=None)  # a busy one is slow, not wrong
 settings.load_profile("any machine")
 

@@ -19,12 +19,10 @@ from terse.settings.roots import Roots
 
 logger = logging.getLogger(__name__)
 
-# OpenMP reads it once, when torch is imported. By default a thread that waits for the others spins
-# for milliseconds, which keeps the thread that it waits for from running as soon as cores are
-# shared: a training step took eight times its processor time on a busy machine. A thread that
-# sleeps at once made it a third longer on an idle one. So it spins for some tens of microseconds.
-if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+# OpenMP reads it once, when torch is imported. By default a thread that waits for the others spins,
+# which keeps the thread that it waits for from running as soon as cores are shared: a training step
+# took eight times its processor time on a busy machine. (On an idle one a step is a third longer.)
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _BAR_SWITCHES = {
     "huggingface_hub.utils": "disable_progress_bars",
