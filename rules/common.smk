@@ -123,9 +123,9 @@ def run_inputs(wildcards):
 
 def base_folder(run):
     """Return the folder with the weights that a run starts from, a run's or a model's."""
-    base = settings.runs[run].base
-    in_runs = base in settings.runs
-    return f"results/runs/{base}/model" if in_runs else model_folder(base)
+    if (base := settings.runs[run].base) in settings.runs:
+        return f"results/runs/{base}/model"
+    return model_folder(base)
 
 
 def needed_base(model):

@@ -77,9 +77,7 @@ def dimension_parts(
         "slow_max_points": slow_max_points,
     }
     _tell_time(cache, names, cloud, slow_max_points)
-    contexts = _contexts(cache)
-    if cloud != "context":
-        contexts = _joined(contexts)
+    contexts = _contexts(cache) if cloud == "context" else _joined(_contexts(cache))
     kinds = {module: kind_of(module, about["layer"]) for module, about in cache.modules.items()}
     known = list(dict.fromkeys(kinds.values()))
     for module, about in cache.modules.items():

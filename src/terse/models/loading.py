@@ -84,15 +84,13 @@ def load_model(
         )  # fmt: skip
         return attach(base, folder, merge=False)
     check_folder(folder)
+    own = {"device_map": device_map, "attn_implementation": attn_implementation}
     options: dict[str, Any] = {
         "dtype": DTYPES[dtype],
         "trust_remote_code": trust_remote_code,
         "local_files_only": True,
+        **{key: value for key, value in own.items() if value is not None},
     }
-    if device_map is not None:
-        options["device_map"] = device_map
-    if attn_implementation is not None:
-        options["attn_implementation"] = attn_implementation
     if holds_adapter(folder):
         log.warning("%s: the adapter next to the model is not applied", folder)
     with without_adapter(folder) as plain:

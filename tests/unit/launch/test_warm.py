@@ -149,7 +149,9 @@ def test_the_parent_ends_with_snakemake(jobs: Jobs) -> None:
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=jobs.folder, capture_output=True)
-    wait_for(lambda: not psutil.pid_exists(int(run.stdout)), seconds=60)
+    parent = int(run.stdout)
+    wait_for(lambda: not psutil.pid_exists(parent), seconds=60)
+    assert not psutil.pid_exists(parent)
 
 
 @pytest.mark.parametrize(("executor", "gpu"), [("local", 1), ("slurm", 0)])
