@@ -5,7 +5,6 @@ from pydantic import Field, field_validator, model_validator
 from terse.settings.strict import Name, Strict
 
 # A way becomes part of a path; the names of ours have underscores.
-WAY_PATTERN = r"[a-z0-9][a-z0-9._-]{0,39}"
 READINGS = "terse.readings"  # of entry points: the way's name = "module:function" of a CausalReader
 ENDS = ("full", "none")
 CHOICES = ("recency", "sink_recency", "random", "surprisal")  # of tokens

@@ -73,6 +73,7 @@ def study(**changes: Any) -> Any:
         ({"ways": ["recency"]}, "frontier.s.ways: recency is a way and also a run or model"),
         ({"ways": ["random", "random"]}, "frontier.s.ways: random is given twice"),
         ({"ways": ["codes"]}, "frontier.s.ways: codes: a first stage has no likelihood"),
+        ({"ways": ["codes"]}, "; leave it out of these ways"),
         ({"ways": ["blotch"]}, "frontier.s.ways: blotch: its chains are sums, not text"),
         ({"ways": ["blotch-text"]}, "corpus docs has none: set its separator_pattern"),
         ({"ways": ["codes-lm"]}, "windows of 60 + 20 bytes are longer than the 69 positions"),

@@ -86,4 +86,4 @@ def test_squares_that_vanish_in_float32_are_taken_in_float64() -> None:
     for scale in (1.0, 1e-19, 1e-25):
         x, y = (scale * random.standard_normal((2, 300))).astype(np.float32)
         true = np.square(x.astype(np.float64) - y.astype(np.float64)).sum()
-        assert _short_difference(x, y) == pytest.approx(true, rel=1e-6)
+        assert _short_difference(x, y) == pytest.approx(true, rel=1e-6, abs=0)
