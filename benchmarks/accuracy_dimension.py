@@ -1,6 +1,6 @@
-"""Write the accuracy table of docs/results/dimension.md: ours, scikit-dimension, the truth.
+"""Write the accuracy table of docs/results/accuracy.md: ours, scikit-dimension, the truth.
 
-    python benchmarks/accuracy_dimension.py [--seeds 3] [--into docs/results/dimension.md]
+    python benchmarks/accuracy_dimension.py [--seeds 3] [--into docs/results/accuracy.md]
 
 Every manifold of scikit-dimension's `BenchmarkManifolds` (n = 1000), float64. Without `--into` the
 table goes to standard output. Exit status 1 where an estimate differs from scikit-dimension's by
@@ -20,7 +20,7 @@ from skdim._commonfuncs import get_nn
 from terse.dimension import estimate
 
 TOLERANCE = {"mle": 1e-6, "mle_inv": 1e-6, "twoNN_f10": 1e-6, "twoNN_mle": 1e-6, "mind_ml": 1e-5}
-BEGIN = "<!-- table: python benchmarks/accuracy_dimension.py --into docs/results/dimension.md -->"
+BEGIN = "<!-- table: python benchmarks/accuracy_dimension.py --into docs/results/accuracy.md -->"
 END = "<!-- end of table -->"
 
 
