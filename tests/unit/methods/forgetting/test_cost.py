@@ -39,7 +39,11 @@ def trimmed(rows: Rows) -> Rows:
     return Rows(rows.input_ids[:, :n], rows.attention_mask[:, :n], rows.is_target[:, :n])
 
 
-@pytest.mark.parametrize("changes", MASKS.values(), ids=MASKS)
+@pytest.mark.parametrize(
+    "changes",
+    [pytest.param(m, marks=[pytest.mark.slow] if n != "mlp" else []) for n, m in MASKS.items()],
+    ids=MASKS,
+)
 def test_each_arm_costs_what_deciding_and_reading_do(
     changes: dict[str, Any], inputs: Inputs
 ) -> None:

@@ -25,7 +25,7 @@ def digest(tensors: dict[str, torch.Tensor]) -> str:
     return hashlib.sha256(b"".join(t.numpy().tobytes() for t in tensors.values())).hexdigest()
 
 
-@pytest.mark.parametrize("step", [1, 3])
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_resumed_equals_uninterrupted(
     step: int, tmp_path: Path, text: Inputs, stage1: Path
 ) -> None:
