@@ -137,6 +137,7 @@ def test_a_second_stage_leaves_its_base_as_it_was(
     assert [ax.get_title() for ax in both["segmentation"].axes] == ["stage1"]  # cut as `run` is
 
 
+@pytest.mark.slow
 def test_a_level_learns_above_one_that_stays_as_it_was(
     text: Inputs, stage1: Path, tmp_path: Path
 ) -> None:
