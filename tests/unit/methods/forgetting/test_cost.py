@@ -86,13 +86,13 @@ def test_the_table_of_forget_rates(inputs: Inputs) -> None:
     rows = fullest(given)
     table = cost_table(given.model, rows).set_index("forget_rate")
     assert list(table.index) == [0.0, 0.25, 0.5]
+    score, decide = given.model.score, given.model.decisions
     n_rows, reading, deciding = len(rows.input_ids), 0.0, 0.0
     for i in range(n_rows):
         one = Rows(
             *(part[i : i + 1] for part in (rows.input_ids, rows.attention_mask, rows.is_target))
         )
-        keep = given.model.decisions(one, "prefix", 0.5)
-        score, decide = given.model.score, given.model.decisions
+        keep = decide(one, "prefix", 0.5)
         reading += flops_by_torch(lambda one=one, keep=keep: score(one, keep, "prefix")) / n_rows
         deciding += flops_by_torch(lambda one=one: decide(one, "prefix", 0.5)) / n_rows
     assert table.loc[0.5, "forward_flops"] == pytest.approx(reading + deciding, rel=0.01)
