@@ -24,6 +24,21 @@ def test_the_default_reads_the_tokens_of_its_base() -> None:
     assert {"base", "compress"} <= set(workflow.selected_runs())
 
 
+def test_what_others_start_from_is_known() -> None:
+    """So that it is trained first: see `priority` in rules/training.smk."""
+    raw = config()
+    models = [name for name, model in raw["models"].items() if model.get("run") == "base"]
+    workflow = load(raw)
+    assert workflow.n_dependents("base") == 2 + len(models)  # compress and forget
+    raw["runs"]["next"] = {
+        "method": "causal-lm", "base": "forget", "corpus": "python-docs", "max_steps": 1,
+    }  # fmt: skip
+    workflow = load(raw)
+    assert workflow.n_dependents("base") == 3 + len(models)
+    assert workflow.n_dependents("forget") == 1
+    assert workflow.n_dependents("blotch") == 0
+
+
 def test_nothing_starts_from_vectors() -> None:
     raw = config()
     raw["runs"]["x"] = {
