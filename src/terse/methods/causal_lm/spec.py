@@ -38,5 +38,9 @@ class CausalLMSpec(MethodSpec[CausalLMSettings]):
     def tokens_per_row(self, run: CausalLMSettings) -> int | None:
         return run.ctx_len
 
+    def evaluated_positions(self, run: CausalLMSettings, tokens: int, documents: int) -> int | None:
+        scored = min(1.0, (run.eval_documents or documents) / max(1, documents))
+        return round(2 * tokens * scored)  # windows overlap by half
+
 
 CAUSAL_LM = CausalLMSpec()
