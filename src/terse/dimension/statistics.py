@@ -95,7 +95,7 @@ def _summary(group: pd.DataFrame) -> dict[str, float | int]:
         "standard_error_without_sinks": standard_error(light, light_documents),
         "median": float(np.median(values)) if len(values) else math.nan,
         "n": len(values),
-        "n_documents": len(np.unique(documents)),
+        "n_documents": _numbered(documents)[0],
         "n_undefined": len(ids) - len(values),
         "n_sink": int(has_word(pd.Series(group["flags"]), "sink").sum()),
         "first_share": float(shares.mean()) if len(shares) else math.nan,
