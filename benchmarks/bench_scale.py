@@ -1,9 +1,11 @@
 """What a workflow takes at the size of a 7B model: tables, figures, plans, corpora, shards.
 
 python benchmarks/bench_scale.py [--json FILE] [--only PART] [--scale SHARE] [--old COMMIT]
+    [--text FOLDER]
 
 The sizes are those of 10,000 contexts x 97 modules x 9 estimators, eight models, 10,000 shards,
-5 GB of text; `--scale 0.01` runs a hundredth of each, and rows say the size that was run. The
+5 GB of text, cut from the files in FOLDER (Debian's linux-doc has it in /usr/share/doc) or made up;
+`--scale 0.01` runs a hundredth of each, and rows say the size that was run. The
 reference of the tables is the code of `--old`, in a worktree of its own. Each side is a process of
 its own, measured by the system: processor seconds, and the peak of its memory.
 """
@@ -26,6 +28,7 @@ OLD = "955de0d"  # the last commit whose table of dimensions was one CSV file in
 N_CONTEXTS, N_LAYERS, N_MODELS, N_SHARDS = 10_000, 32, 8, 10_000
 TEXT_BYTES = 5_000_000_000
 SCALE, COMMIT = 1.0, OLD
+TEXT: Path | None = None
 
 ESTIMATE = """
 import sys; from pathlib import Path; from terse.activations import cache
@@ -230,8 +233,8 @@ def documents() -> list[Row]:
 def _pipeline(name: str, n_bytes: int, document_bytes: int, *, bare: bool = True) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        size = write_text(place / "text.jsonl.zst", n_bytes, document_bytes)
-        write_text(place / "small.jsonl.zst", 2_000_000, 4000)
+        size = write_text(place / "text.jsonl.zst", n_bytes, document_bytes, TEXT)
+        write_text(place / "small.jsonl.zst", 2_000_000, 4000, TEXT)
         stored, tokens = place / "documents.parquet", place / "tokens.h5"
         (place / "small").mkdir()
         (place / "small.jsonl.zst").rename(place / "small" / "small.jsonl.zst")
@@ -275,6 +278,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--old", default=OLD)
+    parser.add_argument("--text", type=Path)
     given, rest = parser.parse_known_args()
-    SCALE, COMMIT, sys.argv[1:] = given.scale, given.old, rest
+    SCALE, COMMIT, TEXT, sys.argv[1:] = given.scale, given.old, given.text, rest
     sys.exit(main(__doc__, PARTS, f"scale {SCALE:g}, against {COMMIT}, one thread"))

@@ -60,8 +60,8 @@ def training_min(settings: Workflow, run: str, attempt: int) -> int:
     work = None if n is None or tokens is None or rows is None else 6 * n * tokens * rows
     minutes = _limit(work, settings.devices(chosen) * chosen.nodes, attempt)
     # However small the model is, a pass takes some milliseconds.
-    passes = 0 if steps is None else attempt * steps * chosen.n_grad_loops
-    return min(minutes + passes // _PASSES_PER_MIN, _LONGEST_MIN)
+    passes = 0 if steps is None else steps * chosen.n_grad_loops
+    return min(minutes + attempt * (passes // _PASSES_PER_MIN), _LONGEST_MIN)
 
 
 def capture_min(settings: Workflow, model: str, attempt: int) -> int:
