@@ -123,9 +123,7 @@ def table_parts(model: str, n: int, n_layers: int, seed: int) -> Iterator[pd.Dat
         )
 
 
-def write_text(
-    path: Path, n_bytes: int, document_bytes: int, folder: Path | None = None
-) -> int:
+def write_text(path: Path, n_bytes: int, document_bytes: int, folder: Path | None = None) -> int:
     """Write jsonl.zst documents cut at random from the text in a folder; return their bytes.
 
     folder: its *.rst, *.txt and *.html files, also gzipped; None: made-up words.

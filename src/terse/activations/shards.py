@@ -13,14 +13,22 @@ from typing import Any
 import h5py
 import numpy as np
 
-from terse.activations.layout import COMMON, FORMAT, OWN, row_range, shard_name, widened
+from terse.activations.layout import (
+    COMMON,
+    FORMAT,
+    OWN,
+    PLACE,
+    PLACED,
+    row_range,
+    shard_name,
+    widened,
+)
 from terse.errors import TerseError
 
 log = logging.getLogger(__name__)
 
 MOST_OPEN = 64
 """Files open at a time: a process may open 1,024 by default, and each holds up to 32 MB."""
-_CHECKED = ("shard", "n_shards", "n_rows", "row_start", "row_stop")
 
 
 class Shards:
@@ -205,7 +213,7 @@ def attributes_of(target: h5py.File | h5py.Dataset) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    plain = value.item() if isinstance(value, np.generic) else value
+    plain = value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
     return plain.decode() if isinstance(plain, bytes) else plain
 
 
@@ -228,7 +236,7 @@ def open_whole(path: Path) -> h5py.File:
         reason = "cut off" if "truncated" in str(error) else f"not readable ({error})"
         raise TerseError(f"{path} is {reason}: delete it and run again") from error
     with naming(file):
-        whole = file.attrs.get("complete", False) and file.attrs.get("format") == FORMAT
+        whole = _attribute(file, "complete") and _attribute(file, "format") == FORMAT
     if not whole:
         file.close()
         raise TerseError(f"{path} is not a complete shard of format {FORMAT}: delete it, run again")
@@ -247,11 +255,24 @@ def naming(file: h5py.File) -> Iterator[None]:
 def _checked(file: h5py.File) -> dict[str, Any]:
     """Return the attributes that place a shard among the others, without reading the rest."""
     with naming(file):
-        attributes = file.attrs
-        found = {name: _plain(attributes[name]) for name in _CHECKED}
-        if COMMON in attributes:
-            found[COMMON] = _plain(attributes[COMMON])
-    return found
+        place, common = _attribute(file, PLACE), _attribute(file, COMMON)
+        if place is None:  # a shard of an earlier version
+            place = np.array([file.attrs[name] for name in PLACED])
+        found: dict[str, Any] = dict(zip(PLACED, place.tolist(), strict=True))
+    return found if common is None else {**found, COMMON: _plain(common[()])}
+
+
+def _attribute(file: h5py.File, name: str) -> np.ndarray | None:
+    """Return an attribute of numbers or short text, None if it is missing.
+
+    In half the time of `file.attrs`, since a cache asks each of its files.
+    """
+    if not h5py.h5a.exists(file.id, name.encode()):
+        return None
+    attribute = h5py.h5a.open(file.id, name.encode())
+    value = np.empty(attribute.shape, attribute.dtype)
+    attribute.read(value)
+    return value
 
 
 def _differences(first: dict[str, Any], other: dict[str, Any]) -> str:

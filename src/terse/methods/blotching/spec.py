@@ -38,7 +38,9 @@ class BlotchingSpec(MethodSpec[BlotchingSettings]):
     def tokens_per_row(self, run: BlotchingSettings) -> int | None:
         return chain_length(run) if run.corpus is None else run.seq_len
 
-    def evaluated_positions(self, run: BlotchingSettings, tokens: int, documents: int) -> int | None:
+    def evaluated_positions(
+        self, run: BlotchingSettings, tokens: int, documents: int
+    ) -> int | None:
         if run.corpus is None:
             return n_answers(run) * run.n_val_problems * chain_length(run)
         read = tokens if run.seq_len is None else min(tokens, run.n_val_problems * run.seq_len)
