@@ -43,7 +43,7 @@ def write_shards(folder: Path, n: int, n_layers: int, n_shards: int, *, tensors:
 
     known = modules(n_layers)
     paths = {"tokens": ((T,), "int32")}
-    paths |= {name: ((T - 1,), "float32") for name in ("loss", "entropy")}
+    paths |= dict.fromkeys(("loss", "entropy"), ((T - 1,), "float32"))
     for key in known:
         paths |= {f"n_nonfinite/{key}": ((), "int32"), f"norms/{key}": ((T,), "float32")}
         if tensors:
