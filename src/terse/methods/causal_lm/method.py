@@ -45,11 +45,15 @@ class CausalLM(Method[CausalLMSettings]):
             model = self._from_scratch()
         else:
             model = self._base(base).requires_grad_(True).train()
+        self.prepare(model)
+        return model
+
+    def prepare(self, model: PreTrainedModel) -> None:
+        """Make a model compute in the memory that the settings ask for; raise if it can't."""
         if self.settings.gradient_checkpointing:
             recompute_blocks(model)
         if self.settings.loss_chunk is not None:
             check_plain_head(model)
-        return model
 
     def loss(self, model: nn.Module, batch: Batch, n_targets: Tensor | int) -> tuple[Tensor, Terms]:
         """Return the cross-entropy per target, its logits a chunk at a time where that is set."""
