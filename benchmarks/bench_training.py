@@ -1,11 +1,16 @@
 """A `causal-lm` training step on our path against a bare PyTorch loop, and a checkpoint's cost.
 
 Same model, batch, optimiser and rows on both sides; steps exclude evaluation and checkpoints. The
-two sides alternate in rounds; the ratio is the median over the rounds.
+two sides alternate in rounds; the ratio is the median over the rounds. The part `memory` compares
+the peak of a step of SmolLM2-135M's shape (10 of its 30 layers) with and without the keys that
+lower it, each in a process of its own.
 
     python benchmarks/bench_training.py [--json FILE]
 """
 
+import json
+import resource
+import subprocess
 import sys
 import time
 from typing import Any
@@ -17,12 +22,24 @@ from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, TrainerCallback, set_seed
 
 from terse.evaluation.measures import Measure
+from terse.methods.causal_lm.method import CausalLM
 from terse.methods.causal_lm.settings import CausalLMSettings
 from terse.methods.causal_lm.spec import CAUSAL_LM
 from terse.training.method import Inputs, Method
 
 STEPS, ROUNDS, THREADS = 12, 7, 2
 VOCAB, WIDTH, LAYERS, HEADS, BATCH, CTX = 2048, 128, 6, 4, 8, 256
+
+SMOLLM2 = {
+    "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 10,
+    "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True,
+}  # fmt: skip
+MEMORY: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "loss_chunk": {"loss_chunk": 128},
+    "gradient_checkpointing": {"gradient_checkpointing": True},
+    "both": {"loss_chunk": 128, "gradient_checkpointing": True},
+}
 
 
 class Rows(Dataset[Any]):
@@ -126,11 +143,54 @@ def compare_checkpoint() -> list[dict[str, Any]]:
     return [row("saving the state, s against a step", saving - plain, plain)]
 
 
-PARTS = {"step": compare_steps, "checkpoint": compare_checkpoint}
+def compare_memory() -> list[dict[str, Any]]:
+    """Return the rows of the peak memory and processor seconds of a step of SmolLM2's shape."""
+    found = {name: _in_own_process(keys) for name, keys in MEMORY.items()}
+    plain = found.pop("plain")
+    return [
+        row(f"{name}: {unit} of a step against one without", ours, reference)
+        for name, side in found.items()
+        for unit, ours, reference in zip(("MB", "processor s"), side, plain, strict=True)
+    ]
+
+
+def _in_own_process(keys: dict[str, Any]) -> tuple[float, float]:
+    """Return the peak (MB) and the processor seconds of the second of two steps."""
+    command = [sys.executable, __file__, "--one-step", json.dumps(keys)]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    peak, seconds = map(float, said.split()[-2:])
+    print(f"{keys}: {peak:.0f} MB, {seconds:.1f} s")
+    return peak, seconds
+
+
+def one_step(keys: dict[str, Any]) -> None:
+    """Train two steps of 2 x 512 tokens on random weights; print the peak and the second's time."""
+    torch.set_num_threads(THREADS)
+    torch.manual_seed(0)
+    chosen = CausalLMSettings.model_validate(
+        {"corpus": "none", "tokenizer": "none", "max_steps": 1, "checkpoint_steps": [], **keys}
+    )
+    method, model = CausalLM(chosen, Inputs()), LlamaForCausalLM(LlamaConfig(**SMOLLM2)).train()
+    method.prepare(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    tokens = torch.randint(0, SMOLLM2["vocab_size"], (2, 512))
+    for _ in range(2):
+        start = time.process_time()
+        batch = {"input_ids": tokens, "labels": tokens}
+        method.loss(model, batch, method.count(batch))[0].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    seconds = time.process_time() - start
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000, seconds)
+
+
+PARTS = {"step": compare_steps, "checkpoint": compare_checkpoint, "memory": compare_memory}
 SIZES = (
     f"Llama, vocabulary {VOCAB}, width {WIDTH}, {LAYERS} layers, batch {BATCH} x {CTX} tokens, "
     f"{ROUNDS} rounds of {STEPS} steps"
 )
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one-step"]:
+        sys.exit(one_step(json.loads(sys.argv[2])))
     sys.exit(main(__doc__, PARTS, SIZES, threads=THREADS))

@@ -1,5 +1,6 @@
 """Made-up data of the sizes that a 7B model has: shards with stored estimates, tables, text."""
 
+import gzip
 import json
 import random
 from collections.abc import Iterator
@@ -41,7 +42,8 @@ def write_shards(folder: Path, n: int, n_layers: int, n_shards: int, *, tensors:
     from terse.activations.writer import ShardWriter
 
     known = modules(n_layers)
-    paths = {"tokens": ((T,), "int32"), "loss": ((T - 1,), "float32")}
+    paths = {"tokens": ((T,), "int32")}
+    paths |= dict.fromkeys(("loss", "entropy"), ((T - 1,), "float32"))
     for key in known:
         paths |= {f"n_nonfinite/{key}": ((), "int32"), f"norms/{key}": ((T,), "float32")}
         if tensors:
@@ -78,7 +80,7 @@ def _values(path: str, shape: tuple[int, ...], generator: np.random.Generator) -
         return np.full(shape, b"")
     if kind == "flags":
         return np.where(generator.random(shape) < 0.02, b"duplicates;sink", b"sink")
-    if kind in ("ids", "ids_without_sinks", "heaviest", "loss", "norms"):
+    if kind in ("ids", "ids_without_sinks", "heaviest", "loss", "entropy", "norms"):
         return generator.lognormal(2.5 if kind.startswith("ids") else 0.3, 0.2, shape)
     if kind in ("first_share", "activations"):
         return generator.random(shape)
@@ -121,20 +123,39 @@ def table_parts(model: str, n: int, n_layers: int, seed: int) -> Iterator[pd.Dat
         )
 
 
-def write_text(path: Path, n_bytes: int, document_bytes: int) -> int:
-    """Write jsonl.zst documents of English-like words; return the bytes of their text."""
-    words = random.Random(0)
-    letters = "etaoinshrdlucmfwypvbgkjqxz"
-    known = ["".join(words.choices(letters, k=words.randint(1, 9))) for _ in range(20000)]
-    weights = [1 / (rank + 1) for rank in range(len(known))]
-    pool = " ".join(words.choices(known, weights, k=400_000))
+def write_text(path: Path, n_bytes: int, document_bytes: int, folder: Path | None = None) -> int:
+    """Write jsonl.zst documents cut at random from the text in a folder; return their bytes.
+
+    folder: its *.rst, *.txt and *.html files, also gzipped; None: made-up words.
+    """
+    random_ = random.Random(0)
+    pool = made_up_words(random_) if folder is None else text_below(folder)
     written = 0
     with path.open("wb") as raw, zstandard.ZstdCompressor().stream_writer(raw) as stream:
         while written < n_bytes:
-            start = words.randrange(len(pool) - min(document_bytes, len(pool) // 2))
+            start = random_.randrange(len(pool) - min(document_bytes, len(pool) // 2))
             text = pool[start : start + document_bytes]
             while len(text) < document_bytes:
                 text += pool[: document_bytes - len(text)]
             stream.write(json.dumps({"text": text}).encode() + b"\n")
             written += len(text)
     return written
+
+
+def made_up_words(random_: random.Random) -> str:
+    """Return a text of words as frequent as Zipf's law has it."""
+    letters = "etaoinshrdlucmfwypvbgkjqxz"
+    known = ["".join(random_.choices(letters, k=random_.randint(1, 9))) for _ in range(20000)]
+    weights = [1 / (rank + 1) for rank in range(len(known))]
+    return " ".join(random_.choices(known, weights, k=400_000))
+
+
+def text_below(folder: Path) -> str:
+    """Return the text of all files of a folder, such as of Debian's package linux-doc."""
+    parts = []
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name.removesuffix(".gz").endswith((".rst", ".txt", ".html")):
+            raw = path.read_bytes()
+            raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
+            parts.append(raw.decode(errors="replace"))
+    return "\n".join(parts)

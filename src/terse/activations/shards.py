@@ -13,14 +13,22 @@ from typing import Any
 import h5py
 import numpy as np
 
-from terse.activations.layout import COMMON, FORMAT, OWN, row_range, shard_name, widened
+from terse.activations.layout import (
+    COMMON,
+    FORMAT,
+    OWN,
+    PLACE,
+    PLACED,
+    row_range,
+    shard_name,
+    widened,
+)
 from terse.errors import TerseError
 
 log = logging.getLogger(__name__)
 
 MOST_OPEN = 64
 """Files open at a time: a process may open 1,024 by default, and each holds up to 32 MB."""
-_CHECKED = ("shard", "n_shards", "n_rows", "row_start", "row_stop")
 
 
 class Shards:
@@ -163,25 +171,34 @@ class Rows:
         return self._plain(out)
 
     def _read_part(self, number: int, rows: slice, out: np.ndarray) -> None:
-        """Read some rows of one shard; all of them by the shortest way through the library."""
+        """Read some rows of one shard; all of them by the shortest way through the library.
+
+        A table of a 7B model reads 35,000 arrays of a few kB, each open and read in 0.2 ms; the
+        high-level objects would take as long again.
+        """
         with self._shards.lock:
             file = self._shards.file(number)
             with naming(file):
-                array = _array(file, self._path)
-                if rows == slice(0, len(array)) and out.size and out.dtype == array.dtype:
-                    array.id.read(h5py.h5s.ALL, h5py.h5s.ALL, out)
+                array = _opened(file, self._path)
+                whole = rows == slice(0, array.shape[0])
+                if whole and out.size and out.dtype == array.dtype:
+                    array.read(h5py.h5s.ALL, h5py.h5s.ALL, out)
                 else:
-                    array.read_direct(out, rows)
+                    h5py.Dataset(array).read_direct(out, rows)
 
     def _plain(self, stored: np.ndarray) -> np.ndarray:
         if stored.dtype.kind == "S":
-            return np.char.decode(stored, "ascii")
+            return stored.astype(f"U{stored.dtype.itemsize}")  # ASCII, checked
         return widened(stored) if self._stored[2] else stored
 
 
 def _array(file: h5py.File, path: str) -> h5py.Dataset:
+    return h5py.Dataset(_opened(file, path))
+
+
+def _opened(file: h5py.File, path: str) -> h5py.h5d.DatasetID:
     try:
-        return h5py.Dataset(h5py.h5d.open(file.id, path.encode()))
+        return h5py.h5d.open(file.id, path.encode())
     except KeyError as error:
         raise TerseError(
             f"{file.filename} has no array {path!r}: it is damaged or not written by terse"
@@ -196,7 +213,7 @@ def attributes_of(target: h5py.File | h5py.Dataset) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    plain = value.item() if isinstance(value, np.generic) else value
+    plain = value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
     return plain.decode() if isinstance(plain, bytes) else plain
 
 
@@ -219,7 +236,7 @@ def open_whole(path: Path) -> h5py.File:
         reason = "cut off" if "truncated" in str(error) else f"not readable ({error})"
         raise TerseError(f"{path} is {reason}: delete it and run again") from error
     with naming(file):
-        whole = file.attrs.get("complete", False) and file.attrs.get("format") == FORMAT
+        whole = _attribute(file, "complete") and _attribute(file, "format") == FORMAT
     if not whole:
         file.close()
         raise TerseError(f"{path} is not a complete shard of format {FORMAT}: delete it, run again")
@@ -229,21 +246,33 @@ def open_whole(path: Path) -> h5py.File:
 @contextmanager
 def naming(file: h5py.File) -> Iterator[None]:
     """Name the file if HDF5 finds its own metadata damaged."""
-    name = file.filename
     try:
         yield
     except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise TerseError(f"{name} is damaged ({error}): delete it and run again") from error
+        raise TerseError(f"{file.filename} is damaged ({error}): delete it, run again") from error
 
 
 def _checked(file: h5py.File) -> dict[str, Any]:
     """Return the attributes that place a shard among the others, without reading the rest."""
     with naming(file):
-        attributes = file.attrs
-        found = {name: _plain(attributes[name]) for name in _CHECKED}
-        if COMMON in attributes:
-            found[COMMON] = _plain(attributes[COMMON])
-    return found
+        place, common = _attribute(file, PLACE), _attribute(file, COMMON)
+        if place is None:  # a shard of an earlier version
+            place = np.array([file.attrs[name] for name in PLACED])
+        found: dict[str, Any] = dict(zip(PLACED, place.tolist(), strict=True))
+    return found if common is None else {**found, COMMON: _plain(common[()])}
+
+
+def _attribute(file: h5py.File, name: str) -> np.ndarray | None:
+    """Return an attribute of numbers or short text, None if it is missing.
+
+    In half the time of `file.attrs`, since a cache asks each of its files.
+    """
+    if not h5py.h5a.exists(file.id, name.encode()):
+        return None
+    attribute = h5py.h5a.open(file.id, name.encode())
+    value = np.empty(attribute.shape, attribute.dtype)
+    attribute.read(value)
+    return value
 
 
 def _differences(first: dict[str, Any], other: dict[str, Any]) -> str:

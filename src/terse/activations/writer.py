@@ -25,6 +25,8 @@ from terse.activations.layout import (
     FORMAT,
     MARGIN_BYTES,
     OWN,
+    PLACE,
+    PLACED,
     Dataset,
     array_at,
     context_crcs,
@@ -150,6 +152,8 @@ class ShardWriter:
                 )
             )
             about = {**self.attributes, COMMON: _digest_of_common(self.attributes)}
+            if all(name in about for name in PLACED):
+                file.attrs[PLACE] = np.array([about[name] for name in PLACED], dtype=np.int64)
             _write_attributes(file, {**about, "format": FORMAT, "complete": False})
             for item in self.datasets.values():
                 self._create_dataset(file, item)

@@ -14,6 +14,7 @@ _TRAINING_BYTES = 20
 _READING_BYTES, _SAVING_BYTES = 4, 12
 # What a device sustains, deliberately low: a limit that is too short costs an attempt.
 _GPU_FLOP_PER_MIN, _CPU_FLOP_PER_MIN = 60 * 10**13, 60 * 10**10
+_PASSES_PER_MIN = 1200
 # Minutes: to start, read, validate and write; if the work is unknown; the longest requested,
 # as many partitions allow no more (a training that is cut off resumes in the next attempt).
 _BASE_MIN, _UNKNOWN_MIN, _LONGEST_MIN = 60, 480, 1440
@@ -57,7 +58,10 @@ def training_min(settings: Workflow, run: str, attempt: int) -> int:
     rows = None if steps is None else steps * chosen.batch_size * chosen.n_grad_loops
     # Forward and backward pass: 6 FLOPs per parameter and token.
     work = None if n is None or tokens is None or rows is None else 6 * n * tokens * rows
-    return _limit(work, settings.devices(chosen) * chosen.nodes, attempt)
+    minutes = _limit(work, settings.devices(chosen) * chosen.nodes, attempt)
+    # However small the model is, a pass takes some milliseconds.
+    passes = 0 if steps is None else steps * chosen.n_grad_loops
+    return min(minutes + attempt * (passes // _PASSES_PER_MIN), _LONGEST_MIN)
 
 
 def capture_min(settings: Workflow, model: str, attempt: int) -> int:

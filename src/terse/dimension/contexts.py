@@ -137,6 +137,7 @@ def _runs(part: pd.DataFrame) -> Iterator[tuple[Place, pd.DataFrame]]:
         order = np.argsort(codes, kind="stable")
         yield from _runs(part.iloc[order])
         return
-    for start, stop in zip(starts, [*starts[1:], len(codes)], strict=True):
+    ends = np.append(starts[1:], len(codes))[: len(starts)]
+    for start, stop in zip(starts, ends, strict=True):
         module, estimator = module_names[modules[start]], estimator_names[estimators[start]]
         yield Place(str(module), str(estimator), int(layers[start])), part.iloc[start:stop]

@@ -5,8 +5,9 @@ Chunks of one document are not independent, so every error is computed from sums
 """
 
 import math
+from collections.abc import Iterator
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -65,22 +66,40 @@ def summarise(ids: pd.DataFrame) -> pd.DataFrame:
     Raises:
         TerseError: a column is missing.
     """
-    needed = [*GROUP_COLUMNS, "document", "id", "id_without_sinks", "flags", "first_share"]
-    _need(ids, needed)
+    _need(ids, [*GROUP_COLUMNS, *_SUMMARISED])
     rows = [
         {**dict(zip(GROUP_COLUMNS, key, strict=True)), **_summary(group)}
-        for key, group in ids.loc[:, needed].groupby(
-            GROUP_COLUMNS, dropna=False, sort=False, observed=True
-        )
-        if isinstance(key, tuple)
+        for key, group in _groups(ids)
     ]
     return pd.DataFrame(rows, columns=pd.Index([*GROUP_COLUMNS, *_MEASURES]))
 
 
+_SUMMARISED = ["document", "id", "id_without_sinks", "flags", "first_share"]
 _MEASURES = [
     "mean", "standard_error", "mean_without_sinks", "standard_error_without_sinks", "median", "n",
     "n_documents", "n_undefined", "n_sink", "first_share",
 ]  # fmt: skip
+
+
+def _groups(table: pd.DataFrame) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
+    """Yield the values of `GROUP_COLUMNS` and the rows of each group, in order of appearance.
+
+    Rows that lie together are not moved, as pandas' `groupby` would.
+    """
+    code = np.zeros(len(table), dtype=np.int64)
+    for name in GROUP_COLUMNS:
+        own, known = pd.factorize(table[name], use_na_sentinel=False)
+        code = code * len(known) + own
+    code = pd.factorize(code)[0]
+    if np.any(code[1:] < code[:-1]):
+        order = np.argsort(code, kind="stable")
+        code, table = code[order], table.iloc[order]
+    starts = np.flatnonzero(np.concatenate([[True], code[1:] != code[:-1]]))[: len(code)]
+    columns = table[_SUMMARISED]
+    keys = table[GROUP_COLUMNS].iloc[starts].itertuples(index=False, name=None)
+    ends = np.append(starts[1:], len(code))[: len(starts)]
+    for key, start, stop in zip(keys, starts, ends, strict=True):
+        yield key, columns.iloc[start:stop]
 
 
 def _summary(group: pd.DataFrame) -> dict[str, float | int]:
@@ -95,7 +114,7 @@ def _summary(group: pd.DataFrame) -> dict[str, float | int]:
         "standard_error_without_sinks": standard_error(light, light_documents),
         "median": float(np.median(values)) if len(values) else math.nan,
         "n": len(values),
-        "n_documents": len(np.unique(documents)),
+        "n_documents": _numbered(documents)[0],
         "n_undefined": len(ids) - len(values),
         "n_sink": int(has_word(pd.Series(group["flags"]), "sink").sum()),
         "first_share": float(shares.mean()) if len(shares) else math.nan,
@@ -112,7 +131,10 @@ def _defined(group: pd.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray]:
 
 def has_word(flags: pd.Series, word: str) -> np.ndarray:
     """Return where a word is among flags (n,), words joined by ";"; missing ones have none."""
-    codes, known = pd.factorize(flags)
+    if isinstance(flags.dtype, pd.CategoricalDtype):
+        codes, known = flags.cat.codes.to_numpy(), flags.cat.categories
+    else:
+        codes, known = pd.factorize(flags)
     holds = np.array([word in str(words).split(";") for words in known] + [False])
     return holds[codes]  # a missing one has the code -1
 

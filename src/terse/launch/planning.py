@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from terse.config import load, read_yaml
-from terse.config.plan import Measured, Work, measured, works
+from terse.config.plan.jobs import works
+from terse.config.plan.sizes import Measured, measured
+from terse.config.plan.work import Work
 from terse.config.workflow import Workflow
 from terse.errors import unknown_name
 
@@ -29,7 +31,8 @@ def plan_text(
     trained: list[str] = [*([] if models else settings.selected_runs()), *own]
     runs = list(dict.fromkeys(trained))
     sizes = [measured(settings, name, folder) for name in chosen]
-    found = works(settings, chosen, runs, folder, tflops)
+    studies = [] if models else list(settings.select.frontier)
+    found = works(settings, chosen, runs, folder, tflops, studies=studies)
     parts = [_table(_SIZE_HEAD, map(_size_row, sizes)), _table(_WORK_HEAD, map(_work_row, found))]
     hours = sum(one.jobs * one.seconds for one in found if one.seconds is not None) / 3600
     stored = sum(size.bytes or 0 for size in sizes)

@@ -122,6 +122,14 @@ class MethodSpec(Generic[S]):
         """Return how many tokens a training row costs, None if the settings don't determine it."""
         return None
 
+    def evaluated_positions(self, run: S, tokens: int, documents: int) -> int | None:
+        """Return about how many positions an evaluation computes, None if nothing tells.
+
+        tokens, documents: of the corpus' validation split, 0 for a run without a corpus. Used to
+        estimate how long the evaluation takes (`terse plan`), never to limit it.
+        """
+        return None
+
     def encoder(self, run: S) -> str | None:
         """Return the "module:function" that makes the codes a run trains on; None: it reads text.
 

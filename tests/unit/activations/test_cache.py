@@ -294,3 +294,15 @@ def test_shards_without_a_digest_are_compared_as_before(folder):
         file.attrs["model"] = "other"
     with pytest.raises(TerseError, match="differ in model"):
         cache.open(folder)
+
+
+def test_shards_of_an_earlier_version_say_their_rows_one_by_one(folder):
+    for path in folder.glob("shard-*.h5"):
+        with h5py.File(path, "r+") as file:
+            del file.attrs["place"]
+    with cache.open(folder) as found:
+        np.testing.assert_array_equal(found.activations["block-l0"][:], VALUES)
+    with h5py.File(folder / "shard-00001.h5", "r+") as file:
+        file.attrs["row_start"] = 1
+    with pytest.raises(TerseError, match="differ in their row ranges"):
+        cache.open(folder)

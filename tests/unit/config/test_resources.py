@@ -106,6 +106,13 @@ def test_time_grows_with_the_work_and_with_each_attempt() -> None:
     ) == 60 + 6 * 410_000_000 * (256 * 8 * 10) // (6 * 10**11)
 
 
+def test_many_steps_of_a_tiny_model_take_their_time() -> None:
+    tiny = {"ctx_len": 8, "d_model": 8, "n_layers": 1, "n_heads": 1, "n_kv_heads": 1,
+            "batch_size": 1}  # fmt: skip
+    few, many = (training_min(workflow(**tiny, max_steps=n), "base", 1) for n in (10, 600_000))
+    assert many - few >= 500
+
+
 def test_time_of_a_shard_follows_its_contexts() -> None:
     measured = {"corpus": "python-docs", "ctx_len": 256, "max_dataset_size": 1000}
     large = {"hub": "meta-llama/Llama-2-7b-hf", "dtype": "float16", "gpu": 1}

@@ -139,3 +139,8 @@ def test_a_context_that_occurs_twice_is_refused(table: Callable[..., pd.DataFram
     once = table("base", 3.0)
     with pytest.raises(TerseError, match="occurs twice"):
         between_layers(pd.concat([once, once.head(1)]))
+
+
+def test_a_table_without_rows_is_refused(table: Callable[..., pd.DataFrame]) -> None:
+    with pytest.raises(TerseError, match="has no rows"):
+        gathered([table("m", 1.0).head(0)])

@@ -72,6 +72,27 @@ def test_numbers_come_back_to_the_same_bits(paths: tuple[Path, Path], document: 
                 np.testing.assert_array_equal(*sides)
 
 
+@pytest.mark.parametrize("changed", [None, "heaviest", "n_dup", "flags", "document"])
+def test_what_estimators_share_is_written_as_if_they_did_not(
+    paths: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, changed: str | None
+) -> None:
+    """Columns that repeat for each estimator are formatted once, but one that differs is not."""
+    one = part("mlp", 3, "plain")
+    other = one.assign(estimator="twoNN_f10", id=one["id"] + 1)
+    if changed is not None:
+        other[changed] = other[changed].to_numpy()[::-1]
+    both = pd.concat([one, other], ignore_index=True)
+    written = []
+    for shared in (True, False):
+        if not shared:
+            monkeypatch.setattr(tidy_files, "_formatted_once", lambda table: table)
+        with writing(*paths) as append:
+            append(both)
+        written.append(paths[0].read_bytes())
+    assert written[0] == written[1]
+    assert written[0].count(b"\n") == 2 * N + 1
+
+
 def test_rows_come_back_in_parts_and_in_order(
     paths: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ from terse.errors import TerseError
 from terse.methods.blotching.captions import CAPTIONS
 from terse.methods.blotching.imported import drop_unread
 from terse.methods.blotching.settings import BlotchingSettings
+from terse.methods.blotching.size import chain_length, n_answers
 from terse.settings.method_spec import MethodSpec
 
 
@@ -33,6 +34,17 @@ class BlotchingSpec(MethodSpec[BlotchingSettings]):
 
     def row_length(self, run: BlotchingSettings) -> dict[str, int]:
         return {} if run.seq_len is None else {"seq_len": run.seq_len + (run.arm == "intensity")}
+
+    def tokens_per_row(self, run: BlotchingSettings) -> int | None:
+        return chain_length(run) if run.corpus is None else run.seq_len
+
+    def evaluated_positions(
+        self, run: BlotchingSettings, tokens: int, documents: int
+    ) -> int | None:
+        if run.corpus is None:
+            return n_answers(run) * run.n_val_problems * chain_length(run)
+        read = tokens if run.seq_len is None else min(tokens, run.n_val_problems * run.seq_len)
+        return read * (run.n_eval_ps if run.arm == "intensity" else 1)
 
     def reading(self, run: BlotchingSettings) -> str | None:
         if run.corpus is None:

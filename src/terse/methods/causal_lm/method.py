@@ -4,7 +4,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -19,7 +19,9 @@ from terse.evaluation.scores import all_text, cost_measures, loss_measures
 from terse.methods.causal_lm.settings import CausalLMSettings
 from terse.methods.causal_lm.spec import CAUSAL_LM
 from terse.models.loading import check_length, load_model
-from terse.training.method import Method
+from terse.training.chunked_loss import check_plain_head, next_token_nats
+from terse.training.method import Batch, Method
+from terse.training.terms import Terms
 
 
 class CausalLM(Method[CausalLMSettings]):
@@ -38,8 +40,30 @@ class CausalLM(Method[CausalLMSettings]):
 
     def build(self) -> PreTrainedModel:
         """Return the base with its weights, or a freshly initialised Llama-architecture model."""
-        if self.inputs.base is not None:
-            return self._base(self.inputs.base).requires_grad_(True).train()
+        base = self.inputs.base
+        if base is None:
+            model = self._from_scratch()
+        else:
+            model = self._base(base).requires_grad_(True).train()
+        self.prepare(model)
+        return model
+
+    def prepare(self, model: PreTrainedModel) -> None:
+        """Make a model compute in the memory that the settings ask for; raise if it can't."""
+        if self.settings.gradient_checkpointing:
+            recompute_blocks(model)
+        if self.settings.loss_chunk is not None:
+            check_plain_head(model)
+
+    def loss(self, model: nn.Module, batch: Batch, n_targets: Tensor | int) -> tuple[Tensor, Terms]:
+        """Return the cross-entropy per target, its logits a chunk at a time where that is set."""
+        if (chunk := self.settings.loss_chunk) is None:
+            return super().loss(model, batch, n_targets)
+        lm = cast(PreTrainedModel, model)
+        nats = next_token_nats(lm, batch["input_ids"], batch["labels"], chunk)
+        return nats / n_targets, {}
+
+    def _from_scratch(self) -> PreTrainedModel:
         s, tokenizer = self.settings, self._tokenizer
         config = LlamaConfig(
             vocab_size=len(tokenizer),
@@ -90,3 +114,18 @@ class CausalLM(Method[CausalLMSettings]):
         validation = (text for i, text in enumerate(held_out) if i in kept)
         measures = loss_measures("model", sums, targets) + cost_measures("model", sums, targets)
         return measures + coder_baselines(train, validation, targets)
+
+
+def recompute_blocks(model: PreTrainedModel) -> None:
+    """Compute the blocks of a model again in the backward pass, instead of keeping what they did.
+
+    Raises TerseError if transformers can't.
+    """
+    if not model.supports_gradient_checkpointing:
+        raise TerseError(
+            f"gradient_checkpointing: transformers has none of {type(model).__name__}: leave it out"
+        )
+    # The name that earlier versions of transformers know is deprecated in later ones.
+    names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
+    enable = next(getattr(model, name) for name in names if hasattr(model, name))
+    enable({"use_reentrant": False})

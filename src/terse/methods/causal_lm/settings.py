@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from terse.errors import TerseError
 from terse.settings.run import Run
 
 ARCHITECTURE = {"d_model", "n_layers", "n_heads", "n_kv_heads", "h_mult", "tie_embeddings"}
@@ -25,6 +26,17 @@ class CausalLMSettings(Run):
         2000, gt=0, description="documents that are scored, evenly spread; null: all"
     )
     tie_embeddings: bool = Field(True, description="one matrix for input and output embeddings")
+    gradient_checkpointing: bool = Field(
+        False,
+        description="compute each block again in the backward pass instead of keeping what it "
+        "computed: less memory, more time, the same weights",
+    )
+    loss_chunk: int | None = Field(
+        None,
+        gt=0,
+        description="tokens whose logits are in memory at a time, for a large vocabulary; null: "
+        "those of all rows",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "CausalLMSettings":
@@ -43,3 +55,11 @@ class CausalLMSettings(Run):
         if self.n_kv_heads is not None and self.n_heads % self.n_kv_heads:
             raise ValueError(f"n_heads {self.n_heads} is not a multiple of n_kv_heads")
         return self
+
+    def share(self, n_processes: int) -> tuple[int, int]:
+        if self.loss_chunk is not None and n_processes > 1:
+            raise TerseError(
+                f"loss_chunk works in one process, not in {n_processes}: leave it out, or set gpu "
+                "and nodes to 1"
+            )
+        return super().share(n_processes)

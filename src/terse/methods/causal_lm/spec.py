@@ -3,7 +3,7 @@
 from typing import Any
 
 from terse.methods.causal_lm.settings import ARCHITECTURE, CausalLMSettings
-from terse.settings.method_spec import MethodSpec
+from terse.settings.method_spec import CONDUCT_KEYS, MethodSpec
 
 
 class CausalLMSpec(MethodSpec[CausalLMSettings]):
@@ -11,12 +11,15 @@ class CausalLMSpec(MethodSpec[CausalLMSettings]):
 
     settings = CausalLMSettings
     implementation = "terse.methods.causal_lm.method:CausalLM"
+    conduct_keys = CONDUCT_KEYS | {"gradient_checkpointing"}
     evaluation_keys = frozenset({"eval_documents"})
 
     def result_params(self, run: CausalLMSettings) -> dict[str, Any]:
-        of_base = set() if run.base is None else ARCHITECTURE | {"tokenizer"}
+        left_out = set() if run.base is None else ARCHITECTURE | {"tokenizer"}
+        if run.loss_chunk is None:
+            left_out.add("loss_chunk")  # so that this key changes no run without it
         params = super().result_params(run)
-        return {key: value for key, value in params.items() if key not in of_base}
+        return {key: value for key, value in params.items() if key not in left_out}
 
     def n_parameters(self, run: CausalLMSettings, vocab_size: int) -> int | None:
         if run.base is not None:
@@ -37,6 +40,10 @@ class CausalLMSpec(MethodSpec[CausalLMSettings]):
 
     def tokens_per_row(self, run: CausalLMSettings) -> int | None:
         return run.ctx_len
+
+    def evaluated_positions(self, run: CausalLMSettings, tokens: int, documents: int) -> int | None:
+        scored = min(1.0, (run.eval_documents or documents) / max(1, documents))
+        return round(2 * tokens * scored)  # windows overlap by half
 
 
 CAUSAL_LM = CausalLMSpec()

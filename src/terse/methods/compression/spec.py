@@ -7,6 +7,8 @@ from terse.methods.compression.captions import CAPTIONS
 from terse.methods.compression.settings import CompressionSettings
 from terse.settings.method_spec import MethodSpec
 
+_FULL_PASSES = 4  # what the arms read of a window, all together, in its whole length
+
 
 class CompressionSpec(MethodSpec[CompressionSettings]):
     """A compressor reads and generates through its frozen base; its vectors are measured."""
@@ -26,6 +28,17 @@ class CompressionSpec(MethodSpec[CompressionSettings]):
 
     def row_length(self, run: CompressionSettings) -> dict[str, int]:
         return {"seq_len": run.longest}
+
+    def tokens_per_row(self, run: CompressionSettings) -> int | None:
+        """The context is compressed, and the new tokens are read after vectors, twice if static."""
+        reading = run.n_context if run.rmb_only else run.n_spans * run.n_cmps + run.n_forward
+        return run.n_context + run.n_spans * run.n_cmps + reading * (1 + run.static_control)
+
+    def evaluated_positions(
+        self, run: CompressionSettings, tokens: int, documents: int
+    ) -> int | None:
+        windows = tokens // max(1, run.n_forward or run.n_context)
+        return _FULL_PASSES * run.longest * min(windows, run.eval_windows or windows)
 
     def hidden_states(self, run: CompressionSettings) -> dict[str, int]:
         return {"cmp_layer": run.cmp_layer} if isinstance(run.cmp_layer, int) else {}

@@ -5,6 +5,8 @@ from terse.methods.forgetting.captions import CAPTIONS
 from terse.methods.forgetting.settings import LEARNED, ForgettingSettings
 from terse.settings.method_spec import MethodSpec
 
+_MASKS = 8  # that are compared, the run's own among them, which is scored twice
+
 
 class ForgettingSpec(MethodSpec[ForgettingSettings]):
     """A whole language model, and a mask through which lm-eval reads text."""
@@ -26,6 +28,15 @@ class ForgettingSpec(MethodSpec[ForgettingSettings]):
         # A forward pass costs a third of a forward and backward pass.
         learning = run.n_rollouts + 1 if run.mask in LEARNED else 0
         return (run.context_len + run.block_len) * (3 + learning) // 3
+
+    def evaluated_positions(
+        self, run: ForgettingSettings, tokens: int, documents: int
+    ) -> int | None:
+        """Windows are read whole twice, and at each rate with each mask."""
+        windows = tokens // run.block_len if run.task is None else run.eval_windows or 0
+        windows = min(windows, run.eval_windows or windows)
+        passes = 2 + _MASKS * len(run.eval_rates)
+        return passes * windows * (run.context_len + run.block_len)
 
     def lm_eval_adapter(self, run: ForgettingSettings) -> str | None:
         """A task's model knows only the task's synthetic text."""

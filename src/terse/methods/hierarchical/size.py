@@ -14,7 +14,7 @@ def blocks(n: int, dim: int, multiplier: float) -> float:
     return n * (4 + 3 * multiplier) * dim**2
 
 
-def parameters(s: "HierarchicalSettings") -> int:
+def parameters(s: "HierarchicalSettings", *, with_top: bool = True) -> int:
     """Return the number of parameters, and of values in codebooks, ignoring some norms."""
     total, below, K, G = 0.0, 0, s.initial_vocab_size - N_RESERVED, 1
     for level in s.compressor_level_configs:
@@ -32,8 +32,21 @@ def parameters(s: "HierarchicalSettings") -> int:
         else:
             total += s.expander_num_dec_layers * 4 * own**2
         K, G, below = level.codebook_size, level.n_digits, level.num_queries * level.dim
-    if (top := s.top_transformer_config) is not None:
+    if with_top and (top := s.top_transformer_config) is not None:
         total += blocks(top.num_layers, top.dim, top.ffn_dim_multiplier)
         codes = (2 * K + N_SYMBOLS) * G if top.ce_weight else 0
         total += top.dim * (below * (2 if top.continuous else 1) + codes)
     return round(total)
+
+
+def symbols_per_row(s: "HierarchicalSettings") -> int:
+    """Return the bytes of a row, weighted by the share of the parameters that read each of them.
+
+    The language model on the codes reads fewer positions; how many is known where levels aim at a
+    ratio.
+    """
+    ratio = 1.0
+    for level in s.compressor_level_configs:
+        ratio *= level.target_compression_ratio or 1.0
+    of_top = 1 - parameters(s, with_top=False) / parameters(s)
+    return round(s.sequence_length * (1 - of_top * (1 - ratio)))

@@ -4,7 +4,7 @@ from terse.errors import TerseError
 from terse.methods.hierarchical.captions import CAPTIONS
 from terse.methods.hierarchical.settings import HierarchicalSettings
 from terse.methods.hierarchical.shared import check_shared
-from terse.methods.hierarchical.size import parameters
+from terse.methods.hierarchical.size import parameters, symbols_per_row
 from terse.settings.method_spec import CONDUCT_KEYS, MethodSpec
 from terse.settings.run import Run
 
@@ -29,7 +29,14 @@ class HierarchicalSpec(MethodSpec[HierarchicalSettings]):
         return parameters(run)
 
     def tokens_per_row(self, run: HierarchicalSettings) -> int | None:
-        return run.sequence_length
+        return symbols_per_row(run)
+
+    def evaluated_positions(
+        self, run: HierarchicalSettings, tokens: int, documents: int
+    ) -> int | None:
+        """Rows are encoded and decoded once, and those of a second stage again, overlapping."""
+        scored = min(tokens, run.eval_bytes or tokens)
+        return scored * (4 if run.is_second_stage else 1)
 
     def encoder(self, run: HierarchicalSettings) -> str | None:
         return "terse.methods.hierarchical.codes:encode_with_base" if run.is_second_stage else None

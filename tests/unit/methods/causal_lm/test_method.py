@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import LlamaForCausalLM
+from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaForCausalLM
 
 from terse.corpora.documents import write_documents
 from terse.corpora.tokenizers import load_tokenizer, train_bpe
@@ -17,6 +17,7 @@ from terse.errors import TerseError
 from terse.methods.causal_lm.method import CausalLM
 from terse.methods.causal_lm.settings import CausalLMSettings
 from terse.settings.corpora import Corpus
+from terse.training.chunked_loss import check_plain_head
 from terse.training.method import Inputs
 
 SETTINGS = {
@@ -228,3 +229,66 @@ def test_a_lacking_input_is_a_sentence(inputs: Inputs, model: LlamaForCausalLM) 
         method(Inputs(tokenizer=inputs.tokenizer)).training_rows()
     with pytest.raises(TerseError, match="causal-lm needs a documents file"):
         method(Inputs(inputs.tokens, tokenizer=inputs.tokenizer)).evaluate(model, "cpu")
+
+
+def test_checkpointing_computes_blocks_twice_and_gives_the_same_gradients(inputs: Inputs) -> None:
+    tokens, gradients, calls = random_tokens(4, 32), [], []
+    for recompute in (False, True):
+        torch.manual_seed(1)
+        chosen = method(inputs, gradient_checkpointing=recompute)
+        built = chosen.build().train()
+        counted = built.get_submodule("model.layers.0.self_attn").register_forward_hook(
+            lambda *_, again=recompute: calls.append(again)
+        )
+        batch = {"input_ids": tokens, "labels": tokens}
+        chosen.loss(built, batch, chosen.count(batch))[0].backward()
+        counted.remove()
+        gradients.append([p.grad for p in built.parameters()])
+    assert calls == [False, True, True]
+    for one, other in zip(*gradients, strict=True):
+        assert one is not None
+        assert other is not None
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("chunk", [7, 31, 1000])
+def test_a_loss_in_chunks_is_the_whole_one_and_so_are_its_gradients(
+    inputs: Inputs, chunk: int
+) -> None:
+    tokens = random_tokens(4, 32)
+    labels = tokens.clone()
+    labels[0, 10:], labels[1, ::3] = -100, -100
+    batch, found = {"input_ids": tokens, "labels": labels}, []
+    for chosen in (method(inputs), method(inputs, loss_chunk=chunk)):
+        torch.manual_seed(1)
+        built = chosen.build().train()
+        loss, _ = chosen.loss(built, batch, chosen.count(batch))
+        loss.backward()
+        found.append((loss.detach(), [p.grad for p in built.parameters()]))
+    (whole, of_whole), (chunked, of_chunks) = found
+    assert abs(float(chunked / whole) - 1) < 1e-6
+    for one, other in zip(of_whole, of_chunks, strict=True):
+        assert one is not None
+        torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-7)
+
+
+def test_no_more_than_a_chunk_of_logits_is_made_at_a_time(inputs: Inputs) -> None:
+    chosen, sizes = method(inputs, loss_chunk=40), []
+    built = chosen.build().train()
+    built.get_output_embeddings().register_forward_hook(lambda *a: sizes.append(len(a[2])))
+    batch = {"input_ids": random_tokens(4, 32), "labels": random_tokens(4, 32)}
+    chosen.loss(built, batch, chosen.count(batch))[0].backward()
+    assert sizes[:4] == [40, 40, 40, 4]  # of the 4 x 31 targets; and again backwards
+    assert max(sizes) == 40
+
+
+def test_capped_logits_and_several_processes_are_refused(inputs: Inputs) -> None:
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "head_dim": 8,
+             "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 50}  # fmt: skip
+    capped = Gemma2ForCausalLM(Gemma2Config(**small, final_logit_softcapping=0.01))
+    with pytest.raises(TerseError, match="Gemma2ForCausalLM scales or caps its logits"):
+        check_plain_head(capped)
+    with pytest.raises(TerseError, match="loss_chunk works in one process, not in 2"):
+        method(inputs, loss_chunk=40).settings.share(2)
+    assert "loss_chunk" not in method(inputs).spec.result_params(method(inputs).settings)
+    assert method(inputs).settings.share(2) == (2, 1)
