@@ -2,7 +2,6 @@
 
 import logging
 import pkgutil
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from functools import cache, partial
@@ -25,15 +24,10 @@ logger = logging.getLogger(__name__)
 WAYS = ".ways"  # the end of the path of a study's key
 
 
+@cache
 def known_ways() -> frozenset[str]:
     """Return the names of our ways and those of installed packages."""
-    return _ways_on(tuple(sys.path))
-
-
-@cache
-def _ways_on(_: tuple[str, ...]) -> frozenset[str]:
-    """Look for packages where Python does, once: it opens a file of each installed one."""
-    return frozenset((*own_ways(), *(entry.name for entry in entry_points(group=READINGS))))
+    return frozenset({*own_ways(), *(entry.name for entry in entry_points(group=READINGS))})
 
 
 def reader_of(study: Frontier, way: str) -> str:
