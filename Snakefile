@@ -14,9 +14,11 @@ min_version("9.27")
 has_no_environments(workflow, sys.argv)
 until_trainings(sys.argv)
 
-
 # Of this Snakefile, whichever folder Snakemake works in; --configfile adds to it.
-configfile: checked_yaml(packaged(workflow, "config/config.yaml"))
+DEFAULT = packaged(workflow, "config/config.yaml")
+
+
+configfile: checked_yaml(DEFAULT)
 
 
 report: "workflow/report/workflow.rst"

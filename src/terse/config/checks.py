@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from terse.config.methods import spec_of
-from terse.config.ways import check_frontier
 from terse.corpora.named import SENTENCE_END
 from terse.errors import TerseError, unknown_name
 from terse.settings.activations import Activations
@@ -35,10 +34,6 @@ def check(workflow: "Workflow") -> None:
     for name in workflow.select.ids:
         _require("select.ids", "model", name, workflow.models)
     _check_harness(workflow)
-    for name in workflow.frontier:
-        check_frontier(workflow, name)
-    for name in workflow.select.frontier:
-        _require("select.frontier", "study", name, workflow.frontier)
 
 
 def _require(where: str, kind: str, name: str | None, allowed: Iterable[str]) -> None:

@@ -34,6 +34,26 @@ def load(raw: dict[str, Any]) -> Workflow:
         raise TerseError("\n".join(lines(error))) from None
 
 
+def put_in_order(merged: dict[str, Any], own: str) -> None:
+    """Put the keys of a merged configuration into the order of the files, the `own` file first.
+
+    Snakemake reads `--configfile` before the workflow's own file, and merges it once more after
+    that: the values are right, but the keys of an overlay precede. Their order tells an old name,
+    or a sweep, of an overlay from the key that it replaces.
+    """
+    if Path(own).exists():
+        ordered = _in_order(merged, read_yaml(own))
+        merged.clear()
+        merged.update(ordered)
+
+
+def _in_order(merged: Any, below: Any) -> Any:
+    if not (isinstance(merged, dict) and isinstance(below, dict)):
+        return merged
+    keys = [*(key for key in below if key in merged), *(key for key in merged if key not in below)]
+    return {key: _in_order(merged[key], below.get(key)) for key in keys}
+
+
 def _with_named(corpora: Any) -> Any:
     """Return the corpora of a configuration plus the named ones that it does not redefine."""
     return {**NAMED, **corpora} if isinstance(corpora, dict) else corpora or NAMED

@@ -11,6 +11,7 @@ from terse.config.methods import methods
 from terse.config.workflow import Workflow
 from terse.settings.activations import Activations, Capture, Chunking, Estimation
 from terse.settings.corpora import Corpus, Tokenizer
+from terse.settings.frontier import Frontier
 from terse.settings.harness import Harness
 from terse.settings.models import Model
 from terse.settings.roots import Roots
@@ -61,6 +62,7 @@ def readme_text(root: Path) -> str:
         _section("`activations`: which dimensions", Estimation),
         _section("`activations`: jobs", Activations, hidden=own),
         _section("`harness`", Harness),
+        _section("`frontier.{study}`", Frontier),
         _section("`select`", Select),
     ]
     return written + MARKER + "\n".join(sections)

@@ -2,10 +2,13 @@
 
 import hashlib
 import itertools
+import logging
 import re
 from typing import Any
 
 from terse.errors import TerseError
+
+logger = logging.getLogger(__name__)
 
 Raw = dict[str, Any]
 LONGEST = 40  # characters of a name
@@ -17,11 +20,14 @@ def expand_sweeps(runs: dict[str, Raw]) -> tuple[dict[str, Raw], dict[str, list[
     Lists under `sweep` are multiplied; the lists of a `zip` group inside it advance together.
     A run `r` swept over lr becomes `r-0.001`, `r-0.01`: the values, in the order of the keys. Where
     that exceeds 40 characters, the longest parts lose their ends and a digest keeps names apart.
+    A sweep counts rather than a value that the run has from an earlier file, `sweep: null` undoes
+    that of an earlier file.
     """
     expanded: dict[str, Raw] = {}
     members: dict[str, list[str]] = {}
     for name, raw in runs.items():
-        points = list(_points(name, raw)) if isinstance(raw, dict) and "sweep" in raw else [{}]
+        swept = isinstance(raw, dict) and raw.get("sweep") is not None
+        points = list(_points(name, raw)) if swept else [{}]
         rest = {k: v for k, v in raw.items() if k != "sweep"} if isinstance(raw, dict) else raw
         for point in points:
             member = _joined([name, *(_spell(value) for value in point.values())])
@@ -46,9 +52,20 @@ def _points(name: str, raw: Raw) -> list[Raw]:
         {k: v for part in combination for k, v in part.items()}
         for combination in itertools.product(*axes)
     ]
-    if clash := sorted(set(points[0]) & set(raw)):
-        raise TerseError(f"{where}.{clash[0]}: the key is also set outside the sweep")
+    for key in sorted(points[0].keys() & raw.keys()):
+        _replace(where, key, raw)
     return points
+
+
+def _replace(where: str, key: str, raw: Raw) -> None:
+    """Warn that a sweep replaces a value; raise TerseError if that was given after the sweep.
+
+    Snakemake merges the files into one map, in which the keys of a later file follow.
+    """
+    order = list(raw)
+    if order.index(key) > order.index("sweep"):
+        raise TerseError(f"{where}.{key}: the key is also set outside the sweep")
+    logger.warning("%s.%s: counts rather than %s: %s", where, key, key, raw[key])
 
 
 def _listed(where: str, key: str, values: Any) -> list[Raw]:

@@ -1,8 +1,10 @@
 """What reads in each way of a frontier, and the checks of its names and sizes."""
 
+import logging
 import pkgutil
-from collections.abc import Iterator, Mapping
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from functools import cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,11 +12,16 @@ from typing import TYPE_CHECKING, Any
 from terse.config.methods import method_of, spec_of
 from terse.errors import TerseError, unknown_name
 from terse.settings.frontier import READINGS, Frontier, own_ways
+from terse.settings.strict import OPTIONAL
 
 if TYPE_CHECKING:  # it calls this module
     from terse.config.workflow import Workflow
     from terse.evaluation.frontier.reading import Reading
     from terse.training.method import Inputs
+
+logger = logging.getLogger(__name__)
+
+WAYS = ".ways"  # the end of the path of a study's key
 
 
 @cache
@@ -83,70 +90,145 @@ def training_corpora(workflow: "Workflow", study: Frontier, way: str) -> list[st
     return list(dict.fromkeys(found))
 
 
-def check_frontier(workflow: "Workflow", name: str) -> None:
-    """Raise TerseError for the first fault of a study."""
-    study, where = workflow.frontier[name], f"frontier.{name}"
+def settle(workflow: "Workflow") -> "Workflow":
+    """Return a checked configuration with its studies as they are made.
+
+    A sweep among the ways stands for its runs. A way, or the reader of a study, whose name ends in
+    `?` and that is missing or can't read is left out with a warning. Raises TerseError for the
+    first fault of anything else.
+    """
+    found = {name: _settled(workflow, name) for name in workflow.frontier}
+    studies = {name: study for name, study in found.items() if study is not None}
+    drawn = [
+        name for entry in workflow.select.frontier for name in _drawn(workflow, studies, entry)
+    ]
+    select = workflow.select.model_copy(update={"frontier": list(dict.fromkeys(drawn))})
+    return workflow.model_copy(update={"frontier": studies, "select": select})
+
+
+def _settled(workflow: "Workflow", name: str) -> Frontier | None:
+    """Return a study with the ways that it has; None if it is left out."""
+    study, where = workflow.frontier[name], f"frontier.{name}.reader"
+    reader, optional = _name(study.reader)
+    study = study.model_copy(update={"reader": reader})
+    readers = {*workflow.models, *workflow.runs}
+    check = partial(_check_reader, workflow, study, reader)
+    if not _exists(where, "model or run", reader, optional, readers):
+        return None
+    if not _fits(where, reader, optional, check):
+        return None
+    _check_corpus(workflow, study, f"frontier.{name}.corpus")
+    ways = [way for entry in study.ways for way in _ways_of(workflow, study, name, entry)]
+    return study.model_copy(update={"ways": list(dict.fromkeys(ways))})
+
+
+def _ways_of(workflow: "Workflow", study: Frontier, name: str, entry: str) -> list[str]:
+    """Return the ways that an entry stands for."""
+    where, (given, optional) = f"frontier.{name}{WAYS}", _name(entry)
+    known = {*workflow.models, *workflow.runs} | known_ways()
+    return [
+        way
+        for way in workflow.runs_of(given)
+        if _exists(where, "way", way, optional, known)
+        and _fits(where, way, optional, partial(_check_way, workflow, study, way))
+    ]
+
+
+def _name(entry: str) -> tuple[str, bool]:
+    """Return a name without its mark, and whether it has one."""
+    return entry.removesuffix(OPTIONAL), entry.endswith(OPTIONAL)
+
+
+def _exists(where: str, kind: str, name: str, optional: bool, known: AbstractSet[str]) -> bool:
+    """Return whether a name is known, with a warning if not; one that is not optional has to be."""
+    if name not in known and not optional:
+        raise TerseError(f"{where}: {unknown_name(kind, name, known)}")
+    if name not in known:
+        _leave_out(where, name, f"no run or model is called {name}")
+    return name in known
+
+
+def _fits(where: str, name: str, optional: bool, check: Callable[[], None]) -> bool:
+    """Return whether a check passes, likewise."""
+    try:
+        check()
+    except TerseError as error:
+        if not optional:
+            hint = "; or leave it out of these ways" if where.endswith(WAYS) else ""
+            raise TerseError(f"{where}: {name}: {error}{hint}") from None
+        _leave_out(where, name, str(error))
+        return False
+    return True
+
+
+def _leave_out(where: str, name: str, reason: str) -> None:
+    what = name if where.endswith(WAYS) else "the study"
+    logger.warning("%s: %s is left out: %s", where, what, reason)
+
+
+def _drawn(workflow: "Workflow", studies: Mapping[str, Frontier], entry: str) -> list[str]:
+    """Return the study of an entry of `select.frontier`; nothing if `all` leaves it out."""
+    name, optional = _name(entry)
+    if name not in studies:
+        if optional:
+            return []
+        raise TerseError(f"select.frontier: {unknown_name('study', name, studies)}")
+    study, selected = studies[name], {*workflow.selected_runs(), *workflow.select.ids}
+    readers = {reader_of(study, way) for way in study.all_ways}
+    return [name] if not optional or readers <= selected else []
+
+
+def _check_corpus(workflow: "Workflow", study: Frontier, where: str) -> None:
     if study.corpus not in workflow.corpora:
         error = unknown_name("corpus", study.corpus, workflow.corpora)
-        raise TerseError(f"{where}.corpus: {error}")
+        raise TerseError(f"{where}: {error}")
     if workflow.corpora[study.corpus].validation_fraction == 0:
         raise TerseError(
-            f"{where}.corpus: {study.corpus} holds no documents out for validation; set its "
+            f"{where}: {study.corpus} holds no documents out for validation; set its "
             "validation_fraction above 0"
         )
+
+
+def _check_way(workflow: "Workflow", study: Frontier, way: str) -> None:
+    """Refuse a run or model that can't read the windows of a study."""
     readers = {*workflow.models, *workflow.runs}
-    if study.reader not in readers:
-        raise TerseError(f"{where}.reader: {unknown_name('model or run', study.reader, readers)}")
-    _check_reader(workflow, study, f"{where}.reader", study.reader)
-    for way in study.ways:
-        _check_way(workflow, study, f"{where}.ways", way)
-
-
-def _check_way(workflow: "Workflow", study: Frontier, where: str, way: str) -> None:
-    ours, readers = known_ways(), {*workflow.models, *workflow.runs}
-    if way not in ours | readers:
-        raise TerseError(f"{where}: {unknown_name('way', way, ours | readers)}")
-    if way in ours & readers:
-        raise TerseError(f"{where}: {way} is a way and also a run or model: rename the latter")
-    if way in ours:
+    if way in known_ways() & readers:
+        raise TerseError("a way and also a run or model have this name: rename the latter")
+    if way not in readers:
         return
-    try:
-        own = reading_of_run(workflow, study, way)
-    except TerseError as error:
-        raise TerseError(f"{where}: {way}: {error}; leave it out of these ways") from None
-    if own is None:
-        return _check_reader(workflow, study, where, way)
+    if reading_of_run(workflow, study, way) is None:
+        return _check_reader(workflow, study, way)
     if spec_of(workflow.runs[way]).reads_steps:
-        _check_steps(workflow, study, where, way)
-    _check_length(workflow, study, where, way)
+        _check_steps(workflow, study)
+    _check_length(workflow, study, way)
 
 
-def _check_reader(workflow: "Workflow", study: Frontier, where: str, name: str) -> None:
+def _check_reader(workflow: "Workflow", study: Frontier, name: str) -> None:
     """Refuse what is no causal language model of text with a cache, or is too short."""
     if name in workflow.models and workflow.models[name].kind == "encoder":
-        raise TerseError(f"{where}: {name} is an encoder, which predicts no text")
+        raise TerseError("an encoder predicts no text")
     run = run_of(workflow, name)
     if run is None:
         return
     if not workflow.spec(run).is_language_model:
         raise TerseError(
-            f"{where}: {name} of method {workflow.runs[run].method} is no complete language model, "
-            "so it has no cache of keys and values to shorten and no reading of its own"
+            f"a run of method {workflow.runs[run].method} is no complete language model, so it has "
+            "no cache of keys and values to shorten and no reading of its own"
         )
     if workflow.tokenizer_of_run(run) is None:
-        raise TerseError(f"{where}: {name} reads no text")
-    _check_length(workflow, study, where, name)
+        raise TerseError("it reads no text")
+    _check_length(workflow, study, name)
 
 
-def _check_steps(workflow: "Workflow", study: Frontier, where: str, way: str) -> None:
+def _check_steps(workflow: "Workflow", study: Frontier) -> None:
     if workflow.corpora[study.corpus].step_pattern is None:
         raise TerseError(
-            f"{where}: {way} leaves out steps of a text, but corpus {study.corpus} has none: set "
-            "its separator_pattern"
+            f"it leaves out steps of a text, but corpus {study.corpus} has none: set its "
+            "separator_pattern"
         )
 
 
-def _check_length(workflow: "Workflow", study: Frontier, where: str, name: str) -> None:
+def _check_length(workflow: "Workflow", study: Frontier, name: str) -> None:
     """Refuse windows longer than the positions of a reader of bytes.
 
     How many tokens others need is known only to their jobs, which refuse likewise.
@@ -159,8 +241,8 @@ def _check_length(workflow: "Workflow", study: Frontier, where: str, name: str) 
         size = study.context_bytes + study.target_bytes
         if size > limit:
             raise TerseError(
-                f"{where}: windows of {study.context_bytes} + {study.target_bytes} bytes are "
-                f"longer than the {limit} positions of {name}; lower context_bytes"
+                f"windows of {study.context_bytes} + {study.target_bytes} bytes are longer than "
+                f"its {limit} positions; lower context_bytes"
             )
 
 

@@ -17,6 +17,7 @@ from terse.config.adapters import LANGUAGE_MODEL, adapter_of
 from terse.config.checks import check
 from terse.config.messages import lines
 from terse.config.methods import methods
+from terse.config.ways import settle
 from terse.errors import TerseError, unknown_name
 from terse.settings.activations import Activations
 from terse.settings.corpora import Corpus, Tokenizer
@@ -87,11 +88,15 @@ class Workflow(Strict):
     def _holds_together(self, info: ValidationInfo) -> "Workflow":
         self._sweeps.update((info.context or {}).get("sweeps", {}))
         check(self)
-        return self
+        return settle(self)
 
     def names_of_runs(self) -> set[str]:
         """Return the names that a selection may use: runs, and sweeps for all of their runs."""
         return {*self.runs, *self._sweeps}
+
+    def runs_of(self, name: str) -> list[str]:
+        """Return the runs of a sweep; of anything else the name itself."""
+        return [name] if name in self.models else self._sweeps.get(name, [name])
 
     def selected_runs(self) -> list[str]:
         """Return the selected runs, sweeps expanded, without repetition."""
@@ -99,10 +104,11 @@ class Workflow(Strict):
         return list(dict.fromkeys(names))
 
     def scored_by_lm_eval(self) -> list[str]:
-        """Return the models and runs of the harness table, without repetition."""
+        """Return the models and runs of the harness table, sweeps expanded, without repetition."""
         selected = {*self.selected_runs(), *self.select.ids}
         also = [] if self.harness is None else self.harness.if_selected
-        names = [*self.select.harness, *(name for name in also if name in selected)]
+        of_also = (run for name in also for run in self.runs_of(name) if run in selected)
+        names = [*(run for name in self.select.harness for run in self.runs_of(name)), *of_also]
         return list(dict.fromkeys(names))
 
     def spec(self, run: str) -> MethodSpec[Any]:

@@ -2,7 +2,7 @@
 
 from pydantic import Field, field_validator, model_validator
 
-from terse.settings.strict import Name, Strict
+from terse.settings.strict import OPTIONAL, MaybeName, Name, Strict
 
 # A way becomes part of a path; the names of ours have underscores.
 READINGS = "terse.readings"  # of entry points: the way's name = "module:function" of a CausalReader
@@ -31,11 +31,15 @@ class Frontier(Strict):
     """The windows, the reader, and the ways to shorten its contexts."""
 
     corpus: Name = Field(description="corpus whose validation documents the windows are cut from")
-    reader: Name = Field(description="model or run that predicts the targets in its ways")
+    reader: MaybeName = Field(
+        description="model or run that predicts the targets in its ways; `name?`: without it the "
+        "study is left out"
+    )
     ways: list[str] = Field(
         min_length=1,
-        description="names of ways (docs/use/frontier.md), and runs or models, which read as "
-        "their method reads; full and none are always scored",
+        description="names of ways (docs/use/frontier.md), and runs (a sweep: all of its runs) or "
+        "models, which read as their method reads; `name?`: left out where there is none or it "
+        "can't read these windows; full and none are always scored",
     )
     rates: list[float] = Field(
         [1 / 2, 1 / 4, 1 / 8, 1 / 16],
@@ -65,9 +69,10 @@ class Frontier(Strict):
     @field_validator("ways")
     @classmethod
     def _once(cls, ways: list[str]) -> list[str]:
-        for way in ways:
-            if ways.count(way) > 1:
-                raise ValueError(f"{way} is given twice")
+        names = [way.removesuffix(OPTIONAL) for way in ways]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"{name} is given twice")
         return [way for way in ways if way not in ENDS]
 
     @model_validator(mode="after")

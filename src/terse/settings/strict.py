@@ -15,6 +15,10 @@ logger = logging.getLogger(__name__)
 NAME_PATTERN = r"[a-z0-9][a-z0-9.-]{0,39}"
 Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
 
+# A name with this at its end is of what may be missing: it is left out then, and a line says so.
+OPTIONAL = "?"
+MaybeName = Annotated[str, Field(pattern=rf"^{NAME_PATTERN}\??$")]
+
 
 class Strict(BaseModel):
     """A block of settings that refuses unknown keys and cannot be changed."""

@@ -1,14 +1,17 @@
 """Studies of the frontier: every fault is one line before any job."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from snakemake.utils import update_config
 
-from terse.config import load
+from terse.config import Workflow, load, read_yaml
 from terse.config.reach import within_reach
 from terse.config.ways import reader_of, training_corpora
 from terse.errors import TerseError
 
+DEFAULT = Path(__file__).parents[3] / "config" / "config.yaml"
 STUDY: dict[str, Any] = {
     "corpus": "docs", "reader": "base", "ways": ["recency"], "context_bytes": 60,
     "target_bytes": 20,
@@ -70,18 +73,21 @@ def study(**changes: Any) -> Any:
             {"ways": ["snapkv"]},
             "frontier.s.ways: unknown way 'snapkv'; did you mean 'evict.snapkv'",
         ),
-        ({"ways": ["recency"]}, "frontier.s.ways: recency is a way and also a run or model"),
+        (
+            {"ways": ["recency"]},
+            "ways: recency: a way and also a run or model have this name",
+        ),
         ({"ways": ["random", "random"]}, "frontier.s.ways: random is given twice"),
         ({"ways": ["codes"]}, "frontier.s.ways: codes: a first stage has no likelihood"),
-        ({"ways": ["codes"]}, "; leave it out of these ways"),
+        ({"ways": ["codes"]}, "; or leave it out of these ways"),
         ({"ways": ["blotch"]}, "frontier.s.ways: blotch: its chains are sums, not text"),
         ({"ways": ["blotch-text"]}, "corpus docs has none: set its separator_pattern"),
-        ({"ways": ["codes-lm"]}, "windows of 60 + 20 bytes are longer than the 69 positions"),
-        ({"ways": ["byte-lm"]}, "windows of 60 + 20 bytes are longer than the 64 positions"),
-        ({"reader": "byte-lm"}, "frontier.s.reader: windows of 60 + 20 bytes are longer than"),
+        ({"ways": ["codes-lm"]}, "codes-lm: windows of 60 + 20 bytes are longer than its 69"),
+        ({"ways": ["byte-lm"]}, "byte-lm: windows of 60 + 20 bytes are longer than its 64"),
+        ({"reader": "byte-lm"}, "frontier.s.reader: byte-lm: windows of 60 + 20 bytes are"),
         ({"reader": "bas"}, "frontier.s.reader: unknown model or run 'bas'; did you mean 'base'"),
         ({"reader": "compress"}, "no complete language model, so it has no cache"),
-        ({"reader": "bert"}, "frontier.s.reader: bert is an encoder"),
+        ({"reader": "bert"}, "frontier.s.reader: bert: an encoder predicts no text"),
         ({"rates": [0.5, 0.0]}, "frontier.s.rates: a rate of 0 leaves nothing; allowed: between"),
         ({"rates": [1.0]}, "frontier.s.rates: a rate of 1 leaves everything"),
         ({"rates": [0.01]}, "frontier.s: a rate of 0.01 leaves nothing of 60 bytes"),
@@ -114,6 +120,81 @@ def test_text_of_other_corpora_that_trained_a_reader_is_known() -> None:
     assert training_corpora(settings, found, "random") == ["docs"]
     assert training_corpora(settings, found, "elsewhere") == []
     assert training_corpora(settings, found, "blotch-text") == ["docs"]  # its base's
+
+
+def over_the_default(**changes: Any) -> Workflow:
+    """Return the default with an overlay, merged as Snakemake merges them."""
+    raw = read_yaml(DEFAULT)
+    update_config(raw, changes)
+    return load(raw)
+
+
+def test_a_sweep_among_the_ways_stands_for_its_runs() -> None:
+    swept = {"compress": {"sweep": {"n_cmps": [1, 4], "seed": [0]}}}
+    found = over_the_default(runs=swept, frontier={"docs": {"ways": ["random", "compress"]}})
+    assert found.frontier["docs"].ways == ["random", "compress-1-0", "compress-4-0"]
+    assert found.select.frontier == ["docs"] == over_the_default(runs=swept).select.frontier
+
+
+@pytest.mark.parametrize(
+    ("runs", "left", "line"),
+    [
+        ({"forget": None}, "forget", "forget is left out: no run or model is called forget"),
+        (
+            {"compress": {"rmb_task": True, "rmb_only": True}}, "compress",
+            "compress is left out: a compressor that only reproduces (rmb_only) has no likelihood",
+        ),
+        (
+            {"byte-lm": {"ctx_len": 64}}, "byte-lm",
+            "byte-lm is left out: windows of 192 + 48 bytes are longer than its 64 positions; "
+            "lower context_bytes",
+        ),
+    ],
+)  # fmt: skip
+def test_a_way_of_the_default_that_an_overlay_breaks_is_left_out(
+    runs: Any, left: str, line: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    ways = over_the_default().frontier["docs"].ways
+    selected = [run for run in read_yaml(DEFAULT)["select"]["runs"] if run != left]
+    changes = {"runs": runs, "select": {"runs": selected}}
+    found = over_the_default(**changes)
+    assert found.frontier["docs"].ways == [way for way in ways if way != left]
+    assert found.select.frontier == ["docs"]
+    assert caplog.messages == [f"frontier.docs.ways: {line}"]
+    with pytest.raises(TerseError, match=rf"^frontier\.docs\.ways: .*{left}"):
+        over_the_default(**changes, frontier={"docs": {"ways": ["random", left]}})
+
+
+def test_the_default_study_is_left_out_without_its_reader(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    runs = dict.fromkeys(("base", "compress", "forget"))
+    models = dict.fromkeys(("base", "base-step0", "base-step25", "base-step100", "base-step200"))
+    changes = {"runs": runs, "models": models, "select": {"runs": ["codes"], "ids": []}}
+    found = over_the_default(**changes)
+    assert (found.frontier, found.select.frontier) == ({}, [])
+    assert caplog.messages == [
+        "frontier.docs.reader: the study is left out: no run or model is called base"
+    ]
+    with pytest.raises(TerseError, match=r"frontier\.docs\.reader: unknown model or run 'base'"):
+        over_the_default(**changes, frontier={"docs": {"reader": "base"}})
+
+
+@pytest.mark.parametrize(
+    ("select", "drawn"),
+    [
+        ({"runs": ["codes"], "ids": []}, []),  # nothing is trained only to be drawn
+        ({"runs": ["base", "compress"]}, []),
+        ({"runs": ["base", "compress"], "frontier": ["docs"]}, ["docs"]),
+        ({"runs": ["compress", "forget", "codes-lm", "byte-lm"], "ids": ["base"]}, ["docs"]),
+    ],
+)
+def test_the_default_study_is_drawn_if_its_readers_are_selected(
+    select: dict[str, list[str]], drawn: list[str]
+) -> None:
+    found = over_the_default(select=select)
+    assert found.select.frontier == drawn
+    assert found.frontier == over_the_default().frontier  # by its path it can still be had
 
 
 def test_selected_studies_exist() -> None:

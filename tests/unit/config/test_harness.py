@@ -36,6 +36,15 @@ def test_what_it_names_has_to_exist_once_it_is_selected() -> None:
     assert load(raw).scored_by_lm_eval() == []
 
 
+def test_a_sweep_stands_for_its_runs() -> None:
+    raw = read_yaml(CONFIG)
+    raw["runs"]["codes-lm"]["sweep"] = {"lr": [0.001, 0.004]}
+    raw["select"]["harness"] = ["codes-lm"]
+    assert load(raw).scored_by_lm_eval() == ["codes-lm-0.001", "codes-lm-0.004", "base"]
+    raw["select"]["harness"] = []
+    assert load(raw).scored_by_lm_eval() == ["base", "codes-lm-0.001", "codes-lm-0.004"]
+
+
 def test_a_kept_step_of_any_run_is_scored_though_it_is_not_measured() -> None:
     raw = read_yaml(CONFIG)
     raw["models"]["early"] = {"run": "codes-lm", "step": 100}

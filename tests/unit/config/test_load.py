@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from snakemake.utils import update_config
 
 from terse.activations.table import CLOUDS
-from terse.config import Workflow, load, read_yaml
+from terse.config import Workflow, load, put_in_order, read_yaml
 from terse.config.methods import methods, settings_of, spec_of
 from terse.config.schema import readme_text, schema_text
 from terse.errors import TerseError
@@ -183,6 +184,19 @@ def test_of_an_old_name_and_the_new_one_the_later_counts(raw: dict) -> None:
     assert load(put(raw, "runs/base/learning_rate", 0.5)).runs["base"].lr == 0.5
     block = {"learning_rate": 0.5, **raw["runs"]["base"], "lr": 0.25}
     assert load(put(raw, "runs/base", block)).runs["base"].lr == 0.25
+
+
+def test_an_overlay_comes_after_the_default_as_snakemake_merges_them(raw: dict) -> None:
+    """Its values are there before the workflow's own file is read, and are merged once more."""
+    swept = {"lr": [0.1, 0.2]}
+    given = {"runs": {"base": {"learning_rate": 0.5}, "compress": {"sweep": swept}}}
+    merged = copy.deepcopy(given)
+    update_config(merged, raw)
+    update_config(merged, given)
+    put_in_order(merged, str(ROOT / "config" / "config.yaml"))
+    found = load(merged)
+    assert found.runs["base"].lr == 0.5
+    assert [found.runs[f"compress-{lr}"].lr for lr in swept["lr"]] == swept["lr"]
 
 
 def test_a_key_of_another_system_is_told_its_counterpart(raw: dict) -> None:

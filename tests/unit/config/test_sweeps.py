@@ -1,6 +1,7 @@
 """A sweep is the product of its lists; zipped lists advance together."""
 
 import pytest
+from snakemake.utils import update_config
 
 from terse.config.sweeps import expand_sweeps
 from terse.errors import TerseError
@@ -33,10 +34,28 @@ def test_negative_values_have_names_of_their_own() -> None:
         ({"lr": []}, "give a list of values"),
         ({}, "give keys with lists"),
         ({"zip": {"a": [1], "b": [1, 2]}}, "equal length are needed; a has 1, b has 2"),
-        ({"seed": [1]}, "the key is also set outside the sweep"),
         ({"lr": [0.1, 0.1]}, "two runs would be called 'r-0.1'"),
     ],
 )
 def test_wrong_sweeps_are_refused(sweep: dict, words: str) -> None:
     with pytest.raises(TerseError, match=words):
         expand_sweeps({"r": {"seed": 3, "sweep": sweep}})
+
+
+def test_a_sweep_in_a_later_file_counts_rather_than_the_value_below(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    runs = {"r": {"n_cmps": 4, "lr": 0.1}}
+    update_config(runs, {"r": {"sweep": {"n_cmps": [1, 2]}}})  # as Snakemake merges the files
+    expanded, _ = expand_sweeps(runs)
+    assert expanded == {"r-1": {"n_cmps": 1, "lr": 0.1}, "r-2": {"n_cmps": 2, "lr": 0.1}}
+    assert caplog.messages == ["runs.r.sweep.n_cmps: counts rather than n_cmps: 4"]
+    update_config(runs, {"r": {"sweep": None}})
+    assert expand_sweeps(runs)[0] == {"r": {"n_cmps": 4, "lr": 0.1}}
+
+
+def test_a_value_that_follows_its_sweep_is_refused() -> None:
+    runs = {"r": {"sweep": {"seed": [1, 2]}}}
+    update_config(runs, {"r": {"seed": 3}})
+    with pytest.raises(TerseError, match=r"runs\.r\.sweep\.seed: the key is also set outside"):
+        expand_sweeps(runs)
