@@ -1,7 +1,7 @@
 """What reads in each way of a frontier, and the checks of its names and sizes."""
 
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +45,7 @@ def make_reading(
     run: Mapping[str, Any] | None,
     inputs: "Inputs",
     loading: Mapping[str, Any],
+    estimators: Sequence[str] = (),
     seed: int,
     device: str,
 ) -> "Reading":
@@ -52,8 +53,23 @@ def make_reading(
 
     run: the params of a run that reads in its method's own way, with the files that it needs as
     inputs. Other readers are complete language models, loaded as `loading` says; one that is
-    itself the way reads everything. seed: of random choices.
+    itself the way reads everything. estimators: of the dimension of what is held. seed: of random
+    choices.
     """
+    reading = _load_reading(way, folder, run, inputs, loading, seed, device)
+    reading.measure(estimators)
+    return reading
+
+
+def _load_reading(
+    way: str,
+    folder: Path,
+    run: Mapping[str, Any] | None,
+    inputs: "Inputs",
+    loading: Mapping[str, Any],
+    seed: int,
+    device: str,
+) -> "Reading":
     if run is not None:
         method = method_of(run, inputs)
         made = pkgutil.resolve_name(str(spec_of(method.settings).reading(method.settings)))
