@@ -17,7 +17,7 @@ class TOVA(CacheScore):
     asks = True
 
     def score(self, layer: Layer) -> Tensor:
-        seen = window_attention(layer, 1).flatten(0, 2).mean(0)  # (L - 1,)
+        seen = window_attention(layer, 1).flatten(0, 2).mean(0)[:-1]  # (L - 1,)
         return pad(seen, (0, 1), value=float(seen.max()) + 1).expand(len(layer.keys), -1)
 
     def flops(self, layer: Layer) -> float:
