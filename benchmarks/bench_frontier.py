@@ -267,7 +267,7 @@ def generation() -> list[Row]:
     return rows
 
 
-STEPS = 8
+STEPS = 4
 KeysValues = list[tuple[torch.Tensor, torch.Tensor]]
 
 

@@ -145,12 +145,16 @@ class Frontier:
         return self._row(point, measure, top.sum() / bottom.sum(), *_edges(drawn))
 
     def _dimension(self, point: Point, name: str) -> dict[str, Any]:
-        """Return the mean of an estimate over the windows that have one."""
-        counts = point.of[f"{name}{COUNT}"]
+        """Return the mean of an estimate over the windows that have one; their documents are n."""
+        counts, every = point.of[f"{name}{COUNT}"], point.of["windows"]
         if not counts.sum():
-            return self._row(point, name, math.nan, math.nan, math.nan, TOO_FEW)
-        drawn = (self.draws @ counts) > 0
-        return self._ratio(point, name, point.of[name], counts, self.draws[drawn])
+            row = self._row(point, name, math.nan, math.nan, math.nan)
+        else:
+            drawn = (self.draws @ counts) > 0
+            row = self._ratio(point, name, point.of[name], counts, self.draws[drawn])
+        few = f"of {counts.sum():.0f} of {every.sum():.0f} windows: {TOO_FEW}"
+        complete = counts.sum() == every.sum()
+        return row | {"n": int((counts > 0).sum()), "flag": row["flag"] if complete else few}
 
     def _worth(self, point: Point) -> dict[str, Any]:
         if self.nothing_to_gain:
@@ -194,7 +198,7 @@ class Frontier:
         return dict(zip(COLUMNS, values, strict=True))
 
 
-TOO_FEW = "fewer than 22 positions are held, or too alike to estimate their dimension"
+TOO_FEW = "the others hold too few positions to estimate a dimension, or too similar ones"
 NO_GAIN = "what the context is worth is within its interval of zero"
 
 
@@ -218,6 +222,7 @@ def _dimensions(by_document: Any, documents: Sequence[str]) -> dict[str, Floats]
         return {}
     sums, counts = (getattr(by_document[names], how)().loc[documents] for how in ("sum", "count"))
     found = {name: sums[name].to_numpy(np.float64) for name in names}
+    found["windows"] = by_document.size().loc[documents].to_numpy(np.float64)
     return found | {f"{name}{COUNT}": counts[name].to_numpy(np.float64) for name in names}
 
 

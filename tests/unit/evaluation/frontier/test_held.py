@@ -96,11 +96,12 @@ def test_few_positions_have_no_dimension_and_the_table_says_so(reader: CausalRea
     for name in NAMES:
         few = table.loc[("recency", 0.05, f"{name}_last")]
         assert math.isnan(few["value"])
-        assert few["flag"] == TOO_FEW
+        assert (few["n"], few["flag"]) == (0, f"of 0 of 3 windows: {TOO_FEW}")
         half = table.loc[("recency", 0.5, f"{name}_last")]
         rows = readings["recency"].query("rate == 0.5")[f"{name}_last"]
         assert half["value"] == pytest.approx(rows.mean())
         assert half["interval_low"] <= half["value"] <= half["interval_high"]
+        assert (half["n"], half["flag"]) == (readings["recency"]["document"].nunique(), "")
     assert ("none", 0.0, "twoNN_mle_last") not in table.index
 
 
