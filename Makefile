@@ -12,7 +12,7 @@ SLOW := $(BIN)/pytest -m slow --durations 12
 run: setup  ## run the workflow of config/config.yaml and write results/report.html
 	@$(BIN)/terse run $(ARGS)
 
-test: setup lint  ## the fast tests
+test: setup  ## the fast tests
 	@$(PYTEST) -m "not slow" tests
 
 # The cluster's tests mostly wait, so the workflow's tests run at the same time; both use one finished

@@ -1,5 +1,6 @@
 """Fixtures for all tests."""
 
+import gc
 import os
 import socket
 import subprocess
@@ -14,9 +15,19 @@ from hypothesis import settings
 from hub_server import HubServer
 from tiny_workflow import TINY, Workflow
 
+# Snakemake's plugin for SLURM asks the controller when it is imported: where SLURM is installed but
+# no cluster runs, each start of Snakemake would wait nine seconds for it.
+NO_CLUSTER = Path(__file__).parent / "support" / "no_cluster"
+os.environ["PATH"] = f"{NO_CLUSTER}{os.pathsep}{os.environ['PATH']}"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as terse.job does, before torch is imported
 settings.register_profile("any machine", deadline=None)  # a busy one is slow, not wrong
 settings.load_profile("any machine")
+
+
+def pytest_collection_finish() -> None:
+    """Leave the imported libraries out of garbage collections: each training makes a full one."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -38,16 +38,7 @@ class Workflow:
 
     def plan(self, *words: str) -> dict[str, int]:
         """Return how many jobs of each rule a dry run plans."""
-        lines = self("-n", *words).splitlines()
-        if "Job stats:" not in lines:
-            return {}
-        rows = (line.split() for line in lines[lines.index("Job stats:") + 3 :])
-        counts: dict[str, int] = {}
-        for row in rows:
-            if len(row) != 2 or row[0] == "total":
-                break
-            counts[row[0]] = int(row[1])
-        return counts
+        return planned(self("-n", *words))
 
     def start(self, *words: str) -> subprocess.Popen[bytes]:
         """Start `snakemake words` in its own process group."""
@@ -64,6 +55,20 @@ class Workflow:
     def tables(self) -> dict[str, bytes]:
         """Return the bytes of all tables of dimensions, by name."""
         return {f.name: f.read_bytes() for f in (self.folder / "results/ids").glob("*.csv")}
+
+
+def planned(text: str) -> dict[str, int]:
+    """Return how many jobs of each rule the output of a dry run names."""
+    lines = text.splitlines()
+    if "Job stats:" not in lines:
+        return {}
+    rows = (line.split() for line in lines[lines.index("Job stats:") + 3 :])
+    counts: dict[str, int] = {}
+    for row in rows:
+        if len(row) != 2 or row[0] == "total":
+            break
+        counts[row[0]] = int(row[1])
+    return counts
 
 
 def kill_all(process: subprocess.Popen[bytes]) -> None:

@@ -43,7 +43,7 @@ def test_from_another_folder_and_into_one(tmp_path: Path) -> None:
     assert "train_tokenizer" in snakemake(ROOT, "-d", str(tmp_path), "-n", target)
 
 
-@pytest.mark.parametrize("options", ["", 'prefix: "study"'])
+@pytest.mark.parametrize("options", ["", pytest.param('prefix: "study"', marks=pytest.mark.slow)])
 def test_as_a_module_without_a_config(options: str, tmp_path: Path) -> None:
     folder = "study/" if options else ""
     target = f"{folder}cache/tokenizers/bytes/tokenizer.json"
@@ -69,6 +69,7 @@ def test_a_prefixed_module_keeps_everything_in_its_folder(tmp_path: Path) -> Non
     assert not made & {"state", "results", "cache"}
 
 
+@pytest.mark.slow
 def test_until_the_trainings(tmp_path: Path) -> None:
     """Snakemake itself would end in "BUG: Out of jobs ready to be started"."""
     default = Workflow(tmp_path)
@@ -80,6 +81,7 @@ def test_until_the_trainings(tmp_path: Path) -> None:
     assert not plan.keys() & {"evaluate_run", "cache_activations"}
 
 
+@pytest.mark.slow
 def test_other_deployment_is_answered(tmp_path: Path) -> None:
     text = Workflow(tmp_path)("-n", "cache/tokenizers/bytes/tokenizer.json", "--sdm", "conda")
     assert "terse: --sdm conda changes nothing: no rule has an environment of its own" in text

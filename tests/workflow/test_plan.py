@@ -16,7 +16,8 @@ from snakemake.utils import update_config
 from terse.config import Workflow as Settings
 from terse.config import load, read_yaml
 from terse.config.reach import within_reach
-from tiny_workflow import ROOT, TINY, Workflow
+from terse.errors import TerseError
+from tiny_workflow import ROOT, TINY, Workflow, planned
 
 NEXT = {"method": "causal-lm", "corpus": "python-docs", "max_steps": 4}
 EXPERIMENTS = sorted((ROOT / "config" / "experiments").glob("*.yaml"))
@@ -68,6 +69,7 @@ def test_the_default_without_smollm2_keeps_everything_else() -> None:
     assert left.select.ids == raw["select"]["ids"][1:]
 
 
+@pytest.mark.slow
 def test_models_of_one_package_are_fetched_and_tokenised_once(tmp_path: Path) -> None:
     text = tmp_path / "text"
     text.mkdir()
@@ -96,6 +98,7 @@ def test_a_frontier_scores_each_way_in_a_job_of_its_own(tmp_path: Path) -> None:
     assert "evaluate_run" not in plan
 
 
+@pytest.mark.slow
 def test_lm_eval_asks_models_and_runs_of_any_method(default: Workflow) -> None:
     names = ("base-step25", "compress", "forget", "codes-lm")
     plan = default.plan(*(f"results/harness/{name}.csv" for name in names))
@@ -114,7 +117,7 @@ def test_lm_eval_asks_models_and_runs_of_any_method(default: Workflow) -> None:
 
 def test_defined_but_not_selected_hub_model(default: Workflow) -> None:
     text = default("-n", "results/ids/llama-7b.csv")
-    assert default.plan("results/ids/llama-7b.csv")["cache_activations"] == 10
+    assert planned(text)["cache_activations"] == 10
     for part in ("rule download_model", "cache/tokens/pile-test/llama-7b.h5", "shard-00009.h5"):
         assert part in text
 
@@ -147,6 +150,7 @@ def test_slurm_profile_is_not_overridden(default: Workflow) -> None:
     assert "--signal=TERM@300" in train
 
 
+@pytest.mark.slow
 def test_several_devices_are_those_of_one_node(tmp_path: Path) -> None:
     """`--gpus=2` alone may be one device on each of two nodes."""
     config = {"runs": {"base": {"gpu": 2}}, "models": {"base": {"gpu": 2}}}
@@ -167,6 +171,7 @@ def test_slurm_profile_sets_only_what_the_default_leaves() -> None:
         assert not keys("default") & keys(name)
 
 
+@pytest.mark.slow
 def test_gpu_profile_asks_for_devices(default: Workflow) -> None:
     text = default("-n", "--profile", str(ROOT / "profiles" / "gpu"))
     assert text.count("gpu=1") >= 7
@@ -194,6 +199,7 @@ def test_published_experiments_plan(experiment: Path, tmp_path: Path) -> None:
     assert sum(plan.values()) > 5
 
 
+@pytest.mark.slow
 def test_llama_7b_is_measured_as_published(tmp_path: Path) -> None:
     text = Workflow(tmp_path, ROOT / "config" / "experiments" / "llama-7b.yaml")("-n", "--quiet")
     assert "train_model" not in text
@@ -208,6 +214,7 @@ def test_llama_7b_is_measured_as_published(tmp_path: Path) -> None:
     assert (corpus.max_dataset_size, corpus.split) == (1000, "test")
 
 
+@pytest.mark.slow
 def test_pythia_is_measured_over_its_training(tmp_path: Path) -> None:
     experiment = ROOT / "config" / "experiments" / "pythia-checkpoints.yaml"
     text = Workflow(tmp_path, experiment)("-n")
@@ -240,6 +247,7 @@ def test_a_changed_file_of_a_local_corpus_is_seen(tmp_path: Path) -> None:
     assert f"config error: corpora.mine: there is no file or folder {texts}" in text
 
 
+@pytest.mark.slow
 def test_the_files_of_a_local_base_are_inputs(tmp_path: Path) -> None:
     """So that a change of one trains again: the folder's own date says nothing of it."""
     (tmp_path / "m").mkdir()
@@ -348,33 +356,44 @@ def test_two_thousand_shards_plan(tmp_path: Path) -> None:
     assert plan["cache_activations"] == 2000
 
 
-@pytest.mark.parametrize(
-    ("content", "line"),
-    [
-        ({"runs": {"base": {"n_layesr": 3}}}, "config error: runs.base: unknown key 'n_layesr'"),
-        ({"runs": {"base": {"base": "nobody"}}}, "config error: runs.base:"),
-        ({"runs": {"base": {"lr": -1}}}, "config error: runs.base.lr: should be greater than 0"),
-        ({"activations": {"layer_idx_list": [6]}}, "config error: activations.layer_idx_list:"),
-        ({"activations": {"save_IDs_list": ["mle2"]}}, "config error: activations.save_IDs_list"),
-        ({"activations": {"ctx_len": 512}}, "config error: activations.ctx_len: 512 tokens; model"),
-        (
-            {"runs": {"x": NEXT | {"base": "y"}, "y": NEXT | {"base": "x"}}},
-            "config error: runs.x.base: a cycle: x -> y -> x",
-        ),
-    ],
-)
-def test_errors_come_before_any_job_in_one_line(content: dict, line: str, tmp_path: Path) -> None:
+ERRORS = [
+    ({"runs": {"base": {"n_layesr": 3}}}, "runs.base: unknown key 'n_layesr'"),
+    ({"runs": {"base": {"base": "nobody"}}}, "runs.base:"),
+    ({"runs": {"base": {"lr": -1}}}, "runs.base.lr: should be greater than 0"),
+    ({"activations": {"layer_idx_list": [6]}}, "activations.layer_idx_list:"),
+    ({"activations": {"save_IDs_list": ["mle2"]}}, "activations.save_IDs_list"),
+    ({"activations": {"ctx_len": 512}}, "activations.ctx_len: 512 tokens; model"),
+    (
+        {"runs": {"x": NEXT | {"base": "y"}, "y": NEXT | {"base": "x"}}},
+        "runs.x.base: a cycle: x -> y -> x",
+    ),
+]
+
+
+@pytest.mark.parametrize(("content", "line"), ERRORS)
+def test_errors_are_one_line(content: dict, line: str) -> None:
+    raw = read_yaml(ROOT / "config" / "config.yaml")
+    update_config(raw, content)
+    with pytest.raises(TerseError) as raised:
+        load(raw)
+    assert str(raised.value).startswith(line)
+    assert "\n" not in str(raised.value)
+
+
+def test_errors_come_before_any_job(tmp_path: Path) -> None:
+    content, line = ERRORS[0]
     workflow = Workflow(tmp_path, overlay(tmp_path, content))
     run = subprocess.run(workflow.command("-c1"), cwd=ROOT, capture_output=True, text=True)
     assert run.returncode != 0
     ours = [text for text in run.stderr.splitlines() if "config error" in text]
     assert len(ours) == 1
-    assert ours[0].startswith(line)
+    assert ours[0].startswith(f"config error: {line}")
     assert "Traceback" not in run.stderr
     assert "Execute" not in run.stderr
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.slow
 def test_lint_has_only_its_advice_on_software(default: Workflow) -> None:
     text = default("--lint", check=False)
     advice = re.findall(r"\* (.*)", text)

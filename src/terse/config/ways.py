@@ -2,6 +2,7 @@
 
 import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +17,10 @@ if TYPE_CHECKING:  # it calls this module
     from terse.training.method import Inputs
 
 
-def known_ways() -> set[str]:
+@cache
+def known_ways() -> frozenset[str]:
     """Return the names of our ways and those of installed packages."""
-    return {*own_ways(), *(entry.name for entry in entry_points(group=READINGS))}
+    return frozenset({*own_ways(), *(entry.name for entry in entry_points(group=READINGS))})
 
 
 def reader_of(study: Frontier, way: str) -> str:

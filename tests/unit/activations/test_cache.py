@@ -119,6 +119,7 @@ def test_one_long_row_of_metadata_does_not_blow_up_the_others(tmp_path):
         cache.verify(tmp_path)
 
 
+@pytest.mark.slow
 def test_no_flipped_byte_of_a_small_shard_goes_unnoticed(tmp_path):
     """Data, CRCs, strings and HDF5's own metadata: each is covered by some check."""
     path = write(tmp_path, 0, 1)

@@ -97,6 +97,7 @@ def test_the_options_of_the_estimates_count(folder: Path) -> None:
         assert not np.allclose(tabled(folder, ["mle"], **rest)["id"], found["id"]), (name, value)
 
 
+@pytest.mark.slow
 def test_the_time_of_slow_estimators_is_told_and_flags_stay_with_them(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

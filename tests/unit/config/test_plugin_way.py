@@ -1,5 +1,6 @@
 """A way of reading from an installed package: found, checked, scored, and reported if unusable."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ def other(reader):
 
 
 @pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder as pip makes it, on the path: a package with three entry points."""
     folder = tmp_path / "site"
     info = folder / "earliest_terse-1.0.dist-info"
@@ -55,7 +56,9 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "missing = earliest_terse:nothing\n"
     )
     monkeypatch.syspath_prepend(folder)
-    return folder
+    known_ways.cache_clear()  # as a new process would know it
+    yield folder
+    known_ways.cache_clear()
 
 
 @pytest.mark.usefixtures("install")

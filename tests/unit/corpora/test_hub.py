@@ -99,6 +99,7 @@ def test_a_dataset_downloaded_whole_by_two_processes(hub_server, read):
     assert all(f"/resolve/{commit}/" in path for path in fetched)  # one commit, whatever comes
 
 
+@pytest.mark.slow
 def test_a_small_part_of_a_dataset_is_streamed(hub_server, read):
     add_stories(hub_server)
     (found,) = read({"max_dataset_size": 30})
@@ -175,6 +176,7 @@ def test_errors_are_one_sentence(hub_server, closed_port, read):
     assert unreached.startswith(f"cannot reach the hub at {url} for dataset someone/else")
 
 
+@pytest.mark.slow
 def test_transfers_that_break_and_bytes_that_are_wrong(hub_server, read):
     add_stories(hub_server)
     hub_server.break_transfers("data/train-00001-of-00002.parquet", [700])

@@ -65,6 +65,7 @@ def test_one_repeated_point_makes_their_mind_ml_1_and_leaves_ours() -> None:
     assert "duplicates" in ours.flags
 
 
+@pytest.mark.slow
 def test_slow_estimators_take_as_many_points_as_they_may() -> None:
     points = gaussian(300, 3, 5)
     whole = estimate(points, ["FisherS", "TLE"], n_jobs=1)

@@ -207,6 +207,7 @@ def test_the_heavy_points_are_named() -> None:
     np.testing.assert_array_equal(batch.sinks, np.stack([is_sink, is_sink[::-1]]))
 
 
+@pytest.mark.slow
 def test_slow_estimators_have_both() -> None:
     points = manifold()
     mixed, _ = planted(points, 3, 200, "random dimension")

@@ -60,7 +60,7 @@ def test_steps_of_epochs(name: str, epochs: float, inputs: Inputs) -> None:
 
 
 def test_the_trainer_counts_the_same_epochs(inputs: Inputs, tmp_path: Path) -> None:
-    method = made(CAUSAL_LM, inputs, epochs=2, log_interval=1, warmup_steps=10_000,
+    method = made(CAUSAL_LM, inputs, epochs=2, batch_size=64, log_interval=1, warmup_steps=10_000,
                   checkpoint_interval=5, max_val_loops=1, eval_interval=1000)  # fmt: skip
     settings = method.settings
     assert settings.warmup_steps == settings.n_steps  # as long as the training at most

@@ -70,12 +70,19 @@ def train_rows(folder: Path) -> pd.DataFrame:
     return history[history["split"] == "train"].reset_index(drop=True)
 
 
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training with a row for each step."""
+    return train_tiny(tmp_path_factory.mktemp("logged"), method=tiny_method(log_interval=1))
+
+
 @pytest.mark.parametrize(
     ("interval", "steps"), [(5, [5, 10, 12]), (100, [12]), (4, [4, 8, 12]), (12, [12])]
 )
-def test_the_last_step_has_a_row(interval: int, steps: list[int], tmp_path: Path) -> None:
-    train_tiny(tmp_path / "one", method=tiny_method(log_interval=1))
-    each = train_rows(tmp_path / "one")
+def test_the_last_step_has_a_row(
+    interval: int, steps: list[int], tmp_path: Path, logged: Path
+) -> None:
+    each = train_rows(logged)
     assert each["step"].tolist() == list(range(1, 13))
     found = train_rows(train_tiny(tmp_path / "some", method=tiny_method(log_interval=interval)))
     assert found["step"].tolist() == steps
@@ -83,15 +90,22 @@ def test_the_last_step_has_a_row(interval: int, steps: list[int], tmp_path: Path
         assert loss == pytest.approx(each["loss_nats"][first:last].mean(), rel=1e-5)
 
 
-@pytest.mark.parametrize("step", [3, 6, 11])
-def test_a_stop_changes_no_row(step: int, tmp_path: Path) -> None:
-    changes = {"log_interval": 5, "checkpoint_steps": []}
-    whole = train_tiny(tmp_path / "whole", method=tiny_method(**changes))
-    stop, method = StopSignal(), tiny_method(**changes)
+SELDOM = {"log_interval": 5, "checkpoint_steps": []}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training that nothing stopped, with a row for every five steps."""
+    return train_tiny(tmp_path_factory.mktemp("whole"), method=tiny_method(**SELDOM))
+
+
+@pytest.mark.parametrize("step", [3, pytest.param(6, marks=pytest.mark.slow), 11])
+def test_a_stop_changes_no_row(step: int, tmp_path: Path, whole: Path) -> None:
+    stop, method = StopSignal(), tiny_method(**SELDOM)
     method.callbacks = lambda: [AtStep(step, lambda: setattr(stop, "name", "SIGTERM"))]  # type: ignore[method-assign]
     with pytest.raises(Stopped):
         train_tiny(tmp_path / "cut", method=method, signal=stop)
-    cut = train_tiny(tmp_path / "cut", method=tiny_method(**changes))
+    cut = train_tiny(tmp_path / "cut", method=tiny_method(**SELDOM))
     pd.testing.assert_frame_equal(train_rows(cut), train_rows(whole), check_exact=True)
     files = [folder / "model" / "model.safetensors" for folder in (whole, cut)]
     assert files[0].read_bytes() == files[1].read_bytes()

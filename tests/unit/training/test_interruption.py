@@ -23,7 +23,9 @@ from tiny_workflow import wait_for
 Weights = Callable[[Path], dict[str, bytes]]
 
 
-@pytest.mark.parametrize("step", [1, 4, 7, 9, 11])
+@pytest.mark.parametrize(
+    "step", [1, 7, *(pytest.param(i, marks=pytest.mark.slow) for i in (4, 9, 11))]
+)
 def test_stop_signal_saves_and_the_next_attempt_goes_on(
     step: int, tmp_path: Path, undisturbed: Path, weights: Weights
 ) -> None:
@@ -42,7 +44,7 @@ def validations(folder: Path) -> pd.DataFrame:
     return found[["step", "epoch", "loss_nats"]].reset_index(drop=True)
 
 
-@pytest.mark.parametrize("step", [2, 6, 10])
+@pytest.mark.parametrize("step", [*(pytest.param(i, marks=pytest.mark.slow) for i in (2, 6)), 10])
 def test_failing_step_loses_only_what_came_after_the_last_save(
     step: int, tmp_path: Path, undisturbed: Path, weights: Weights
 ) -> None:

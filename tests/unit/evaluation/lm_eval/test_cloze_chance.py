@@ -16,7 +16,7 @@ from terse.errors import TerseError
 from terse.evaluation.lm_eval.corpus_tasks import CONTEXT, PASSAGE, make_corpus_tasks
 from terse.settings.corpora import Corpus
 
-SEEDS = range(5)
+SEEDS = range(3)
 
 
 def write_texts(path: Path, texts: list[str]) -> Path:

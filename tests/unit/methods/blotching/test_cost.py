@@ -23,7 +23,7 @@ def pass_over(model: Blotcher, row: dict[str, Any]) -> int:
     return flops_by_torch(lambda: model(*(batch[name] for name in names)))
 
 
-@pytest.mark.parametrize("excise", [True, False])
+@pytest.mark.parametrize("excise", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_chains_cost_what_their_passes_do(excise: bool) -> None:
     method = blotching(excise_tokens=excise, incl_intl_prob=True)
     model, chains = built(method), method.validation_chains

@@ -29,7 +29,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train_into(tmp_path_factory.mktemp("trained"), blotching(**RANDOM))
 
 
-@pytest.mark.parametrize("step", [1, 4])
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_resumed_equals_uninterrupted(step: int, tmp_path: Path, trained: Path) -> None:
     method, stop = blotching(**RANDOM), StopSignal()
     method.callbacks = lambda: [AtStep(step, stop)]  # type: ignore[method-assign]

@@ -17,7 +17,7 @@ from tiny_compression import compression
 from tiny_run import AtStep, train_into
 
 
-@pytest.mark.parametrize("step", [1, 4, 5])
+@pytest.mark.parametrize("step", [*(pytest.param(i, marks=pytest.mark.slow) for i in (1, 5)), 4])
 def test_resumed_equals_uninterrupted(
     step: int, tmp_path: Path, inputs: Inputs, trained: Path
 ) -> None:

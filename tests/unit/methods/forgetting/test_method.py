@@ -19,7 +19,7 @@ from tiny_forgetting import ARCHITECTURES, SETTINGS, forgetting, language_model,
 from tiny_run import AtStep, train_into
 
 
-@pytest.mark.parametrize("step", [1, 4])
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_resumed_equals_uninterrupted(
     step: int, tmp_path: Path, inputs: Inputs, trained_forgetter: Path
 ) -> None:

@@ -22,6 +22,7 @@ def texts_of(inputs: Inputs) -> list[str]:
     return pd.read_parquet(inputs.documents)["text"].tolist()  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_the_example_trains_what_it_is_given(inputs: Inputs) -> None:
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     (example,) = [block for block in blocks if "reinforce_model" in block]

@@ -25,7 +25,7 @@ def digest(tensors: dict[str, torch.Tensor]) -> str:
     return hashlib.sha256(b"".join(t.numpy().tobytes() for t in tensors.values())).hexdigest()
 
 
-@pytest.mark.parametrize("step", [1, 3])
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_resumed_equals_uninterrupted(
     step: int, tmp_path: Path, text: Inputs, stage1: Path
 ) -> None:
@@ -137,6 +137,7 @@ def test_a_second_stage_leaves_its_base_as_it_was(
     assert [ax.get_title() for ax in both["segmentation"].axes] == ["stage1"]  # cut as `run` is
 
 
+@pytest.mark.slow
 def test_a_level_learns_above_one_that_stays_as_it_was(
     text: Inputs, stage1: Path, tmp_path: Path
 ) -> None:
