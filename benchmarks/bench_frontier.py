@@ -290,7 +290,7 @@ def filled(lm: LlamaForCausalLM, B: int, n: int) -> KeysValues:
 
 @torch.inference_mode()
 def _write(held: KeysValues, L: int) -> float:
-    """Return the CPU time of greedy tokens after what is held of L positions, without copying it."""
+    """Return the CPU time of greedy tokens after what is held of L positions."""
     cache, (B, _, n, _) = DynamicCache(), held[0][0].shape
     for layer, (keys, values) in enumerate(held):
         cache.update(keys, values, layer)
@@ -312,13 +312,14 @@ def _seconds(run: Callable[[Any], None], given: Any) -> float:
 
 
 if __name__ == "__main__":
+    parts = {
+        "kvpress": against_kvpress, "llmlingua": against_llmlingua, "speed": speed,
+        "generation": generation,
+    }  # fmt: skip
     sys.exit(
         main(
             __doc__,
-            {
-                "kvpress": against_kvpress, "llmlingua": against_llmlingua, "speed": speed,
-                "generation": generation,
-            },  # fmt: skip
+            parts,
             "contexts of 2048 bytes, targets of 256; TERSE_MODEL: a Llama's folder, otherwise a "
             "random one of 4 layers, width 128",
         )

@@ -18,8 +18,8 @@ Places = slice | Tensor | list[Tensor]  # the same in all layers, or of each one
 class Held:
     """The states that two blocks of a model turned into keys and values in its latest pass.
 
-    The blocks are number N // 2 (`middle`) and N - 1 (`last`) of N, counted from 0. estimators: names
-    of `terse.dimension`.
+    The blocks are number N // 2 (`middle`) and N - 1 (`last`) of N, counted from 0. estimators:
+    names of `terse.dimension`.
     """
 
     def __init__(self, blocks: nn.ModuleList, estimators: Sequence[str]) -> None:
