@@ -17,6 +17,7 @@ rule collect_corpus:
         "logs/collect_corpus/{corpus}.log",
     benchmark:
         "logs/collect_corpus/{corpus}.benchmark.tsv"
+    priority: 100  # everything else waits for text
     threads: settings.n_data_procs
     resources:
         mem_mb=4000,
@@ -40,6 +41,7 @@ rule train_tokenizer:
         "logs/train_tokenizer/{tokenizer}.log",
     benchmark:
         "logs/train_tokenizer/{tokenizer}.benchmark.tsv"
+    priority: 100  # everything else waits for text
     threads: 2
     resources:
         mem_mb=lambda w, attempt: 8000 * attempt,
@@ -62,6 +64,7 @@ rule tokenize_corpus:
         "logs/tokenize_corpus/{corpus}.{tokenizer}.log",
     benchmark:
         "logs/tokenize_corpus/{corpus}.{tokenizer}.benchmark.tsv"
+    priority: 100  # everything else waits for text
     threads: settings.n_data_procs
     resources:
         mem_mb=lambda w, attempt: 8000 * attempt,

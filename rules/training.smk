@@ -38,6 +38,7 @@ rule train_model:
         "logs/train_model/{run}.log",
     benchmark:
         "logs/train_model/{run}.benchmark.tsv"
+    priority: lambda w: settings.n_dependents(w.run)
     threads: lambda w: settings.threads_of_training(w.run)
     resources:
         gpu=lambda w: allocation(settings, w.run)["gpu"],

@@ -157,6 +157,12 @@ class Workflow(Strict):
             return base
         return self.models[base].run
 
+    def n_dependents(self, run: str) -> int:
+        """Return how many runs and models start from a run, directly or by way of others."""
+        own = [name for name in self.runs if self.base_run(name) == run]
+        models = sum(model.run == run for model in self.models.values())
+        return models + sum(1 + self.n_dependents(name) for name in own)
+
     def base_step(self, run: str) -> int | None:
         """Return the kept step that a run starts from, None for a whole model."""
         base = self.runs[run].base

@@ -37,7 +37,8 @@ class Moments(NamedTuple):
 
 def linear(points: Tensor, moments: Moments) -> Linear:
     """Return the linear dimensions of centred points (n, D)."""
-    return _linear(points, points[:0], points.new_zeros(0), moments)
+    none = points.new_zeros((0, points.shape[1]), dtype=torch.float64)
+    return _linear(points, none, none[:, 0], moments)
 
 
 def linear_with(points: Tensor, moments: Moments, heavy: Tensor, n_points: int) -> Linear:
@@ -55,31 +56,35 @@ def linear_with(points: Tensor, moments: Moments, heavy: Tensor, n_points: int) 
     added = torch.cat([heavy, heavy.sum(0, keepdim=True) / n_points])  # (h + 1, D)
     signs = heavy.new_ones(len(added))
     signs[-1] = -n_points
-    inner = added @ added.T
-    cross = (points @ added.to(points.dtype).T).double().square().sum(0)  # (h + 1,)
-    trace = moments.trace + float(signs @ inner.diagonal())
-    energy = moments.energy + 2 * float(signs @ cross)
-    energy += float((signs.outer(signs) * inner.square()).sum())
-    return _linear(points, added, signs, Moments(trace, energy))
+    return _linear(points, added, signs, moments)
 
 
 def _linear(points: Tensor, added: Tensor, signs: Tensor, moments: Moments) -> Linear:
-    if not moments.energy > 0:
-        return Linear(float("nan"), float("nan"))
-    largest = _largest_eigenvalue(points, added.to(points.dtype), signs.to(points.dtype))
-    return Linear(moments.trace**2 / moments.energy, largest / moments.trace)
-
-
-def _largest_eigenvalue(points: Tensor, added: Tensor, signs: Tensor) -> float:
-    """Return the largest eigenvalue of X'X + W'SW by Lanczos' method, orthogonalised in full."""
-    D = points.shape[1]
-    start = _start(D).to(points)
-    if len(added):
-        start = _MIXED * start + added[0] / added[0].norm()
-    steps = min(_STEPS, D)
+    """Return the linear dimensions of X'X + W'SW for W (w, D) and S (w,) float64."""
+    start, steps = _start(points.shape[1]), min(_STEPS, points.shape[1])
     if points.device.type == "cpu" and points.dtype == torch.float32:
-        matrices = (points.numpy(), added.numpy(), signs.numpy(), start.numpy())
-        return kernels.largest_eigenvalue(*matrices, steps, _RESIDUAL)
+        matrices = (added.numpy(), signs.numpy(), start.numpy())
+        options = (_MIXED, steps, _RESIDUAL)
+        return Linear(*kernels.linear_dimensions(points.numpy(), *moments, *matrices, *options))
+    small = added.to(points.dtype)
+    inner = added @ added.T
+    cross = (points @ small.T).double().square().sum(0)  # (w,)
+    trace = moments.trace + float(signs @ inner.diagonal())
+    energy = moments.energy + 2 * float(signs @ cross)
+    energy += float((signs.outer(signs) * inner.square()).sum())
+    if not energy > 0:
+        return Linear(float("nan"), float("nan"))
+    start = start.to(points)
+    if len(added):
+        start = _MIXED * start + small[0] / small[0].norm()
+    largest = _largest_eigenvalue(points, small, signs.to(points.dtype), start, steps)
+    return Linear(trace**2 / energy, largest / trace)
+
+
+def _largest_eigenvalue(
+    points: Tensor, added: Tensor, signs: Tensor, start: Tensor, steps: int
+) -> float:
+    """Return the largest eigenvalue of X'X + W'SW by Lanczos' method, orthogonalised in full."""
     basis = [start / start.norm()]
     diagonal: list[float] = []
     off_diagonal: list[float] = []

@@ -25,6 +25,7 @@ SPREAD = 16.0
 ACCEPTED = 2e-8
 """Largest predicted error in the mean of a point's spread; above it points are computed again."""
 
+_ON_CPU = torch.empty(0)
 _ERROR = ERROR_IN_EPS * float(np.finfo(np.float32).eps)
 
 UNPROVEN = 1 / 16
@@ -35,93 +36,102 @@ class FastResult(NamedTuple):
     """What the pass found for one cloud of n points.
 
     Attributes:
-        squared: (n, 21) float64 squared distances to the nearest points; undefined for heavy ones.
-        nearest: (n, 21) int64, the positions of these points.
-        norms: (n,) float32 squared norms of what the product was taken of.
+        centred: the points about their centre.
+        trace: sum of the squared norms of what the product was taken of.
         energy: sum of the squares of all products.
         unproven: (n,) bool, points whose neighbours have to be searched for among all points.
+        n_unproven: how many.
         settled: whether those are few; if not, the cloud has to be computed in float64.
         repaired: whether distances were in doubt and computed again.
     """
 
-    squared: Tensor
-    nearest: Tensor
-    norms: Tensor
+    centred: Centred
+    trace: float
     energy: float
-    unproven: Tensor
+    unproven: np.ndarray
+    n_unproven: int
     settled: bool
     repaired: bool
 
 
-def centre_fast(raw: Tensor, heavy: Tensor, centre: Tensor | None, space: Workspace) -> Centred:
-    """Centre one cloud (1, n, D) float32 about the mean of the points that are not heavy."""
-    n, D = raw.shape[1:]
-    points, left_out = raw[0].numpy(), heavy[0].numpy()
-    if centre is None:
-        offset = torch.empty(D, dtype=torch.float64)
-        kernels.mean_of(points, left_out, offset.numpy())
-    else:
-        offset = centre[0]
-    rest = space.take("rest", (1, n, D), torch.float32, raw)
-    share = np.empty(D, np.float32)
-    kernels.subtract(points, offset.float().numpy(), left_out, rest[0].numpy(), share)
-    norms = rest.new_empty(0)  # they are the diagonal of the product
-    largest = np.argpartition(share, -N_OUTLIERS)[-N_OUTLIERS:] if D > N_OUTLIERS else np.arange(D)
-    if share[largest].sum() <= OUTLIER_SHARE * (n - left_out.sum()):
-        return Centred(rest, norms, offset[None], None, None)
-    dims = torch.from_numpy(largest)
-    rest[:, :, dims] = 0
-    return Centred(rest, norms, offset[None], raw[:, :, dims], dims[None])
+def centre_fast(
+    points: np.ndarray, left_out: np.ndarray, offset: np.ndarray, space: Workspace
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Centre points (n, D) float32, heavy ones left out, about an offset (D,) float64.
+
+    Returns the centred points, whose memory the next cloud will use, and the outlier dimensions
+    (8,), zero there, or None.
+    """
+    n, D = points.shape
+    rest = space.take("rest", (n, D), torch.float32, _ON_CPU).numpy()
+    share, dims = np.empty(D, np.float32), np.empty(min(N_OUTLIERS, D), np.int64)
+    held = kernels.subtract(points, offset.astype(np.float32), left_out, rest, share, dims)
+    if held <= OUTLIER_SHARE * (n - np.count_nonzero(left_out)):
+        return rest, None
+    rest[:, dims] = 0
+    return rest, dims
 
 
-def _products(rest: Tensor, space: Workspace) -> np.ndarray:
+def _products(rest: np.ndarray, space: Workspace) -> np.ndarray:
     """Return inner products (n, n) of points (n, D) float32; only the upper half is valid."""
     n = len(rest)
-    room = space.take("product", (n, n), torch.float32, rest).numpy()
+    room = space.take("product", (n, n), torch.float32, _ON_CPU).numpy()
     # BLAS counts by columns: its lower half is the upper half by rows
     done = blas.ssyrk(  # pyright: ignore[reportAttributeAccessIssue]: made when SciPy is loaded
-        1.0, rest.numpy().T, c=room.T, trans=1, lower=1, overwrite_c=1
+        1.0, rest.T, c=room.T, trans=1, lower=1, overwrite_c=1
     )
     return done.T
 
 
 def fast_pass(
-    raw: Tensor,
-    times: Tensor,
+    points: np.ndarray,
+    times: np.ndarray,
     window: int,
-    heavy: Tensor,
-    centre: Tensor | None,
-    n_neighbours: int,
+    left_out: np.ndarray,
+    offset: np.ndarray,
     space: Workspace,
-) -> tuple[FastResult, Centred]:
-    """Find the nearest points in one cloud (1, n, D) float32, among those that are not heavy."""
-    centred = centre_fast(raw, heavy, centre, space)
-    product = _products(centred.rest[0], space)
-    norms, n, left_out = product.diagonal().copy(), len(product), heavy[0].numpy()
-    k = min(N_CANDIDATES, n - int(left_out.sum()) - 1 - 2 * window)
+    squared: np.ndarray,
+    index: np.ndarray,
+) -> FastResult:
+    """Find the nearest points in one cloud, among those that are not heavy.
+
+    Args:
+        points: (n, D) float32.
+        times, window: see `Clouds`.
+        left_out: (n,) bool, the heavy points.
+        offset: (D,) float64, the mean of the others.
+        space: buffers to use again.
+        squared, index: (n, 21) float64 and int64: squared distances to the nearest points and
+            their positions; written, undefined for heavy points.
+    """
+    n = len(points)
+    rest, dims = centre_fast(points, left_out, offset, space)
+    product = _products(rest, space)
+    norms = product.diagonal().copy()
+    k = min(N_CANDIDATES, n - np.count_nonzero(left_out) - 1 - 2 * window)
     outliers = np.empty((0, n), np.float32)
-    if centred.outliers is not None:
-        outliers = centred.outliers[0].T.contiguous().numpy()
+    if dims is not None:
+        outliers = np.ascontiguousarray(points[:, dims].T)
     as_columns = np.where(left_out, kernels.FAR, norms)
     found, places = np.empty((n, k), np.float32), np.empty((n, k), np.int32)
-    energy = kernels.nearest(product, as_columns, outliers, times.numpy(), window, k, found, places)
-    squared, index = np.empty((n, n_neighbours)), np.zeros((n, n_neighbours), np.int64)
-    points = raw[0].numpy()
-    arguments = (points, norms, left_out, found, places, n_neighbours)
-    unproven, n_doubts = kernels.settle(
-        *arguments, _ERROR, TOLERANCE, SPREAD, ACCEPTED, squared, index
-    )
-    settled = bool(unproven.sum() <= max(8, UNPROVEN * n))
-    result = FastResult(
-        torch.from_numpy(squared),
-        torch.from_numpy(index),
-        torch.from_numpy(norms),
-        float(energy),
-        torch.from_numpy(unproven),
-        settled,
-        n_doubts > 0,
-    )
-    return result, centred
+    energy = kernels.nearest(product, as_columns, outliers, times, window, k, found, places)
+    arguments = (points, norms, left_out, found, places, squared.shape[1])
+    limits = (_ERROR, TOLERANCE, SPREAD, ACCEPTED)
+    unproven, n_doubts = kernels.settle(*arguments, *limits, squared, index)
+    n_unproven = np.count_nonzero(unproven)
+    settled = n_unproven <= max(8, UNPROVEN * n)
+    trace, centred = float(norms.sum(dtype=np.float64)), _as_tensors(rest, offset, points, dims)
+    return FastResult(centred, trace, energy, unproven, n_unproven, settled, n_doubts > 0)
+
+
+def _as_tensors(
+    rest: np.ndarray, offset: np.ndarray, points: np.ndarray, dims: np.ndarray | None
+) -> Centred:
+    """Return one centred cloud as a batch; its norms are the diagonal of the product."""
+    outliers = None if dims is None else torch.from_numpy(points[None, :, dims])
+    chosen = None if dims is None else torch.from_numpy(dims[None])
+    centred, about = torch.from_numpy(rest[None]), torch.from_numpy(offset[None])
+    return Centred(centred, centred.new_empty(0), about, outliers, chosen)
 
 
 def n_candidates(heavy: Tensor, window: int) -> int:

@@ -38,7 +38,7 @@ def plain_arithmetic(device: torch.device) -> Iterator[None]:
 
 
 class Workspace:
-    """Buffers that are used again for every cloud of a call: fresh pages cost more than sums."""
+    """Buffers that are used again for every cloud: fresh pages cost more than sums."""
 
     def __init__(self) -> None:
         self._held: dict[str, Tensor] = {}
@@ -52,6 +52,11 @@ class Workspace:
         if held is None or held.dtype != dtype or held.numel() < size:
             held = self._held[name] = torch.empty(size, dtype=dtype, device=like.device)
         return held[:size].view(shape)
+
+    def shrink(self, most: int) -> None:
+        """Forget the buffers if they hold more than `most` bytes together."""
+        if sum(held.nbytes for held in self._held.values()) > most:
+            self._held.clear()
 
 
 @dataclass(frozen=True)

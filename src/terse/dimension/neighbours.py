@@ -7,6 +7,7 @@ pair, the row or the whole cloud is computed again, by direct differences or in 
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from terse.dimension.fast_pass import (
     SPREAD,
     TOLERANCE,
     UNPROVEN,
+    FastResult,
     fast_pass,
     n_candidates,
 )
@@ -107,6 +109,9 @@ def neighbour_pass(clouds: Clouds, dtype: torch.dtype, space: Workspace) -> Neig
         dtype: float32 or float64, in which the product is taken.
         space: buffers to use again.
     """
+    small = clouds.raw.shape[1] <= TILES_ABOVE
+    if clouds.raw.device.type == "cpu" and clouds.raw.dtype == dtype == torch.float32 and small:
+        return _fast(clouds, space)
     together = [clouds] if clouds.raw.is_cuda else clouds.one_by_one()
     parts = [_pass(some, dtype, space) for some in together]
     if len(parts) == 1:
@@ -121,38 +126,59 @@ _TENSORS = ("squared", "index", "doubtful", "repaired")
 
 
 def _pass(clouds: Clouds, dtype: torch.dtype, space: Workspace) -> Neighbours:
-    small = clouds.raw.shape[1] <= TILES_ABOVE
-    if clouds.raw.device.type == "cpu" and clouds.raw.dtype == dtype == torch.float32 and small:
-        return _fast(clouds, space)
     found, centred = _find(clouds, dtype, space)
     linear = _linear(clouds, centred, found.trace.tolist(), found.energy.tolist())
     return _settle(clouds, found, linear, dtype)
 
 
 def _fast(clouds: Clouds, space: Workspace) -> Neighbours:
-    """Process one cloud with the compiled CPU kernels."""
-    found, centred = fast_pass(
-        clouds.raw,
-        clouds.times,
-        clouds.theiler_window,
-        clouds.heavy,
-        clouds.centre,
-        N_NEIGHBOURS,
-        space,
-    )
-    trace, energy = float(found.norms.double().sum()), found.energy
-    if centred.outliers is not None:
-        moments = torch.tensor([[trace], [energy]], dtype=torch.float64)
-        trace, energy = (float(one) for one in _with_outliers(clouds, centred, *moments))
-    limit = _LARGEST[torch.float32]
-    settled = found.settled and 1 / limit < trace < limit
-    squared, index, rows = found.squared[None], found.nearest[None], found.unproven[None]
-    if settled and bool(rows.any()):
-        _repair_rows(clouds, squared, index, rows)
-    linear = _linear(clouds, centred, [trace], [energy])
+    """Process clouds one after the other with the compiled CPU kernels."""
+    b, n, D = clouds.raw.shape
+    squared = clouds.raw.new_empty((b, n, N_NEIGHBOURS), dtype=torch.float64)
+    index = clouds.times.new_zeros((b, n, N_NEIGHBOURS))
+    raw, heavy, times = clouds.raw.numpy(), clouds.heavy.numpy(), clouds.times.numpy()
+    out = squared.numpy(), index.numpy()
+    linear: list[tuple[Linear, Linear] | None] = []
+    doubtful, repaired = np.zeros(b, dtype=bool), np.zeros(b, dtype=bool)
+    for at in range(b):
+        if clouds.centre is None:
+            offset = np.empty(D)
+            kernels.mean_of(raw[at], heavy[at], offset)
+        else:
+            offset = clouds.centre[at].numpy()
+        found = fast_pass(
+            raw[at], times, clouds.theiler_window, heavy[at], offset, space, out[0][at], out[1][at]
+        )
+        linear.append(_judge(clouds, at, found, squared, index, doubtful))
+        repaired[at] = found.repaired
     return Neighbours(
-        squared, index, linear, torch.tensor([not settled]), torch.tensor([found.repaired])
+        squared, index, linear, torch.from_numpy(doubtful), torch.from_numpy(repaired)
     )
+
+
+def _judge(
+    clouds: Clouds,
+    at: int,
+    found: FastResult,
+    squared: Tensor,
+    index: Tensor,
+    doubtful: np.ndarray,
+) -> tuple[Linear, Linear] | None:
+    """Search for the unproven neighbours of a cloud, in place; return its linear dimensions.
+
+    It becomes doubtful where these are many, or its points too large or small for float32.
+    """
+    trace, energy, limit = found.trace, found.energy, _LARGEST[torch.float32]
+    if found.centred.outliers is not None:
+        moments = torch.tensor([[trace], [energy]], dtype=torch.float64)
+        trace, energy = (
+            float(one) for one in _with_outliers(clouds.one(at), found.centred, *moments)
+        )
+    doubtful[at] = not (found.settled and 1 / limit < trace < limit)
+    if found.n_unproven and not doubtful[at]:
+        part, rows = slice(at, at + 1), torch.from_numpy(found.unproven[None])
+        _repair_rows(clouds.one(at), squared[part], index[part], rows)
+    return _linear(clouds.one(at), found.centred, [trace], [energy])[0]
 
 
 class _Found(NamedTuple):

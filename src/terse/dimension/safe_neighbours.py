@@ -68,15 +68,16 @@ def safe_neighbours(clouds: Clouds, reference: bool, space: Workspace) -> list[C
     found = neighbour_pass(clouds, dtype, space)
     doubtful = found.doubtful.tolist()
     touching = ((found.squared[..., 0] <= 0) & ~clouds.heavy).any(1).tolist()
+    with_heavy_points = clouds.heavy.any(1).tolist()
     settled: list[CloudNeighbours] = []
     for at in range(len(clouds.raw)):
-        one = clouds.one(at)
         if doubtful[at]:
-            settled.append(_again(one, reference, space))
+            settled.append(_again(clouds.one(at), reference, space))
         elif touching[at]:
-            settled.append(_apart(one, reference, space))
+            settled.append(_apart(clouds.one(at), reference, space))
         else:
-            settled.append(_found_neighbours(one, found, at, reference))
+            heavy = clouds.one(at) if with_heavy_points[at] else None
+            settled.append(_found_neighbours(clouds.times, heavy, found, at, reference))
     return settled
 
 
@@ -97,20 +98,21 @@ def _apart(cloud: Clouds, reference: bool, space: Workspace) -> CloudNeighbours:
 
 
 def _found_neighbours(
-    cloud: Clouds, found: Neighbours, at: int, reference: bool
+    places: Tensor, heavy: Clouds | None, found: Neighbours, at: int, reference: bool
 ) -> CloudNeighbours:
+    """Return what was found of a cloud; `heavy` is the cloud itself if it has heavy points."""
     flags = {"float64"} if reference else set()
     if bool(found.repaired[at]):
         flags.add("repaired")
     squared, index, without = found.squared[at], found.index[at], None
-    if bool(cloud.heavy.any()):
-        without = squared[~cloud.heavy[0]]
-        squared, index = with_heavy(cloud, squared, index)
+    if heavy is not None:
+        without = squared[~heavy.heavy[0]]
+        squared, index = with_heavy(heavy, squared, index)
     return CloudNeighbours(
-        places=cloud.times,
+        places=places,
         squared=squared,
         index=index,
-        heavy=cloud.heavy[0] if without is not None else None,
+        heavy=None if heavy is None else heavy.heavy[0],
         linear=found.linear[at],
         without=without,
         flags=frozenset(flags),

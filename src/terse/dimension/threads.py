@@ -1,5 +1,6 @@
 """Whole pieces of work on one thread each, rather than every operation on all threads."""
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,6 +15,17 @@ from terse.dimension.gram import Workspace, plain_arithmetic
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
+
+
+_KEPT_BYTES = 1 << 25
+_own = threading.local()
+
+
+def _own_space() -> Workspace:
+    """Return the buffers of this thread, which its next call will use: a call may be one cloud."""
+    if not hasattr(_own, "space"):
+        _own.space = Workspace()
+    return _own.space
 
 
 @lru_cache(maxsize=1)
@@ -47,7 +59,7 @@ def map_on_threads(
     n_workers = 1 if device.type != "cpu" else min(threads, len(pieces))
     spaces: SimpleQueue[Workspace] = SimpleQueue()
     for _ in range(n_workers):
-        spaces.put(Workspace())
+        spaces.put(_own_space() if n_workers == 1 and device.type == "cpu" else Workspace())
 
     def one(piece: Piece) -> Result:
         space = spaces.get()
@@ -59,6 +71,7 @@ def map_on_threads(
 
     if n_workers < 2:
         yield from map(one, pieces)
+        _own_space().shrink(_KEPT_BYTES)
         return
     share = threads // n_workers
     torch.set_num_threads(share)  # between two results the caller must not compete with the workers

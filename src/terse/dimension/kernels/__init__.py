@@ -17,13 +17,13 @@ from terse.dimension.kernels.points import (
     row_hashes,
     subtract,
 )
-from terse.dimension.kernels.spectrum import largest_eigenvalue
+from terse.dimension.kernels.spectrum import linear_dimensions
 
 __all__ = [
     "FAR",
     "distances_from",
     "gride",
-    "largest_eigenvalue",
+    "linear_dimensions",
     "mean_of",
     "mind_ml_root",
     "nearest",

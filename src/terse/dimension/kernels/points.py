@@ -37,11 +37,12 @@ def norms_about(x, centre, norms):
 
 
 @compiled
-def subtract(x, centre, left_out, rest, share):
+def subtract(x, centre, left_out, rest, share, dims):
     """Write points (n, D) less a centre (D,) into `rest`, zero where they are left out.
 
     `share` (D,) receives how much of the points' squared norms each dimension holds, every point
-    counting alike; all float32.
+    counting alike, and `dims` the positions of its largest values; all else is float32. Returns
+    the sum of these values.
     """
     n, D = x.shape
     share[:] = 0.0
@@ -57,6 +58,16 @@ def subtract(x, centre, left_out, rest, share):
             weight = np.float32(1.0) / norm
             for d in range(D):
                 share[d] += rest[i, d] * rest[i, d] * weight
+    left, total = share.copy(), 0.0
+    for a in range(len(dims)):
+        largest = 0
+        for d in range(1, D):
+            if left[d] > left[largest]:
+                largest = d
+        dims[a] = largest
+        total += left[largest]
+        left[largest] = -1.0
+    return total
 
 
 @compiled

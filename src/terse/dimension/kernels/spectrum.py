@@ -1,4 +1,4 @@
-"""The largest eigenvalue of a scatter matrix that is never formed."""
+"""Moments and the largest eigenvalue of a scatter matrix that is never formed."""
 
 import numpy as np
 
@@ -69,12 +69,20 @@ def _last_share(diagonal, off, m, root):
 
 
 @compiled
-def largest_eigenvalue(x, added, signs, start, steps, tolerance):
+def _short_dot(one, other):
+    total = np.float32(0.0)
+    for d in range(len(one)):
+        total += one[d] * other[d]
+    return np.float64(total)
+
+
+@compiled
+def _largest_eigenvalue(x, added, signs, start, steps, tolerance):
     """Return the largest eigenvalue of X'X + W'SW by Lanczos' method, orthogonalised in full.
 
     Args:
         x: (n, D) float32 points.
-        added, signs: W (w, D) and the diagonal of S (w,), float32.
+        added, signs: W (w, D) float32 and the diagonal of S (w,).
         start: (D,) float32, not zero.
         steps: most steps to take.
         tolerance: residual of the eigenvector, over the eigenvalue, at which it is found.
@@ -100,3 +108,38 @@ def largest_eigenvalue(x, added, signs, start, steps, tolerance):
         if not length * _last_share(diagonal, off, step + 1, root) > tolerance * root:
             break
     return root
+
+
+@compiled
+def linear_dimensions(x, trace, energy, added, signs, start, mixed, steps, tolerance):
+    """Return (sum lambda)^2 / sum lambda^2 and the largest lambda over their sum, of X'X + W'SW.
+
+    Args:
+        x: (n, D) float32 centred points.
+        trace, energy: of X'X, the sum of its eigenvalues and of their squares.
+        added, signs: W (w, D) and the diagonal of S (w,), float64; none, or the first is the
+            likeliest direction of the largest eigenvalue.
+        start: (D,) float32 unit vector.
+        mixed: weight of the start beside that direction.
+        steps, tolerance: as in `_largest_eigenvalue`.
+    """
+    w = len(added)
+    small = added.astype(np.float32)
+    for a in range(w):
+        cross = 0.0
+        for i in range(len(x)):
+            inner = _short_dot(x[i], small[a])
+            cross += inner * inner
+        trace += signs[a] * _dot(added[a], added[a])
+        energy += 2 * signs[a] * cross
+        for c in range(w):
+            inner = _dot(added[a], added[c])
+            energy += signs[a] * signs[c] * inner * inner
+    if not energy > 0.0:
+        return np.nan, np.nan
+    begin = start.copy()
+    if w > 0:
+        begin *= np.float32(mixed)
+        _add_multiple(begin, np.float32(1.0 / np.sqrt(_dot(added[0], added[0]))), small[0])
+    root = _largest_eigenvalue(x, small, signs, begin, steps, tolerance)
+    return trace * trace / energy, root / trace
