@@ -72,10 +72,7 @@ def study(**changes: Any) -> Any:
         ),
         ({"ways": ["recency"]}, "frontier.s.ways: recency is a way and also a run or model"),
         ({"ways": ["random", "random"]}, "frontier.s.ways: random is given twice"),
-        (
-            {"estimators": ["twonn"]},
-            "frontier.s.estimators: unknown estimator 'twonn'; did",
-        ),
+        ({"estimators": ["twonn"]}, "frontier.s.estimators: unknown estimator 'twonn'"),
         ({"estimators": ["twoNN_f00"]}, "estimator 'twoNN_f00' is not defined"),
         ({"ways": ["codes"]}, "frontier.s.ways: codes: a first stage has no likelihood"),
         ({"ways": ["codes"]}, "; leave it out of these ways"),
