@@ -19,10 +19,11 @@ from typing import Any
 
 import torch
 from frame import Row, alternating, main, row
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from terse.corpora.documents import read_documents, write_documents
 from terse.corpora.tokenizers import load_tokenizer, train_bpe
+from terse.evaluation.flops import lm_flops
 from terse.evaluation.frontier.eviction import Evicted, held_entries
 from terse.evaluation.frontier.llmlingua import LLMLingua
 from terse.evaluation.frontier.reader import CausalReader
@@ -249,6 +250,61 @@ def _passes(way: str, ids: torch.Tensor, L: int, m: int) -> None:
         lm(ids[:, L:], past_key_values=cache, use_cache=True)
 
 
+def generation() -> list[Row]:
+    """Return the CPU time of tokens written after an evicted cache over that after the whole one.
+
+    Their FLOPs are the bound: what is evicted saves at least as much time as work.
+    """
+    lm, rows = wide(), []
+    flops = lm_flops(lm)
+    for L in (512, 4096):
+        n = n_left(1 / 4, L)
+        work, whole = (sum(float(flops.total(1, 1, k + i)) for i in range(STEPS)) for k in (n, L))
+        for B in (1, 8):
+            ours, reference = (partial(_write, filled(lm, B, k), L) for k in (n, L))
+            about = f"{n} of {L} positions held, batch {B}: {STEPS} tokens / with all, CPU s"
+            rows.append(alternating(about, ours, reference, 3, bound=work / whole))
+    return rows
+
+
+STEPS = 4
+KeysValues = list[tuple[torch.Tensor, torch.Tensor]]
+
+
+@cache
+def wide() -> LlamaForCausalLM:
+    """Return a random Llama with the blocks of SmolLM2-135M and a small vocabulary."""
+    config = LlamaConfig(
+        vocab_size=1000, hidden_size=576, intermediate_size=1536, num_hidden_layers=30,
+        num_attention_heads=9, num_key_value_heads=3, max_position_embeddings=8192,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).eval().requires_grad_(False)
+
+
+def filled(lm: LlamaForCausalLM, B: int, n: int) -> KeysValues:
+    """Return random keys and values of n positions for each layer: their time is any text's."""
+    c: Any = lm.config
+    shape = (B, c.num_key_value_heads, n, c.hidden_size // c.num_attention_heads)
+    return [(torch.randn(shape), torch.randn(shape)) for _ in range(c.num_hidden_layers)]
+
+
+@torch.inference_mode()
+def _write(held: KeysValues, L: int) -> float:
+    """Return the CPU time of greedy tokens after what is held of L positions."""
+    cache, (B, _, n, _) = DynamicCache(), held[0][0].shape
+    for layer, (keys, values) in enumerate(held):
+        cache.update(keys, values, layer)
+    ids, mask = torch.zeros(B, 1, dtype=torch.long), torch.ones(B, n + STEPS, dtype=torch.long)
+    begin = time.process_time()
+    for step in range(STEPS):
+        logits = wide()(
+            ids, attention_mask=mask[:, : n + step + 1], past_key_values=cache, use_cache=True,
+            position_ids=torch.full((B, 1), L + step),
+        ).logits  # fmt: skip
+        ids = logits[:, -1].argmax(-1, keepdim=True)
+    return time.process_time() - begin
+
+
 def _seconds(run: Callable[[Any], None], given: Any) -> float:
     begin = time.process_time()  # what else runs on the machine does not count
     run(given)
@@ -256,10 +312,14 @@ def _seconds(run: Callable[[Any], None], given: Any) -> float:
 
 
 if __name__ == "__main__":
+    parts = {
+        "kvpress": against_kvpress, "llmlingua": against_llmlingua, "speed": speed,
+        "generation": generation,
+    }  # fmt: skip
     sys.exit(
         main(
             __doc__,
-            {"kvpress": against_kvpress, "llmlingua": against_llmlingua, "speed": speed},
+            parts,
             "contexts of 2048 bytes, targets of 256; TERSE_MODEL: a Llama's folder, otherwise a "
             "random one of 4 layers, width 128",
         )

@@ -47,6 +47,7 @@ rule score_reading:
         runtime=lambda w, attempt: 480 * attempt,
     params:
         rates=lambda w: settings.frontier[w.frontier].rates,
+        estimators=lambda w: settings.frontier[w.frontier].estimators,
         seed=lambda w: settings.frontier[w.frontier].seed,
         run=lambda w: reading_run(w.frontier, w.way),
         loading=lambda w: reading_loading(w.frontier, w.way),

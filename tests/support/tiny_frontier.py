@@ -1,5 +1,6 @@
 """A tiny reader of the documentation of Python, and windows of it."""
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from terse.corpora.documents import read_documents, write_documents
 from terse.corpora.tokenizers import make_byte_tokenizer, train_bpe
 from terse.evaluation.frontier.reader import CausalReader
+from terse.evaluation.frontier.reading import Reading
 from terse.evaluation.frontier.windows import Window, cut_windows
 from terse.settings.corpora import Corpus
 
@@ -75,3 +77,36 @@ def windows(n: int = 3, context: int = 300, target: int = 40) -> list[Window]:
 def window(context: str, target: str, number: int = 0, document: str = "d") -> Window:
     """Return a window of given text."""
     return Window(number, document, "0" * 64, 0, context, target)
+
+
+def held_clouds(way: Reading, given: Window, rate: float) -> list[torch.Tensor]:
+    """Return the states (H, n, D) that a way holds at the middle and at the last block."""
+    seen: list[torch.Tensor] = []
+
+    def note(clouds: torch.Tensor) -> dict[str, float]:
+        seen.append(clouds)
+        return {"participation_ratio": 0.0}
+
+    way.measure(["participation_ratio"])
+    assert way.held is not None
+    way.held._estimates = note
+    with torch.inference_mode():
+        way.read(given, [rate])
+    return seen
+
+
+def check_held(way: Reading, given: Window, rate: float, *, at_border: int = 0) -> None:
+    """Assert that the held positions are measured, and that they are the same for another target.
+
+    at_border: positions that the context shares with the target.
+    """
+    with torch.inference_mode():
+        n = int(way.read(given, [rate])[0].positions_held)
+    one, other = (
+        held_clouds(way, replace(given, target=target), rate)
+        for target in (given.target, given.target[::-1])
+    )
+    assert len(one) == 2
+    for a, b in zip(one, other, strict=True):
+        assert a.shape[1] == n > at_border
+        assert torch.allclose(a[:, : n - at_border], b[:, : n - at_border], atol=1e-5)

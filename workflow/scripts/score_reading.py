@@ -52,6 +52,7 @@ if __name__ == "__main__":
                 "run": snakemake.params.run,
                 "inputs": job.run_inputs(snakemake, Inputs),
                 "loading": snakemake.params.loading,
+                "estimators": list(snakemake.params.estimators),
                 "seed": snakemake.params.seed,
                 "device": job.device(snakemake),
             },

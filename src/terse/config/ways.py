@@ -2,7 +2,7 @@
 
 import logging
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import cache, partial
 from importlib.metadata import entry_points
@@ -54,6 +54,7 @@ def make_reading(
     run: Mapping[str, Any] | None,
     inputs: "Inputs",
     loading: Mapping[str, Any],
+    estimators: Sequence[str] = (),
     seed: int,
     device: str,
 ) -> "Reading":
@@ -61,8 +62,23 @@ def make_reading(
 
     run: the params of a run that reads in its method's own way, with the files that it needs as
     inputs. Other readers are complete language models, loaded as `loading` says; one that is
-    itself the way reads everything. seed: of random choices.
+    itself the way reads everything. estimators: of the dimension of what is held. seed: of random
+    choices.
     """
+    reading = _load_reading(way, folder, run, inputs, loading, seed, device)
+    reading.measure(estimators)
+    return reading
+
+
+def _load_reading(
+    way: str,
+    folder: Path,
+    run: Mapping[str, Any] | None,
+    inputs: "Inputs",
+    loading: Mapping[str, Any],
+    seed: int,
+    device: str,
+) -> "Reading":
     if run is not None:
         method = method_of(run, inputs)
         made = pkgutil.resolve_name(str(spec_of(method.settings).reading(method.settings)))

@@ -2,12 +2,15 @@
 
 from pydantic import Field, field_validator, model_validator
 
+from terse.dimension.names import expand_estimators
+from terse.errors import TerseError
 from terse.settings.strict import OPTIONAL, MaybeName, Name, Strict
 
 # A way becomes part of a path; the names of ours have underscores.
 READINGS = "terse.readings"  # of entry points: the way's name = "module:function" of a CausalReader
 ENDS = ("full", "none")
 CHOICES = ("recency", "sink_recency", "random", "surprisal")  # of tokens
+PLACES = ("middle", "last")  # blocks whose states are measured
 CACHE_SCORES = ("streaming", "knorm", "keydiff", "snapkv", "tova", "expected_attention")
 
 
@@ -49,6 +52,11 @@ class Frontier(Strict):
     n_windows: int = Field(128, gt=0, description="windows, spread over the documents")
     context_bytes: int = Field(2048, gt=0, description="bytes of original text in a context")
     target_bytes: int = Field(256, gt=0, description="bytes of original text in a target")
+    estimators: list[str] = Field(
+        ["twoNN_mle", "participation_ratio"],
+        description="estimators of the dimension of what is held, at the middle and last block; "
+        "may be empty",
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="seed of random choices and intervals")
     gpu: int | None = Field(None, ge=0, description="devices of its jobs; null: the workflow's gpu")
 
@@ -65,6 +73,14 @@ class Frontier(Strict):
         if len(set(rates)) < len(rates):
             raise ValueError("a rate is given twice")
         return sorted(rates, reverse=True)
+
+    @field_validator("estimators")
+    @classmethod
+    def _known(cls, names: list[str]) -> list[str]:
+        try:
+            return expand_estimators(names) if names else []
+        except TerseError as error:
+            raise ValueError(str(error)) from None
 
     @field_validator("ways")
     @classmethod

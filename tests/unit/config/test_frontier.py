@@ -78,6 +78,8 @@ def study(**changes: Any) -> Any:
             "ways: recency: a way and also a run or model have this name",
         ),
         ({"ways": ["random", "random"]}, "frontier.s.ways: random is given twice"),
+        ({"estimators": ["twonn"]}, "frontier.s.estimators: unknown estimator 'twonn'"),
+        ({"estimators": ["twoNN_f00"]}, "estimator 'twoNN_f00' is not defined"),
         ({"ways": ["codes"]}, "frontier.s.ways: codes: a first stage has no likelihood"),
         ({"ways": ["codes"]}, "; or leave it out of these ways"),
         ({"ways": ["blotch"]}, "frontier.s.ways: blotch: its chains are sums, not text"),

@@ -6,12 +6,12 @@ import torch
 
 from terse.evaluation.frontier.choices import Choice
 from terse.evaluation.frontier.ends import without_context
-from terse.evaluation.frontier.reader import CausalReader, Tokens
-from terse.evaluation.frontier.reading import Cost, Reading, at_rate, n_left
+from terse.evaluation.frontier.reader import CausalReader, CausalReading, Tokens
+from terse.evaluation.frontier.reading import Cost, at_rate, n_left
 from terse.evaluation.frontier.windows import Window
 
 
-class Anew(Reading):
+class Anew(CausalReading):
     """The kept tokens are read in one pass with the target.
 
     kept: at their original positions, with gaps, rather than at dense ones.
@@ -40,4 +40,5 @@ class Anew(Reading):
         return self.reader.cost(
             rate, nats, tokens, held=n, computed=chosen.computed + n + m,
             flops=chosen.flops + self.reader.anew_flops(n, m),
+            dimensions=self.dimensions(slice(1, n + 1)),  # after the start token
         )  # fmt: skip

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from terse.errors import TerseError
-from terse.evaluation.frontier.reader import CausalReader, Tokens
-from terse.evaluation.frontier.reading import Cost, Reading
+from terse.evaluation.frontier.reader import CausalReader, CausalReading, Tokens
+from terse.evaluation.frontier.reading import Cost
 from terse.evaluation.frontier.windows import Window
 
 
-class Full(Reading):
+class Full(CausalReading):
     """All of the context: its keys and values; without a whole cache, one pass with the target."""
 
     fixed = True
@@ -20,15 +20,22 @@ class Full(Reading):
         reader, tokens = self.reader, self.reader.tokens(window)
         L, m = tokens.L, tokens.m
         try:
-            nats = reader.read_after(reader.prefill(tokens), tokens, L)
+            whole = reader.prefill(tokens)
+            dimensions = self.dimensions(slice(L))
+            nats = reader.read_after(whole, tokens, L)
             flops = float(reader.flops.total(L)) + reader.after_flops(L, m)
         except TerseError:  # it holds no whole cache
             nats = reader.read_anew(tokens.context, tokens.target)
+            dimensions = self.dimensions(slice(1, L + 1))
             flops = reader.anew_flops(L, m)
-        return [reader.cost(1.0, nats, tokens, held=L, computed=L + m, flops=flops)]
+        return [
+            reader.cost(
+                1.0, nats, tokens, held=L, computed=L + m, flops=flops, dimensions=dimensions
+            )
+        ]
 
 
-class Nothing(Reading):
+class Nothing(CausalReading):
     """The start token alone."""
 
     fixed = True

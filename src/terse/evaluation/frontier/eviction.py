@@ -2,17 +2,17 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from terse.evaluation.flops import counted
 from terse.evaluation.frontier.choices import Choice, Recency, Surprisal
 from terse.evaluation.frontier.ends import without_context
+from terse.evaluation.frontier.held import States
 from terse.evaluation.frontier.observed import Layer, observe, observed
-from terse.evaluation.frontier.reader import CausalReader, KeysValues, Tokens
-from terse.evaluation.frontier.reading import Cost, Reading, at_rate, best, n_left
+from terse.evaluation.frontier.reader import CausalReader, CausalReading, KeysValues, Tokens
+from terse.evaluation.frontier.reading import Cost, at_rate, best, n_left
 from terse.evaluation.frontier.rotary import Rotary
 from terse.evaluation.frontier.windows import Window
 
@@ -30,8 +30,25 @@ class CacheScore(ABC):
     def score(self, layer: Layer) -> Tensor:
         """Return the scores (H, L) of a layer's entries; the highest are held."""
 
+    def flops(self, layer: Layer) -> float:
+        """Return the FLOPs of a layer's scores, counted as in `terse.evaluation.flops`."""
+        return 0.0
 
-class Eviction(Reading):
+
+class Looked(NamedTuple):
+    """A context that was read whole: what it cost to know what to hold.
+
+    whole: its cache. scores: of each layer's entries, (L,) or (H, L); the highest are held.
+    computed: positions. flops: of passes and scores.
+    """
+
+    whole: KeysValues
+    scores: list[Tensor]
+    computed: float
+    flops: float
+
+
+class Eviction(CausalReading):
     """Holds n of the L keys and values of [start, context without its last token].
 
     The context's last token is read with the target, at the position after L, so the target's
@@ -47,18 +64,16 @@ class Eviction(Reading):
 
     def read(self, window: Window, rates: Sequence[float]) -> list[Cost]:
         tokens = self.reader.tokens(window)
-        whole, scores, computed, flops = self.look(tokens, window)
-        return [self._at(rate, whole, scores, tokens, computed, flops) for rate in rates]
+        looked = self.look(tokens, window)
+        states = None if self.held is None else self.held.states()
+        return [self._at(rate, looked, states, tokens) for rate in rates]
 
     @abstractmethod
-    def look(self, tokens: Tokens, window: Window) -> tuple[KeysValues, list[Tensor], float, float]:
-        """Return the whole cache, scores (L,) or (H, L) of each layer, positions and FLOPs."""
+    def look(self, tokens: Tokens, window: Window) -> Looked:
+        """Return the whole cache and its scores; its last pass is over all that is held."""
 
-    def _at(
-        self, rate: float, whole: KeysValues, scores: list[Tensor], tokens: Tokens,
-        computed: float, flops: float,
-    ) -> Cost:  # fmt: skip
-        n = n_left(rate, tokens.L)
+    def _at(self, rate: float, looked: Looked, states: States | None, tokens: Tokens) -> Cost:
+        n, (whole, scores, computed, flops) = n_left(rate, tokens.L), looked
         if n == 0:
             return at_rate(without_context(self.reader, tokens), rate)
         held = held_entries(whole, scores, n)
@@ -71,6 +86,7 @@ class Eviction(Reading):
         return self.reader.cost(
             rate, nats, tokens, held=n, computed=computed + tokens.m,
             flops=flops + self.reader.after_flops(n, tokens.m),
+            dimensions=self.dimensions(held, states),
         )  # fmt: skip
 
 
@@ -83,7 +99,7 @@ class EvictedTokens(Eviction):
         if isinstance(choice, Recency):
             self.note = "the cache is cut without its first tokens, on which models rely"
 
-    def look(self, tokens: Tokens, window: Window) -> tuple[KeysValues, list[Tensor], float, float]:
+    def look(self, tokens: Tokens, window: Window) -> Looked:
         L, flops = tokens.L, self.reader.flops
         whole = self.reader.prefill(tokens)
         scores = self.choice.look(self.reader, tokens, window)[:-1]
@@ -91,7 +107,7 @@ class EvictedTokens(Eviction):
         computed, work = float(L), float(flops.total(L))
         if isinstance(self.choice, Surprisal):
             computed, work = computed + L, work + float(flops.total(L, L))
-        return whole, [torch.cat([first, scores])] * len(whole), computed, work
+        return Looked(whole, [torch.cat([first, scores])] * len(whole), computed, work)
 
 
 class Evicted(Eviction):
@@ -104,12 +120,13 @@ class Evicted(Eviction):
         if score.asks:
             observe(reader.lm)
 
-    def look(self, tokens: Tokens, window: Window) -> tuple[KeysValues, list[Tensor], float, float]:
+    def look(self, tokens: Tokens, window: Window) -> Looked:
         layers = self.layers(tokens)
-        scores: list[Tensor] = []
-        work = counted(lambda: scores.extend(self.score.score(layer) for layer in layers))
+        scores = [self.score.score(layer) for layer in layers]
+        work = sum(self.score.flops(layer) for layer in layers)
         whole = [(layer.keys[None], layer.values[None]) for layer in layers]
-        return whole, scores, float(tokens.L), float(self.reader.flops.total(tokens.L)) + work
+        work += float(self.reader.flops.total(tokens.L))
+        return Looked(whole, scores, float(tokens.L), work)
 
     def layers(self, tokens: Tokens) -> list[Layer]:
         """Return what each layer holds of [start, context without its last token]."""
@@ -132,7 +149,9 @@ def held_entries(whole: KeysValues, scores: list[Tensor], n: int) -> list[Tensor
 
 def evicted(pair: tuple[Tensor, Tensor], held: Tensor) -> tuple[Tensor, Tensor]:
     """Return the held (H, n) entries of a layer's keys and values (1, H, L, D)."""
-    keys, values = (x.gather(2, held[None, ..., None].expand(1, -1, -1, x.shape[-1])) for x in pair)
+    _, H, L, D = pair[0].shape
+    rows = (held + L * torch.arange(H, device=held.device)[:, None]).flatten()
+    keys, values = (x.reshape(H * L, D)[rows].reshape(1, H, -1, D) for x in pair)
     return keys, values
 
 

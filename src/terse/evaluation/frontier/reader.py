@@ -1,6 +1,7 @@
 """A causal language model that predicts targets: its tokens, passes and their costs."""
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,7 +13,7 @@ from transformers import DynamicCache, PreTrainedModel
 from terse.corpora.tokenizers import plain_backend
 from terse.errors import TerseError
 from terse.evaluation.flops import PassFlops, lm_flops
-from terse.evaluation.frontier.reading import Cost
+from terse.evaluation.frontier.reading import Cost, Reading
 from terse.evaluation.frontier.windows import Window
 from terse.models.loading import max_context
 
@@ -203,11 +204,13 @@ class CausalReader:
         held: float,
         computed: float,
         flops: float,
+        dimensions: Mapping[str, float] | None = None,
     ) -> Cost:
         """Return the cost of a window whose held positions are the model's keys and values."""
         return Cost(
-            rate, nats, tokens.m, tokens.L, held, computed, flops, held * self.bytes_per_position
-        )
+            rate, nats, tokens.m, tokens.L, held, computed, flops, held * self.bytes_per_position,
+            dimensions or {},
+        )  # fmt: skip
 
     def anew_flops(self, n: int, m: int) -> float:
         """Return the FLOPs of `read_anew` of n tokens and a target of m."""
@@ -216,6 +219,16 @@ class CausalReader:
     def after_flops(self, n: int, m: int) -> float:
         """Return the FLOPs of `read_after` n held positions, for a target of m."""
         return float(self.flops.total(m, m, past=n))
+
+
+class CausalReading(Reading):
+    """A way to read with a causal language model, which holds what is left of a context."""
+
+    reader: CausalReader
+
+    @property
+    def holder(self) -> nn.Module:
+        return self.reader.lm
 
 
 def _start(tokenizer: Any) -> int:

@@ -3,17 +3,20 @@
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from terse.errors import TerseError
+from terse.evaluation.frontier.held import Held, Places, States
 from terse.evaluation.frontier.windows import Window
 from terse.machine.signals import Stopped
+from terse.models.layers import layer_list
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +30,7 @@ class Cost:
     positions_whole: of the whole context. positions_held: of them, or vectors, while the target is
     read, without the start token. positions_computed, flops: all passes from the context to the
     target's likelihood, without a head for what is not scored. bytes_held: of the keys and values
-    of the held positions.
+    of the held positions. dimensions: of their states, if they are measured (see `Held`).
     """
 
     rate: float
@@ -38,6 +41,7 @@ class Cost:
     positions_computed: float
     flops: float
     bytes_held: float
+    dimensions: Mapping[str, float] = field(default_factory=dict)
 
 
 class Reading(ABC):
@@ -45,12 +49,14 @@ class Reading(ABC):
 
     positions: `dense`, `kept` (the original ones, with gaps) or `vectors` (without tokens of their
     own). fixed: whether it has a rate of its own instead of those of the study. note: what a
-    reader of the results should know, for their column `flag`.
+    reader of the results should know, for their column `flag`. held: the states of its model, if
+    their dimensions are measured.
     """
 
     positions: str = "dense"
     fixed: bool = False
     note: str = ""
+    held: Held | None = None
 
     @abstractmethod
     def read(self, window: Window, rates: Sequence[float]) -> list[Cost]:
@@ -60,27 +66,53 @@ class Reading(ABC):
         for each of them. Raises TerseError for a window that it can't read.
         """
 
+    @property
+    def holder(self) -> nn.Module | None:
+        """The language model that holds what is left of a context; None: it can't be measured."""
+        return None
 
-ROW = ("window", "document", "context_bytes", "target_bytes", *(f.name for f in fields(Cost)))
+    def measure(self, estimators: Sequence[str]) -> None:
+        """From now on, also estimate the dimensions of what is held, by names of estimators."""
+        if self.holder is None or not estimators:
+            return
+        if (found := layer_list(self.holder)) is None:
+            logger.warning("the reader has no list of blocks, so its states are not measured")
+        else:
+            self.held = Held(found[1], estimators)
+
+    def dimensions(self, at: Places, states: States | None = None) -> dict[str, float]:
+        """Return the dimensions of the states at the held positions, {} if they aren't measured.
+
+        states: None: those of the latest pass.
+        """
+        if self.held is None:
+            return {}
+        return self.held.dimensions(self.held.states() if states is None else states, at)
+
+
+COSTS = tuple(f.name for f in fields(Cost) if f.name != "dimensions")
+ROW = ("window", "document", "context_bytes", "target_bytes", *COSTS)
 
 
 def read_all(reading: Reading, windows: Sequence[Window], rates: Sequence[float]) -> pd.DataFrame:
     """Return a row for each window and rate: the window's number, document and bytes, and `Cost`.
 
-    A fixed way has one rate for all windows, the mean share of positions that it holds.
+    A fixed way has one rate for all windows, the mean share of positions that it holds. Dimensions,
+    if they are measured, are further columns.
     """
-    rows = []
     with torch.inference_mode():
-        for window in windows:
-            about = {
-                "window": window.number, "document": window.document,
-                "context_bytes": window.context_bytes, "target_bytes": window.target_bytes,
-            }  # fmt: skip
-            rows += [{**about, **asdict(cost)} for cost in reading.read(window, rates)]
+        rows = [_row(w, cost) for w in windows for cost in reading.read(w, rates)]
     table = pd.DataFrame(rows)
     if reading.fixed:
         table["rate"] = table["positions_held"].sum() / table["positions_whole"].sum()
     return table
+
+
+def _row(window: Window, cost: Cost) -> dict[str, Any]:
+    values = asdict(cost)
+    dimensions = values.pop("dimensions")
+    about = (window.number, window.document, window.context_bytes, window.target_bytes)
+    return dict(zip(ROW, (*about, *values.values()), strict=True)) | dimensions
 
 
 def read_or_why(

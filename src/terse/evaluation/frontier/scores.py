@@ -11,7 +11,7 @@ import pandas as pd
 
 from terse.errors import TerseError
 from terse.evaluation.scores import LN2, Floats, resampled
-from terse.settings.frontier import ENDS
+from terse.settings.frontier import ENDS, PLACES
 
 LOWEST = 1 / 16  # rate from which the area under worth is taken
 COLUMNS = (
@@ -22,6 +22,8 @@ SUMMED = (
     "nats", "target_bytes", "context_bytes", "positions_held", "positions_computed", "flops",
     "bytes_held",
 )  # fmt: skip
+ENDINGS = tuple(f"_{place}" for place in PLACES)  # of the names of dimensions
+COUNT = ":windows"  # of a dimension
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class Frontier:
             by_document: Any = part.groupby("document")
             sums = by_document[list(SUMMED)].sum(min_count=1).loc[self.documents]
             of = {name: sums[name].to_numpy(np.float64) for name in SUMMED}
+            of |= _dimensions(by_document, self.documents)
             flag = part["flag"].iloc[0]
             about = (way, float(str(rate)), str(part["positions"].iloc[0]))
             found.append(Point(*about, "" if pd.isna(flag) else str(flag), of))
@@ -131,11 +134,27 @@ class Frontier:
                 difference = (of["nats"] - base.of["nats"]) / LN2
                 ratios[f"bits_per_byte_minus_{other}"] = (difference, of["target_bytes"])
         rows = [self._ratio(point, name, *pair) for name, pair in ratios.items()]
+        rows += [self._dimension(point, name) for name in of if name.endswith(ENDINGS)]
         return [*rows, self._worth(point)]
 
-    def _ratio(self, point: Point, measure: str, top: Floats, bottom: Floats) -> dict[str, Any]:
-        drawn = (self.draws @ top) / (self.draws @ bottom)
+    def _ratio(
+        self, point: Point, measure: str, top: Floats, bottom: Floats, draws: Floats | None = None
+    ) -> dict[str, Any]:
+        draws = self.draws if draws is None else draws
+        drawn = (draws @ top) / (draws @ bottom)
         return self._row(point, measure, top.sum() / bottom.sum(), *_edges(drawn))
+
+    def _dimension(self, point: Point, name: str) -> dict[str, Any]:
+        """Return the mean of an estimate over the windows that have one; their documents are n."""
+        counts, every = point.of[f"{name}{COUNT}"], point.of["windows"]
+        if not counts.sum():
+            row = self._row(point, name, math.nan, math.nan, math.nan)
+        else:
+            drawn = (self.draws @ counts) > 0
+            row = self._ratio(point, name, point.of[name], counts, self.draws[drawn])
+        few = f"of {counts.sum():.0f} of {every.sum():.0f} windows: {TOO_FEW}"
+        complete = counts.sum() == every.sum()
+        return row | {"n": int((counts > 0).sum()), "flag": row["flag"] if complete else few}
 
     def _worth(self, point: Point) -> dict[str, Any]:
         if self.nothing_to_gain:
@@ -179,6 +198,7 @@ class Frontier:
         return dict(zip(COLUMNS, values, strict=True))
 
 
+TOO_FEW = "the others hold too few positions to estimate a dimension, or too similar ones"
 NO_GAIN = "what the context is worth is within its interval of zero"
 
 
@@ -193,6 +213,17 @@ def _mean_over_log(rates: Sequence[float], worth: Floats) -> Floats:
     grid = np.unique(np.concatenate([[math.log2(LOWEST)], x[x >= math.log2(LOWEST)]]))
     on_grid = np.stack([np.interp(grid, x, row) for row in worth])
     return np.trapezoid(on_grid, grid, axis=1) / -math.log2(LOWEST)
+
+
+def _dimensions(by_document: Any, documents: Sequence[str]) -> dict[str, Floats]:
+    """Return the sum over windows of each estimated dimension, and how many windows have one."""
+    names = [name for name in by_document.obj if str(name).endswith(ENDINGS)]
+    if not names:
+        return {}
+    sums, counts = (getattr(by_document[names], how)().loc[documents] for how in ("sum", "count"))
+    found = {name: sums[name].to_numpy(np.float64) for name in names}
+    found["windows"] = by_document.size().loc[documents].to_numpy(np.float64)
+    return found | {f"{name}{COUNT}": counts[name].to_numpy(np.float64) for name in names}
 
 
 def _edges(drawn: Floats) -> tuple[float, float]:

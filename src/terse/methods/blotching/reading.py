@@ -8,8 +8,8 @@ from torch import nn
 
 from terse.errors import TerseError
 from terse.evaluation.flops import lm_flops
-from terse.evaluation.frontier.reader import CausalReader, Tokens
-from terse.evaluation.frontier.reading import Cost, Reading, generator
+from terse.evaluation.frontier.reader import CausalReader, CausalReading, Tokens
+from terse.evaluation.frontier.reading import Cost, generator
 from terse.evaluation.frontier.windows import Window
 from terse.methods.blotching.blotches import Chain
 from terse.methods.blotching.losses import token_nats
@@ -19,7 +19,7 @@ from terse.methods.blotching.rows import IGNORED, Layout, Row, collate
 from terse.training.method import Method
 
 
-class Blotched(Reading):
+class Blotched(CausalReading):
     """The context's first step and the target are kept; of the steps between, the rate's share.
 
     The target is the last step of the chain. Rates whose intensity was not trained are left out.
@@ -71,11 +71,13 @@ class Blotched(Reading):
         nats = token_nats(self.model, batch, 0)[0]
         scored = np.flatnonzero(row["labels"] != IGNORED)[-tokens.m :]  # the target is not dropped
         prefix = int(self.layout.settings.arm == "intensity")
-        held = int(row["attention_mask"].sum()) - prefix - tokens.m
+        seen = np.flatnonzero(row["attention_mask"])[prefix:]
+        held = len(seen) - tokens.m
         n = len(row["input_ids"]) - 1  # the last token is not read
         return self.reader.cost(
             rate, float(nats[torch.from_numpy(scored).to(nats.device)].double().sum()), tokens,
             held=held, computed=n, flops=float(self.flops.total(n, tokens.m)),
+            dimensions=self.dimensions(torch.from_numpy(seen[None, :held])),
         )  # fmt: skip
 
 

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from terse.corpora.tokenizers import load_tokenizer
 from terse.errors import TerseError
-from terse.evaluation.frontier.reader import CausalReader
-from terse.evaluation.frontier.reading import Cost, Reading
+from terse.evaluation.frontier.reader import CausalReader, CausalReading
+from terse.evaluation.frontier.reading import Cost
 from terse.evaluation.frontier.windows import Window
 from terse.methods.compression.cost import ArmCosts
 from terse.methods.compression.method import Compression
@@ -16,7 +16,7 @@ from terse.methods.compression.model import Compressor
 from terse.training.method import Method
 
 
-class Compressed(Reading):
+class Compressed(CausalReading):
     """A context of any length, block by block: the first block takes what the others leave over.
 
     The vectors of all blocks are read in a row, then the cue, then the target.
@@ -39,6 +39,7 @@ class Compressed(Reading):
             self.model.prefix(Z, self.model.cue), target, torch.ones_like(target)
         )[0, o:]  # (m, V)
         nats = nn.functional.cross_entropy(logits.float(), tokens.target, reduction="none")
+        dimensions = self.dimensions(slice(Z.shape[1]))
         held, c = Z.shape[1], self.model.settings.n_cmps
         n = held + 1 + o + tokens.m - 1  # the cue, the overlap, the target without its last token
         spans = torch.tensor(sizes) + c + self.model.settings.sep_cmpr
@@ -48,6 +49,7 @@ class Compressed(Reading):
                 held / tokens.L, float(nats.double().sum()), tokens, held=held,
                 computed=n + (float(spans.sum()) if self.model.layer != 0 else 0.0),
                 flops=float(flops) + float(self.costs.reading.total(n, tokens.m)),
+                dimensions=dimensions,
             )
         ]  # fmt: skip
 

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from terse.evaluation.frontier.ends import without_context
-from terse.evaluation.frontier.reader import CausalReader, Tokens
-from terse.evaluation.frontier.reading import Cost, Reading, at_rate
+from terse.evaluation.frontier.reader import CausalReader, CausalReading, Tokens
+from terse.evaluation.frontier.reading import Cost, at_rate
 from terse.evaluation.frontier.windows import Window
 from terse.methods.forgetting.cost import mask_flops
 from terse.methods.forgetting.method import Forgetting
@@ -16,7 +16,7 @@ from terse.methods.forgetting.packing import Rows
 from terse.training.method import Method
 
 
-class Forgotten(Reading):
+class Forgotten(CausalReading):
     """The mask decides on the context before the target, which is read after what is kept.
 
     Its share of dropped tokens is of those that it may drop, so slightly more than the rate is
@@ -49,6 +49,7 @@ class Forgotten(Reading):
         return self.reader.cost(
             rate, float(nats), tokens, held=n, computed=n + m,
             flops=self.reader.anew_flops(n, m) + float(self._deciding.total(L + m + 1, m)),
+            dimensions=self.dimensions(slice(1, n + 1)),  # after the start token
         )  # fmt: skip
 
 

@@ -31,6 +31,10 @@ class Coded(Reading):
         width = model.levels[0][0].norm.weight.dtype.itemsize
         self.bytes_per_segment = 2.0 * top.num_layers * top.dim * width
 
+    @property
+    def holder(self) -> nn.Module:
+        return self.model.code_lm
+
     def read(self, window: Window, rates: Sequence[float]) -> list[Cost]:
         context, target = window.context.encode(), window.target.encode()
         ids = torch.tensor([[BOS, *context, *target]], device=self.model.device)
@@ -42,11 +46,12 @@ class Coded(Reading):
         found: list[Tensor] = []
         flops = counted(lambda: found.append(causal_nats(self.model, ids)))
         held = int(self.model.encode(ids[:, : 1 + len(context)])[-1].n)
+        dimensions = self.dimensions(slice(1, held + 1))  # after the start of codes
         return [
             Cost(
                 held / len(context), float(found[0][0, -len(target) :].double().sum()),
                 len(target), len(context), held, self._computed(ids), flops,
-                held * self.bytes_per_segment,
+                held * self.bytes_per_segment, dimensions,
             )
         ]  # fmt: skip
 

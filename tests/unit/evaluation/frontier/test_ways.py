@@ -108,7 +108,11 @@ def test_turning_all_keys_by_the_same_positions_changes_nothing(
     assert same == (way == "evict.recency")
 
 
-@pytest.mark.parametrize("way", ["full", "none", "surprisal", "evict.knorm", "evict.snapkv"])
+@pytest.mark.parametrize("way", [
+        "full", "none", "surprisal", "evict.knorm", "evict.snapkv", "evict.tova",
+        "evict.expected_attention",
+    ],
+)  # fmt: skip
 def test_the_work_is_what_torch_counts(way: str) -> None:
     reader = causal_reader()
     reading, window = reading_of(way, reader, 0), windows(1)[0]

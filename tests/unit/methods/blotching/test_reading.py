@@ -9,7 +9,7 @@ from terse.errors import TerseError
 from terse.methods.blotching.reading import Blotched, reading
 from terse.training.method import Inputs
 from tiny_blotching import TEXT, blotching, built
-from tiny_frontier import window
+from tiny_frontier import check_held, window
 
 STEPS = "A list is. A row is. A key is. The end. "
 ENDS = tuple(i + 1 for i, c in enumerate(STEPS) if c == " " and STEPS[i - 1] == ".")
@@ -43,6 +43,11 @@ def test_without_blotches_it_is_the_model_on_the_text(text_inputs: Inputs) -> No
     logits = found.model(ids, torch.ones_like(ids), place)[0, tokens.L - 1 : -1]
     plain = torch.nn.functional.cross_entropy(logits, tokens.target, reduction="sum")
     assert cost.nats == pytest.approx(float(plain), rel=1e-5)
+
+
+@pytest.mark.parametrize("excise", [True, False])
+def test_the_kept_steps_are_measured(text_inputs: Inputs, excise: bool) -> None:
+    check_held(way(text_inputs, excise_tokens=excise), WINDOW, 0.5)
 
 
 def test_what_it_cannot_read_is_one_line(text_inputs: Inputs) -> None:

@@ -9,7 +9,7 @@ from terse.methods.compression.model import Compressor
 from terse.methods.compression.reading import Compressed, reading
 from terse.training.method import Inputs
 from tiny_compression import compression
-from tiny_frontier import window
+from tiny_frontier import check_held, window
 from torch_flops import flops_by_torch
 
 TEXT = "The loop is a new kind of statement, which"
@@ -39,6 +39,10 @@ def test_each_block_gives_its_vectors(way: Compressed, model: Compressor) -> Non
     plain = cross_entropy(logits[0], tokens.target, reduction="sum")
     assert cost.nats == pytest.approx(float(plain), rel=1e-5)
     assert cost.positions_held == 2 * blocks
+
+
+def test_its_vectors_are_what_is_measured(way: Compressed) -> None:
+    check_held(way, of_length(way, 19), 0.5)
 
 
 def of_length(way: Compressed, n: int) -> Window:

@@ -10,7 +10,7 @@ from terse.evaluation.frontier.choices import Recency
 from terse.evaluation.frontier.ends import Full
 from terse.methods.forgetting.reading import Forgotten, reading
 from tiny_forgetting import forgetting
-from tiny_frontier import window
+from tiny_frontier import check_held, window
 
 WINDOW = window("The loop is new, and so", " it reads")
 
@@ -30,6 +30,10 @@ def test_it_is_full_at_rate_1_and_holds_less_at_lower_ones(way: Forgotten) -> No
     assert half.positions_held < whole.positions_held
     assert half.positions_computed == half.positions_held + half.n_targets
     assert half.flops > way.reader.anew_flops(int(half.positions_held), half.n_targets)
+
+
+def test_the_kept_tokens_are_measured(way: Forgotten) -> None:
+    check_held(way, WINDOW, 0.5)
 
 
 @torch.inference_mode()

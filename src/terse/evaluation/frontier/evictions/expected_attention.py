@@ -27,11 +27,18 @@ class ExpectedAttention(CacheScore):
                 f"expected_attention holds {N_SINKS} first positions, but a context has {layer.L}"
             )
         mean, covariance = query_statistics(layer)  # (H, g, D), (H, g, D, D)
-        keys = layer.keys[:, None, N_SINKS:]  # (H, 1, n, D)
-        products = (keys @ mean[..., None])[..., 0] * layer.scaling  # (H, g, n)
-        products = products + (keys @ covariance * keys).sum(-1) * layer.scaling**2 / 2
+        keys = layer.keys[:, N_SINKS:]  # (H, n, D)
+        products = mean @ keys.transpose(-1, -2) * layer.scaling  # (H, g, n)
+        spread = keys @ covariance.transpose(1, 2).flatten(2)  # (H, n, g D), one product a key head
+        spread = (spread.unflatten(-1, mean.shape[1:]) * keys[:, :, None]).sum(-1)  # (H, n, g)
+        products += spread.transpose(1, 2) * (layer.scaling**2 / 2)
         scores = products.softmax(-1).mean(1) * layer.values[:, N_SINKS:].norm(dim=-1)
         return pad(scores, (N_SINKS, 0), value=float(scores.max()) + 1)
+
+    def flops(self, layer: Layer) -> float:
+        Q, _, D = layer.asked.flatten(0, 1).shape
+        n = layer.L - N_SINKS
+        return 2.0 * Q * D * (n * (2 * D + 1) + D * (2 * D + 1))
 
 
 def query_statistics(layer: Layer) -> tuple[Tensor, Tensor]:
@@ -42,11 +49,11 @@ def query_statistics(layer: Layer) -> tuple[Tensor, Tensor]:
     """
     if layer.rotary is None or layer.queries is None:
         raise TerseError("expected_attention needs the layer's queries and rotary positions")
-    place = torch.arange(layer.L, device=layer.keys.device)
-    plain = layer.rotary.turned(layer.asked.flatten(0, 1), -place)[:, N_SINKS:]  # (Q, n, D)
-    plain = plain.unflatten(0, (len(layer.keys), -1))
+    place = torch.arange(N_SINKS, layer.L, device=layer.keys.device)
+    asked = layer.asked[:, :, N_SINKS:]
+    plain = layer.rotary.turned(asked, -place)  # (H, g, n, D)
     mean = plain.mean(2)
-    centred = plain - mean[:, :, None]
+    centred = plain.sub_(mean[:, :, None])
     covariance = centred.transpose(-1, -2) @ centred / plain.shape[2]
     turn = mean_turn(layer)  # (D, D)
     return mean @ turn.T, turn @ covariance @ turn.T

@@ -4,7 +4,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from terse.evaluation.frontier.eviction import CacheScore
-from terse.evaluation.frontier.evictions.snapkv import window_attention
+from terse.evaluation.frontier.evictions.snapkv import attention_flops, window_attention
 from terse.evaluation.frontier.observed import Layer
 
 
@@ -17,5 +17,8 @@ class TOVA(CacheScore):
     asks = True
 
     def score(self, layer: Layer) -> Tensor:
-        seen = window_attention(layer, 1).flatten(0, 2).mean(0)  # (L - 1,)
+        seen = window_attention(layer, 1).flatten(0, 2).mean(0)[:-1]  # (L - 1,)
         return pad(seen, (0, 1), value=float(seen.max()) + 1).expand(len(layer.keys), -1)
+
+    def flops(self, layer: Layer) -> float:
+        return attention_flops(layer, 1)
