@@ -27,7 +27,6 @@ from terse.launch.embedding import own_folder
 
 if os.environ.get(NOTED):  # the second pass of `terse run`: the report reads it, too
     config["unreachable"] = read_notes()
-
 try:
     put_in_order(config, DEFAULT)
     settings = within_reach(load(config))

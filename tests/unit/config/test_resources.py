@@ -107,7 +107,7 @@ def test_time_grows_with_the_work_and_with_each_attempt() -> None:
 
 
 def test_many_steps_of_a_tiny_model_take_their_time() -> None:
-    tiny = {"ctx_len": 8, "d_model": 8, "n_layers": 1, "n_heads": 1, "n_kv_heads": 1,
+    tiny = {"ctx_len": 256, "d_model": 8, "n_layers": 1, "n_heads": 1, "n_kv_heads": 1,
             "batch_size": 1}  # fmt: skip
     few, many = (training_min(workflow(**tiny, max_steps=n), "base", 1) for n in (10, 600_000))
     assert many - few >= 500

@@ -69,6 +69,21 @@ def test_split_into_passes_the_training_is_the_same(
     assert_same(results(tmp_path / "split"), whole)
 
 
+@pytest.mark.parametrize("name", sorted(METHODS.keys() - {"forgetting"}))  # its score forgets
+def test_loss_nats_in_training_is_what_validation_scores(
+    name: str, inputs_of: Callable[[str], Inputs]
+) -> None:
+    torch.manual_seed(0)
+    method = METHODS[name](inputs_of(name), batch_size=4, n_grad_loops=1, max_steps=4)
+    model, rows = method.build().train(), method.training_rows()
+    batch = method.collate([rows[i] for i in range(4)])
+    with torch.no_grad():
+        loss, terms = method.loss(model, batch, method.count(batch))
+        nats, n = method.score(model, batch)
+    assert float(terms.get("loss_nats", loss)) == pytest.approx(nats / n, rel=1e-4)
+    assert name == "causal-lm" or abs(float(loss) - nats / n) > 1e-3  # the objective is another
+
+
 @pytest.mark.slow
 def test_split_into_passes_of_two_processes_it_is_the_same(
     inputs_of: Callable[[str], Inputs], tmp_path: Path

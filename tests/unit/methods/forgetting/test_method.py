@@ -167,6 +167,19 @@ def test_a_share_of_the_rows_is_read_whole(fraction: float, n_whole: int, inputs
         rows = rows_of([windows[0]], "cpu")
         identity = model.score(rows, torch.ones_like(rows.is_target)).nats.sum().detach()
         assert float(sums["base"].detach()) == pytest.approx(64 * float(identity), rel=1e-5)
+        nats, n = method.loss(model, batch, method.count(batch))[1]["loss_nats"]
+        assert float(nats) / int(n) == pytest.approx(float(identity) / per_row, rel=1e-5)
+
+
+def test_loss_nats_with_a_frozen_base_is_what_its_decisions_cost(inputs: Inputs) -> None:
+    method = forgetting(inputs, train_base="frozen", exploration_epochs=[0.0], grad="st_gumbel")
+    model, rows = method.build(), method.validation_rows()
+    batch = method.collate([rows[i] for i in range(32)])
+    loss, terms = method.loss(model, batch, method.count(batch))
+    nats, n = terms["loss_nats"]
+    assert int(n) == int(batch["is_target"].sum())
+    assert float(nats) / int(n) == pytest.approx(5.7, abs=0.5)  # of 300 tokens, untrained
+    assert abs(float(loss) - float(nats) / int(n)) > 1
 
 
 def test_base_and_mask_are_clipped_apart(inputs: Inputs) -> None:
