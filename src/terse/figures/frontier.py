@@ -26,7 +26,7 @@ def draw_frontier(scores: pd.DataFrame) -> Figure:
 
     Lines are ways over their rates, with the 95 % interval of their paired difference from `full`;
     rings mark the Pareto set of positions held and bits per byte; `full` and `none` are horizontal
-    lines.
+    lines. Ways that lose more than twice as much as `none` are named at the upper edge.
     """
     values: Any = _points(scores)
     order = values.groupby("way")["bits_per_byte"].mean().sort_values().index
@@ -43,6 +43,7 @@ def draw_frontier(scores: pd.DataFrame) -> Figure:
                 axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
                 axes.xaxis.set_minor_formatter(NullFormatter())
             axes.set_xlabel(label)
+            _name_far(axes, values, measure)
         figure.axes[0].set_ylabel("bits per byte of the target")
         _legend(figure, ways)
     return figure
@@ -87,6 +88,31 @@ def _draw_way(axes: Axes, own: Any, measure: str, way: str, rank: int) -> None:
         best[measure], best["bits_per_byte"], linestyle="none", marker="o", markersize=8,
         markerfacecolor="none", markeredgecolor="black", markeredgewidth=0.7, zorder=4,
     )  # fmt: skip
+
+
+def _name_far(axes: Axes, values: Any, measure: str) -> None:
+    """End the axis above `none`, as far from it as `full` is; name what lies beyond at its edge.
+
+    Other readers than the study's, such as small models of bytes, would press all else together.
+    """
+    full, none = (
+        float(values.loc[values["way"] == way, "bits_per_byte"].iloc[0]) for way in ("full", "none")
+    )
+    limit = none + max(none - full, 0.02 * full)
+    far = values[(values["bits_per_byte"] > limit) & (values[measure] > 0)]
+    if far.empty:
+        return
+    lowest = float(values[["bits_per_byte", "low"]].min(axis=None))
+    axes.set_ylim(lowest - 0.05 * (limit - lowest), limit)
+    nearest = far.loc[far.groupby("way")["bits_per_byte"].idxmin()].sort_values("bits_per_byte")
+    for at, (x, bits, way) in enumerate(
+        zip(nearest[measure], nearest["bits_per_byte"], nearest["way"], strict=True)
+    ):
+        axes.annotate(
+            f"{way} {bits:.1f}", (x, 1), xycoords=("data", "axes fraction"), fontsize=6,
+            xytext=(0, -16 - 9 * at), textcoords="offset points", ha="right", va="top",
+            arrowprops={"arrowstyle": "->", "lw": 0.6, "shrinkB": 0},
+        )  # fmt: skip
 
 
 def _legend(figure: Figure, ways: list[str]) -> None:

@@ -58,3 +58,14 @@ def test_the_ends_are_horizontal_lines() -> None:
     flat = {float(line.get_ydata()[0]) for line in left.get_lines() if line.get_color() == "black"}
     assert {1.0, 2.0} <= flat
     assert {text.get_text() for text in left.texts} == {"full", "none"}
+
+
+def test_a_way_far_beyond_none_is_named_at_the_edge_and_presses_nothing_together() -> None:
+    table = scores(3)
+    is_far = (table["way"] == "way02") & (table["measure"] == "bits_per_byte")
+    table.loc[is_far, "value"] += 7
+    for axes in draw_frontier(table).axes:
+        low, high = axes.get_ylim()
+        assert 0.8 < low < 1.0
+        assert high == pytest.approx(3.0)  # as far above none as full is below it
+        assert "way02 8.1" in {text.get_text() for text in axes.texts}
