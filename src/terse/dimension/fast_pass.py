@@ -118,10 +118,10 @@ def fast_pass(
     arguments = (points, norms, left_out, found, places, squared.shape[1])
     limits = (_ERROR, TOLERANCE, SPREAD, ACCEPTED)
     unproven, n_doubts = kernels.settle(*arguments, *limits, squared, index)
-    n_unproven = np.count_nonzero(unproven)
-    settled = n_unproven <= max(8, UNPROVEN * n)
+    n_unproven = int(np.count_nonzero(unproven))
+    settled = bool(n_unproven <= max(8, UNPROVEN * n))
     trace, centred = float(norms.sum(dtype=np.float64)), _as_tensors(rest, offset, points, dims)
-    return FastResult(centred, trace, energy, unproven, n_unproven, settled, n_doubts > 0)
+    return FastResult(centred, trace, energy, unproven, n_unproven, settled, bool(n_doubts))
 
 
 def _as_tensors(
