@@ -42,7 +42,7 @@ LOADED = {
     "plot_run": FIGURE,
     "plot_study": FIGURE,
     "run_lm_eval": set(),
-    "score_reading": {"torch", "transformers", "pandas"},
+    "score_reading": {"torch", "transformers", "pandas", "numba", "scipy"},
     "tabulate_frontier": TABLE,
     "tabulate_heavy_tokens": TABLE,
     "tabulate_lm_eval": TABLE,

@@ -54,7 +54,7 @@ def test_each_statement_is_worth_what_the_problem_is(environment: Environment, s
     assert len(chain) > 1
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(ENVIRONMENTS, st.integers(0, 10**9))
 def test_each_step_is_one_small_move(environment: Environment, seed: int) -> None:
     """Two terms at most go, two at most come, after the sorted problem."""

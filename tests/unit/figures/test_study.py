@@ -89,7 +89,13 @@ def test_a_method_without_figures_has_none() -> None:
     assert figures_of(CAUSAL_LM, [FinishedRun("p", settings, pd.DataFrame(), {})]) == {}
 
 
-@pytest.mark.parametrize("method", sorted(methods()))
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name != "forgetting" else [])
+        for name in sorted(methods())
+    ],
+)
 def test_drawing_needs_no_torch(method: str) -> None:
     import subprocess
     import sys

@@ -66,6 +66,7 @@ def test_what_waits_is_sent_when_the_training_fails(tmp_path: Path) -> None:
     assert paths == ["samples/step-0000009-sample.txt"]
 
 
+@pytest.mark.slow
 def test_metrics_go_in_batches_of_a_thousand_at_most(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
