@@ -4,7 +4,7 @@ from snakemake.utils import min_version
 
 import sys
 
-from terse.config import checked_yaml
+from terse.config import checked_yaml, put_in_order
 from terse.launch.embedding import has_no_environments, packaged, until_trainings
 from terse.launch.queue import end_hopeless_jobs
 from terse.launch.runner import forget_runner, note_runner
@@ -19,6 +19,9 @@ DEFAULT = packaged(workflow, "config/config.yaml")
 
 
 configfile: checked_yaml(DEFAULT)
+
+
+put_in_order(config, DEFAULT)
 
 
 report: "workflow/report/workflow.rst"

@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from terse.config import end_with, load, origins, put_in_order
+from terse.config import end_with, load, origins
 from terse.settings.activations import Chunking, Estimation
 from terse.config.methods import methods
 from terse.config.resources import (
@@ -28,7 +28,6 @@ from terse.launch.embedding import own_folder
 if os.environ.get(NOTED):  # the second pass of `terse run`: the report reads it, too
     config["unreachable"] = read_notes()
 try:
-    put_in_order(config, DEFAULT)
     settings = within_reach(load(config))
     link_roots(settings.roots.model_dump(), own_folder(workflow))
 except TerseError as error:

@@ -37,6 +37,7 @@ def score(folder: Path, way: str, **changes: Any) -> pd.DataFrame:
     options: dict[str, Any] = {
         "way": way, "model_folder": folder / "model", "reader": reader, "trained_on": [],
         "windows_path": folder / "w.parquet", "rates": [0.5, 0.25],
+        "estimators": ["participation_ratio"],
         "table_path": folder / f"{way}.csv", "record_path": folder / f"{way}.json",
     }  # fmt: skip
     run_script("score_reading", **options | changes)
@@ -52,6 +53,8 @@ def test_from_documents_to_the_picture(folder: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     table = pd.read_csv(tmp_path / "scores.csv")
     assert set(table["way"]) == set(WAYS)
+    measured = table[table["measure"] == "participation_ratio_last"].set_index("way")["value"]
+    assert measured["full"] > 1
     assert (table["targets"] == "t").all()
     assert "evict.knorm" in (tmp_path / "f.html").read_text()
     paths = {kind: tmp_path / f"f.{kind}" for kind in ("svg", "pdf")}

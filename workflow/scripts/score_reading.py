@@ -22,6 +22,7 @@ def score_reading(
     reader: dict[str, Any],
     windows_path: Path,
     rates: list[float],
+    estimators: list[str],
     trained_on: list[Path],
     table_path: Path,
     record_path: Path,
@@ -32,7 +33,9 @@ def score_reading(
     text trained the reader; a warning names the windows' documents among it.
     """
     windows = read_windows(windows_path)
-    table = read_or_why(lambda: make_reading(way, model_folder, **reader), windows, rates)
+    table = read_or_why(
+        lambda: make_reading(way, model_folder, **reader), windows, rates, estimators
+    )
     if seen := seen_in_training(windows, trained_on):
         logger.warning("%s: %s", way, seen)
         table["flag"] = [f"{flag}; {seen}" if flag else seen for flag in table["flag"]]
@@ -52,12 +55,12 @@ if __name__ == "__main__":
                 "run": snakemake.params.run,
                 "inputs": job.run_inputs(snakemake, Inputs),
                 "loading": snakemake.params.loading,
-                "estimators": list(snakemake.params.estimators),
                 "seed": snakemake.params.seed,
                 "device": job.device(snakemake),
             },
             windows_path=Path(snakemake.input.windows),
             rates=list(snakemake.params.rates),
+            estimators=list(snakemake.params.estimators),
             trained_on=[Path(path) for path in snakemake.input.get("trained_on", [])],
             table_path=Path(snakemake.output.table),
             record_path=Path(snakemake.output.record),

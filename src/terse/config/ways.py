@@ -2,7 +2,7 @@
 
 import logging
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from functools import cache, partial
 from importlib.metadata import entry_points
@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # it calls this module
 
 logger = logging.getLogger(__name__)
 
-WAYS = ".ways"  # the end of the path of a study's key
+_READER, _WAY = "model or run", "way"  # kinds of names
 
 
 @cache
@@ -54,7 +54,6 @@ def make_reading(
     run: Mapping[str, Any] | None,
     inputs: "Inputs",
     loading: Mapping[str, Any],
-    estimators: Sequence[str] = (),
     seed: int,
     device: str,
 ) -> "Reading":
@@ -62,23 +61,8 @@ def make_reading(
 
     run: the params of a run that reads in its method's own way, with the files that it needs as
     inputs. Other readers are complete language models, loaded as `loading` says; one that is
-    itself the way reads everything. estimators: of the dimension of what is held. seed: of random
-    choices.
+    itself the way reads everything. seed: of random choices.
     """
-    reading = _load_reading(way, folder, run, inputs, loading, seed, device)
-    reading.measure(estimators)
-    return reading
-
-
-def _load_reading(
-    way: str,
-    folder: Path,
-    run: Mapping[str, Any] | None,
-    inputs: "Inputs",
-    loading: Mapping[str, Any],
-    seed: int,
-    device: str,
-) -> "Reading":
     if run is not None:
         method = method_of(run, inputs)
         made = pkgutil.resolve_name(str(spec_of(method.settings).reading(method.settings)))
@@ -129,9 +113,9 @@ def _settled(workflow: "Workflow", name: str) -> Frontier | None:
     study = study.model_copy(update={"reader": reader})
     readers = {*workflow.models, *workflow.runs}
     check = partial(_check_reader, workflow, study, reader)
-    if not _exists(where, "model or run", reader, optional, readers):
+    if not _exists(where, _READER, reader, optional, readers):
         return None
-    if not _fits(where, reader, optional, check):
+    if not _fits(where, _READER, reader, optional, check):
         return None
     _check_corpus(workflow, study, f"frontier.{name}.corpus")
     ways = [way for entry in study.ways for way in _ways_of(workflow, study, name, entry)]
@@ -140,13 +124,13 @@ def _settled(workflow: "Workflow", name: str) -> Frontier | None:
 
 def _ways_of(workflow: "Workflow", study: Frontier, name: str, entry: str) -> list[str]:
     """Return the ways that an entry stands for."""
-    where, (given, optional) = f"frontier.{name}{WAYS}", _name(entry)
+    where, (given, optional) = f"frontier.{name}.ways", _name(entry)
     known = {*workflow.models, *workflow.runs} | known_ways()
     return [
         way
         for way in workflow.runs_of(given)
-        if _exists(where, "way", way, optional, known)
-        and _fits(where, way, optional, partial(_check_way, workflow, study, way))
+        if _exists(where, _WAY, way, optional, known)
+        and _fits(where, _WAY, way, optional, partial(_check_way, workflow, study, way))
     ]
 
 
@@ -160,25 +144,25 @@ def _exists(where: str, kind: str, name: str, optional: bool, known: AbstractSet
     if name not in known and not optional:
         raise TerseError(f"{where}: {unknown_name(kind, name, known)}")
     if name not in known:
-        _leave_out(where, name, f"no run or model is called {name}")
+        _leave_out(where, kind, name, f"no run or model is called {name}")
     return name in known
 
 
-def _fits(where: str, name: str, optional: bool, check: Callable[[], None]) -> bool:
+def _fits(where: str, kind: str, name: str, optional: bool, check: Callable[[], None]) -> bool:
     """Return whether a check passes, likewise."""
     try:
         check()
     except TerseError as error:
         if not optional:
-            hint = "; or leave it out of these ways" if where.endswith(WAYS) else ""
+            hint = "; or leave it out of these ways" if kind == _WAY else ""
             raise TerseError(f"{where}: {name}: {error}{hint}") from None
-        _leave_out(where, name, str(error))
+        _leave_out(where, kind, name, str(error))
         return False
     return True
 
 
-def _leave_out(where: str, name: str, reason: str) -> None:
-    what = name if where.endswith(WAYS) else "the study"
+def _leave_out(where: str, kind: str, name: str, reason: str) -> None:
+    what = name if kind == _WAY else "the study"
     logger.warning("%s: %s is left out: %s", where, what, reason)
 
 

@@ -25,7 +25,7 @@ SPREAD = 16.0
 ACCEPTED = 2e-8
 """Largest predicted error in the mean of a point's spread; above it points are computed again."""
 
-_ON_CPU = torch.empty(0)
+_ON_CPU = torch.empty(0)  # buffers lie where it does
 _ERROR = ERROR_IN_EPS * float(np.finfo(np.float32).eps)
 
 UNPROVEN = 1 / 16
@@ -40,7 +40,6 @@ class FastResult(NamedTuple):
         trace: sum of the squared norms of what the product was taken of.
         energy: sum of the squares of all products.
         unproven: (n,) bool, points whose neighbours have to be searched for among all points.
-        n_unproven: how many.
         settled: whether those are few; if not, the cloud has to be computed in float64.
         repaired: whether distances were in doubt and computed again.
     """
@@ -49,7 +48,6 @@ class FastResult(NamedTuple):
     trace: float
     energy: float
     unproven: np.ndarray
-    n_unproven: int
     settled: bool
     repaired: bool
 
@@ -118,10 +116,9 @@ def fast_pass(
     arguments = (points, norms, left_out, found, places, squared.shape[1])
     limits = (_ERROR, TOLERANCE, SPREAD, ACCEPTED)
     unproven, n_doubts = kernels.settle(*arguments, *limits, squared, index)
-    n_unproven = int(np.count_nonzero(unproven))
-    settled = bool(n_unproven <= max(8, UNPROVEN * n))
+    settled = bool(np.count_nonzero(unproven) <= max(8, UNPROVEN * n))
     trace, centred = float(norms.sum(dtype=np.float64)), _as_tensors(rest, offset, points, dims)
-    return FastResult(centred, trace, energy, unproven, n_unproven, settled, bool(n_doubts))
+    return FastResult(centred, trace, energy, unproven, settled, bool(n_doubts))
 
 
 def _as_tensors(

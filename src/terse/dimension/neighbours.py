@@ -137,9 +137,8 @@ def _fast(clouds: Clouds, space: Workspace) -> Neighbours:
     squared = clouds.raw.new_empty((b, n, N_NEIGHBOURS), dtype=torch.float64)
     index = clouds.times.new_zeros((b, n, N_NEIGHBOURS))
     raw, heavy, times = clouds.raw.numpy(), clouds.heavy.numpy(), clouds.times.numpy()
-    out = squared.numpy(), index.numpy()
     linear: list[tuple[Linear, Linear] | None] = []
-    doubtful, repaired = np.zeros(b, dtype=bool), np.zeros(b, dtype=bool)
+    doubtful, repaired, largest = [], [], _LARGEST[torch.float32]
     for at in range(b):
         if clouds.centre is None:
             offset = np.empty(D)
@@ -147,38 +146,27 @@ def _fast(clouds: Clouds, space: Workspace) -> Neighbours:
         else:
             offset = clouds.centre[at].numpy()
         found = fast_pass(
-            raw[at], times, clouds.theiler_window, heavy[at], offset, space, out[0][at], out[1][at]
-        )
-        linear.append(_judge(clouds, at, found, squared, index, doubtful))
-        repaired[at] = found.repaired
-    return Neighbours(
-        squared, index, linear, torch.from_numpy(doubtful), torch.from_numpy(repaired)
-    )
+            raw[at], times, clouds.theiler_window, heavy[at], offset, space,
+            squared[at].numpy(), index[at].numpy(),
+        )  # fmt: skip
+        one, part = clouds.one(at), slice(at, at + 1)
+        moments = _moments(one, found)
+        settled = found.settled and 1 / largest < moments.trace < largest
+        if settled and found.unproven.any():
+            rows = torch.from_numpy(found.unproven[None])
+            _repair_rows(one, squared[part], index[part], rows)
+        linear += _linear(one, found.centred, [moments.trace], [moments.energy])
+        doubtful.append(not settled)
+        repaired.append(found.repaired)
+    return Neighbours(squared, index, linear, torch.tensor(doubtful), torch.tensor(repaired))
 
 
-def _judge(
-    clouds: Clouds,
-    at: int,
-    found: FastResult,
-    squared: Tensor,
-    index: Tensor,
-    doubtful: np.ndarray,
-) -> tuple[Linear, Linear] | None:
-    """Search for the unproven neighbours of a cloud, in place; return its linear dimensions.
-
-    It becomes doubtful where these are many, or its points too large or small for float32.
-    """
-    trace, energy, limit = found.trace, found.energy, _LARGEST[torch.float32]
-    if found.centred.outliers is not None:
-        moments = torch.tensor([[trace], [energy]], dtype=torch.float64)
-        trace, energy = (
-            float(one) for one in _with_outliers(clouds.one(at), found.centred, *moments)
-        )
-    doubtful[at] = not (found.settled and 1 / limit < trace < limit)
-    if found.n_unproven and not doubtful[at]:
-        part, rows = slice(at, at + 1), torch.from_numpy(found.unproven[None])
-        _repair_rows(clouds.one(at), squared[part], index[part], rows)
-    return _linear(clouds.one(at), found.centred, [trace], [energy])[0]
+def _moments(cloud: Clouds, found: FastResult) -> Moments:
+    """Return the moments of one cloud with its outlier dimensions."""
+    if found.centred.outliers is None:
+        return Moments(found.trace, found.energy)
+    plain = torch.tensor([[found.trace], [found.energy]], dtype=torch.float64)
+    return Moments(*(float(one) for one in _with_outliers(cloud, found.centred, *plain)))
 
 
 class _Found(NamedTuple):

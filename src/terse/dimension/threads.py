@@ -16,8 +16,7 @@ from terse.dimension.gram import Workspace, plain_arithmetic
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
-
-_KEPT_BYTES = 1 << 25
+_KEPT_BYTES = 1 << 25  # by a thread between two calls
 _own = threading.local()
 
 
@@ -57,9 +56,17 @@ def map_on_threads(
     pieces = list(pieces)
     threads = torch.get_num_threads()
     n_workers = 1 if device.type != "cpu" else min(threads, len(pieces))
+    if n_workers < 2:
+        space = _own_space() if device.type == "cpu" else Workspace()
+        for piece in pieces:
+            with plain_arithmetic(device):
+                result = work(piece, space)
+            yield result
+        space.shrink(_KEPT_BYTES)
+        return
     spaces: SimpleQueue[Workspace] = SimpleQueue()
     for _ in range(n_workers):
-        spaces.put(_own_space() if n_workers == 1 and device.type == "cpu" else Workspace())
+        spaces.put(Workspace())
 
     def one(piece: Piece) -> Result:
         space = spaces.get()
@@ -69,10 +76,6 @@ def map_on_threads(
         finally:
             spaces.put(space)
 
-    if n_workers < 2:
-        yield from map(one, pieces)
-        _own_space().shrink(_KEPT_BYTES)
-        return
     share = threads // n_workers
     torch.set_num_threads(share)  # between two results the caller must not compete with the workers
     try:

@@ -82,10 +82,8 @@ def _encoding(settings: Workflow, run: str, folder: Path, tflops: float | None) 
     chosen, seconds, base, n = settings.runs[run], None, settings.base_run(run), None
     if base is not None and chosen.corpus is not None:
         text = text_of(settings, chosen.corpus, folder)
-        n, row = (
-            run_parameters(settings, base),
-            settings.spec(base).tokens_per_row(settings.runs[base]),
-        )
+        n = run_parameters(settings, base)
+        row = settings.spec(base).tokens_per_row(settings.runs[base])
         if n is not None and row is not None and text.bytes is not None:
             read = text.bytes - (text.held_out or 0)
             limit = settings.spec(run).train_rows(chosen)

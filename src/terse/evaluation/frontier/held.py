@@ -24,7 +24,9 @@ class Held:
 
     def __init__(self, blocks: nn.ModuleList, estimators: Sequence[str]) -> None:
         self.estimators = tuple(estimators)
-        self.layers: dict[str, int] = dict(zip(PLACES, (len(blocks) // 2, len(blocks) - 1), strict=True))
+        self.layers: dict[str, int] = dict(
+            zip(PLACES, (len(blocks) // 2, len(blocks) - 1), strict=True)
+        )
         self._latest: dict[str, Tensor] = {}
         for place, layer in self.layers.items():
             keep = partial(self._keep, place)

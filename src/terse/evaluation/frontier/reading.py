@@ -116,14 +116,18 @@ def _row(window: Window, cost: Cost) -> dict[str, Any]:
 
 
 def read_or_why(
-    make: Callable[[], Reading], windows: Sequence[Window], rates: Sequence[float]
+    make: Callable[[], Reading],
+    windows: Sequence[Window],
+    rates: Sequence[float],
+    estimators: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Return `read_all` with the columns positions and flag, or a row whose flag says what failed.
 
-    make: loads the reader and returns the way.
+    make: loads the reader and returns the way. estimators: of the dimension of what is held.
     """
     try:
         reading = make()
+        reading.measure(estimators)
         table = read_all(reading, windows, rates)
         table["positions"], table["flag"] = reading.positions, reading.note
     except Stopped:

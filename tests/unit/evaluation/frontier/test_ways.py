@@ -129,6 +129,9 @@ def test_what_the_rates_share_is_computed_once(
     """Four rates of an eviction: one pass over the context, four over the target."""
     passes: list[int] = []
     reading = reading_of("evict.knorm", reader, 0)
+    reading.read(
+        windows(1)[0], [0.5]
+    )  # a model's first reading counts its FLOPs, in passes of its own
     handle = reader.lm.base_model.register_forward_pre_hook(
         lambda _, args, kwargs: passes.append(kwargs["input_ids"].shape[1]), with_kwargs=True
     )

@@ -9,7 +9,7 @@ from terse.errors import TerseError
 from terse.methods.blotching.reading import Blotched, reading
 from terse.training.method import Inputs
 from tiny_blotching import TEXT, blotching, built
-from tiny_frontier import check_held, window
+from tiny_frontier import measured, n_held, window
 
 STEPS = "A list is. A row is. A key is. The end. "
 ENDS = tuple(i + 1 for i, c in enumerate(STEPS) if c == " " and STEPS[i - 1] == ".")
@@ -47,7 +47,10 @@ def test_without_blotches_it_is_the_model_on_the_text(text_inputs: Inputs) -> No
 
 @pytest.mark.parametrize("excise", [True, False])
 def test_the_kept_steps_are_measured(text_inputs: Inputs, excise: bool) -> None:
-    check_held(way(text_inputs, excise_tokens=excise), WINDOW, 0.5)
+    found = way(text_inputs, excise_tokens=excise)
+    n = n_held(found, WINDOW, 0.5)
+    assert measured(found, WINDOW, 0.5) == [n, n]
+    assert n > 0
 
 
 def test_what_it_cannot_read_is_one_line(text_inputs: Inputs) -> None:

@@ -10,7 +10,7 @@ from terse.evaluation.frontier.choices import Recency
 from terse.evaluation.frontier.ends import Full
 from terse.methods.forgetting.reading import Forgotten, reading
 from tiny_forgetting import forgetting
-from tiny_frontier import check_held, window
+from tiny_frontier import measured, n_held, window
 
 WINDOW = window("The loop is new, and so", " it reads")
 
@@ -33,7 +33,9 @@ def test_it_is_full_at_rate_1_and_holds_less_at_lower_ones(way: Forgotten) -> No
 
 
 def test_the_kept_tokens_are_measured(way: Forgotten) -> None:
-    check_held(way, WINDOW, 0.5)
+    n = n_held(way, WINDOW, 0.5)
+    assert measured(way, WINDOW, 0.5) == [n, n]
+    assert n > 0
 
 
 @torch.inference_mode()

@@ -7,7 +7,7 @@ from terse.errors import TerseError
 from terse.methods.hierarchical.likelihoods import causal_nats
 from terse.methods.hierarchical.reading import Coded
 from terse.methods.hierarchical.settings import BOS
-from tiny_frontier import check_held, window
+from tiny_frontier import measured, n_held, window
 from tiny_hierarchical import model
 from torch_flops import flops_by_torch
 
@@ -28,7 +28,10 @@ def test_the_target_is_read_after_the_codes_of_the_context() -> None:
 
 def test_the_segments_are_measured() -> None:
     """The last one may have its end in the target."""
-    check_held(Coded(model()), window("some context, ", "its end"), 0.5, at_border=1)
+    way, given = Coded(model()), window("some context, ", "its end")
+    n = n_held(way, given, 0.5)
+    assert measured(way, given, 0.5, at_border=1) == [n, n]
+    assert n > 1
 
 
 def test_a_window_longer_than_a_row_is_one_line() -> None:
