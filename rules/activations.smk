@@ -14,6 +14,7 @@ rule cache_activations:
         "logs/cache_activations/{model}.{shard}.log",
     benchmark:
         "logs/cache_activations/{model}.{shard}.benchmark.tsv"
+    priority: 10  # a pretrained model takes the longest: it begins early
     threads: 2
     resources:
         gpu=lambda w: settings.devices(settings.models[w.model]),

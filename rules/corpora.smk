@@ -88,6 +88,7 @@ rule chunk_corpus:
         "logs/chunk_corpus/{model}.log",
     benchmark:
         "logs/chunk_corpus/{model}.benchmark.tsv"
+    priority: 10  # a pretrained model takes the longest: it begins early
     threads: 1
     resources:
         mem_mb=lambda w, attempt: 4000 * attempt,

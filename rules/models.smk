@@ -41,6 +41,7 @@ rule download_gguf:
         "logs/download_gguf/{model}.benchmark.tsv"
     wildcard_constraints:
         model=names(of_kind(settings, "fetched-gguf")),
+    priority: 10  # a pretrained model takes the longest: it begins early
     threads: 1
     params:
         source=lambda w: settings.models[w.model].gguf_source(),
@@ -61,6 +62,7 @@ rule convert_gguf:
         "logs/convert_gguf/{model}.benchmark.tsv"
     wildcard_constraints:
         model=names(of_kind(settings, "gguf")),
+    priority: 10  # a pretrained model takes the longest: it begins early
     threads: 1
     resources:
         mem_mb=lambda w, attempt: conversion_mem_mb(settings, w.model, attempt),
