@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tiny_workflow import ROOT, Workflow
+from tiny_workflow import ROOT, TINY, Workflow
 
 SNAKEMAKE = [sys.executable, "-m", "snakemake", "--workflow-profile", "none"]
 MODULE = f"""
@@ -54,16 +54,12 @@ def test_as_a_module_without_a_config(options: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_prefixed_module_keeps_everything_in_its_folder(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
-    overlay = {
-        "roots": {"state": str(tmp_path / "elsewhere")},
-        "runs": {"base": {"max_steps": 2, "checkpoint_steps": [0], "warmup_steps": 0}},
-        "models": dict.fromkeys(["base-step25", "base-step100", "base-step200", "llama-7b"]),
-        "select": {"runs": [], "ids": []},
-    }
-    (tmp_path / "overlay.json").write_text(json.dumps(overlay))
+    (tmp_path / "overlay.json").write_text(
+        json.dumps({"roots": {"state": str(tmp_path / "elsewhere")}})
+    )
     target = "study/results/runs/base/history.csv"
     (tmp_path / "Snakefile").write_text(MODULE.format(options='prefix: "study"', target=target))
-    snakemake(tmp_path, "-c2", "--configfile", "overlay.json")
+    snakemake(tmp_path, "-c2", "--configfile", str(TINY), "overlay.json")
     assert (tmp_path / "study" / "state").is_symlink()
     made = {path.name for path in tmp_path.iterdir()}
     assert not made & {"state", "results", "cache"}

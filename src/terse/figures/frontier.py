@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from terse.figures.style import GREY, WIDTH_IN, paper_style
 
@@ -41,6 +41,7 @@ def draw_frontier(scores: pd.DataFrame) -> Figure:
             axes.set_xscale("log", base=2 if number == 0 else 10)
             if number == 1:
                 axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axes.xaxis.set_major_formatter(EngFormatter(sep=""))
                 axes.xaxis.set_minor_formatter(NullFormatter())
             axes.set_xlabel(label)
             _name_far(axes, values, measure)

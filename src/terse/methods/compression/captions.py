@@ -9,11 +9,11 @@ CAPTIONS = {
     "model has never read: it can be far worse than ``low``, the neutral control. Bars: 95 % "
     "intervals from resampled documents.",
     "recovery": "Recovery R = (low - compressed) / (low - high) of the selected runs: the share of "
-    "the context's value that the vectors preserve, against their number c, the k tokens that they "
-    "replace, and the hidden state that they are read from (-1: after the final norm; 0: "
-    "embeddings, which have seen no context). The trained static prompt, which has seen no context "
-    "either, is the line to beat. Points: runs (seeds next to each other). Lines: their means. "
-    "Bars: 95 % intervals from resampled documents.",
+    "the context's value that the vectors preserve, against what varies among their number c, the "
+    "k tokens that they replace, and the hidden state that they are read from (-1: after the final "
+    "norm; 0: embeddings, which have seen no context). The trained static prompt, which has seen "
+    "no context either, is the line to beat. Points: runs (seeds next to each other). Lines: their "
+    "means. Bars: 95 % intervals from resampled documents.",
     "samples": "The model's greedy continuations of the same contexts: with all tokens of the "
     "context, with its vectors, and without context; ``reproduced``: the context itself, written "
     "from its vectors by a run with ``rmb_task``. Examples, not a metric.",

@@ -70,13 +70,18 @@ def _arms_panel(ax: Axes, runs: Sequence[FinishedRun]) -> None:
 
 
 def recovery(runs: Sequence[FinishedRun]) -> Figure:
-    """Draw the recovery against c, k and layer, a line per group that differs only in that."""
+    """Draw the recovery against c, k and layer, a line per group that differs only in that.
+
+    What does not vary has no panel; of runs that differ in none of them, c is drawn.
+    """
+    varying = [key for key in AXES if len({_value(run, key) for run in runs}) > 1]
+    drawn = varying or list(AXES)[:1]
     with paper_style():
-        figure = Figure(figsize=(WIDTH_IN, 2.5))
-        axes = figure.subplots(1, len(AXES), sharey=True)
-        for ax, (key, label) in zip(axes, AXES.items(), strict=True):
+        figure = Figure(figsize=(WIDTH_IN * max(len(drawn), 2) / len(AXES), 2.5))
+        axes = figure.subplots(1, len(drawn), sharey=True, squeeze=False)[0]
+        for ax, key in zip(axes, drawn, strict=True):
             _recovery_panel(ax, runs, key)
-            ax.set_xlabel(label)
+            ax.set_xlabel(AXES[key])
             ax.axhline(0, color=GREY, linewidth=0.6)
         axes[0].set_ylabel("recovery R")
         handles, labels = axes[0].get_legend_handles_labels()
