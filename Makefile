@@ -15,15 +15,15 @@ run: setup  ## run the workflow of config/config.yaml and write results/report.h
 test: setup  ## the fast tests
 	@$(PYTEST) -m "not slow" tests
 
-# The cluster's tests mostly wait, so the others run at the same time: the workflow's, which use the
-# same finished workflow, and behind both the units'. The output of the workflow's comes first.
+# The cluster's tests mostly wait, so the workflow's tests run at the same time; both use one finished
+# workflow. The output of the cluster's tests, and of the slow unit tests that follow them, is
+# printed last.
 test-slow: setup slurm  ## end to end: kills, resumes, trained known answers, browser, SLURM
-	@logs=$$(mktemp -d); export TERSE_FINISHED=$$(mktemp -d); \
-	$(SLOW) tests/slurm >$$logs/slurm 2>&1 & cluster=$$!; \
-	OMP_NUM_THREADS=1 nice -n 5 $(SLOW) tests/unit >$$logs/unit 2>&1 & units=$$!; \
+	@log=$$(mktemp); export TERSE_FINISHED=$$(mktemp -d); \
+	{ $(SLOW) tests/slurm; first=$$?; OMP_NUM_THREADS=1 $(SLOW) tests/unit && exit $$first; } \
+		>$$log 2>&1 & cluster=$$!; \
 	status=0; $(SLOW) --ignore=tests/slurm --ignore=tests/unit tests || status=$$?; \
-	wait $$cluster || status=$$?; wait $$units || status=$$?; \
-	cat $$logs/*; rm -rf $$logs $$TERSE_FINISHED*; exit $$status
+	wait $$cluster || status=$$?; cat $$log; rm -rf $$TERSE_FINISHED*; exit $$status
 
 test-slurm: setup slurm  ## the workflow on a real SLURM cluster, started here for the tests
 	@$(BIN)/pytest -m slow tests/slurm

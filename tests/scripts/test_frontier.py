@@ -1,5 +1,6 @@
 """The scripts of the frontier, one after the other, on a tiny reader."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,11 @@ def score(folder: Path, way: str, **changes: Any) -> pd.DataFrame:
 def test_from_documents_to_the_picture(folder: Path, tmp_path: Path) -> None:
     for way in WAYS:
         score(folder, way)
+    settings = json.loads((folder / "recency.json").read_text())["settings"]
+    assert settings == {
+        "way": "recency", "rates": [0.5, 0.25], "estimators": ["participation_ratio"], "seed": 0,
+        "run": None,
+    }  # fmt: skip
     run_script(
         "tabulate_frontier", ways=list(WAYS), paths=[folder / f"{w}.csv" for w in WAYS],
         targets="t", seed=0, scores=tmp_path / "scores.csv", html=tmp_path / "f.html",

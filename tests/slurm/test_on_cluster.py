@@ -10,7 +10,7 @@ from tiny_workflow import Workflow
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-RUNS = {"base", "blotch", "codes", "codes-lm", "byte-lm"}
+RUNS = {"base", "codes", "codes-lm", "byte-lm"}
 GPU_RULES = {"train_model", "cache_activations", "evaluate_run", "encode_corpus", "run_lm_eval"}
 
 
@@ -39,7 +39,7 @@ def test_a_job_that_asks_gets_one_gpu_of_its_own(on_cluster: SlurmWorkflow) -> N
     for one in seen:
         assert (one.devices in {"0", "1", "2"}) == (one.script in GPU_RULES), one
     together = [{one for one in sight if one.devices is not None} for sight in on_cluster.sights]
-    assert max(map(len, together)) >= 4  # of the cluster's six, at once
+    assert max(map(len, together)) >= 3  # of the cluster's six, at once
     for sight in together:
         assert len({(one.node, one.devices) for one in sight}) == len({one.job for one in sight})
 

@@ -41,7 +41,8 @@ def score_reading(
         table["flag"] = [f"{flag}; {seen}" if flag else seen for flag in table["flag"]]
     with atomic_file(table_path) as partial:
         table.to_csv(partial, index=False)
-    settings = {"way": way, "rates": rates, "seed": reader["seed"], "run": reader["run"]}
+    settings = {"way": way, "rates": rates, "estimators": estimators}
+    settings |= {"seed": reader["seed"], "run": reader["run"]}
     inputs = {"model": digest_file(model_folder), "windows": digest_file(windows_path)}
     write_json(record_path, record(settings=settings, inputs=inputs, device=reader["device"]))
 

@@ -12,7 +12,7 @@ import pytest
 from terse.activations.shards import open_whole
 from tiny_llama import make_model, make_settings, write_chunks
 
-N_SHARDS, N_KILLS, MOST_STARTS = 4, 10, 60
+N_SHARDS, N_KILLS, MOST_STARTS = 4, 5, 60
 JOB = """
 import json, sys
 from pathlib import Path
