@@ -1,5 +1,6 @@
 """However the workflow is cut, the same command ends in the same bytes."""
 
+import json
 import os
 import shutil
 import signal
@@ -93,8 +94,8 @@ def test_orphaned_training_is_waited_for(workflow: Workflow, undisturbed: Workfl
     """Snakemake alone is killed, its training lives on; the next one waits for it."""
     started = workflow.start("-c2", TRAINED)
     wait_for(lambda: training_state(workflow, "checkpoint-40") or started.poll() is not None)
-    orphan = training_process(workflow)
-    assert orphan is not None
+    (owner,) = training_state(workflow, "owner.json")
+    orphan = psutil.Process(json.loads(owner.read_text())["pid"])
     orphan.suspend()  # however long the next start takes, it is not done before
     os.kill(started.pid, signal.SIGKILL)
     started.wait()
@@ -102,7 +103,7 @@ def test_orphaned_training_is_waited_for(workflow: Workflow, undisturbed: Workfl
     workflow("--unlock")
     following = workflow.start("-c2", TRAINED)
     waits = f"waiting for process {orphan.pid}, which still writes the training of base"
-    wait_for(lambda: waits in log.read_text() or following.poll() is not None)
+    wait_for(lambda: (log.exists() and waits in log.read_text()) or following.poll() is not None)
     orphan.resume()
     assert following.wait(timeout=240) == 0
     assert workflow.weights() == undisturbed.weights()

@@ -350,10 +350,12 @@ def _with_outliers(
     used = ~clouds.heavy.unsqueeze(-1)  # (b, n, 1)
     outliers = centred.outliers.double() * used
     outliers = (outliers - outliers.sum(1, keepdim=True) / used.sum(1, keepdim=True)) * used
+    trace = trace + outliers.square().sum((1, 2))
+    if not clouds.participation:  # nothing else needs the norm
+        return trace, energy
     cross = centred.rest.mT @ outliers.to(centred.rest.dtype)  # (b, D, 8)
     energy = energy + 2 * cross.double().square().sum((1, 2))
-    energy = energy + (outliers.mT @ outliers).square().sum((1, 2))
-    return trace + outliers.square().sum((1, 2)), energy
+    return trace, energy + (outliers.mT @ outliers).square().sum((1, 2))
 
 
 def _settle(
