@@ -37,6 +37,11 @@ from terse.dimension.statistics import summarise; from made_up import NAMES
 shards, out = Path(sys.argv[1]), Path(sys.argv[2])
 with cache.open(shards) as found:
 """
+WRITE_SHARDS = """
+import sys; from pathlib import Path; from made_up import write_shards
+folder, n, layers, n_shards = Path(sys.argv[1]), *map(int, sys.argv[2:])
+write_shards(folder, n, layers, n_shards, tensors=False)
+"""
 NEW_TABLE = (
     ESTIMATE
     + """
@@ -91,6 +96,12 @@ else:
         steps=[10**i for i in range(models)],
         figure_paths=[folder / f"{figure}.svg", folder / f"{figure}.pdf"])
 """
+RUN_MODULE = """
+import os, runpy, sys
+os.chdir(sys.argv[1])
+sys.argv = sys.argv[2:]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
 FAMILY = ("by-layer", "by-step", "by-scale", "against-loss", "differences", "tables")
 COLLECT = """
 import sys; from pathlib import Path; from terse.corpora.documents import write_documents
@@ -129,18 +140,31 @@ with cache.open(sys.argv[1]) as found:
 """
 
 
+# The system's number for an ended process begins with the memory of the one that started it.
+PEAK = """
+import atexit, re
+@atexit.register
+def _peak():
+    print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+"""
+
+
 def taken(code: str, *words: object, source: Path = ROOT) -> tuple[float, float, str]:
-    """Run code in a process of its own; return processor seconds, peak memory (MB), its output."""
+    """Run code in a process of its own; return processor seconds, peak memory (MB), its output.
+
+    Programs that the code starts count in the time, not in the memory.
+    """
     path = os.pathsep.join([str(source / "src"), str(ROOT / "benchmarks")])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", code, *map(str, words)]
+    command = [sys.executable, "-c", PEAK + code, *map(str, words)]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     output = process.stdout.read() if process.stdout else ""
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"a side failed with status {process.returncode}")
-    return used.ru_utime + used.ru_stime, used.ru_maxrss / 1000, output
+    *lines, peak = output.splitlines()
+    return used.ru_utime + used.ru_stime, 1.024e-3 * int(peak), "\n".join(lines)
 
 
 @contextmanager
@@ -166,11 +190,12 @@ def table() -> list[Row]:
     n = scaled(N_CONTEXTS)
     with tempfile.TemporaryDirectory() as folder, old_code() as old:
         place = Path(folder)
-        shards = place / "shards"
-        write_shards(shards, n, N_LAYERS, min(10, n), tensors=False)
-        ours = taken(NEW_TABLE, shards, place)
+        sizes = (n, N_LAYERS, min(10, n))
+        taken(WRITE_SHARDS, place / "shards", *sizes)
+        ours = taken(NEW_TABLE, place / "shards", place)
         written = [(place / f"ids.{kind}").stat().st_size / 1e6 for kind in ("parquet", "csv")]
-        theirs = taken(OLD_TABLE, shards, place, source=old)
+        taken(WRITE_SHARDS, place / "old", *sizes, source=old)  # which reads only its own
+        theirs = taken(OLD_TABLE, place / "old", place, source=old)
     size = f"{n:,} contexts x {3 * N_LAYERS + 1} modules x 9"
     return [
         row(f"table of {size}, processor s", ours[0], theirs[0], most=25.0),
@@ -215,8 +240,7 @@ def plans() -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         command, _ = planning.commands(Path(folder))
         start = time.perf_counter()
-        code = f"import subprocess; subprocess.run({command!r}, cwd={str(ROOT)!r}, check=True)"
-        seconds, memory, _ = taken(code)
+        seconds, memory, _ = taken(RUN_MODULE, ROOT, *command[2:])
         wall = time.perf_counter() - start
     size = f"dry run of {planning.N_MODELS * planning.N_SHARDS:,} shards"
     print(f"{size}: {wall:.1f} s of wall time")

@@ -71,25 +71,63 @@ def gathered(parts: Iterable[pd.DataFrame]) -> Dimensions:
     Raises:
         TerseError: a context (document, chunk) occurs twice at a place, or there are no rows.
     """
-    model, found, known = "", {}, None
+    model, found, contexts = "", {}, _Contexts()
     for part in parts:
+        if part.empty:
+            continue
+        model = model or str(part["model"].iloc[0])
+        # Columns become arrays once: a place has few rows, and there are thousands of places.
+        keys, values = contexts.keys(part), _values(part)
         for place, rows in _runs(part):
-            contexts = pd.MultiIndex.from_arrays([rows["document"].astype(str), rows["chunk"]])
-            if known is None:
-                known, model = contexts, str(rows["model"].iloc[0])
-            elif not contexts.equals(known):
-                known = known.append(contexts.difference(known, sort=False))
-            found.setdefault(place, []).append((contexts, _values(rows)))
-    if known is None:
+            own = {name: array[rows] for name, array in values.items()}
+            found.setdefault(place, []).append((contexts.known_or(keys[rows]), own))
+    if not found:
         raise TerseError("the table of dimensions has no rows")
-    return _dense(model, found, known)
+    return _dense(model, found, contexts)
+
+
+class _Contexts:
+    """The contexts of a table, as whole numbers that stand for document and chunk."""
+
+    def __init__(self) -> None:
+        self.order = np.empty(0, np.int64)
+        self._documents: dict[str, int] = {}
+
+    def keys(self, part: pd.DataFrame) -> np.ndarray:
+        """Return the number of each row's context (rows,)."""
+        codes, names = pd.factorize(part["document"], use_na_sentinel=False)
+        numbers = [self._documents.setdefault(str(n), len(self._documents)) for n in names]
+        chunks = part["chunk"].fillna(_NO_CHUNK).to_numpy(np.int64)
+        return (np.array(numbers, np.int64)[codes] << _CHUNK_BITS) + chunks
+
+    def known_or(self, keys: np.ndarray) -> np.ndarray | None:
+        """Return contexts (n,), None where they are all of the known ones, in their order."""
+        if not len(self.order):
+            self.order = keys.copy()
+        if np.array_equal(keys, self.order):
+            return None
+        self.order = np.concatenate([self.order, keys[~np.isin(keys, self.order)]])
+        return keys
+
+    def index(self) -> pd.MultiIndex:
+        """Return documents and chunks in the order of the columns."""
+        documents = np.array(list(self._documents), dtype=object)
+        chunks = self.order & ((1 << _CHUNK_BITS) - 1)
+        return pd.MultiIndex.from_arrays(
+            [documents[self.order >> _CHUNK_BITS], np.where(chunks == _NO_CHUNK, -1, chunks)]
+        )
+
+
+_CHUNK_BITS = 32
+_NO_CHUNK = (1 << _CHUNK_BITS) - 1  # of a cloud that is no context
 
 
 def _dense(
     model: str,
-    found: dict[Place, list[tuple[pd.Index, dict[str, np.ndarray]]]],
-    known: pd.Index,
+    found: dict[Place, list[tuple[np.ndarray | None, dict[str, np.ndarray]]]],
+    contexts: _Contexts,
 ) -> Dimensions:
+    known = contexts.index()
     if known.has_duplicates:
         raise _twice()
     shape = (len(found), len(known))
@@ -97,10 +135,13 @@ def _dense(
         name: np.full(shape, nothing, np.float64 if nothing != nothing else np.int32)
         for name, nothing in _NOTHING.items()
     }
+    places = pd.Index(contexts.order)
     for row, pieces in enumerate(found.values()):
-        for contexts, values in pieces:
-            at = slice(None) if contexts.equals(known) else known.get_indexer(contexts)
-            if np.any(arrays["n_eff"][row, at] != _ABSENT) or contexts.has_duplicates:
+        for keys, values in pieces:
+            n = len(values["n_eff"])
+            at = slice(n) if keys is None else places.get_indexer(pd.Index(keys))
+            twice = keys is not None and len(np.unique(keys)) < n
+            if twice or np.any(arrays["n_eff"][row, at] != _ABSENT):
                 raise _twice()
             for name, array in arrays.items():
                 array[row, at] = values[name]
@@ -126,18 +167,24 @@ def _values(rows: pd.DataFrame) -> dict[str, np.ndarray]:
     }
 
 
-def _runs(part: pd.DataFrame) -> Iterator[tuple[Place, pd.DataFrame]]:
-    """Take a table apart by place, without moving rows where each place's are together."""
+def _runs(part: pd.DataFrame) -> Iterator[tuple[Place, slice | np.ndarray]]:
+    """Yield each place with its rows of a table, a slice where each place's are together."""
     modules, module_names = pd.factorize(part["module"])
     estimators, estimator_names = pd.factorize(part["estimator"])
     layers = part["layer"].fillna(OUTSIDE).to_numpy(np.int64)
     codes = (modules * len(estimator_names) + estimators) * (layers.max(initial=0) + 2) + layers + 1
-    starts = np.flatnonzero(np.concatenate([[True], codes[1:] != codes[:-1]]))[: len(codes)]
+    order = None
+    starts = _starts(codes)
     if len(starts) > len(np.unique(codes)):
         order = np.argsort(codes, kind="stable")
-        yield from _runs(part.iloc[order])
-        return
-    ends = np.append(starts[1:], len(codes))[: len(starts)]
-    for start, stop in zip(starts, ends, strict=True):
-        module, estimator = module_names[modules[start]], estimator_names[estimators[start]]
-        yield Place(str(module), str(estimator), int(layers[start])), part.iloc[start:stop]
+        starts = _starts(codes[order])
+    for start, stop in zip(starts, [*starts[1:], len(codes)], strict=True):
+        first = start if order is None else order[start]
+        module, estimator = module_names[modules[first]], estimator_names[estimators[first]]
+        rows = slice(start, stop) if order is None else order[start:stop]
+        yield Place(str(module), str(estimator), int(layers[first])), rows
+
+
+def _starts(codes: np.ndarray) -> np.ndarray:
+    """Return where runs of equal numbers (n >= 1,) begin."""
+    return np.flatnonzero(np.concatenate([[True], codes[1:] != codes[:-1]]))

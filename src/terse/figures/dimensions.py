@@ -306,9 +306,10 @@ def _grid(table: pd.DataFrame, x_label: str) -> tuple[Figure, dict[tuple[str, st
 
 
 def _pick(table: pd.DataFrame, **wanted: object) -> pd.DataFrame:
+    chosen = np.ones(len(table), dtype=bool)
     for column, value in wanted.items():
-        table = table.loc[table[column] == value]
-    return table
+        chosen &= (table[column] == value).to_numpy(dtype=bool)
+    return table.loc[chosen]
 
 
 def _band(

@@ -144,3 +144,16 @@ def test_a_context_that_occurs_twice_is_refused(table: Callable[..., pd.DataFram
 def test_a_table_without_rows_is_refused(table: Callable[..., pd.DataFrame]) -> None:
     with pytest.raises(TerseError, match="has no rows"):
         gathered([table("m", 1.0).head(0)])
+
+
+def test_clouds_that_are_no_contexts_are_compared_too(table: Callable[..., pd.DataFrame]) -> None:
+    one, other = (
+        table(model, start).query("document == 'd0' and chunk == 0")
+        for model, start in (("late", 5.5), ("early", 3.0))
+    )
+    sides = (
+        side.assign(document=None, chunk=pd.NA).astype({"chunk": "Int64"}) for side in (one, other)
+    )
+    found = part(between_models(*sides), "with")
+    assert found["n"].tolist() == [1, 1, 1, 1]
+    np.testing.assert_allclose(found["mean"], 2.5)
