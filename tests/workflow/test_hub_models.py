@@ -129,7 +129,7 @@ def test_from_names_to_dimensions(
             np.testing.assert_allclose(block["loss_nats"], loss, rtol=1e-4)
     shutil.rmtree(tmp_path / "cache/activations")
     asked = len(hub_server.requests)
-    again = [t for t in TARGETS if Path(t).stem in {"old", "file", "tuned"}]
+    again = [f"results/ids/{name}.csv" for name in ("old", "file", "tuned")]
     workflow("-c2", "--forcerun", "tokenize_corpus", "--", *again,
              HF_ENDPOINT=f"http://127.0.0.1:{closed_port}", **there)  # fmt: skip
     assert len(hub_server.requests) == asked

@@ -17,6 +17,7 @@ COLUMNS = [
 OUTSIDE = -1
 """Stands for the layer of a module outside the blocks."""
 _ABSENT = -1  # points of a cloud that is missing
+_CHUNK_BITS = 32  # of a context's number; its chunk counts from 1 there, 0 if it is no context
 
 
 class Place(NamedTuple):
@@ -97,8 +98,8 @@ class _Contexts:
         """Return the number of each row's context (rows,)."""
         codes, names = pd.factorize(part["document"], use_na_sentinel=False)
         numbers = [self._documents.setdefault(str(n), len(self._documents)) for n in names]
-        chunks = part["chunk"].fillna(_NO_CHUNK).to_numpy(np.int64)
-        return (np.array(numbers, np.int64)[codes] << _CHUNK_BITS) + chunks
+        chunks = part["chunk"].fillna(-1).to_numpy(np.int64)
+        return (np.array(numbers, np.int64)[codes] << _CHUNK_BITS) + chunks + 1
 
     def known_or(self, keys: np.ndarray) -> np.ndarray | None:
         """Return contexts (n,), None where they are all of the known ones, in their order."""
@@ -112,14 +113,8 @@ class _Contexts:
     def index(self) -> pd.MultiIndex:
         """Return documents and chunks in the order of the columns."""
         documents = np.array(list(self._documents), dtype=object)
-        chunks = self.order & ((1 << _CHUNK_BITS) - 1)
-        return pd.MultiIndex.from_arrays(
-            [documents[self.order >> _CHUNK_BITS], np.where(chunks == _NO_CHUNK, -1, chunks)]
-        )
-
-
-_CHUNK_BITS = 32
-_NO_CHUNK = (1 << _CHUNK_BITS) - 1  # of a cloud that is no context
+        numbers, chunks = np.divmod(self.order, 1 << _CHUNK_BITS)
+        return pd.MultiIndex.from_arrays([documents[numbers], chunks - 1])
 
 
 def _dense(
