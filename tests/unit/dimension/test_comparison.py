@@ -139,6 +139,10 @@ def test_a_context_that_occurs_twice_is_refused(table: Callable[..., pd.DataFram
     once = table("base", 3.0)
     with pytest.raises(TerseError, match="occurs twice"):
         between_layers(pd.concat([once, once.head(1)]))
+    with pytest.raises(TerseError, match="occurs twice"):
+        between_layers(pd.concat([once, once.tail(1)]))  # at the last place only
+    with pytest.raises(TerseError, match="occurs twice"):
+        gathered([once, once.tail(1)])  # in another part
 
 
 def test_a_table_without_rows_is_refused(table: Callable[..., pd.DataFrame]) -> None:
