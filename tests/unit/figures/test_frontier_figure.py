@@ -60,6 +60,11 @@ def test_the_ends_are_horizontal_lines() -> None:
     assert {text.get_text() for text in left.texts} == {"full", "none"}
 
 
+def test_flops_are_written_out_between_powers_of_ten() -> None:
+    _, right = draw_frontier(scores(1)).axes
+    assert right.xaxis.get_major_formatter()(500_000) == "500k"
+
+
 def test_a_way_far_beyond_none_is_named_at_the_edge_and_presses_nothing_together() -> None:
     table = scores(3)
     is_far = (table["way"] == "way02") & (table["measure"] == "bits_per_byte")
