@@ -1,14 +1,15 @@
 """From a caller's input to distinct points: checks, sinks and duplicates."""
 
+import math
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from terse.dimension import kernels
 from terse.dimension.sinks import heavy_points
 from terse.errors import TerseError
 
@@ -56,18 +57,28 @@ def _as_tensor(points: np.ndarray | Tensor) -> Tensor:
         ) from error
 
 
-@dataclass(frozen=True)
-class Kept:
-    """Which points of each cloud are used.
+class Chosen(NamedTuple):
+    """Which points of one cloud (N, D) are used.
 
     Attributes:
-        mask: (B, N) bool.
-        n_dup: (B,) int64, later copies of a row that are left out.
-        heavy: (B, N) bool, points far beyond the others (see `terse.dimension.sinks`), among the
+        mask: (N,) bool.
+        n_dup: later copies of a row that are left out.
+        heavy: (N,) bool, points far beyond the others (see `terse.dimension.sinks`), among the
             used ones unless the caller gives a multiple.
-        heaviest: (B,) float64, the largest norm about the centre over the median.
-        centre: (B, D) float64, the mean of the used points that are not heavy.
+        heaviest: the largest norm about the centre over the median; NaN if one is not finite.
+        centre: (D,) float64, the mean of the used points that are not heavy.
     """
+
+    mask: np.ndarray
+    n_dup: int
+    heavy: np.ndarray
+    heaviest: float
+    centre: np.ndarray
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The same of a batch: (B, N) bool, (B,), (B, N) bool, (B,) and (B, D)."""
 
     mask: Tensor
     n_dup: Tensor
@@ -75,35 +86,54 @@ class Kept:
     heaviest: Tensor
     centre: Tensor
 
+    def of(self, cloud: int) -> Chosen:
+        """Return what is known of one cloud."""
+        mask, heavy, centre = (
+            one[cloud].cpu().numpy() for one in (self.mask, self.heavy, self.centre)
+        )
+        return Chosen(mask, int(self.n_dup[cloud]), heavy, float(self.heaviest[cloud]), centre)
+
 
 def keep(batch: Tensor, skip_first: int, max_norm_multiple: float | None) -> Kept:
-    """Choose the points: not the first ones, one of each set of equal rows, no heavy ones.
-
-    Heavy points are left out where `max_norm_multiple` is given, and only marked otherwise.
-    """
+    """Choose the points of each cloud (B, N, D); see `choose`."""
     mask = torch.ones(batch.shape[:2], dtype=torch.bool, device=batch.device)
     mask[:, :skip_first] = False
-    n_dup = mask.new_zeros(len(mask), dtype=torch.int64)
-    for cloud in _with_equal_hashes(batch, mask):
-        copies = later_copies(batch[cloud], mask[cloud])
-        mask[cloud] &= ~copies
-        n_dup[cloud] = copies.sum()
-    heavy = torch.zeros_like(mask)
-    heaviest = mask.new_full((len(mask),), torch.nan, dtype=torch.float64)
-    centre = mask.new_zeros((len(mask), batch.shape[2]), dtype=torch.float64)
-    whole, some = mask.all(1).tolist(), mask.any(1).tolist()
-    for cloud, points in enumerate(batch):
-        if not some[cloud]:
-            continue
-        used = mask[cloud]
-        found = heavy_points(points if whole[cloud] else points[used], max_norm_multiple)
-        if found.mask.any():
-            heavy[cloud, used] = torch.from_numpy(found.mask).to(heavy.device)
-        heaviest[cloud] = float(found.norms.max())
-        centre[cloud] = torch.from_numpy(found.centre)
+    repeated = set(with_equal_hashes(batch, mask))
+    chosen = [
+        choose(points, skip_first, max_norm_multiple, cloud in repeated)
+        for cloud, points in enumerate(batch)
+    ]
+    columns = zip(*chosen, strict=True)
+    return Kept(*(torch.from_numpy(np.array(one)).to(batch.device) for one in columns))
+
+
+def choose(
+    points: Tensor, skip_first: int, max_norm_multiple: float | None, may_repeat: bool
+) -> Chosen:
+    """Choose from points (N, D): not the first ones, one of each set of equal rows, no heavy ones.
+
+    Heavy points are left out where `max_norm_multiple` is given, and only marked otherwise. Whether
+    rows are equal is looked at only where they may be.
+    """
+    mask, n_dup = np.ones(len(points), bool), 0
+    mask[:skip_first] = False
+    if may_repeat and mask.any():
+        copies = later_copies(points, torch.from_numpy(mask).to(points.device)).cpu().numpy()
+        mask &= ~copies
+        n_dup = int(copies.sum())
+    n_used = np.count_nonzero(mask)
+    if n_used == 0:
+        return Chosen(mask, n_dup, np.zeros_like(mask), math.nan, np.zeros(points.shape[1]))
+    if n_used == len(mask):
+        found = heavy_points(points, max_norm_multiple)
+        heavy = found.mask
+    else:
+        found = heavy_points(points[torch.from_numpy(mask).to(points.device)], max_norm_multiple)
+        heavy = np.zeros_like(mask)
+        heavy[mask] = found.mask
     if max_norm_multiple is not None:
         mask &= ~heavy
-    return Kept(mask, n_dup, heavy, heaviest, centre)
+    return Chosen(mask, n_dup, heavy, float(found.norms.max()), found.centre)
 
 
 @lru_cache(maxsize=4)
@@ -113,21 +143,13 @@ def _odd_numbers(n: int) -> Tensor:
     return torch.randint(-(2**62), 2**62, (n,), generator=generator) * 2 + 1
 
 
-def _with_equal_hashes(batch: Tensor, mask: Tensor) -> list[int]:
+def with_equal_hashes(batch: Tensor, mask: Tensor) -> list[int]:
     """Return the clouds in which two used rows may be equal; equal bytes never escape."""
     row_bytes = batch.shape[-1] * batch.element_size()
     word = next(size for size in (8, 4, 2) if row_bytes % size == 0)
     words = batch.contiguous().view(_WORDS[word])  # (B, N, W)
     odd = _odd_numbers(min(_HASHED_WORDS, words.shape[-1])).to(batch.device)
-    if word == 8 and not batch.is_cuda:
-        hashes = torch.empty(words.shape[:2], dtype=torch.int64)  # (B, N), wrapping around
-        for cloud, one in zip(words, hashes, strict=True):
-            kernels.row_hashes(cloud.numpy(), odd.numpy(), one.numpy())
-    else:
-        hashes = torch.stack([(cloud[:, : len(odd)] * odd).sum(-1) for cloud in words])
-    if word == 8 and not batch.is_cuda and bool(mask.all()):
-        ordered = np.sort(hashes.numpy())
-        return (ordered[:, 1:] == ordered[:, :-1]).any(-1).nonzero()[0].tolist()
+    hashes = torch.stack([(cloud[:, : len(odd)] * odd).sum(-1) for cloud in words])  # wraps around
     # rows that are not used get hashes of their own, so that they equal nothing
     place = torch.arange(hashes.shape[1], device=hashes.device)
     hashes = hashes.where(mask, place)

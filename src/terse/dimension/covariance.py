@@ -3,6 +3,7 @@
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
@@ -63,9 +64,7 @@ def _linear(points: Tensor, added: Tensor, signs: Tensor, moments: Moments) -> L
     """Return the linear dimensions of X'X + W'SW for W (w, D) and S (w,) float64."""
     start, steps = _start(points.shape[1]), min(_STEPS, points.shape[1])
     if points.device.type == "cpu" and points.dtype == torch.float32:
-        matrices = (added.numpy(), signs.numpy(), start.numpy())
-        options = (_MIXED, steps, _RESIDUAL)
-        return Linear(*kernels.linear_dimensions(points.numpy(), *moments, *matrices, *options))
+        return _by_kernel(points.numpy(), added.numpy(), signs.numpy(), moments)
     small = added.to(points.dtype)
     inner = added @ added.T
     cross = (points @ small.T).double().square().sum(0)  # (w,)
@@ -79,6 +78,33 @@ def _linear(points: Tensor, added: Tensor, signs: Tensor, moments: Moments) -> L
         start = _MIXED * start + small[0] / small[0].norm()
     largest = _largest_eigenvalue(points, small, signs.to(points.dtype), start, steps)
     return Linear(trace**2 / energy, largest / trace)
+
+
+def both_linear(points: np.ndarray, moments: Moments, heavy: np.ndarray) -> tuple[Linear, Linear]:
+    """Return the linear dimensions of points on a CPU without and with heavy ones.
+
+    Args:
+        points: (n, D) float32 centred, zero where they are heavy.
+        moments: of them.
+        heavy: (h, D) float64, the heavy points about the mean of the others.
+    """
+    none = np.empty((0, points.shape[1]))
+    without = _by_kernel(points, none, none[:, 0], moments)
+    if not len(heavy):
+        return without, without
+    added = np.concatenate([heavy, heavy.sum(0, keepdims=True) / len(points)])  # as `linear_with`
+    signs = np.ones(len(added))
+    signs[-1] = -len(points)
+    return without, _by_kernel(points, added, signs, moments)
+
+
+def _by_kernel(
+    points: np.ndarray, added: np.ndarray, signs: np.ndarray, moments: Moments
+) -> Linear:
+    D = points.shape[1]
+    options = (_MIXED, min(_STEPS, D), _RESIDUAL)
+    start = _start(D).numpy()
+    return Linear(*kernels.linear_dimensions(points, *moments, added, signs, start, *options))
 
 
 def _largest_eigenvalue(

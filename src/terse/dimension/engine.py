@@ -1,22 +1,23 @@
 """`estimate`: intrinsic dimensions of one cloud or a batch, from one neighbour pass."""
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from terse.dimension.asked import Asked
 from terse.dimension.clouds import Kept, as_batch, keep
-from terse.dimension.estimators import MIND_ML_CAP, all_from_neighbours, local_ids
+from terse.dimension.fast_cloud import fast_result, is_fast
+from terse.dimension.finish import finish, flag_sink, mark, refused
 from terse.dimension.gram import Workspace, exact_products, plain_arithmetic
-from terse.dimension.names import GRIDE, RARE, REPEATED, expand_estimators
-from terse.dimension.neighbours import N_NEIGHBOURS, TILES_ABOVE, Clouds
+from terse.dimension.names import RARE, REPEATED, expand_estimators
+from terse.dimension.neighbours import TILES_ABOVE, Clouds
 from terse.dimension.rare import check_limit, estimate_rare
-from terse.dimension.results import CloudResult, Estimates, moved
-from terse.dimension.safe_neighbours import CloudNeighbours, safe_neighbours
+from terse.dimension.results import CloudResult, Estimates
+from terse.dimension.safe_neighbours import safe_neighbours
 from terse.dimension.threads import map_on_threads
 from terse.errors import TerseError, unknown_name
 
@@ -26,20 +27,6 @@ _GPU_BYTES = 2 << 30
 _LARGEST_PIECE = 8
 _PRECISIONS = ("auto", "float64")
 _COMPAT = ("skdim-0.3.4",)
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """What the caller asked for, without the rarer estimators."""
-
-    names: list[str]
-    skip_first: int
-    max_norm_multiple: float | None
-    theiler_window: int
-    reference: bool
-    compat: str | None
-    distances: bool
-    local_ids: bool
 
 
 def estimate(
@@ -84,8 +71,8 @@ def estimate(
     check_limit(slow_max_points)
     reference = precision == "float64" or batch.dtype == torch.float64
     fast = [name for name in names if name not in RARE]
-    asked = _Asked(
-        names=fast,
+    asked = Asked(
+        names=tuple(fast),
         skip_first=skip_first,
         max_norm_multiple=max_norm_multiple,
         theiler_window=theiler_window,
@@ -121,7 +108,7 @@ def _check_settings(
         raise unknown_name("compat", str(compat), _COMPAT)
 
 
-def _estimate_all(batch: Tensor, asked: _Asked) -> list[CloudResult]:
+def _estimate_all(batch: Tensor, asked: Asked) -> list[CloudResult]:
     """Return the results of clouds (B, N, D), in order; large clouds use all threads themselves."""
     n, D = batch.shape[1:]
     together = batch.is_cuda or n > TILES_ABOVE
@@ -143,30 +130,37 @@ def _clouds_per_piece(n_clouds: int) -> int:
     return min(_LARGEST_PIECE, max(1, n_clouds // (2 * torch.get_num_threads())))
 
 
-def _estimate_some(batch: Tensor, asked: _Asked, space: Workspace) -> list[CloudResult]:
+def _estimate_some(batch: Tensor, asked: Asked, space: Workspace) -> list[CloudResult]:
     """Return the results of clouds (b, N, D), in order, on this thread."""
-    results: dict[int, CloudResult] = {}
     if batch.dtype in (torch.float16, torch.bfloat16):
         batch = batch.float()
     batch = batch.contiguous()
-    kept = keep(batch, asked.skip_first, asked.max_norm_multiple)
-    for members in _groups(batch, kept):
-        settled = safe_neighbours(_clouds(batch, kept, members, asked), asked.reference, space)
-        for size in {one.n_eff for one in settled}:
-            same = [(b, one) for b, one in zip(members, settled, strict=True) if one.n_eff == size]
-            results |= {b: _refused(one, asked) for b, one in same if one.refusal}
-            results |= _finish([(b, one) for b, one in same if not one.refusal], batch, asked)
-    for b, result in results.items():
-        result.n_dup += int(kept.n_dup[b])
-        result.sinks = kept.heavy[b].cpu().numpy()
-        result.n_heavy, result.heaviest = int(result.sinks.sum()), float(kept.heaviest[b])
-        result.flags |= {"duplicates"} if result.n_dup else set()
-        if asked.max_norm_multiple is not None:
-            result.flags |= {"sinks"} if result.n_heavy else set()
+    fast = [fast_result(points, asked, space) for points in batch] if is_fast(batch, asked) else []
+    results = {b: result for b, result in enumerate(fast) if result is not None}
+    if len(results) < len(batch):
+        results |= _in_other_ways(batch, asked, results, space)
     return [results[b] for b in range(len(batch))]
 
 
-def _clouds(batch: Tensor, kept: Kept, members: range, asked: _Asked) -> Clouds:
+def _in_other_ways(
+    batch: Tensor, asked: Asked, done: Container[int], space: Workspace
+) -> dict[int, CloudResult]:
+    """Return the results of those clouds (b, N, D) that are not done, by number."""
+    kept = keep(batch, asked.skip_first, asked.max_norm_multiple)
+    results: dict[int, CloudResult] = {}
+    for members in _groups(batch, kept, done):
+        settled = safe_neighbours(_clouds(batch, kept, members, asked), asked.reference, space)
+        for size in {one.n_eff for one in settled}:
+            same = [(b, one) for b, one in zip(members, settled, strict=True) if one.n_eff == size]
+            results |= {b: refused(one, asked) for b, one in same if one.refusal}
+            usable = [(b, one) for b, one in same if not one.refusal]
+            results |= finish(usable, batch.shape[1], asked)
+    for b, result in results.items():
+        mark(result, kept.of(b), asked)
+    return results
+
+
+def _clouds(batch: Tensor, kept: Kept, members: range, asked: Asked) -> Clouds:
     """Return the used points of clouds that keep the same ones; a view where that is possible."""
     mask = kept.mask[members[0]]
     first = int(mask.int().argmax())
@@ -181,19 +175,20 @@ def _clouds(batch: Tensor, kept: Kept, members: range, asked: _Asked) -> Clouds:
     return Clouds(raw, times, heavy, centre, asked.theiler_window, participation)
 
 
-def _groups(batch: Tensor, kept: Kept) -> Iterator[range]:
-    """Yield runs of clouds that keep the same points, as many as fit on a GPU."""
+def _groups(batch: Tensor, kept: Kept, done: Container[int]) -> Iterator[range]:
+    """Yield runs of clouds, not `done`, that keep the same points, as many as fit on a GPU."""
     _, n, D = batch.shape
     room = max(1, _GPU_BYTES // (8 * n * (n + D))) if batch.is_cuda else len(batch)
     left_out = (kept.mask != kept.mask[:1]).any(1) | (kept.n_dup > 0)
     left_out |= (kept.heavy & ~kept.mask).any(1)
-    left_out = left_out.tolist()
+    alone = [b in done or own for b, own in enumerate(left_out.tolist())]
     start = 0
     while start < len(batch):
         stop = start + 1
-        while stop < min(len(batch), start + room) and not (left_out[start] or left_out[stop]):
+        while stop < min(len(batch), start + room) and not (alone[start] or alone[stop]):
             stop += 1
-        yield range(start, stop)
+        if start not in done:
+            yield range(start, stop)
         start = stop
 
 
@@ -229,118 +224,4 @@ def _add_rare(
             result.flags |= every.flags
             if name in REPEATED:
                 result.spreads[name] = every.spread
-        _flag_sink(result)
-
-
-def _flag_sink(result: CloudResult) -> None:
-    if any(moved(value, result.without[name]) for name, value in result.values.items()):
-        result.flags.add("sink")
-
-
-def _refused(settled: CloudNeighbours, asked: _Asked) -> CloudResult:
-    result = _started(settled)
-    result.values = dict.fromkeys(asked.names, math.nan)
-    result.errors = {name: math.nan for name in asked.names if name in GRIDE}
-    result.reasons = dict.fromkeys(asked.names, settled.refusal)
-    result.without, result.reasons_without = dict(result.values), dict(result.reasons)
-    result.errors_without = dict(result.errors)
-    return result
-
-
-def _started(settled: CloudNeighbours) -> CloudResult:
-    light = np.ones(settled.n_eff, dtype=bool)
-    if settled.heavy is not None:
-        light = ~settled.heavy.cpu().numpy()
-    return CloudResult(
-        n_eff=settled.n_eff,
-        n_dup=settled.n_dup,
-        flags=set(settled.flags),
-        places=settled.places.cpu().numpy(),
-        light=light,
-        refusal=settled.refusal,
-    )
-
-
-def _finish(
-    found: list[tuple[int, CloudNeighbours]], batch: Tensor, asked: _Asked
-) -> dict[int, CloudResult]:
-    """Return the results of clouds of equally many points: every estimator on all at once."""
-    squared = [settled.squared for _, settled in found if settled.squared is not None]
-    if not squared:
-        return {}
-    logs = torch.stack(squared).log() / 2  # (b, n, 21)
-    columns, errors = _estimates(asked, logs)
-    results = {}
-    for at, (b, settled) in enumerate(found):
-        result = results[b] = _started(settled)
-        result.values = {name: column[at] for name, column in columns.items()}
-        result.errors = {name: column[at] for name, column in errors.items()}
-        result.without, result.errors_without = _without(settled, result, asked)
-        if settled.linear is not None:
-            without, everything = settled.linear
-            result.values["participation_ratio"] = everything.participation
-            result.without["participation_ratio"] = without.participation
-            result.first_share = everything.first_share
-            result.first_share_without = without.first_share
-        _explain(result)
-        _attach(result, settled, logs[at], batch.shape[1], asked)
-    return results
-
-
-def _estimates(
-    asked: _Asked, logs: Tensor
-) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Return estimates and standard errors by name from logs (b, n, 21); linear ones are NaN."""
-    values, errors = all_from_neighbours(asked.names, logs, asked.compat)
-    columns = {name: [math.nan] * len(logs) for name in asked.names}
-    columns |= {name: value.tolist() for name, value in values.items()}
-    return columns, {name: error.tolist() for name, error in errors.items()}
-
-
-def _without(
-    settled: CloudNeighbours, result: CloudResult, asked: _Asked
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Return estimates and errors without the heavy points; those of all where none is heavy."""
-    if settled.heavy is None:
-        return dict(result.values), dict(result.errors)
-    if settled.without is None:
-        return dict.fromkeys(result.values, math.nan), dict.fromkeys(result.errors, math.nan)
-    columns, errors = _estimates(asked, settled.without[None].log() / 2)
-    firsts = ({name: column[0] for name, column in all_.items()} for all_ in (columns, errors))
-    return next(firsts), next(firsts)
-
-
-_NO_SCALE = "equal_distances: neighbours equally far leave no scale"
-_TOO_FEW_LIGHT = "too_few: heavy points left out, fewer than 22 are left"
-
-
-def _explain(result: CloudResult) -> None:
-    """Flag a saturated mind_ml, and turn every value that is not finite into NaN with a reason."""
-    if result.values.get("mind_ml") == MIND_ML_CAP:
-        result.flags.add("saturated")
-    for name, value in result.values.items():
-        if not math.isfinite(value):
-            result.values[name] = math.nan
-            result.reasons[name] = _NO_SCALE
-            result.flags.add("equal_distances")
-    few = int(result.light.sum()) <= N_NEIGHBOURS
-    for name, value in result.without.items():
-        if not math.isfinite(value):
-            result.without[name] = math.nan
-            result.reasons_without[name] = _TOO_FEW_LIGHT if few else _NO_SCALE
-    _flag_sink(result)
-
-
-def _attach(
-    result: CloudResult, settled: CloudNeighbours, logs: Tensor, n_given: int, asked: _Asked
-) -> None:
-    """Add neighbour distances and local dimensions, spread over all given points."""
-    places = result.places
-    if asked.distances and settled.index is not None:
-        result.distances = np.full((n_given, logs.shape[-1]), np.nan)
-        result.distances[places] = (logs + settled.log_scale).exp().cpu().numpy()
-        result.neighbours = np.full((n_given, logs.shape[-1]), -1, dtype=np.int64)
-        result.neighbours[places] = places[settled.index.cpu().numpy()]
-    if asked.local_ids:
-        result.local_ids = np.full(n_given, np.nan)
-        result.local_ids[places] = local_ids(logs).cpu().numpy()
+        flag_sink(result)

@@ -1,4 +1,4 @@
-"""The estimators, from logarithms of neighbour distances; every sum is in float64.
+"""The estimators, from squared neighbour distances; every sum is in float64.
 
 References: Levina & Bickel 2004 (`mle`), MacKay & Ghahramani 2005 (`mle_inv`,
 http://www.inference.org.uk/mackay/dimension/), Facco et al. 2017 (`twoNN`,
@@ -7,8 +7,11 @@ https://doi.org/10.1007/s10994-012-5294-7), Denti et al. 2022 (`gride`,
 https://doi.org/10.1038/s41598-022-20991-1).
 """
 
+import math
 from functools import lru_cache
+from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,96 +24,112 @@ MIND_ML_CAP = 20.0
 TWONN_MLE_DISCARD = 0.1
 """Fraction of largest ratios that `twoNN_mle` censors, scikit-dimension's default."""
 
+Number = TypeVar("Number", float, Tensor)
+
+_MLE = ("mle", "mle_lb", "mle_inv")
 _MIND_ML = {"mind_ml", "mind_ml_uncapped"}
 _NEWTON_STEPS = 60
 _NEWTON_TOLERANCE = 1e-9  # of a step; the error left after it is about its square
 
 
-def log_spread(logs: Tensor) -> Tensor:
-    """Return S_i = sum over j <= 20 of log(r_20 / r_j), (..., n), from logs (..., n, 21)."""
-    return (logs[..., 19:20] - logs[..., :20]).sum(-1)  # exactly zero where all are equal
+class OfCloud(NamedTuple):
+    """The estimates of one cloud by name, and the standard errors of those that have one."""
 
-
-def local_ids(logs: Tensor) -> Tensor:
-    """Return each point's maximum likelihood dimension 19 / S_i, (..., n)."""
-    return 19 / log_spread(logs)
+    values: dict[str, float]
+    errors: dict[str, float]
 
 
 def all_from_neighbours(
-    names: list[str], logs: Tensor, compat: str | None
+    names: tuple[str, ...], squared: Tensor, compat: str | None
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return the estimates (B,) by name, and the standard errors (B,) of those that have one.
 
     Args:
-        names: expanded estimator names that need neighbour distances only.
-        logs: (B, n, 21) float64, log r_1 to log r_21 of every point.
+        names: expanded estimator names; those that need more than neighbour distances are ignored.
+        squared: (B, n, 21) float64, r_1 squared to r_21 squared of every point, all positive.
         compat: None, or "skdim-0.3.4" for that version's TwoNN.
     """
-    if logs.device.type == "cpu":
-        return _by_kernels(names, logs, compat)
-    n = logs.shape[-2]
-    spread = log_spread(logs)  # (B, n)
+    if squared.device.type == "cpu":
+        clouds = [of_cloud(names, one, compat) for one in squared.contiguous().numpy()]
+        return _stacked([one.values for one in clouds]), _stacked([one.errors for one in clouds])
+    n, logs = squared.shape[-2], squared.log() / 2
+    spread = (logs[..., 19:20] - logs[..., :20]).sum(-1)  # (B, n), S_i as in `spread_of`
     ratios = (logs[..., 1] - logs[..., 0]).sort(-1).values  # (B, n)
-    values = _of_spreads(names, (1 / spread).mean(-1), spread.sum(-1), n)
+    values = _of_spreads((1 / spread).mean(-1), spread.sum(-1), n)
     values |= _of_ratios(names, ratios, compat)
     if _MIND_ML & {*names}:
         root = _likelihood_root(logs[..., 20] - logs[..., 0], float(n), 19, 1)
-        values |= _of_root(names, root)
+        values |= {"mind_ml": root.clamp(max=MIND_ML_CAP), "mind_ml_uncapped": root}
     found = {scale: gride(logs, scale // 2, scale) for scale in _scales(names)}
     values |= {f"gride_{scale}": estimate for scale, (estimate, _) in found.items()}
+    values = {name: value for name, value in values.items() if name in names}
     return values, {f"gride_{scale}": error for scale, (_, error) in found.items()}
 
 
-def _by_kernels(
-    names: list[str], logs: Tensor, compat: str | None
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the same on a CPU, where a compiled loop a cloud spares many short passes."""
-    b, n = logs.shape[:2]
-    scales, solve = _scales(names), (_NEWTON_STEPS, _NEWTON_TOLERANCE)
-    ratios = logs.new_empty(b, n)
-    found = []
-    for one, sorted_ratios in zip(logs.contiguous().numpy(), ratios.numpy(), strict=True):
-        row = [*kernels.spreads(one, sorted_ratios)]
-        row.append(kernels.mind_ml_root(one, *solve) if _MIND_ML & {*names} else 0.0)
-        for scale in scales:
-            row.extend(kernels.gride(one, scale // 2, scale, *solve))
-        found.append(row)
-    inverse, total, root, *of_scales = logs.new_tensor(found).unbind(-1)  # (b,) each
-    values = _of_spreads(names, inverse, total, n) | _of_ratios(names, ratios, compat)
-    values |= _of_root(names, root)
-    gride_names = [f"gride_{scale}" for scale in scales]
-    values |= dict(zip(gride_names, of_scales[::2], strict=True))
-    return values, {
-        name: information.rsqrt()
-        for name, information in zip(gride_names, of_scales[1::2], strict=True)
-    }
+def of_cloud(names: tuple[str, ...], squared: np.ndarray, compat: str | None) -> OfCloud:
+    """Return the same of one cloud (n, 21) on a CPU, by compiled loops."""
+    n, solve, x = len(squared), (_NEWTON_STEPS, _NEWTON_TOLERANCE), np.empty(len(squared))
+    inverse, total = kernels.spreads(squared)
+    values = _of_spreads(inverse, total, n) if total > 0 else dict.fromkeys(_MLE, math.nan)
+    if _MIND_ML & {*names}:
+        kernels.log_ratios(squared, 1, 21, x)
+        root = kernels.mind_ml_root(x, *solve)
+        values |= {"mind_ml": min(root, MIND_ML_CAP), "mind_ml_uncapped": root}
+    errors: dict[str, float] = {}
+    for scale in _scales(names):
+        kernels.log_ratios(squared, scale // 2, scale, x)
+        x.sort()  # NumPy's, which is many times faster than Numba's
+        estimate, information = kernels.gride(x, scale // 2, scale, *solve)
+        values[f"gride_{scale}"] = estimate
+        errors[f"gride_{scale}"] = 1 / math.sqrt(information) if information > 0 else math.nan
+    kernels.log_ratios(squared, 1, 2, x)
+    x.sort()
+    for name in names:
+        fraction = discarded_fraction(name)
+        if fraction is not None:
+            kept, first = int(n * (1 - fraction)), 0 if compat else 1
+            values[name] = kernels.twonn(x[:kept], n, first)
+        elif name == "twoNN_mle":
+            kept, total = _censored(x, TWONN_MLE_DISCARD)
+            values[name] = (kept - 1) / float(total) if total > 0 else math.nan
+    return OfCloud({name: value for name, value in values.items() if name in names}, errors)
 
 
-def _scales(names: list[str]) -> list[int]:
-    return [scale for scale in GRIDE_SCALES if f"gride_{scale}" in names]
+def _stacked(found: list[dict[str, float]]) -> dict[str, Tensor]:
+    """Return the numbers (B,) of B clouds by name."""
+    columns = {name: [one[name] for one in found] for name in found[0]}
+    return {name: torch.tensor(column, dtype=torch.float64) for name, column in columns.items()}
 
 
-def _of_spreads(names: list[str], inverse: Tensor, total: Tensor, n: int) -> dict[str, Tensor]:
-    """Return the maximum likelihood estimates from the mean of 1 / S_i and the sum of S_i, (B,)."""
-    values = {"mle": 19 * inverse, "mle_lb": 18 * inverse, "mle_inv": 19 * n / total}
-    return {name: values[name] for name in values if name in names}
+def spread_of(squared: np.ndarray) -> np.ndarray:
+    """Return S_i = sum over j <= 20 of log(r_20 / r_j), (n,), from squared distances (n, 21).
+
+    19 / S_i is a point's maximum likelihood dimension.
+    """
+    return np.log(squared[:, 19:20] / squared[:, :20]).sum(-1) / 2  # zero where all are equal
 
 
-def _of_ratios(names: list[str], ratios: Tensor, compat: str | None) -> dict[str, Tensor]:
+@lru_cache(maxsize=8)
+def _scales(names: tuple[str, ...]) -> tuple[int, ...]:
+    return tuple(scale for scale in GRIDE_SCALES if f"gride_{scale}" in names)
+
+
+def _of_spreads(inverse: Number, total: Number, n: int) -> dict[str, Number]:
+    """Return the maximum likelihood estimates from the mean of 1 / S_i and the sum of S_i."""
+    return {"mle": 19 * inverse, "mle_lb": 18 * inverse, "mle_inv": 19 * n / total}
+
+
+def _of_ratios(names: tuple[str, ...], ratios: Tensor, compat: str | None) -> dict[str, Tensor]:
     """Return the TwoNN estimates from sorted log(r_2 / r_1) (B, n)."""
     values: dict[str, Tensor] = {}
     for name in names:
         fraction = discarded_fraction(name)
         if name == "twoNN_mle":
-            values[name] = _twonn_mle(ratios, TWONN_MLE_DISCARD)
+            kept, total = _censored(ratios, TWONN_MLE_DISCARD)
+            values[name] = (kept - 1) / total
         elif fraction is not None:
             values[name] = _twonn(ratios, fraction, first=0 if compat else 1)
     return values
-
-
-def _of_root(names: list[str], root: Tensor) -> dict[str, Tensor]:
-    values = {"mind_ml": root.clamp(max=MIND_ML_CAP), "mind_ml_uncapped": root}
-    return {name: values[name] for name in values if name in names}
 
 
 def _twonn(ratios: Tensor, fraction: float, first: int) -> Tensor:
@@ -118,22 +137,18 @@ def _twonn(ratios: Tensor, fraction: float, first: int) -> Tensor:
     n = ratios.shape[-1]
     kept = int(n * (1 - fraction))
     x = ratios[..., :kept]
-    y = _expected(n, kept, first).to(x)
-    return (x * y).sum(-1) / x.square().sum(-1)
+    ranks = torch.arange(first, first + kept, dtype=x.dtype, device=x.device)
+    return (x * -torch.log1p(-ranks / n)).sum(-1) / x.square().sum(-1)
 
 
-@lru_cache(maxsize=8)
-def _expected(n: int, kept: int, first: int) -> Tensor:
-    """Return -log(1 - i / n) (kept,) for the ranks i from `first` on."""
-    return -torch.log1p(-torch.arange(first, first + kept, dtype=torch.float64) / n)
+def _censored(ratios: Any, fraction: float) -> tuple[int, Any]:
+    """Return how many of sorted log(r_2 / r_1) (..., n) are kept, and the sum with the others cut.
 
-
-def _twonn_mle(ratios: Tensor, fraction: float) -> Tensor:
-    """Return the unbiased rate of log(r_2 / r_1) (B, n) with the largest ones censored."""
+    Their unbiased rate is the former less one over the latter.
+    """
     n = ratios.shape[-1]
     kept = int(n * (1 - fraction))
-    total = ratios[..., :kept].sum(-1) + (n - kept) * ratios[..., kept - 1]
-    return (kept - 1) / total
+    return kept, ratios[..., :kept].sum(-1) + (n - kept) * ratios[..., kept - 1]
 
 
 def gride(logs: Tensor, n1: int, n2: int) -> tuple[Tensor, Tensor]:

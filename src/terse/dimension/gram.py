@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +18,7 @@ _LARGE_OFFSET = 10.0
 _ROWS = 128
 _BLOCK_ELEMENTS = 1 << 18
 _PADDING = 16
+_ON_CPU = torch.empty(0)  # buffers lie where it does
 
 
 @contextmanager
@@ -42,6 +44,7 @@ class Workspace:
 
     def __init__(self) -> None:
         self._held: dict[str, Tensor] = {}
+        self._arrays: dict[str, np.ndarray] = {}
 
     def take(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, like: Tensor) -> Tensor:
         """Return an uninitialised tensor of this shape; the same memory where it fits."""
@@ -53,10 +56,19 @@ class Workspace:
             held = self._held[name] = torch.empty(size, dtype=dtype, device=like.device)
         return held[:size].view(shape)
 
+    def take_array(self, name: str, shape: tuple[int, int]) -> np.ndarray:
+        """Return a float32 array of this shape on the CPU, in the same way."""
+        held = self._arrays.get(name)
+        if held is None or held.shape != shape:
+            room = self.take(name, shape, torch.float32, _ON_CPU)
+            held = self._arrays[name] = room.numpy()
+        return held
+
     def shrink(self, most: int) -> None:
         """Forget the buffers if they hold more than `most` bytes together."""
         if sum(held.nbytes for held in self._held.values()) > most:
             self._held.clear()
+            self._arrays.clear()
 
 
 @dataclass(frozen=True)

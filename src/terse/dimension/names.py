@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from terse.errors import TerseError, unknown_name
 
@@ -35,6 +36,7 @@ _TWONN = re.compile(r"twoNN_f(\d\d)")
 _SHOWN = (*FAST, "gride", "twoNN_fXX", *RARE)
 
 
+@lru_cache(maxsize=128)
 def discarded_fraction(name: str) -> float | None:
     """Return the fraction (0.01 to 0.99) that `twoNN_fXX` discards, None for another name."""
     found = _TWONN.fullmatch(name)

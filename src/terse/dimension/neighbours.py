@@ -7,7 +7,6 @@ pair, the row or the whole cloud is computed again, by direct differences or in 
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,11 +15,11 @@ from terse.dimension.covariance import Linear, Moments, linear, linear_with
 from terse.dimension.fast_pass import (
     ACCEPTED,
     ERROR_IN_EPS,
+    LARGEST,
+    N_NEIGHBOURS,
     SPREAD,
     TOLERANCE,
     UNPROVEN,
-    FastResult,
-    fast_pass,
     n_candidates,
 )
 from terse.dimension.gram import (
@@ -35,9 +34,6 @@ from terse.dimension.gram import (
 from terse.dimension.selection import smallest, smallest_in_columns
 from terse.dimension.threads import map_on_threads, one_thread
 
-N_NEIGHBOURS = 21
-"""Neighbours that the estimators see: r_1 to r_21."""
-
 TILES_ABOVE = 4096
 """Points above which a cloud's distances are not all held at once."""
 
@@ -45,7 +41,7 @@ _TILE = 2048
 _PAIR_ELEMENTS = 1 << 16
 _GPU_PAIR_ELEMENTS = 1 << 26
 _GATHER_ELEMENTS = 1 << 21
-_LARGEST = {torch.float32: 1e15, torch.float64: 1e150}
+_LARGEST = {torch.float32: LARGEST, torch.float64: 1e150}
 
 
 @dataclass(frozen=True)
@@ -109,9 +105,6 @@ def neighbour_pass(clouds: Clouds, dtype: torch.dtype, space: Workspace) -> Neig
         dtype: float32 or float64, in which the product is taken.
         space: buffers to use again.
     """
-    small = clouds.raw.shape[1] <= TILES_ABOVE
-    if clouds.raw.device.type == "cpu" and clouds.raw.dtype == dtype == torch.float32 and small:
-        return _fast(clouds, space)
     together = [clouds] if clouds.raw.is_cuda else clouds.one_by_one()
     parts = [_pass(some, dtype, space) for some in together]
     if len(parts) == 1:
@@ -129,44 +122,6 @@ def _pass(clouds: Clouds, dtype: torch.dtype, space: Workspace) -> Neighbours:
     found, centred = _find(clouds, dtype, space)
     linear = _linear(clouds, centred, found.trace.tolist(), found.energy.tolist())
     return _settle(clouds, found, linear, dtype)
-
-
-def _fast(clouds: Clouds, space: Workspace) -> Neighbours:
-    """Process clouds one after the other with the compiled CPU kernels."""
-    b, n, D = clouds.raw.shape
-    squared = clouds.raw.new_empty((b, n, N_NEIGHBOURS), dtype=torch.float64)
-    index = clouds.times.new_zeros((b, n, N_NEIGHBOURS))
-    raw, heavy, times = clouds.raw.numpy(), clouds.heavy.numpy(), clouds.times.numpy()
-    linear: list[tuple[Linear, Linear] | None] = []
-    doubtful, repaired, largest = [], [], _LARGEST[torch.float32]
-    for at in range(b):
-        if clouds.centre is None:
-            offset = np.empty(D)
-            kernels.mean_of(raw[at], heavy[at], offset)
-        else:
-            offset = clouds.centre[at].numpy()
-        found = fast_pass(
-            raw[at], times, clouds.theiler_window, heavy[at], offset, space,
-            squared[at].numpy(), index[at].numpy(),
-        )  # fmt: skip
-        one, part = clouds.one(at), slice(at, at + 1)
-        moments = _moments(one, found)
-        settled = found.settled and 1 / largest < moments.trace < largest
-        if settled and found.unproven.any():
-            rows = torch.from_numpy(found.unproven[None])
-            _repair_rows(one, squared[part], index[part], rows)
-        linear += _linear(one, found.centred, [moments.trace], [moments.energy])
-        doubtful.append(not settled)
-        repaired.append(found.repaired)
-    return Neighbours(squared, index, linear, torch.tensor(doubtful), torch.tensor(repaired))
-
-
-def _moments(cloud: Clouds, found: FastResult) -> Moments:
-    """Return the moments of one cloud with its outlier dimensions."""
-    if found.centred.outliers is None:
-        return Moments(found.trace, found.energy)
-    plain = torch.tensor([[found.trace], [found.energy]], dtype=torch.float64)
-    return Moments(*(float(one) for one in _with_outliers(cloud, found.centred, *plain)))
 
 
 class _Found(NamedTuple):

@@ -3,10 +3,14 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from terse.errors import unknown_name
+
+if TYPE_CHECKING:
+    from terse.dimension.covariance import Linear
 
 MOVED = 0.05
 """Relative change of an estimate from which on heavy points count as deciding it."""
@@ -56,6 +60,13 @@ class CloudResult:
     distances: np.ndarray | None = None
     neighbours: np.ndarray | None = None
     local_ids: np.ndarray | None = None
+
+    def set_linear(self, without: "Linear", everything: "Linear") -> None:
+        """Take in the linear dimensions without the heavy points and of all."""
+        self.values["participation_ratio"] = everything.participation
+        self.without["participation_ratio"] = without.participation
+        self.first_share = everything.first_share
+        self.first_share_without = without.first_share
 
 
 class Estimates(Mapping[str, float | np.ndarray]):

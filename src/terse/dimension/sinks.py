@@ -93,10 +93,11 @@ def _about_mean(points: Tensor, left_out: np.ndarray) -> tuple[np.ndarray, np.nd
         mean = (weights @ points.double()) / weights.sum()  # (D,)
         norms = (points.double() - mean).square().sum(-1).sqrt().cpu().numpy()
         centre, middle = mean.cpu().numpy(), np.median(norms)
+        finite = np.isfinite(norms).all()
     else:
         centre, norms = np.empty(points.shape[1]), np.empty(len(points))
-        kernels.mean_of(points.numpy(), left_out, centre)
-        middle = kernels.norms_about(points.numpy(), centre, norms)
-    if not np.isfinite(norms).all():
+        middle, _ = kernels.about_mean(points.numpy(), left_out, centre, norms)
+        finite = not math.isnan(middle)
+    if not finite:
         return np.full_like(norms, math.nan), centre
     return (norms / middle if middle > 0 else np.zeros_like(norms)), centre

@@ -114,6 +114,17 @@ def test_300_duplicate_pairs_and_the_place_of_what_is_left() -> None:
     assert (found.neighbours[:500] < 500).all()
 
 
+@pytest.mark.parametrize("window", [0, 3])
+@pytest.mark.parametrize("after", [1, 2, 150])
+def test_a_copy_counts_once_where_its_distance_is_never_taken(after: int, window: int) -> None:
+    """Neighbours in time are no neighbours: the distance of zero to the copy is not looked at."""
+    points = normal(300, 40)
+    points[100 + after] = points[100]
+    found, exact = (estimate(points, NAMES, theiler_window=window, precision=p) for p in PRECISIONS)
+    assert (found.n_eff, found.n_dup) == (exact.n_eff, exact.n_dup) == (299, 1)
+    assert dict(found) == pytest.approx(dict(exact), rel=1e-6)
+
+
 def test_rows_that_differ_only_in_their_last_number_are_no_duplicates() -> None:
     points = normal(200, 600).astype(np.float16)
     points[3, :-1] = points[9, :-1]

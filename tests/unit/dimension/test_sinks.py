@@ -116,6 +116,14 @@ def test_copies_of_a_sink_count_once() -> None:
         assert found.without_sinks[name] == pytest.approx(alone[name], rel=1e-6), name
 
 
+def test_copies_of_a_sink_that_is_left_out_count_once() -> None:
+    mixed, is_sink = planted(manifold(), 1, 200, "one dimension")
+    copies = np.concatenate([mixed, mixed[is_sink]])
+    for precision in ("auto", "float64"):
+        found = estimate(copies, NAMES, max_norm_multiple=10, precision=precision)
+        assert (found.n_heavy, found.n_dup, found.n_eff) == (1, 1, 400)
+
+
 def test_a_cloud_whose_half_is_heavy_has_no_sink() -> None:
     points = manifold()
     points[::2] *= 1000

@@ -9,27 +9,34 @@ that is called from outside gets arguments of one type only. Nor does Numba noti
 another file has changed; so a kernel calls only those of its own file. (Tests hold both.)
 """
 
-from terse.dimension.kernels.likelihood import gride, mind_ml_root, spreads
-from terse.dimension.kernels.neighbours import FAR, distances_from, nearest, settle
+from terse.dimension.kernels.likelihood import gride, log_ratios, mind_ml_root, spreads, twonn
+from terse.dimension.kernels.neighbours import (
+    FAR,
+    add_points,
+    distances_from,
+    nearest,
+    search,
+    settle,
+)
 from terse.dimension.kernels.points import (
-    mean_of,
-    norms_about,
-    row_hashes,
+    about_mean,
     subtract,
 )
 from terse.dimension.kernels.spectrum import linear_dimensions
 
 __all__ = [
     "FAR",
+    "about_mean",
+    "add_points",
     "distances_from",
     "gride",
     "linear_dimensions",
-    "mean_of",
+    "log_ratios",
     "mind_ml_root",
     "nearest",
-    "norms_about",
-    "row_hashes",
+    "search",
     "settle",
     "spreads",
     "subtract",
+    "twonn",
 ]

@@ -1,8 +1,13 @@
-"""Estimates of one cloud from the logarithms of its neighbour distances."""
+"""Estimates of one cloud from its squared neighbour distances.
+
+A logarithm costs as much as dozens of products, so as few as possible are taken.
+"""
 
 import numpy as np
 
 from terse.dimension.kernels.compiled import compiled
+
+_SMALLEST = 1e-150  # of a product of ten ratios; below it they are taken one by one
 
 
 @compiled
@@ -37,14 +42,32 @@ def _ratio_quantile(x, first, level):
 
 
 @compiled
-def gride(logs, n1, n2, steps, tolerance):
-    """Return the GRIDE estimate and its information from logs (n, k), as `estimators.gride` does.
+def log_ratios(squared, n1, n2, x):
+    """Write log(r_n2 / r_n1) (n,) of squared distances (n, >= n2) to the first neighbours."""
+    for i in range(len(squared)):
+        x[i] = 0.5 * np.log(squared[i, n2 - 1] / squared[i, n1 - 1])
 
-    NaN where no ratio is above one.
+
+@compiled
+def twonn(x, n, first):
+    """Return the slope through the origin of -log(1 - i / n) over x, ranks i from `first` on.
+
+    x: the smallest of n values log(r_2 / r_1), ascending.
     """
-    n = len(logs)
-    x = logs[:, n2 - 1] - logs[:, n1 - 1]
-    x.sort()
+    both, squares = 0.0, 0.0
+    for i in range(len(x)):
+        both += x[i] * -np.log1p(-(first + i) / n)
+        squares += x[i] * x[i]
+    return both / squares
+
+
+@compiled
+def gride(x, n1, n2, steps, tolerance):
+    """Return the GRIDE estimate and its information, as `estimators.gride` does.
+
+    x: (n,) log(r_n2 / r_n1), ascending. NaN where none is above zero.
+    """
+    n = len(x)
     first = np.searchsorted(x, 0.0, side="right")
     middle, high = _ratio_quantile(x, first, 0.5), _ratio_quantile(x, first, 0.95)
     last = n
@@ -73,31 +96,40 @@ def gride(logs, n1, n2, steps, tolerance):
 
 
 @compiled
-def spreads(logs, ratios):
-    """Return the mean of 1 / S_i and the sum of S_i = sum over j <= 20 of L_20 - L_j.
+def _spread(row):
+    """Return S = sum over j <= 20 of log(r_20 / r_j) of one point's squared distances (21,)."""
+    if row[0] == row[19]:
+        return 0.0
+    near, far = 1.0, 1.0
+    for a in range(10):
+        near *= row[a] / row[19]
+        far *= row[a + 10] / row[19]
+    if near > _SMALLEST:  # then `far` is, too
+        return -0.5 * np.log(near * far)
+    total = 0.0
+    for a in range(20):
+        total += 0.5 * np.log(row[19] / row[a])
+    return total
 
-    Args:
-        logs: (n, 21) float64, L.
-        ratios: (n,) float64; receives L_2 - L_1 in ascending order.
+
+@compiled
+def spreads(squared):
+    """Return the mean of 1 / S_i and the sum of S_i = sum over j <= 20 of log(r_20 / r_j).
+
+    squared: (n, 21) float64 squared distances, ascending and positive.
     """
-    n, inverse, total = len(logs), 0.0, 0.0
+    n, inverse, total = len(squared), 0.0, 0.0
     for i in range(n):
-        spread = 0.0
-        for a in range(20):
-            # the comparison keeps the compiler from summing first: exactly zero if all are equal
-            spread += max(logs[i, 19] - logs[i, a], 0.0)
+        spread = _spread(squared[i])
         inverse += 1 / spread
         total += spread
-        ratios[i] = logs[i, 1] - logs[i, 0]
-    ratios.sort()
     return inverse / n, total
 
 
 @compiled
-def mind_ml_root(logs, steps, tolerance):
-    """Return the root of MiND_ML's score from logs (n, 21), as `estimators._likelihood_root`."""
-    n = len(logs)
-    x = logs[:, 20] - logs[:, 0]
+def mind_ml_root(x, steps, tolerance):
+    """Return the root of MiND_ML's score from x = log(r_21 / r_1) (n,)."""
+    n = len(x)
     total, expected = x.sum(), 0.0
     if not total > 0:
         return np.nan

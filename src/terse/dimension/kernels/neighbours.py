@@ -11,6 +11,8 @@ _GROUPS = 64  # columns of a row are dealt into this many groups by their remain
 _PANEL = 16  # rows that are mirrored at once: a cache line of each column
 _SLACK = 2  # entries above k that a threshold may let pass before it is good enough
 _BISECTIONS = 24
+_RANKED = 32  # values that are sorted by their ranks
+_BYTE_NUMBERS = np.uint64(0x0001020304050607)
 _BLOCK = 128  # coordinates that are summed in float32
 _TINY = 1e-28  # squares below it may have lost digits in float32
 
@@ -79,8 +81,45 @@ def _panel(product, first, stop, panel):
 
 
 @compiled
-def _select(values, k, minima, marks, words, near, places):
-    """Sort the k smallest of `values` (a power of two of them, >= 128) to the front of `near`.
+def _gather(values, marks, near, places):
+    """Copy the marked values and their places to the front of `near`; return how many they are.
+
+    Eight marks are looked at as one number. Its lowest byte that is not zero is isolated, and a
+    product moves the number of that byte to the top.
+    """
+    words, count = marks.view(np.uint64), 0
+    for w in range(len(words)):
+        word = words[w]
+        while word != np.uint64(0):
+            lowest = word & (~word + np.uint64(1))
+            j = 8 * w + np.int64((lowest * _BYTE_NUMBERS) >> np.uint64(56))
+            near[count], places[count] = values[j], j
+            count += 1
+            word ^= lowest
+    return count
+
+
+@compiled
+def _rank(near, places, count, values, index):
+    """Write the first `count` <= 32 values in ascending order; return whether no two are equal.
+
+    Each goes to the place that counts the smaller ones: no branch is guessed wrong, as in a sort.
+    """
+    for a in range(count, _RANKED):
+        near[a] = FAR
+    total = 0
+    for a in range(count):
+        rank = np.int32(0)
+        for c in range(_RANKED):
+            rank += np.int32(near[c] < near[a])
+        values[rank], index[rank] = near[a], places[a]
+        total += rank
+    return total == count * (count - 1) // 2
+
+
+@compiled
+def _select(values, k, minima, marks, near, places, found, index):
+    """Write the k smallest of `values` (a power of two of them, >= 128) and their places (k,).
 
     They are dealt into 64 groups. The k-th smallest of the groups' minima bounds the k-th smallest
     value from above, and only a few more than k values lie below it.
@@ -91,13 +130,12 @@ def _select(values, k, minima, marks, words, near, places):
         half //= 2
         _halve(minima, minima, half)
     _mark(values, _threshold(minima, k), marks)
-    count = 0
-    for w in range(len(words)):
-        if words[w] != 0:
-            for j in range(8 * w, 8 * w + 8):
-                near[count], places[count] = values[j], j
-                count += np.int64(marks[j])
-    _sort(near, places, count)
+    count = _gather(values, marks, near[0], places[0])
+    if count <= _RANKED and _rank(near[0], places[0], count, near[1], places[1]):
+        found[:], index[:] = near[1, :k], places[1, :k]
+    else:
+        _sort(near[0], places[0], count)
+        found[:], index[:] = near[0, :k], places[0, :k]
 
 
 @compiled
@@ -133,7 +171,8 @@ def nearest(product, norms, outliers, times, window, k, found, index):
     values = np.full(padded, FAR, np.float32)
     panel = np.empty((_PANEL, n + _PANEL), np.float32)  # not a power of two apart
     minima, marks = np.empty(padded // 2, np.float32), np.empty(padded, np.uint8)
-    near, places = np.empty(padded + 1, np.float32), np.empty(padded + 1, np.int32)
+    # zeros: where values are not finite fewer than k are found, and places must be some anyway
+    near, places = np.zeros((2, padded), np.float32), np.zeros((2, padded), np.int32)
     energy = 0.0
     for i in range(n):
         if i % _PANEL == 0:
@@ -150,8 +189,7 @@ def nearest(product, norms, outliers, times, window, k, found, index):
             while 0 <= j < n and abs(times[j] - times[i]) <= window:
                 values[j] = FAR
                 j += step
-        _select(values, k, minima, marks, marks.view(np.uint64), near, places)
-        found[i], index[i] = near[:k], places[:k]
+        _select(values, k, minima, marks, near, places, found[i], index[i])
     return energy
 
 
@@ -289,6 +327,60 @@ def settle(
         unproven[i] = open_set and k < n - 1 and not near[n_kept - 1] <= bound
         out[i], out_index[i] = near[:n_kept], places[:n_kept]
     return unproven, n_doubts
+
+
+@compiled
+def _insert(values, places, value, place):
+    """Put a value below the last one into ascending values, whose last one falls out."""
+    b = len(values) - 2
+    while b >= 0 and values[b] > value:
+        values[b + 1], places[b + 1] = values[b], places[b]
+        b -= 1
+    values[b + 1], places[b + 1] = value, place
+
+
+@compiled
+def search(x, rows, left_out, times, window, squared, index):
+    """Find the nearest points of some rows among all points, by differences in float64.
+
+    Args:
+        x: (n, D) float32 points.
+        rows: (n,) bool, whose neighbours are looked for.
+        left_out: (n,) bool, points that are nobody's neighbour.
+        times, window: as in `nearest`.
+        squared, index: (n, k) float64 and int64; of these rows they are written.
+    """
+    for i in range(len(x)):
+        if rows[i]:
+            squared[i, :] = np.inf
+            for j in range(len(x)):
+                if not left_out[j] and abs(times[j] - times[i]) > window:
+                    distance = _squared_difference(x[i], x[j])
+                    if distance < squared[i, -1]:
+                        _insert(squared[i], index[i], distance, j)
+
+
+@compiled
+def add_points(x, added, times, window, squared, index):
+    """Add points to neighbours that were found without them, by differences in float64.
+
+    Args:
+        x: (n, D) float32 points.
+        added: (n,) bool, those that were left out.
+        times, window: as in `nearest`.
+        squared, index: (n, k) float64 and int64, ascending; the rows of added points are written,
+            the others changed where one of these is nearer.
+    """
+    squared[added] = np.inf
+    for i in range(len(x)):
+        if added[i]:
+            for j in range(len(x)):
+                if abs(times[j] - times[i]) > window:
+                    distance = _squared_difference(x[i], x[j])
+                    if distance < squared[i, -1]:
+                        _insert(squared[i], index[i], distance, j)
+                    if not added[j] and distance < squared[j, -1]:
+                        _insert(squared[j], index[j], distance, i)
 
 
 @compiled

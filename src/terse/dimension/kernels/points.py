@@ -1,4 +1,4 @@
-"""Passes over the points of one cloud: mean, norms, centring, hashes."""
+"""Passes over the points of one cloud: mean, norms, centring."""
 
 import numpy as np
 
@@ -6,34 +6,31 @@ from terse.dimension.kernels.compiled import compiled
 
 
 @compiled
-def mean_of(x, left_out, sums):
-    """Write the mean (D,) float64 of the points (n, D) that are not left out into `sums`."""
+def about_mean(x, left_out, centre, norms):
+    """Write the mean (D,) of points (n, D) and their distances (n,) from it; float64.
+
+    Points that are left out (n,) do not count in the mean. Returns the median of the distances and
+    the largest one; both are NaN where a distance is infinite or undefined.
+    """
     n, D = x.shape
-    sums[:] = 0.0
+    centre[:] = 0.0
     count = 0
     for i in range(n):
         if not left_out[i]:
             count += 1
             for d in range(D):
-                sums[d] += x[i, d]
+                centre[d] += x[i, d]
     for d in range(D):
-        sums[d] /= count
-
-
-@compiled
-def norms_about(x, centre, norms):
-    """Write the distances (n,) float64 of the points (n, D) from a centre (D,); return the median.
-
-    An infinite or undefined distance makes the median NaN.
-    """
-    n, D = x.shape
+        centre[d] /= count
     for i in range(n):
         total = 0.0
         for d in range(D):
             difference = x[i, d] - centre[d]
             total += difference * difference
         norms[i] = np.sqrt(total)
-    return np.median(norms) if np.isfinite(norms).all() else np.nan
+    if not np.isfinite(norms).all():
+        return np.nan, np.nan
+    return np.median(norms), norms.max()
 
 
 @compiled
@@ -68,16 +65,3 @@ def subtract(x, centre, left_out, rest, share, dims):
         total += left[largest]
         left[largest] = -1.0
     return total
-
-
-@compiled
-def row_hashes(words, factors, hashes):
-    """Write a hash (n,) int64 of each row of words (n, W) int64; equal rows have equal ones.
-
-    As many of its words count as there are factors (w,).
-    """
-    for i in range(len(words)):
-        total = np.int64(0)
-        for w in range(len(factors)):
-            total += words[i, w] * factors[w]
-        hashes[i] = total
