@@ -132,9 +132,6 @@ def _clouds_per_piece(n_clouds: int) -> int:
 
 def _estimate_some(batch: Tensor, asked: Asked, space: Workspace) -> list[CloudResult]:
     """Return the results of clouds (b, N, D), in order, on this thread."""
-    if batch.dtype in (torch.float16, torch.bfloat16):
-        batch = batch.float()
-    batch = batch.contiguous()
     fast = [fast_result(points, asked, space) for points in batch] if is_fast(batch, asked) else []
     results = {b: result for b, result in enumerate(fast) if result is not None}
     if len(results) < len(batch):
@@ -146,6 +143,9 @@ def _in_other_ways(
     batch: Tensor, asked: Asked, done: Container[int], space: Workspace
 ) -> dict[int, CloudResult]:
     """Return the results of those clouds (b, N, D) that are not done, by number."""
+    if batch.dtype in (torch.float16, torch.bfloat16):
+        batch = batch.float()
+    batch = batch.contiguous()
     kept = keep(batch, asked.skip_first, asked.max_norm_multiple)
     results: dict[int, CloudResult] = {}
     for members in _groups(batch, kept, done):

@@ -18,7 +18,7 @@ from terse.dimension.results import CloudResult
 
 def is_fast(batch: Tensor, asked: Asked) -> bool:
     """Whether this module can try clouds (b, N, D)."""
-    own = batch.device.type == "cpu" and batch.dtype == torch.float32
+    own = batch.device.type == "cpu" and batch.dtype != torch.float64
     return own and batch.shape[1] <= neighbours.TILES_ABOVE and not asked.reference
 
 
@@ -28,6 +28,8 @@ def fast_result(points: Tensor, asked: Asked, space: Workspace) -> CloudResult |
     Equal points are not looked for at first: a distance of zero gives them away, unless they may
     be left out for another reason.
     """
+    if points.dtype != torch.float32 or not points.is_contiguous():
+        points = space.take("points", tuple(points.shape), torch.float32, points).copy_(points)
     hidden = asked.theiler_window > 0 or asked.max_norm_multiple is not None
     result = _attempt(points, asked, space, hidden and _may_repeat(points))
     if isinstance(result, _Coinciding):
