@@ -4,9 +4,7 @@
 rule cache_activations:
     """Run a model over one shard of its contexts; write hidden states, losses, entropies."""
     input:
-        model=lambda w: model_folder(w.model),
-        weights=lambda w: local_weights(w.model),
-        base=lambda w: needed_base(w.model),
+        unpack(lambda w: measured_model(w.model)),
         chunks="cache/chunks/{model}.h5",
     output:
         shard="cache/activations/{model}/shard-{shard}.h5",

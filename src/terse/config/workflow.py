@@ -81,6 +81,8 @@ class Workflow(Strict):
 
     # The runs that each run with a sweep expands to; `terse.config.load` passes them as context.
     _sweeps: dict[str, list[str]] = PrivateAttr(default_factory=dict)
+    # What was decided for each model: a plan asks for every shard.
+    _measures: dict[str, Activations] = PrivateAttr(default_factory=dict)
 
     step_of_revision: ClassVar[re.Pattern[str]] = re.compile(r"step-?(\d+)")
 
@@ -196,6 +198,11 @@ class Workflow(Strict):
 
         Raises TerseError with the key and the nearest valid one if they are invalid.
         """
+        if model not in self._measures:
+            self._measures[model] = self._decided(model)
+        return self._measures[model]
+
+    def _decided(self, model: str) -> Activations:
         if self.activations is None:
             raise TerseError(f"activations: the block is missing, and model {model} needs it")
         if not self.is_measurable(model):
