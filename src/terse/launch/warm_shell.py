@@ -11,6 +11,7 @@ import signal
 import socket
 import struct
 import sys
+from contextlib import suppress
 from types import FrameType
 
 SCRIPTS = "/.snakemake/scripts/"
@@ -67,10 +68,14 @@ def hand_over(link: socket.socket, script: str) -> int | None:
 
 
 def wait(link: socket.socket, process: int) -> int:
-    """Return the job's exit status, negative for a signal; signals meanwhile are passed on."""
+    """Return the job's exit status, negative for a signal; signals meanwhile are passed on.
+
+    A signal may come when the job has just ended: its status then says how.
+    """
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
-        os.kill(process, number)
+        with suppress(ProcessLookupError):
+            os.kill(process, number)
 
     for number in PASSED_ON:
         signal.signal(number, pass_on)
@@ -79,7 +84,7 @@ def wait(link: socket.socket, process: int) -> int:
     if len(status) == 8:
         return struct.unpack("q", status)[0]
     print("terse: the parent of the job's process is gone, so the job ends", file=sys.stderr)
-    os.kill(process, signal.SIGKILL)
+    pass_on(signal.SIGKILL, None)
     return 1
 
 

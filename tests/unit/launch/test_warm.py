@@ -126,6 +126,30 @@ def test_the_group_of_a_job_is_its_shells(jobs: Jobs, shell: Path) -> None:
     assert jobs.parent.poll() is None
 
 
+ENDED = """
+import os, signal, socket, struct, sys, time
+from terse.launch.warm_shell import wait
+
+signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it waits
+link, parent = socket.socketpair()
+if not (job := os.fork()):
+    os._exit(0)
+os.waitpid(job, 0)
+if not os.fork():  # the parent of jobs says how the job ended after signals have come too late
+    for _ in range(50):
+        time.sleep(0.01)
+        os.kill(os.getppid(), signal.SIGHUP)
+    parent.send(struct.pack("q", 5))
+    os._exit(0)
+sys.exit(wait(link, job))
+"""
+
+
+def test_a_signal_to_a_job_that_has_just_ended_does_not_fail_it() -> None:
+    found = subprocess.run([sys.executable, "-c", ENDED], capture_output=True, text=True)
+    assert (found.returncode, found.stderr) == (5, "")
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_without_a_parent_bash_starts_the_job(threads: int, jobs: Jobs, shell: Path) -> None:
     """There is none for two threads; the one for one thread is dead."""
