@@ -49,12 +49,14 @@ def connected() -> socket.socket | None:
 def hand_over(link: socket.socket, script: str) -> int | None:
     """Have the script run in a fork of the parent; return its process, None if it was refused."""
     folder = os.getcwd()  # noqa: PTH109 - pathlib takes as long to import as all the rest
+    # As bash has it: no prompts, such as an activated environment exports.
+    environment = {name: os.environ[name] for name in os.environ if name not in ("PS1", "PS2")}
     request = {
         "script": script,
         "cwd": folder,
         "group": os.getpgrp(),
         "umask": os.umask(0o77),
-        "environment": {**os.environ, "PWD": folder},  # as bash says
+        "environment": environment | {"PWD": folder},
     }
     os.umask(request["umask"])
     message = json.dumps(request).encode("ascii")

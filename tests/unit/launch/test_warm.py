@@ -65,6 +65,7 @@ def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Jobs]:
     made = Jobs(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(made.packages))
     monkeypatch.delenv(warm.OFF, raising=False)
+    monkeypatch.setenv("PS1", "(terse) $ ")  # as where an environment is activated
     yield made
     for parent in warm._parents:
         parent.kill()
