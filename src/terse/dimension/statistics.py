@@ -146,12 +146,16 @@ def standard_error(values: np.ndarray, documents: np.ndarray) -> float:
         values: (n,) finite numbers.
         documents: (n,) the document of each; NaN comes back with fewer than two.
     """
-    n_documents, place = _numbered(documents)
+    return _standard_error(values, *_numbered(documents))
+
+
+def _standard_error(values: np.ndarray, n_documents: int, place: np.ndarray) -> float:
+    """Return the same from the number of documents and that of each value (n,)."""
     if n_documents < 2:
         return math.nan
     sums = np.bincount(place, weights=values - values.mean())
     inflation = n_documents / (n_documents - 1)
-    return float(np.sqrt(inflation * np.square(sums).sum()) / len(values))
+    return float(np.sqrt(inflation * (sums @ sums)) / len(values))
 
 
 def _numbered(documents: np.ndarray) -> tuple[int, np.ndarray]:
@@ -188,6 +192,8 @@ def rank_correlation(
     defined = np.isfinite(x) & np.isfinite(y)
     x, y = x[defined], y[defined]
     names, place = np.unique(groups[defined], return_inverse=True)
+    by_x = np.argsort(x, kind="stable")  # so that 2000 times one side is in order
+    x, y, place = x[by_x], y[by_x], place[by_x]
     rho = _spearman(x, y)
     if len(names) < 3 or math.isnan(rho):
         return RankCorrelation(rho, math.nan, math.nan, len(x))
@@ -225,17 +231,23 @@ class _Order:
     """The order of numbers (n,), in which equal ones are one group."""
 
     def __init__(self, values: np.ndarray) -> None:
-        self._order = np.argsort(values, kind="stable")
+        self._order: np.ndarray | None = np.argsort(values, kind="stable")
         ordered = values[self._order]
         first = np.concatenate([[True], ordered[1:] != ordered[:-1]])
         self._starts = np.flatnonzero(first)
         self._group = np.empty(len(values), dtype=np.int64)
         self._group[self._order] = np.cumsum(first) - 1
+        self._distinct = bool(first.all())
+        if np.array_equal(self._order, np.arange(len(values))):
+            self._order = None
 
     def ranks(self, weights: np.ndarray) -> np.ndarray:
         """Return the average rank (n,) of each, where each occurs `weights` times."""
-        sizes = np.add.reduceat(weights[self._order], self._starts)
-        return (np.cumsum(sizes) - (sizes - 1) / 2)[self._group]
+        sizes = weights if self._order is None else weights[self._order]
+        if not self._distinct:
+            sizes = np.add.reduceat(sizes, self._starts)
+        ranks = np.cumsum(sizes) - (sizes - 1) / 2
+        return ranks if self._distinct and self._order is None else ranks[self._group]
 
 
 def _spearman(x: np.ndarray, y: np.ndarray) -> float:
@@ -293,12 +305,13 @@ def aligned_difference(
         documents: (n,) the document's number of each context.
         slack: as `paired_difference`.
     """
-    paired = ~(np.isnan(a) | np.isnan(b))
-    known = (n_a >= 0) | (n_b >= 0)
-    equal = paired & (np.abs(n_a - n_b) <= slack * np.maximum(n_a, n_b))
-    difference, documents = (a - b)[equal], documents[equal]
-    error = standard_error(difference, documents)
-    n_documents, _ = _numbered(documents)
+    difference = a - b  # thousands of pairs of places are compared: few passes over each
+    paired, larger = ~np.isnan(difference), np.fmax(n_a, n_b)
+    equal = paired & (n_a == n_b if slack == 0 else np.abs(n_a - n_b) <= slack * larger)
+    if not equal.all():
+        difference, documents = difference[equal], documents[equal]
+    n_documents, place = _numbered(documents)
+    error = _standard_error(difference, n_documents, place)
     mean = float(difference.mean()) if len(difference) else math.nan
     reach = error * _quantile(n_documents - 1) if n_documents > 1 else math.nan
     n_paired = int(np.count_nonzero(paired))
@@ -309,7 +322,7 @@ def aligned_difference(
         high=mean + reach,
         n=len(difference),
         n_documents=n_documents,
-        n_unpaired=int(np.count_nonzero(known)) - n_paired,
+        n_unpaired=int(np.count_nonzero(larger >= 0)) - n_paired,
         n_unequal=n_paired - len(difference),
     )
 
