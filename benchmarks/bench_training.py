@@ -9,7 +9,6 @@ lower it, each in a process of its own.
 """
 
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, TrainerCallback, set_seed
 
 from terse.evaluation.measures import Measure
+from terse.machine.memory import peak_bytes
 from terse.methods.causal_lm.method import CausalLM
 from terse.methods.causal_lm.settings import CausalLMSettings
 from terse.methods.causal_lm.spec import CAUSAL_LM
@@ -181,7 +181,7 @@ def one_step(keys: dict[str, Any]) -> None:
         optimizer.step()
         optimizer.zero_grad()
     seconds = time.process_time() - start
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000, seconds)
+    print(peak_bytes() / 1e6, seconds)
 
 
 PARTS = {"step": compare_steps, "checkpoint": compare_checkpoint, "memory": compare_memory}
