@@ -34,6 +34,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from terse.activations.shard import cache_shard
+from terse.machine.memory import peak_bytes
 from terse.settings.activations import Activations
 
 log = logging.getLogger("bench_capture")
@@ -307,8 +308,7 @@ def cache_and_tell_peak(contexts: int) -> None:
         chunks = write_chunks(Path(folder) / "c.h5", contexts, ctx_len=128)
         cache_shard(model, chunks, Path(folder) / "s.h5", settings=small, shard=0, n_shards=1,
                     attributes={})  # fmt: skip
-    status = Path("/proc/self/status").read_text()  # getrusage would count the parent's peak
-    sys.stdout.write(f"{int(status.split('VmHWM:')[1].split()[0]) / 1024}\n")
+    sys.stdout.write(f"{peak_bytes() / 2**20}\n")
 
 
 def main() -> int:

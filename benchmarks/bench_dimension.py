@@ -17,7 +17,6 @@ import json
 import logging
 import multiprocessing
 import os
-import re
 import statistics
 import subprocess
 import sys
@@ -32,6 +31,7 @@ import numpy as np
 import torch
 
 from terse.dimension import estimate
+from terse.machine.memory import peak_bytes
 
 logger = logging.getLogger("bench_dimension")
 
@@ -208,9 +208,7 @@ def measure_memory(kind: str) -> None:
     points = large_cloud()
     if kind == "tiles":
         estimate(points, EVERYTHING)
-    # Not getrusage: its peak is inherited from the process that started this one.
-    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    sys.stdout.write(f"{int(peak[1]) / 1024 if peak else float('nan')}\n")
+    sys.stdout.write(f"{peak_bytes() / 1e6}\n")
 
 
 def _python(python: str, arguments: list[str]) -> str:

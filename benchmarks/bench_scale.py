@@ -140,12 +140,12 @@ with cache.open(sys.argv[1]) as found:
 """
 
 
-# The system's number for an ended process begins with the memory of the one that started it.
-PEAK = """
-import atexit, re
-@atexit.register
-def _peak():
-    print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+# The system's number for an ended process begins with the memory of the one that started it. Ours
+# by its path: the other side's code may be older than the function.
+PEAK = f"""
+import atexit, runpy
+_peak_bytes = runpy.run_path({str(ROOT / "src/terse/machine/memory.py")!r})["peak_bytes"]
+atexit.register(lambda: print(_peak_bytes()))
 """
 
 
@@ -164,7 +164,7 @@ def taken(code: str, *words: object, source: Path = ROOT) -> tuple[float, float,
     if process.returncode:
         raise SystemExit(f"a side failed with status {process.returncode}")
     *lines, peak = output.splitlines()
-    return used.ru_utime + used.ru_stime, 1.024e-3 * int(peak), "\n".join(lines)
+    return used.ru_utime + used.ru_stime, int(peak) / 1e6, "\n".join(lines)
 
 
 @contextmanager

@@ -3,13 +3,16 @@
 Same model, batch, optimiser and rows on both sides; steps exclude evaluation and checkpoints. The
 two sides alternate in rounds; the ratio is the median over the rounds. The part `memory` compares
 the peak of a step of SmolLM2-135M's shape (10 of its 30 layers) with and without the keys that
-lower it, each in a process of its own.
+lower it, each in a process of its own. The part `smollm2` takes all 30 layers and rows of 512
+tokens: ours, a bare loop and transformers' plain Trainer in turn, each in its process; then ours
+with these keys. By default (batch 2, 3 rounds) it does 18 steps; with steps of 20 s, as on two busy
+cores, that is 8 minutes. It needs 11 GB. `--batch 8` takes four times as long.
 
-    python benchmarks/bench_training.py [--json FILE]
+    python benchmarks/bench_training.py [--json FILE] [--only PART] [--batch N] [--rounds N]
 """
 
+import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -17,11 +20,13 @@ from typing import Any
 
 import torch
 from frame import alternating, main, row
+from smollm2_steps import KEYS, SHAPE, Rows, be_side, compare
 from steps import Timed, median_step, trained_step
 from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, TrainerCallback, set_seed
 
 from terse.evaluation.measures import Measure
+from terse.machine.memory import peak_bytes
 from terse.methods.causal_lm.method import CausalLM
 from terse.methods.causal_lm.settings import CausalLMSettings
 from terse.methods.causal_lm.spec import CAUSAL_LM
@@ -29,30 +34,6 @@ from terse.training.method import Inputs, Method
 
 STEPS, ROUNDS, THREADS = 12, 7, 2
 VOCAB, WIDTH, LAYERS, HEADS, BATCH, CTX = 2048, 128, 6, 4, 8, 256
-
-SMOLLM2 = {
-    "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 10,
-    "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True,
-}  # fmt: skip
-MEMORY: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "loss_chunk": {"loss_chunk": 128},
-    "gradient_checkpointing": {"gradient_checkpointing": True},
-    "both": {"loss_chunk": 128, "gradient_checkpointing": True},
-}
-
-
-class Rows(Dataset[Any]):
-    """Rows of random tokens, drawn once."""
-
-    def __init__(self, n: int) -> None:
-        self.tokens = torch.randint(0, VOCAB, (n, CTX), generator=torch.Generator().manual_seed(0))
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        return {"input_ids": self.tokens[index], "labels": self.tokens[index]}
 
 
 class Benchmarked(Method[CausalLMSettings]):
@@ -63,7 +44,7 @@ class Benchmarked(Method[CausalLMSettings]):
     def __init__(self, settings: CausalLMSettings, timed: Timed) -> None:
         super().__init__(settings, Inputs())
         self.timed = timed
-        self.rows = Rows(BATCH * STEPS)
+        self.rows = Rows(BATCH * STEPS, CTX, VOCAB)
 
     def build(self) -> PreTrainedModel:
         config = LlamaConfig(
@@ -81,7 +62,7 @@ class Benchmarked(Method[CausalLMSettings]):
         return self.rows
 
     def validation_rows(self) -> Dataset[Any]:
-        return Rows(1)
+        return Rows(1, CTX, VOCAB)
 
     def evaluate(self, model: PreTrainedModel, device: str) -> list[Measure]:
         return []
@@ -145,8 +126,8 @@ def compare_checkpoint() -> list[dict[str, Any]]:
 
 def compare_memory() -> list[dict[str, Any]]:
     """Return the rows of the peak memory and processor seconds of a step of SmolLM2's shape."""
-    found = {name: _in_own_process(keys) for name, keys in MEMORY.items()}
-    plain = found.pop("plain")
+    found = {name: _in_own_process(keys) for name, keys in KEYS.items()}
+    plain = found.pop("ours")
     return [
         row(f"{name}: {unit} of a step against one without", ours, reference)
         for name, side in found.items()
@@ -167,13 +148,14 @@ def one_step(keys: dict[str, Any]) -> None:
     """Train two steps of 2 x 512 tokens on random weights; print the peak and the second's time."""
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)
+    shape = {**SHAPE, "num_hidden_layers": 10}
     chosen = CausalLMSettings.model_validate(
         {"corpus": "none", "tokenizer": "none", "max_steps": 1, "checkpoint_steps": [], **keys}
     )
-    method, model = CausalLM(chosen, Inputs()), LlamaForCausalLM(LlamaConfig(**SMOLLM2)).train()
+    method, model = CausalLM(chosen, Inputs()), LlamaForCausalLM(LlamaConfig(**shape)).train()
     method.prepare(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    tokens = torch.randint(0, SMOLLM2["vocab_size"], (2, 512))
+    tokens = torch.randint(0, SHAPE["vocab_size"], (2, 512))
     for _ in range(2):
         start = time.process_time()
         batch = {"input_ids": tokens, "labels": tokens}
@@ -181,10 +163,15 @@ def one_step(keys: dict[str, Any]) -> None:
         optimizer.step()
         optimizer.zero_grad()
     seconds = time.process_time() - start
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000, seconds)
+    print(peak_bytes() / 1e6, seconds)
 
 
-PARTS = {"step": compare_steps, "checkpoint": compare_checkpoint, "memory": compare_memory}
+PARTS = {
+    "step": compare_steps,
+    "checkpoint": compare_checkpoint,
+    "memory": compare_memory,
+    "smollm2": lambda: compare(SMOLLM2_BATCH, SMOLLM2_ROUNDS),
+}
 SIZES = (
     f"Llama, vocabulary {VOCAB}, width {WIDTH}, {LAYERS} layers, batch {BATCH} x {CTX} tokens, "
     f"{ROUNDS} rounds of {STEPS} steps"
@@ -193,4 +180,12 @@ SIZES = (
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--one-step"]:
         sys.exit(one_step(json.loads(sys.argv[2])))
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--side")
+    given, rest = parser.parse_known_args()
+    if given.side:
+        be_side(given.side, given.batch, THREADS)
+    SMOLLM2_BATCH, SMOLLM2_ROUNDS, sys.argv[1:] = given.batch, given.rounds, rest
     sys.exit(main(__doc__, PARTS, SIZES, threads=THREADS))

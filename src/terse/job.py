@@ -14,6 +14,7 @@ from terse.config import Workflow, load
 from terse.errors import TerseError
 from terse.machine import processes
 from terse.machine.devices import lease_devices, under_slurm
+from terse.machine.memory import peak_bytes
 from terse.machine.signals import Stopped
 from terse.settings.roots import Roots
 
@@ -183,8 +184,8 @@ def _log_path(snakemake: Any) -> Path | None:
 def _log_use() -> None:
     """Log what this process used; a fork's share of its parent's memory counts, its time not."""
     use = resource.getrusage(resource.RUSAGE_SELF)
-    mb = use.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
-    logger.debug("used %.1f s of processor time, %.0f MB", use.ru_utime + use.ru_stime, mb)
+    seconds = use.ru_utime + use.ru_stime
+    logger.debug("used %.1f s of processor time, %.0f MB", seconds, peak_bytes() / 1e6)
 
 
 def _title(snakemake: Any) -> str:

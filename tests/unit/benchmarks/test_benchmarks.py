@@ -73,3 +73,15 @@ def test_a_missed_bound_is_an_exit_status_and_rows_are_written(
     assert found["holds"] == (code == 0)
     assert found["bound"] == f"<= 2.250 x and <= {most:g}"
     assert ran == []
+
+
+def test_the_flops_of_a_step_are_those_of_the_model_that_is_trained() -> None:
+    import torch
+    from smollm2_steps import SHAPE, step_flops  # pyright: ignore[reportMissingImports]
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig(**SHAPE))
+    matrices = sum(weights.numel() for weights in model.parameters() if weights.ndim == 2)
+    pairs = 512 * 512 / 2  # causal; two products of `width` multiply-adds each, thrice
+    assert step_flops(3) == 3 * (6 * 512 * matrices + 30 * 12 * 576 * pairs)
