@@ -70,7 +70,9 @@ def of_cloud(names: tuple[str, ...], squared: np.ndarray, compat: str | None) ->
     """Return the same of one cloud (n, 21) on a CPU, by compiled loops."""
     n, solve, x = len(squared), (_NEWTON_STEPS, _NEWTON_TOLERANCE), np.empty(len(squared))
     inverse, total = kernels.spreads(squared)
-    values = _of_spreads(inverse, total, n) if total > 0 else dict.fromkeys(_MLE, math.nan)
+    values: dict[str, float] = dict.fromkeys(_MLE, math.nan)
+    if total > 0:
+        values = _of_spreads(inverse, total, n)
     if _MIND_ML & {*names}:
         kernels.log_ratios(squared, 1, 21, x)
         root = kernels.mind_ml_root(x, *solve)

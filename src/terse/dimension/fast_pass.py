@@ -3,6 +3,7 @@
 All of it is NumPy: in the few milliseconds of a cloud a hundred small tensor operations would show.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -60,7 +61,8 @@ class Cloud(NamedTuple):
     centre: np.ndarray
 
 
-class FastNeighbours(NamedTuple):
+@dataclass(frozen=True)
+class FastNeighbours:
     """What the pass found for one cloud of n points.
 
     Attributes:
