@@ -78,20 +78,12 @@ class Chosen(NamedTuple):
 
 @dataclass(frozen=True)
 class Kept:
-    """The same of a batch: (B, N) bool, (B,), (B, N) bool, (B,) and (B, D)."""
+    """The same of a batch: (B, N) bool, (B,) int64, (B, N) bool and (B,) float64."""
 
     mask: Tensor
     n_dup: Tensor
     heavy: Tensor
     heaviest: Tensor
-    centre: Tensor
-
-    def of(self, cloud: int) -> Chosen:
-        """Return what is known of one cloud."""
-        mask, heavy, centre = (
-            one[cloud].cpu().numpy() for one in (self.mask, self.heavy, self.centre)
-        )
-        return Chosen(mask, int(self.n_dup[cloud]), heavy, float(self.heaviest[cloud]), centre)
 
 
 def keep(batch: Tensor, skip_first: int, max_norm_multiple: float | None) -> Kept:
@@ -103,7 +95,7 @@ def keep(batch: Tensor, skip_first: int, max_norm_multiple: float | None) -> Kep
         choose(points, skip_first, max_norm_multiple, cloud in repeated)
         for cloud, points in enumerate(batch)
     ]
-    columns = zip(*chosen, strict=True)
+    columns = zip(*(one[:4] for one in chosen), strict=True)
     return Kept(*(torch.from_numpy(np.array(one)).to(batch.device) for one in columns))
 
 

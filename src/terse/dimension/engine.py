@@ -155,8 +155,9 @@ def _in_other_ways(
             results |= {b: refused(one, asked) for b, one in same if one.refusal}
             usable = [(b, one) for b, one in same if not one.refusal]
             results |= finish(usable, batch.shape[1], asked)
+    n_dup, heaviest, heavy = kept.n_dup.tolist(), kept.heaviest.tolist(), kept.heavy.cpu().numpy()
     for b, result in results.items():
-        mark(result, kept.of(b), asked)
+        mark(result, n_dup[b], heavy[b], heaviest[b], asked)
     return results
 
 
@@ -170,9 +171,8 @@ def _clouds(batch: Tensor, kept: Kept, members: range, asked: Asked) -> Clouds:
         raw = batch[members[0]][mask].unsqueeze(0)
         heavy = kept.heavy[members[0]][mask].unsqueeze(0)
     participation = "participation_ratio" in asked.names
-    centre = kept.centre[members[0] : members[-1] + 1]
     times = mask.nonzero().flatten()
-    return Clouds(raw, times, heavy, centre, asked.theiler_window, participation)
+    return Clouds(raw, times, heavy, asked.theiler_window, participation)
 
 
 def _groups(batch: Tensor, kept: Kept, done: Container[int]) -> Iterator[range]:

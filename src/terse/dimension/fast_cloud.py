@@ -70,7 +70,7 @@ def _attempt(
         return _Coinciding()
     result = _with_estimates(cloud, found, of_light, asked)
     attach(result, found.squared, found.index, 0.0, len(points), asked)
-    mark(result, chosen, asked)
+    mark(result, chosen.n_dup, chosen.heavy, chosen.heaviest, asked)
     return result
 
 

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from terse.dimension.asked import Asked
-from terse.dimension.clouds import Chosen
 from terse.dimension.estimators import MIND_ML_CAP, all_from_neighbours, spread_of
 from terse.dimension.names import GRIDE
 from terse.dimension.neighbours import N_NEIGHBOURS
@@ -90,11 +89,11 @@ def _without(
     return next(firsts), next(firsts)
 
 
-def mark(result: CloudResult, chosen: Chosen, asked: Asked) -> None:
-    """Say which of the points given were left out or are heavy."""
-    result.n_dup += chosen.n_dup
-    result.sinks, result.heaviest = chosen.heavy, chosen.heaviest
-    result.n_heavy = int(np.count_nonzero(chosen.heavy))
+def mark(result: CloudResult, n_dup: int, heavy: np.ndarray, heaviest: float, asked: Asked) -> None:
+    """Say which of the points given were left out or are heavy; see `clouds.Chosen`."""
+    result.n_dup += n_dup
+    result.sinks, result.heaviest = heavy, heaviest
+    result.n_heavy = int(np.count_nonzero(heavy))
     result.flags |= {"duplicates"} if result.n_dup else set()
     if asked.max_norm_multiple is not None:
         result.flags |= {"sinks"} if result.n_heavy else set()

@@ -39,4 +39,4 @@ def with_heavy(cloud: Clouds, squared: Tensor, index: Tensor) -> tuple[Tensor, T
 
 def none_heavy(cloud: Clouds) -> Clouds:
     """Return the clouds with no point marked as heavy."""
-    return replace(cloud, heavy=torch.zeros_like(cloud.heavy), centre=None)
+    return replace(cloud, heavy=torch.zeros_like(cloud.heavy))

@@ -74,7 +74,6 @@ class Clouds:
         raw: (b, n, D) the points.
         times: (n,) int64, place of each point in its context.
         heavy: (b, n) bool, points that are added last (see `terse.dimension.heavy`).
-        centre: (b, D) float64, the mean of the others, or None where it is not known.
         theiler_window: neighbours at most this many places away in time are left out (0: none).
         participation: whether the participation ratio is asked for.
     """
@@ -82,15 +81,13 @@ class Clouds:
     raw: Tensor
     times: Tensor
     heavy: Tensor
-    centre: Tensor | None = None
     theiler_window: int = 0
     participation: bool = True
 
     def one(self, cloud: int) -> "Clouds":
         """Return one of the clouds, as a batch of one."""
         part = slice(cloud, cloud + 1)
-        centre = None if self.centre is None else self.centre[part]
-        return replace(self, raw=self.raw[part], heavy=self.heavy[part], centre=centre)
+        return replace(self, raw=self.raw[part], heavy=self.heavy[part])
 
     def one_by_one(self) -> list["Clouds"]:
         """Return all of them, each as a batch of one."""

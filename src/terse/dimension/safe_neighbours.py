@@ -92,7 +92,6 @@ def _apart(cloud: Clouds, reference: bool, space: Workspace) -> CloudNeighbours:
         raw=cloud.raw[:, ~copies],
         times=cloud.times[~copies],
         heavy=cloud.heavy[:, ~copies],
-        centre=None,
     )
     return replace(safe_neighbours(distinct, reference, space)[0], n_dup=int(copies.sum()))
 
@@ -133,7 +132,7 @@ def _again(cloud: Clouds, was_reference: bool, space: Workspace) -> CloudNeighbo
         return CloudNeighbours(cloud.times, flags=frozenset({"nonfinite"}), refusal=refusal)
     exponent = int(torch.frexp(cloud.raw.abs().max().double())[1]) if was_reference else 0
     raw = torch.ldexp(cloud.raw.double(), torch.tensor(-exponent))
-    scaled = replace(cloud, raw=raw, centre=None)
+    scaled = replace(cloud, raw=raw)
     settled = safe_neighbours(scaled, True, space)[0]
     if settled.squared is None or exponent == 0:
         return settled
