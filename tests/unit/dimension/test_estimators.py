@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from terse.dimension import kernels
 from terse.dimension.estimators import all_from_neighbours, gride, spread_of
 from terse.dimension.names import GRIDE
 
@@ -66,3 +67,14 @@ def test_mind_ml_is_a_root_of_its_score() -> None:
     for d, x in zip(values["mind_ml_uncapped"], near, strict=True):
         score = len(x) / d + x.sum() - 19 * (x / torch.expm1(-d * x)).sum()
         assert abs(float(score)) < 1e-6 * float(x.abs().sum())
+
+
+@pytest.mark.parametrize("span", [1e-3, 30.0, 300.0])
+def test_spreads_of_any_range_are_sums_of_logarithms(span: float) -> None:
+    """Ratios are multiplied before the logarithm, as long as the product does not vanish."""
+    random = np.random.default_rng(0)
+    logs = np.sort(random.uniform(-span, 0, (50, 21)), 1)
+    true = (logs[:, 19:20] - logs[:, :20]).sum(1)
+    inverse, total = kernels.spreads(np.exp(2 * logs))
+    assert inverse == pytest.approx((1 / true).mean(), rel=1e-12)
+    assert total == pytest.approx(true.sum(), rel=1e-12)
