@@ -123,6 +123,11 @@ def _legend(figure: Figure, ways: list[str]) -> None:
         [handles[i] for i in order], [labels[i] for i in order], loc="outside lower center",
         ncols=min(4, max(1, math.ceil(len(order) / 3))),
         title="ring: no other point holds less and predicts better"
-        + (f"; grey: {len(ways) - MOST} further ways" if len(ways) > MOST else ""),
+        + _further(len(ways) - MOST),
         title_fontsize=7,
     )  # fmt: skip
+
+
+def _further(n: int) -> str:
+    """Return what is said of n ways that have no colour of their own."""
+    return "" if n < 1 else f"; grey: {n} further {'way' if n == 1 else 'ways'}"
