@@ -82,7 +82,7 @@ class Workflow(Strict):
     # The runs that each run with a sweep expands to; `terse.config.load` passes them as context.
     _sweeps: dict[str, list[str]] = PrivateAttr(default_factory=dict)
     # What was decided for each model: a plan asks for every shard.
-    _measures: dict[str, Activations] = PrivateAttr(default_factory=dict)
+    _measures: dict[str, tuple[tuple[Any, ...], Activations]] = PrivateAttr(default_factory=dict)
 
     step_of_revision: ClassVar[re.Pattern[str]] = re.compile(r"step-?(\d+)")
 
@@ -198,9 +198,11 @@ class Workflow(Strict):
 
         Raises TerseError with the key and the nearest valid one if they are invalid.
         """
-        if model not in self._measures:
-            self._measures[model] = self._decided(model)
-        return self._measures[model]
+        of = (self.activations, self.models, self.runs)  # a copy with others shares what is known
+        known = self._measures.get(model)
+        if known is None or any(a is not b for a, b in zip(known[0], of, strict=True)):
+            known = self._measures[model] = (of, self._decided(model))
+        return known[1]
 
     def _decided(self, model: str) -> Activations:
         if self.activations is None:

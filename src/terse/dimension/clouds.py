@@ -139,7 +139,7 @@ def with_equal_hashes(batch: Tensor, mask: Tensor) -> list[int]:
     """Return the clouds in which two used rows may be equal; equal bytes never escape."""
     row_bytes = batch.shape[-1] * batch.element_size()
     word = next(size for size in (8, 4, 2) if row_bytes % size == 0)
-    words = batch.contiguous().view(_WORDS[word])  # (B, N, W)
+    words = (batch + 0.0).contiguous().view(_WORDS[word])  # (B, N, W); -0 becomes 0
     odd = _odd_numbers(min(_HASHED_WORDS, words.shape[-1])).to(batch.device)
     hashes = torch.stack([(cloud[:, : len(odd)] * odd).sum(-1) for cloud in words])  # wraps around
     # rows that are not used get hashes of their own, so that they equal nothing

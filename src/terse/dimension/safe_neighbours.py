@@ -131,6 +131,9 @@ def _again(cloud: Clouds, was_reference: bool, space: Workspace) -> CloudNeighbo
         refusal = f"nonfinite: {bad} of {cloud.raw.numel()} values are not finite"
         return CloudNeighbours(cloud.times, flags=frozenset({"nonfinite"}), refusal=refusal)
     exponent = int(torch.frexp(cloud.raw.abs().max().double())[1]) if was_reference else 0
+    if was_reference and exponent == 0:  # nothing would change: all points lie on their mean
+        refusal = "underflow: the points' spread is zero"
+        return CloudNeighbours(cloud.times, flags=frozenset({"underflow"}), refusal=refusal)
     raw = torch.ldexp(cloud.raw.double(), torch.tensor(-exponent))
     scaled = replace(cloud, raw=raw)
     settled = safe_neighbours(scaled, True, space)[0]

@@ -142,6 +142,7 @@ def test_the_bytes_are_those_of_the_shards(changes: dict[str, Any], tmp_path: Pa
     settings = settings.model_copy(update={"activations": activations})
     size = measured(settings, "base", tmp_path)
     asked = settings.measure("base")
+    assert asked.cloud == activations.cloud  # decided anew for a copy with other activations
     layers = range(2)  # of tests/config/tiny.yaml; 0 and -1 are both of them
     keys = [f"{key}-l{layer}" for layer in layers for key in asked.module_inblock_keys]
     keys += asked.module_outblock_keys

@@ -1,5 +1,7 @@
 """Clouds on which other implementations are silently wrong."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -112,6 +114,23 @@ def test_300_duplicate_pairs_and_the_place_of_what_is_left() -> None:
     assert np.isnan(found.local_ids[500:]).all()
     assert (found.neighbours[500:] == -1).all()
     assert (found.neighbours[:500] < 500).all()
+
+
+@pytest.mark.parametrize("window", [0, 1])
+@pytest.mark.parametrize("far", [50.0, 0.0])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_negative_zero_equals_zero_in_heavy_points(precision: str, far: float, window: int) -> None:
+    points = np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32) + far
+    points[0] = points[1] = 0
+    points[1, 0] = -0.0
+    found = estimate(points, NAMES, theiler_window=window, precision=precision)
+    assert (found.n_eff, found.n_dup, found.n_heavy) == (63, 1, int(far > 0))
+
+
+def test_half_precision_that_underflows_to_zeros_of_either_sign_says_so() -> None:
+    points = (np.random.default_rng(0).normal(size=(100, 40)) * 4e-9).astype(np.float16)
+    assert not points.any()
+    assert math.isnan(estimate(points, NAMES)["mle"])
 
 
 @pytest.mark.parametrize("window", [0, 3])
