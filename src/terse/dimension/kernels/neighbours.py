@@ -263,19 +263,9 @@ def _errors(norms, left_out, found, n_kept, error, tolerance, spread_factor):
 
 @compiled
 def settle(
-    x,
-    norms,
-    left_out,
-    found,
-    index,
-    n_kept,
-    error,
-    tolerance,
-    spread_factor,
-    accepted,
-    out,
-    out_index,
-):
+    x, norms, left_out, found, index, n_kept,
+    error, tolerance, spread_factor, accepted, out, out_index,
+):  # fmt: skip
     """Turn candidates into squared distances, by differences where the product is in doubt.
 
     A pair is computed again where its possible error exceeds `tolerance` of it. All k candidates of
