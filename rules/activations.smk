@@ -1,15 +1,6 @@
 """From a model and its contexts to hidden states on disk."""
 
 
-def measured_model(model):
-    """Return the named inputs from which a model is loaded: of thousands of jobs in one call."""
-    return {
-        "model": model_folder(model),
-        "weights": local_weights(model),
-        "base": needed_base(model),
-    }
-
-
 rule cache_activations:
     """Run a model over one shard of its contexts; write hidden states, losses, entropies."""
     input:

@@ -133,6 +133,15 @@ def needed_base(model):
     return [] if run is None else base_folder(run)
 
 
+def measured_model(model):
+    """Return the named inputs from which a model is loaded: of thousands of jobs in one call."""
+    return {
+        "model": model_folder(model),
+        "weights": local_weights(model),
+        "base": needed_base(model),
+    }
+
+
 def documents_of(corpus):
     """Return the documents of a corpus, nothing for None."""
     return [] if corpus is None else f"cache/documents/{corpus}.parquet"

@@ -393,7 +393,6 @@ def test_errors_come_before_any_job(tmp_path: Path) -> None:
     assert not (tmp_path / "cache").exists()
 
 
-@pytest.mark.slow
 def test_lint_has_only_its_advice_on_software(default: Workflow) -> None:
     text = default("--lint", check=False)
     advice = re.findall(r"\* (.*)", text)
