@@ -86,7 +86,8 @@ def saliency(model: "Forgetter", step: Step, uniform: Tensor) -> tuple[Tensor, T
     wanted = standardised(-slope, step.credited)
     errors = (step.logits - wanted).square().masked_fill(~step.credited, 0.0)
     noisy = step.logits.detach() + torch.logit(uniform[:, 0].clamp(1e-6, 1 - 1e-6))
-    keep = decide(noisy, "topk", droppable=step.free, forget_p=model.settings.forget_p)
+    dropped = model.settings.left_to_mask(model.settings.forget_p)
+    keep = decide(noisy, "topk", droppable=step.free, forget_p=dropped)
     return errors.sum() / model.constant_length, keep
 
 

@@ -181,10 +181,11 @@ class Forgetting(Method[ForgettingSettings]):
     def score(self, model: nn.Module, batch: Batch) -> tuple[float, int]:
         """Return the nats of a validation batch's blocks at the budget, in `prefix` mode."""
         forgetter, rows = _forgetter(model), Rows(**batch)
-        free = forgetter.free_tokens(rows, "prefix")
+        s = self.settings
+        free = forgetter.tokens_of_mask(rows, "prefix", s.forget_p)
         logits = forgetter.mask.logits(rows, decided(rows, "prefix"))
-        rule = "identity" if self.settings.mask == "identity" else "topk"
-        keep = decide(logits, rule, droppable=free, forget_p=self.settings.forget_p)
+        rule = "identity" if s.mask == "identity" else "topk"
+        keep = decide(logits, rule, droppable=free, forget_p=s.left_to_mask(s.forget_p))
         scores = forgetter.score(rows, keep, "prefix")
         return float(scores.nats.sum()), int(scores.scored.sum())
 
@@ -258,7 +259,7 @@ class Forgetting(Method[ForgettingSettings]):
         mode = self.settings.mode
         with torch.no_grad():
             logits = model.mask.logits(rows, decided(rows, mode))
-        return Calibration.of(logits, model.free_tokens(rows, mode))
+        return Calibration.of(logits, model.tokens_of_mask(rows, mode, self.settings.forget_p))
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Write the language model, the mask and its thresholds."""

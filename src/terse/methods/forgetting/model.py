@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from terse.errors import TerseError
 from terse.methods.forgetting.base_lm import at_rest, prepare_base
-from terse.methods.forgetting.decisions import Calibration, decide, droppable
+from terse.methods.forgetting.decisions import Calibration, decide, droppable, n_to_drop
 from terse.methods.forgetting.gradient_estimators import GRADIENT_ESTIMATORS, Step
 from terse.methods.forgetting.masks import Mask
 from terse.methods.forgetting.modes import Scores, check_sight, decided, score
@@ -83,6 +83,15 @@ class Forgetter(nn.Module):
         where = decided(rows, mode)
         return droppable(rows.input_ids, where, self.special_ids, s.protect_first, s.protect_last)
 
+    def tokens_of_mask(self, rows: Rows, mode: str, forget_p: float) -> Tensor:
+        """Return the tokens (B, T) that the mask decides on: with `keep_recent`, not the last."""
+        free, s = self.free_tokens(rows, mode), self.settings
+        if not s.keep_recent:
+            return free
+        n = free.sum(1, keepdim=True)
+        n_kept = n - n_to_drop(n, forget_p)
+        return free & (free.cumsum(1) <= n - (s.keep_recent * n_kept).long())
+
     def decisions(self, rows: Rows, mode: str, forget_p: float) -> Tensor:
         """Return the tokens (B, T) that the trained mask keeps at a forget rate, by the run's rule.
 
@@ -97,9 +106,11 @@ class Forgetter(nn.Module):
         if rule == "calibrated":
             if self.calibration is None:
                 raise TerseError("this mask has no thresholds yet: publish or calibrate it")
-            threshold = self.calibration.threshold(forget_p)
-        free = self.free_tokens(rows, mode)
-        return decide(logits, rule, droppable=free, forget_p=forget_p, threshold=threshold)
+            threshold = self.calibration.threshold(s.left_to_mask(forget_p))
+        return decide(
+            logits, rule, droppable=self.tokens_of_mask(rows, mode, forget_p),
+            forget_p=s.left_to_mask(forget_p), threshold=threshold,
+        )  # fmt: skip
 
     def score(self, rows: Rows, keep: Tensor, mode: str | None = None) -> Scores:
         """Return the cost of the targets of rows with decisions (B, T)."""
@@ -113,7 +124,7 @@ class Forgetter(nn.Module):
         s, phase, rows = self.settings, phase_at(self.settings, self.step), Rows(**tensors)
         if s.mode == "kv":
             rows = all_targets(rows)
-        free = self.free_tokens(rows, s.mode)
+        free = self.tokens_of_mask(rows, s.mode, s.forget_p)
         learns = self.mask.learned and phase.trains_mask
         K = s.n_rollouts if learns else 1
         # One call, row by row: the same numbers however rows are batched.
@@ -149,7 +160,12 @@ class Forgetter(nn.Module):
         n = free.sum()
         self._note(kept=p.detach(), free=n)
         price = (self.multiplier + PRICE_NOW * self.excess).detach()
-        return price * (p - (1 - self.settings.forget_p) * n)
+        return price * (p - self._budget * n)
+
+    @property
+    def _budget(self) -> float:
+        """The share of the tokens left to the mask that it keeps."""
+        return 1 - self.settings.left_to_mask(self.settings.forget_p)
 
     def _unlearned(self, rows: Rows, free: Tensor, uniform: Tensor, phase: Phase) -> Tensor:
         """Return the decisions (B, T) of exploration, or of a mask without weights."""
@@ -205,7 +221,7 @@ class Forgetter(nn.Module):
         """Move the multiplier towards the budget, and the scale, after a step; see `DUALS`."""
         noted, self._noted = over_processes(self._noted), {}
         if noted.get("free"):
-            excess = noted["kept"] / noted["free"] - (1 - self.settings.forget_p)
+            excess = noted["kept"] / noted["free"] - self._budget
             self.excess.fill_(excess)
             self.multiplier.add_(PRICE_STEP * excess)
         if noted.get("squares"):

@@ -20,6 +20,7 @@ _OF_MASKS = {
     "causal": ("cnn_mlp",),
     "rnn_type": ("rnn",),
     "bidirectional": ("rnn",),
+    "keep_recent": LEARNED,
     "forget_prob": ("random",),
     "retain_percentage": ("norm",),
 }
@@ -79,6 +80,11 @@ class ForgettingSettings(Run):
         1, ge=0, description="first tokens that are never dropped; 4 for pretrained models (sinks)"
     )
     protect_last: int = Field(1, ge=1, description="last context tokens, never dropped")
+
+    keep_recent: float = Field(
+        0.0, ge=0, lt=1, description="share of kept tokens that are the context's last ones; "
+        "the mask chooses the others"
+    )
 
     schedule: Literal["reinforce", "two_step"] = Field(
         "reinforce", description="exploration_epochs are shares of exploration, or true and false"
@@ -221,7 +227,7 @@ class ForgettingSettings(Run):
         """Whether neither the mask's logits nor its rule depend on later tokens."""
         if self.mask in LEARNED:
             causal = self.causal if self.mask == "cnn_mlp" else not self.bidirectional
-            return causal and self.decide != "topk"
+            return causal and self.decide != "topk" and self.keep_recent == 0
         return self.mask in ("identity", "random")
 
     @property
@@ -232,5 +238,12 @@ class ForgettingSettings(Run):
 
     @property
     def explored(self) -> float:
-        """The share of tokens that exploration drops."""
-        return self.forget_p if self.explore_p is None else self.explore_p
+        """The share of the tokens left to the mask that exploration drops."""
+        return self.left_to_mask(self.forget_p if self.explore_p is None else self.explore_p)
+
+    def left_to_mask(self, forget_p: float) -> float:
+        """Return the share of the tokens left to the mask that it drops at a forget rate.
+
+        With `keep_recent` r these are all droppable tokens but the r (1 - f) that stay as the last.
+        """
+        return forget_p / (1 - self.keep_recent * (1 - forget_p))
