@@ -98,4 +98,5 @@ ARMS: dict[str, Callable[[Compressor, ScoredBatch], Tensor]] = {
 
 def arms_of(model: Compressor) -> list[str]:
     """Return the names of the arms in which a compressor can be scored."""
-    return [arm for arm in ARMS if arm != "static" or model.static is not None]
+    missing = {"static": model.static is None, "mean_pool": model.cached}
+    return [arm for arm in ARMS if not missing.get(arm)]

@@ -1,7 +1,7 @@
 """The cost of a context: positions, FLOPs, key-value cache bytes, time to the first token."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -14,6 +14,7 @@ from terse.evaluation.flops import PassFlops, counted, lm_flops
 from terse.evaluation.measures import Measure
 from terse.evaluation.scores import Floats, floats
 from terse.methods.compression.arms import ScoredBatch
+from terse.methods.compression.cache_memory import Remembered, prefilled
 from terse.methods.compression.frozen_lm import (
     embed,
     expected_embedding,
@@ -22,7 +23,7 @@ from terse.methods.compression.frozen_lm import (
     logits_of,
 )
 from terse.methods.compression.lora import lora_enabled
-from terse.methods.compression.model import Compressor
+from terse.methods.compression.model import Compressor, Prefix
 from terse.methods.compression.rows import ListedWindows
 
 
@@ -37,18 +38,22 @@ class ArmCosts:
 
     model: Compressor
     reading: PassFlops
-    making: PassFlops
+    making: "PassFlops | MemoryFlops"
     pooling: PassFlops
     vector: float
 
     @classmethod
     def of(cls, model: Compressor) -> "ArmCosts":
         """Return the costs of a model, counted in short passes."""
+        reading, lora = lm_flops(model.lm), model.settings.lora_rank > 0
+        if model.cached:
+            making = MemoryFlops.of(model, replace(reading, head=0.0))
+            return cls(model, reading, making, replace(reading, head=0.0), 0.0)
         states = torch.zeros(1, 1, _state_width(model), device=model.vectors.device)
         return cls(
             model,
-            reading=lm_flops(model.lm),
-            making=_as_far_as_vectors(model, lora=model.settings.lora_rank > 0, outputs=True),
+            reading,
+            making=_as_far_as_vectors(model, lora=lora, outputs=True),
             pooling=_as_far_as_vectors(model, lora=False, outputs=False),
             vector=float(counted(lambda: model.project(states))),
         )
@@ -64,7 +69,15 @@ class ArmCosts:
         elif arm == "mean_pool":
             n, flops = self._of_pooling(at.batch.context_mask)
         read = self._read(arm, at)
+        if self.model.cached and arm in ("compressed", "shuffled"):
+            scored, held = at.batch.is_new.sum(1), self.model.n_vectors
+            return n + read - held + 1, flops + self.of_memory(read - held, scored, held)
         return n + read, flops + self.reading.total(read, at.batch.is_new.sum(1))
+
+    def of_memory(self, n: Any, n_scored: Any, held: Any) -> Any:
+        """Return the FLOPs of passes over n positions after the start token and `held` others."""
+        past = floats(n) * 0 + floats(held) + 1
+        return self.reading.total(n, n_scored, past=past) + self.reading.total(1)
 
     def _read(self, arm: str, at: ScoredBatch) -> Floats:
         """Return the positions (B,) of the pass that gives the targets' likelihoods."""
@@ -78,10 +91,16 @@ class ArmCosts:
             return floats(kept.sum(1)) + n_target - 1
         return n_target - 1 + (1 if arm == "low" else model.n_vectors + 1)
 
+    def of_prefix(self, prefix: Prefix) -> Any:
+        """Return the FLOPs of reading a prefix (1, T, E) up to the first token after it."""
+        if isinstance(prefix, Remembered):
+            return self.of_memory(prefix.embeds.shape[1], 1, prefix.Z.shape[1])
+        return self.reading.total(prefix.shape[1], 1)
+
     def of_making(self, mask: Tensor) -> tuple[Floats, Floats]:
         """Return positions and FLOPs (B,) of making contexts' vectors, mask (B, spans x k)."""
         s = self.model.settings
-        spans = self._spans(mask) + s.n_cmps + s.sep_cmpr  # (B, spans)
+        spans = self._spans(mask) + s.n_cmps + s.sep_cmpr + self.model.cached  # (B, spans)
         flops = self.making.total(spans, s.n_cmps) + s.n_cmps * self.vector
         return (self.model.layer != 0) * spans.sum(1), flops.sum(1)
 
@@ -95,6 +114,37 @@ class ArmCosts:
     def _spans(self, mask: Tensor) -> Floats:
         """Return the real tokens of each span of contexts, (B, spans)."""
         return floats(mask.reshape(len(mask), self.model.settings.n_spans, -1).sum(2))
+
+
+@dataclass(frozen=True)
+class MemoryFlops:
+    """The cost of writing a memory: a plain pass over the context, then one over the rows.
+
+    lora: FLOPs of the LoRA at one row. n_rows: those after a context, CMP and SEP.
+    """
+
+    plain: PassFlops
+    lora: float
+    n_rows: int
+
+    @classmethod
+    def of(cls, model: Compressor, plain: PassFlops) -> "MemoryFlops":
+        """Return the cost for a model; the LoRA's is counted in a pass over one token."""
+        one = torch.zeros(1, 1, dtype=torch.long, device=model.vectors.device)
+
+        def run(lora: bool) -> int:
+            with lora_enabled(model.lm, lora):
+                return counted(lambda: model.lm.base_model(input_ids=one, use_cache=False))
+
+        s = model.settings
+        extra = run(True) - run(False) if s.lora_rank else 0
+        return cls(plain, float(extra), s.n_cmps + s.sep_cmpr)
+
+    def total(self, n: Any, _: Any = 0) -> Any:
+        """Return the FLOPs of writing after n positions in all, the rows included."""
+        before = floats(n) - self.n_rows
+        rows = before * 0 + self.n_rows
+        return self.plain.total(before) + self.plain.total(rows, past=before) + rows * self.lora
 
 
 def _as_far_as_vectors(model: Compressor, *, lora: bool, outputs: bool) -> PassFlops:
@@ -124,8 +174,8 @@ def _state_width(model: Compressor) -> int:
     return int(model.lm.config.get_text_config().hidden_size)
 
 
-def prefixes(model: Compressor, windows: ListedWindows) -> dict[str, Tensor]:
-    """Return the embeddings before new text, (1, T, E), by arm: `high` and `compressed`."""
+def prefixes(model: Compressor, windows: ListedWindows) -> dict[str, Prefix]:
+    """Return what precedes new text, (1, T, E), by arm: `high` and `compressed`."""
     context = context_of(windows).to(model.vectors.device)
     Z = model.compress(context, torch.ones_like(context))
     return {"high": embed(model.lm, context), "compressed": model.prefix(Z, model.cue)}
@@ -167,7 +217,7 @@ def cost_table(model: Compressor, windows: ListedWindows) -> pd.DataFrame:
         ways = {arm: _first_token_after(model, embeds) for arm, embeds in before.items()}
         seconds = interleaved({**ways, "compressing": compressing})
         sizes = {arm: cache_bytes(model, embeds) for arm, embeds in before.items()}
-    flops = {arm: costs.reading.total(embeds.shape[1], 1) for arm, embeds in before.items()}
+    flops = {arm: costs.of_prefix(prefix) for arm, prefix in before.items()}
     _, making = costs.of_making(torch.ones_like(context))
     flops["compressing"] = flops["compressed"] + making.item()
     rows = [
@@ -186,18 +236,21 @@ def cost_table(model: Compressor, windows: ListedWindows) -> pd.DataFrame:
     return table
 
 
-def _first_token_after(model: Compressor, embeds: Tensor) -> Callable[[], Tensor]:
-    return lambda: _first_token(model, embeds)
+def _first_token_after(model: Compressor, prefix: Prefix) -> Callable[[], Tensor]:
+    return lambda: _first_token(model, prefix)
 
 
-def _first_token(model: Compressor, embeds: Tensor) -> Tensor:
-    return _prefill(model, embeds).logits[:, -1].argmax(-1)
+def _first_token(model: Compressor, prefix: Prefix) -> Tensor:
+    return _prefill(model, prefix).logits[:, -1].argmax(-1)
 
 
-def _prefill(model: Compressor, embeds: Tensor) -> Any:
+def _prefill(model: Compressor, prefix: Prefix) -> Any:
+    if isinstance(prefix, Remembered):
+        return prefilled(model.lm, model.first_token, prefix)
+    embeds = prefix
     return model.lm(inputs_embeds=embeds.to(model.lm.dtype), use_cache=True, **keeping(model.lm, 1))
 
 
-def cache_bytes(model: Compressor, embeds: Tensor) -> int:
-    """Return the bytes of keys and values after a pass over embeddings (1, T, E)."""
-    return cache_size(_prefill(model, embeds).past_key_values)
+def cache_bytes(model: Compressor, prefix: Prefix) -> int:
+    """Return the bytes of keys and values after a pass over a prefix (1, T, E)."""
+    return cache_size(_prefill(model, prefix).past_key_values)

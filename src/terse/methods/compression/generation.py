@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from terse.methods.compression.frozen_lm import written_after
 from terse.methods.compression.model import Compressor
 
 
@@ -17,4 +16,4 @@ def generate(
 
     options: those of transformers' `generate`; without any, generation is greedy.
     """
-    return written_after(model.lm, model.prefix(Z, cue), max_new_tokens, **options)
+    return model.write(model.prefix(Z, cue), max_new_tokens, **options)

@@ -8,8 +8,9 @@ from torch import Tensor
 from terse.corpora.tokenizers import load_tokenizer
 from terse.errors import TerseError
 from terse.evaluation.lm_eval.block_text import BlockText
-from terse.methods.compression.frozen_lm import embed, logits_of, written_after
+from terse.methods.compression.frozen_lm import embed, logits_of
 from terse.methods.compression.method import Compression
+from terse.methods.compression.model import followed_by
 from terse.methods.compression.spec import COMPRESSION
 from terse.methods.compression.storage import compressor_config
 from terse.training.method import Inputs
@@ -86,8 +87,8 @@ class CompressedLM(BlockText):
             Z = self.model.compress(*self.padded([row[:k]]))
             behind = torch.tensor([row[k - o :]], dtype=torch.long, device=self._device)
             prefix = self.model.prefix(Z, self.model.cue)
-            embeds = torch.cat([prefix, embed(self.model.lm, behind).to(prefix.dtype)], 1)
-        return written_after(self.model.lm, embeds, n)[0].tolist()
+            embeds = followed_by(prefix, embed(self.model.lm, behind))
+        return self.model.write(embeds, n)[0].tolist()
 
 
 def _behind(n: int, values: Tensor) -> Tensor:

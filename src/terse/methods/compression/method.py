@@ -71,7 +71,11 @@ class Compression(Method[CompressionSettings]):
 
     def build(self) -> Compressor:
         """Return the frozen base with freshly initialised rows."""
-        return Compressor(self._language_model(), self.settings)
+        return Compressor(self._language_model(), self.settings, self._first_token)
+
+    @property
+    def _first_token(self) -> int | None:
+        return self.start if self.settings.memory == "cache" else None
 
     def training_rows(self) -> Windows:
         s = self.settings
@@ -176,7 +180,8 @@ class Compression(Method[CompressionSettings]):
 
         Raises TerseError if the base is not the one that it was trained on.
         """
-        return load_compressor(folder, self._language_model(), self._base_digest)
+        lm = self._language_model()
+        return load_compressor(folder, lm, self._base_digest, self._first_token)
 
     def measured(self, folder: Path, device: str) -> VectorsOfContexts:
         """Return a trained compressor as a model that outputs vectors."""

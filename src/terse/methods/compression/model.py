@@ -14,6 +14,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from terse.errors import TerseError
+from terse.methods.compression.cache_memory import (
+    Remembered,
+    Writing,
+    logits_after,
+    written,
+    written_from,
+)
 from terse.methods.compression.frozen_lm import (
     blocks_of,
     embed,
@@ -26,6 +33,8 @@ from terse.methods.compression.frozen_lm import (
 from terse.methods.compression.lora import add_lora, lora_enabled
 from terse.methods.compression.losses import Sums, cross_entropy, divergence, soft_cross_entropy
 from terse.methods.compression.settings import CompressionSettings
+
+Prefix = Tensor | Remembered  # what precedes a target: embeddings (B, p, E), or a memory
 
 
 @dataclass(frozen=True)
@@ -51,15 +60,22 @@ class Compressor(nn.Module):
     The state dict holds only trained tensors.
     """
 
-    def __init__(self, lm: PreTrainedModel, settings: CompressionSettings) -> None:
+    def __init__(
+        self, lm: PreTrainedModel, settings: CompressionSettings, start: int | None = None
+    ) -> None:
         super().__init__()
-        self.settings = settings
+        self.settings, self.start = settings, start
         self.lm = lm.requires_grad_(False).eval()
         s, table = settings, _embeddings(lm)
         n_blocks = len(blocks_of(lm))
         self.layer = None if s.cmp_layer == "output" else layer_index(s.cmp_layer, n_blocks)
+        if self.cached:
+            self.layer = n_blocks
         device = table.device
-        self.vectors = nn.Parameter(rows_like(table, s.n_cmps + 2 + s.sep_cmpr).to(device))
+        rows = rows_like(table, s.n_cmps + 2 + s.sep_cmpr)
+        if s.cmp_tail:
+            rows[: s.n_cmps] = 0
+        self.vectors = nn.Parameter(rows.to(device))
         self.projection = self._projection(table)
         if s.lora_rank:
             add_lora(lm, s.lora_rank)
@@ -90,6 +106,18 @@ class Compressor(nn.Module):
         return layers.to(table.device)
 
     @property
+    def cached(self) -> bool:
+        """Whether a context becomes keys and values instead of embeddings."""
+        return self.settings.memory == "cache"
+
+    @property
+    def first_token(self) -> int:
+        """The token at position 0 of passes with a memory of keys and values."""
+        if self.start is None:
+            raise TerseError("memory: cache needs the token that starts a text: give `start`")
+        return self.start
+
+    @property
     def n_vectors(self) -> int:
         """The number of vectors of one context, over all spans."""
         return self.settings.n_spans * self.settings.n_cmps
@@ -114,15 +142,19 @@ class Compressor(nn.Module):
         return self.vectors[self.settings.n_cmps + ("forward", "remember").index(cue)]
 
     def compress(self, context: Tensor, mask: Tensor) -> Tensor:
-        """Return Z (B, spans x c, E) of contexts (B, spans x k) with masks of the same shape."""
+        """Return Z (B, spans x c, E) of contexts (B, spans x k) with masks of the same shape.
+
+        With memory: cache E is the size of a position's keys and values.
+        """
         s, B = self.settings, len(context)
         spans = context.reshape(B * s.n_spans, -1)  # (B S, k)
         real = mask.reshape(B * s.n_spans, -1)
-        rows = self.vectors[: s.n_cmps]
-        if s.sep_cmpr:
-            rows = torch.cat([self.vectors[-1:], rows])  # (1 + c, E)
-        embeds = with_rows(embed(self.lm, spans), rows)  # (B S, k + sep + c, E)
-        real = torch.cat([real, real.new_ones(len(real), len(rows))], 1)
+        if self.cached:
+            before = s.n_cmps * torch.arange(s.n_spans, device=context.device).repeat(B)
+            return self.memory_of(spans, real, before).reshape(B, self.n_vectors, -1)
+        rows = self._rows(spans, real)  # (B S, sep + c, E)
+        embeds = torch.cat([embed(self.lm, spans).to(rows.dtype), rows], 1)
+        real = torch.cat([real, real.new_ones(rows.shape[:2])], 1)
         with lora_enabled(self.lm, s.lora_rank > 0):
             if self.layer is None:
                 states = expected_embedding(self.lm, logits_of(self.lm, embeds, real, s.n_cmps))
@@ -130,20 +162,55 @@ class Compressor(nn.Module):
                 states = hidden_state(self.lm, embeds, real, self.layer)[:, -s.n_cmps :]
         return self.project(states).reshape(B, self.n_vectors, -1)
 
+    def memory_of(self, spans: Tensor, mask: Tensor, before: Tensor) -> Tensor:
+        """Return the keys and values (B, c, E) that stand for spans (B, k) of a text.
+
+        before: (B,), how many CMP rows of the same text precede them; positions go on after these.
+        """
+        s = self.settings
+        given = Writing(spans, mask, before + self._span)
+        rows = self._rows(spans, mask)
+        return written(self.lm, self.first_token, given, rows, s.n_cmps, lora=s.lora_rank > 0)
+
+    @property
+    def _span(self) -> int:
+        return self.settings.seq_len if self.settings.rmb_only else self.settings.cmp_len
+
+    def _rows(self, spans: Tensor, mask: Tensor) -> Tensor:
+        """Return what follows each span (B, k): SEP, if there is one, and the CMP rows."""
+        s, c = self.settings, self.settings.n_cmps
+        rows = self.vectors[:c].expand(len(spans), -1, -1)
+        if s.cmp_tail:
+            k = spans.shape[1]
+            place = torch.arange(k - c, k, device=spans.device).clamp(min=0)
+            place = torch.maximum(place, k - mask.sum(1, keepdim=True)).clamp(max=k - 1)  # (B, c)
+            rows = rows + embed(self.lm, spans.gather(1, place)).to(rows.dtype)
+        if s.sep_cmpr:
+            rows = torch.cat([self.vectors[-1:].expand(len(spans), -1, -1), rows], 1)
+        return rows
+
     def project(self, states: Tensor) -> Tensor:
         """Return the vectors (B, c, E), float32, that the model reads, from states (B, c, H)."""
         states = states.float().to(self.vectors.device)
         return states if self.projection is None else self.projection(states)
 
-    def prefix(self, Z: Tensor, cue: str) -> Tensor:
+    def prefix(self, Z: Tensor, cue: str) -> Prefix:
         """Return [Z; cue] (B, c + 1, E)."""
-        return with_rows(Z, self.cue_row(cue)[None])
+        row = self.cue_row(cue)[None]
+        if not self.cached:
+            return with_rows(Z, row)
+        first = self._span + 1 + self.settings.sep_cmpr + Z.shape[1]
+        return Remembered(Z, row.expand(len(Z), 1, -1), first)
 
-    def read(self, prefix: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    def read(self, prefix: Prefix, target: Tensor, mask: Tensor) -> Tensor:
         """Return the logits (B, n, V) of each target after a prefix of vectors (B, p, E).
 
         The prefix' last position predicts the first target. target, mask: (B, n).
         """
+        if isinstance(prefix, Remembered):
+            real = torch.cat([mask.new_ones(prefix.embeds.shape[:2]), mask[:, :-1]], 1)
+            before = prefix.followed_by(embed(self.lm, target[:, :-1]))
+            return logits_after(self.lm, self.first_token, before, real, target.shape[1])
         embeds = torch.cat([prefix, embed(self.lm, target[:, :-1]).to(prefix.dtype)], 1)
         real = torch.cat([mask.new_ones(prefix.shape[:2]), mask[:, :-1]], 1)
         return logits_of(self.lm, embeds, real, target.shape[1])
@@ -158,6 +225,18 @@ class Compressor(nn.Module):
         mask = torch.cat([batch.context_mask, batch.target_mask[:, o:-1]], 1)
         logits = logits_of(self.lm, embed(self.lm, tokens), mask, batch.target.shape[1] - o)
         return nn.functional.pad(logits, (0, 0, o, 0))
+
+    def write(self, prefix: Prefix, n: int, **options: Any) -> Tensor:
+        """Return at most n tokens (B, n) that the model generates after a prefix.
+
+        options: those of transformers' `generate`; without any, generation is greedy. Raises
+        TerseError for options with memory: cache, which writes greedily.
+        """
+        if not isinstance(prefix, Remembered):
+            return written_after(self.lm, prefix, n, **options)
+        if options:
+            raise TerseError(f"memory: cache writes greedily, without {sorted(options)[0]}")
+        return written_from(self.lm, self.first_token, prefix, n)
 
     def forward(self, **tensors: Tensor) -> Sums:
         """Return the summed losses of a batch (the fields of `Batch`) separately, in nats."""
@@ -238,6 +317,13 @@ def left_aligned(batch: Batch) -> tuple[Tensor, Tensor]:
     """Return the contexts and masks (B, k), real tokens at the start, as targets to reproduce."""
     order = batch.context_mask.argsort(dim=1, descending=True, stable=True)
     return batch.context.gather(1, order), batch.context_mask.gather(1, order)
+
+
+def followed_by(prefix: Prefix, embeds: Tensor) -> Prefix:
+    """Return a prefix and embeddings (B, q, E) after it."""
+    if isinstance(prefix, Remembered):
+        return prefix.followed_by(embeds)
+    return torch.cat([prefix, embeds.to(prefix.dtype)], 1)
 
 
 @contextmanager

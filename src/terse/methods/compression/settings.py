@@ -42,6 +42,14 @@ class CompressionSettings(Run):
         description="hidden state that becomes the vectors: 0 embeddings, -1 after the final norm; "
         "output: the expected embedding of the next token",
     )
+    memory: Literal["vectors", "cache"] = Field(
+        "vectors",
+        description="what a context becomes: vectors, read as embeddings; or, cache, the keys and "
+        "values of all layers at the CMP rows",
+    )
+    cmp_tail: bool = Field(
+        False, description="CMP rows start as the context's last c tokens again, and learn a change"
+    )
     sep_cmpr: bool = Field(False, description="a trained separator between context and CMP rows")
     proj_cmpr: bool = Field(False, description="a trained projection of the vectors")
     proj_hid_mult: float | None = Field(
@@ -93,6 +101,7 @@ class CompressionSettings(Run):
                 "compressed tokens: raise it, or set seq_len_counts: after"
             )
         self._check_overlap_and_tasks()
+        self._check_memory()
         if self.model_parallel and self.nodes > 1:
             raise ValueError("model_parallel spreads the model over one node: leave nodes out")
         if self.csl_task and not (self.train_embs or self.train_lmhead):
@@ -108,6 +117,14 @@ class CompressionSettings(Run):
                 raise ValueError(f"rmb_only trains nothing else: leave {key} out")
         if self.rmb_only and self.n_spans > 1:
             raise ValueError("rmb_only compresses one span: leave n_spans out")
+
+    def _check_memory(self) -> None:
+        if self.memory == "vectors":
+            return
+        fields = type(self).model_fields
+        for key in ("cmp_layer", "proj_cmpr", "train_embs", "train_lmhead", "model_parallel"):
+            if getattr(self, key) != fields[key].default:
+                raise ValueError(f"{key} does not go with memory: cache, leave it out")
 
     @property
     def soft_targets(self) -> bool:
@@ -127,7 +144,10 @@ class CompressionSettings(Run):
     @property
     def longest(self) -> int:
         """Tokens that the frozen model reads at a time, at most."""
-        return 2 * self.n_context if self.rmb_only else self.n_context + self.n_forward
+        n = 2 * self.n_context if self.rmb_only else self.n_context + self.n_forward
+        if self.memory == "vectors":
+            return n
+        return n + 2 + self.sep_cmpr + self.n_spans * self.n_cmps  # the start token and the cue
 
     @property
     def n_forward(self) -> int:

@@ -82,8 +82,11 @@ class ForgettingSettings(Run):
     protect_last: int = Field(1, ge=1, description="last context tokens, never dropped")
 
     keep_recent: float = Field(
-        0.0, ge=0, lt=1, description="share of kept tokens that are the context's last ones; "
-        "the mask chooses the others"
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of kept tokens that are the context's last ones; "
+        "the mask chooses the others",
     )
 
     schedule: Literal["reinforce", "two_step"] = Field(
