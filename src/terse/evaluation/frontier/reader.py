@@ -61,7 +61,7 @@ class CausalReader:
             torch.tensor(self._core.encode(text).ids, device=self.lm.device)
             for text in (window.context, window.target)
         )
-        found, limit = Tokens(context, target), self._limit
+        found, limit = Tokens(context, target), self.limit
         if limit is not None and found.L + found.m > limit:
             size = window.context_bytes + window.target_bytes
             raise TerseError(
@@ -72,7 +72,8 @@ class CausalReader:
         return found
 
     @cached_property
-    def _limit(self) -> int | None:
+    def limit(self) -> int | None:
+        """The model's positions, None if there is no limit."""
         return max_context(self.lm)
 
     def token_ends(self, text: str) -> list[int]:

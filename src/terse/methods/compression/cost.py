@@ -14,7 +14,7 @@ from terse.evaluation.flops import PassFlops, counted, lm_flops
 from terse.evaluation.measures import Measure
 from terse.evaluation.scores import Floats, floats
 from terse.methods.compression.arms import ScoredBatch
-from terse.methods.compression.cache_memory import Remembered, prefilled
+from terse.methods.compression.cache_memory import MemoryPrefix
 from terse.methods.compression.frozen_lm import (
     embed,
     expected_embedding,
@@ -76,8 +76,7 @@ class ArmCosts:
 
     def of_memory(self, n: Any, n_scored: Any, held: Any) -> Any:
         """Return the FLOPs of passes over n positions after the start token and `held` others."""
-        past = floats(n) * 0 + floats(held) + 1
-        return self.reading.total(n, n_scored, past=past) + self.reading.total(1)
+        return self.reading.total(n, n_scored, past=held + 1) + self.reading.total(1)
 
     def _read(self, arm: str, at: ScoredBatch) -> Floats:
         """Return the positions (B,) of the pass that gives the targets' likelihoods."""
@@ -93,7 +92,7 @@ class ArmCosts:
 
     def of_prefix(self, prefix: Prefix) -> Any:
         """Return the FLOPs of reading a prefix (1, T, E) up to the first token after it."""
-        if isinstance(prefix, Remembered):
+        if isinstance(prefix, MemoryPrefix):
             return self.of_memory(prefix.embeds.shape[1], 1, prefix.Z.shape[1])
         return self.reading.total(prefix.shape[1], 1)
 
@@ -142,9 +141,8 @@ class MemoryFlops:
 
     def total(self, n: Any, _: Any = 0) -> Any:
         """Return the FLOPs of writing after n positions in all, the rows included."""
-        before = floats(n) - self.n_rows
-        rows = before * 0 + self.n_rows
-        return self.plain.total(before) + self.plain.total(rows, past=before) + rows * self.lora
+        before, r = floats(n) - self.n_rows, self.n_rows
+        return self.plain.total(before) + self.plain.total(r, past=before) + r * self.lora
 
 
 def _as_far_as_vectors(model: Compressor, *, lora: bool, outputs: bool) -> PassFlops:
@@ -245,10 +243,9 @@ def _first_token(model: Compressor, prefix: Prefix) -> Tensor:
 
 
 def _prefill(model: Compressor, prefix: Prefix) -> Any:
-    if isinstance(prefix, Remembered):
-        return prefilled(model.lm, model.first_token, prefix)
-    embeds = prefix
-    return model.lm(inputs_embeds=embeds.to(model.lm.dtype), use_cache=True, **keeping(model.lm, 1))
+    if isinstance(prefix, MemoryPrefix):
+        return model.memory.read(prefix)
+    return model.lm(inputs_embeds=prefix.to(model.lm.dtype), use_cache=True, **keeping(model.lm, 1))
 
 
 def cache_bytes(model: Compressor, prefix: Prefix) -> int:

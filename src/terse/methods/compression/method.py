@@ -71,11 +71,8 @@ class Compression(Method[CompressionSettings]):
 
     def build(self) -> Compressor:
         """Return the frozen base with freshly initialised rows."""
-        return Compressor(self._language_model(), self.settings, self._first_token)
-
-    @property
-    def _first_token(self) -> int | None:
-        return self.start if self.settings.memory == "cache" else None
+        start = self.start if self.settings.memory == "cache" else None
+        return Compressor(self._language_model(), self.settings, start)
 
     def training_rows(self) -> Windows:
         s = self.settings
@@ -180,8 +177,7 @@ class Compression(Method[CompressionSettings]):
 
         Raises TerseError if the base is not the one that it was trained on.
         """
-        lm = self._language_model()
-        return load_compressor(folder, lm, self._base_digest, self._first_token)
+        return load_compressor(folder, self._language_model(), self._base_digest)
 
     def measured(self, folder: Path, device: str) -> VectorsOfContexts:
         """Return a trained compressor as a model that outputs vectors."""

@@ -14,13 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from terse.errors import TerseError
-from terse.methods.compression.cache_memory import (
-    Remembered,
-    Writing,
-    logits_after,
-    written,
-    written_from,
-)
+from terse.methods.compression.cache_memory import CacheMemory, MemoryPrefix
 from terse.methods.compression.frozen_lm import (
     blocks_of,
     embed,
@@ -34,7 +28,7 @@ from terse.methods.compression.lora import add_lora, lora_enabled
 from terse.methods.compression.losses import Sums, cross_entropy, divergence, soft_cross_entropy
 from terse.methods.compression.settings import CompressionSettings
 
-Prefix = Tensor | Remembered  # what precedes a target: embeddings (B, p, E), or a memory
+Prefix = Tensor | MemoryPrefix  # what precedes a target: embeddings (B, p, E), or a memory
 
 
 @dataclass(frozen=True)
@@ -87,6 +81,8 @@ class Compressor(nn.Module):
             _head(lm).requires_grad_(True)
 
     def _projection(self, table: Tensor) -> nn.Module | None:
+        if self.cached:
+            return None
         s, width = self.settings, self.lm.config.get_text_config().hidden_size
         into = table.shape[1]
         if not s.proj_cmpr:
@@ -111,11 +107,11 @@ class Compressor(nn.Module):
         return self.settings.memory == "cache"
 
     @property
-    def first_token(self) -> int:
-        """The token at position 0 of passes with a memory of keys and values."""
+    def memory(self) -> CacheMemory:
+        """What writes and reads keys and values. Raises TerseError without a start token."""
         if self.start is None:
             raise TerseError("memory: cache needs the token that starts a text: give `start`")
-        return self.start
+        return CacheMemory(self.lm, self.start)
 
     @property
     def n_vectors(self) -> int:
@@ -166,15 +162,14 @@ class Compressor(nn.Module):
         """Return the keys and values (B, c, E) that stand for spans (B, k) of a text.
 
         before: (B,), how many CMP rows of the same text precede them; positions go on after these.
+        Raises TerseError for a span of more than k tokens.
         """
         s = self.settings
-        given = Writing(spans, mask, before + self._span)
-        rows = self._rows(spans, mask)
-        return written(self.lm, self.first_token, given, rows, s.n_cmps, lora=s.lora_rank > 0)
-
-    @property
-    def _span(self) -> int:
-        return self.settings.seq_len if self.settings.rmb_only else self.settings.cmp_len
+        if (longest := int(mask.sum(1).max())) > s.span:
+            raise TerseError(f"a context of {longest} tokens: cmp_len is {s.span}")
+        return self.memory.written(
+            spans, mask, before + s.span, self._rows(spans, mask), s.n_cmps, lora=s.lora_rank > 0
+        )
 
     def _rows(self, spans: Tensor, mask: Tensor) -> Tensor:
         """Return what follows each span (B, k): SEP, if there is one, and the CMP rows."""
@@ -199,18 +194,18 @@ class Compressor(nn.Module):
         row = self.cue_row(cue)[None]
         if not self.cached:
             return with_rows(Z, row)
-        first = self._span + 1 + self.settings.sep_cmpr + Z.shape[1]
-        return Remembered(Z, row.expand(len(Z), 1, -1), first)
+        first = self.settings.span + self.settings.sep_cmpr + Z.shape[1] + 1
+        return MemoryPrefix(Z, row.expand(len(Z), 1, -1), first)
 
     def read(self, prefix: Prefix, target: Tensor, mask: Tensor) -> Tensor:
         """Return the logits (B, n, V) of each target after a prefix of vectors (B, p, E).
 
         The prefix' last position predicts the first target. target, mask: (B, n).
         """
-        if isinstance(prefix, Remembered):
+        if isinstance(prefix, MemoryPrefix):
             real = torch.cat([mask.new_ones(prefix.embeds.shape[:2]), mask[:, :-1]], 1)
-            before = prefix.followed_by(embed(self.lm, target[:, :-1]))
-            return logits_after(self.lm, self.first_token, before, real, target.shape[1])
+            whole, n = prefix.followed_by(embed(self.lm, target[:, :-1])), target.shape[1]
+            return self.memory.read(whole, real, n).logits[:, -n:]
         embeds = torch.cat([prefix, embed(self.lm, target[:, :-1]).to(prefix.dtype)], 1)
         real = torch.cat([mask.new_ones(prefix.shape[:2]), mask[:, :-1]], 1)
         return logits_of(self.lm, embeds, real, target.shape[1])
@@ -232,11 +227,11 @@ class Compressor(nn.Module):
         options: those of transformers' `generate`; without any, generation is greedy. Raises
         TerseError for options with memory: cache, which writes greedily.
         """
-        if not isinstance(prefix, Remembered):
+        if not isinstance(prefix, MemoryPrefix):
             return written_after(self.lm, prefix, n, **options)
         if options:
             raise TerseError(f"memory: cache writes greedily, without {sorted(options)[0]}")
-        return written_from(self.lm, self.first_token, prefix, n)
+        return self.memory.generate(prefix, n)
 
     def forward(self, **tensors: Tensor) -> Sums:
         """Return the summed losses of a batch (the fields of `Batch`) separately, in nats."""
@@ -321,7 +316,7 @@ def left_aligned(batch: Batch) -> tuple[Tensor, Tensor]:
 
 def followed_by(prefix: Prefix, embeds: Tensor) -> Prefix:
     """Return a prefix and embeddings (B, q, E) after it."""
-    if isinstance(prefix, Remembered):
+    if isinstance(prefix, MemoryPrefix):
         return prefix.followed_by(embeds)
     return torch.cat([prefix, embeds.to(prefix.dtype)], 1)
 

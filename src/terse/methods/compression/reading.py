@@ -11,9 +11,10 @@ from terse.evaluation.frontier.held import States
 from terse.evaluation.frontier.reader import CausalReader, CausalReading
 from terse.evaluation.frontier.reading import Cost
 from terse.evaluation.frontier.windows import Window
+from terse.methods.compression.cache_memory import MemoryPrefix
 from terse.methods.compression.cost import ArmCosts
 from terse.methods.compression.method import Compression
-from terse.methods.compression.model import Compressor
+from terse.methods.compression.model import Compressor, Prefix
 from terse.training.method import Method
 
 
@@ -37,9 +38,9 @@ class Compressed(CausalReading):
         cached = self.model.cached
         Z, sizes, states = (self._memory if cached else self._vectors)(tokens.context)
         target = torch.cat([tokens.context[tokens.L - o :], tokens.target])[None]
-        logits = self.model.read(
-            self.model.prefix(Z, self.model.cue), target, torch.ones_like(target)
-        )[0, o:]  # (m, V)
+        prefix = self.model.prefix(Z, self.model.cue)
+        self._check_length(prefix, target.shape[1])
+        logits = self.model.read(prefix, target, torch.ones_like(target))[0, o:]  # (m, V)
         nats = nn.functional.cross_entropy(logits.float(), tokens.target, reduction="none")
         dimensions = self.dimensions(slice(Z.shape[1]), states)
         held, c = Z.shape[1], self.model.settings.n_cmps
@@ -60,12 +61,21 @@ class Compressed(CausalReading):
             )
         ]  # fmt: skip
 
+    def _check_length(self, prefix: Prefix, n: int) -> None:
+        """Raise TerseError if a memory and n tokens after it need more positions than there are."""
+        limit = self.reader.limit
+        if isinstance(prefix, MemoryPrefix) and limit and prefix.first + n > limit:
+            raise TerseError(
+                f"the vectors of a window and its target end at position {prefix.first + n}, but "
+                f"the reader has {limit}: lower context_bytes or cmp_len"
+            )
+
     def _memory(self, context: Tensor) -> tuple[Tensor, list[int], States | None]:
         """Return keys and values (1, blocks x c, E), the tokens of each block, and their states."""
         s, k = self.model.settings, self.model.settings.cmp_len
         n_blocks = -(-len(context) // k)
         first = len(context) - (n_blocks - 1) * k
-        blocks = [context[:first], *context[first:].split(k)]
+        blocks = context.split([first, *[k] * (n_blocks - 1)])
         parts, seen = [], []
         for i, block in enumerate(blocks):
             before = torch.tensor([i * s.n_cmps], device=block.device)

@@ -119,6 +119,12 @@ class CompressionSettings(Run):
             raise ValueError("rmb_only compresses one span: leave n_spans out")
 
     def _check_memory(self) -> None:
+        if self.cmp_tail and self.n_cmps > self.span:
+            raise ValueError(
+                f"cmp_tail repeats {self.n_cmps} tokens, but a span has {self.span}: lower n_cmps"
+            )
+        if self.cmp_tail and self.cmp_layer == 0:
+            raise ValueError("cmp_layer 0 are vectors without a context: leave cmp_tail out")
         if self.memory == "vectors":
             return
         fields = type(self).model_fields
@@ -137,9 +143,14 @@ class CompressionSettings(Run):
         return "rmb" if self.rmb_only else "ce"
 
     @property
+    def span(self) -> int:
+        """The number of tokens that are compressed at a time."""
+        return self.seq_len if self.rmb_only else self.cmp_len
+
+    @property
     def n_context(self) -> int:
         """The number of compressed tokens of a window."""
-        return self.seq_len if self.rmb_only else self.n_spans * self.cmp_len
+        return self.n_spans * self.span
 
     @property
     def longest(self) -> int:
@@ -147,7 +158,11 @@ class CompressionSettings(Run):
         n = 2 * self.n_context if self.rmb_only else self.n_context + self.n_forward
         if self.memory == "vectors":
             return n
-        return n + 2 + self.sep_cmpr + self.n_spans * self.n_cmps  # the start token and the cue
+        target = self.seq_overlap + self.n_forward
+        if self.rmb_only or self.rmb_task:
+            target = max(target, self.n_context)
+        # The start token, a span, SEP, the rows of all spans, the cue, the target but its last.
+        return max(n, 1 + self.span + self.sep_cmpr + self.n_spans * self.n_cmps + target)
 
     @property
     def n_forward(self) -> int:

@@ -21,17 +21,17 @@ def save_compressor(model: Compressor, folder: Path, base: dict[str, Any]) -> No
     """Write the trained tensors to a folder; `base` holds the base's `name` and `digest`."""
     tensors = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    content = {"base": base, "settings": COMPRESSION.result_params(model.settings)}
+    content: dict[str, Any] = {"base": base}
+    content["settings"] = COMPRESSION.result_params(model.settings)
+    if model.cached:
+        content["start"] = model.start
     (folder / CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
-def load_compressor(
-    folder: Path, lm: PreTrainedModel, digest: str, start: int | None = None
-) -> Compressor:
+def load_compressor(folder: Path, lm: PreTrainedModel, digest: str) -> Compressor:
     """Return the compressor of a folder on its base `lm`, in eval mode.
 
-    digest: of `lm`. start: the token that starts a text, for memory: cache. Raises TerseError if
-    `lm` is not the base that the compressor was trained on.
+    digest: of `lm`. Raises TerseError if it is not the base that the compressor was trained on.
     """
     content = compressor_config(folder)
     trained_on = content["base"]
@@ -40,7 +40,8 @@ def load_compressor(
             f"the compressor in {folder} was trained on {trained_on['name']!r} with other weights "
             f"(digest {trained_on['digest'][:12]}, given {digest[:12]}); train it again"
         )
-    model = Compressor(lm, COMPRESSION.settings_from(content["settings"]), start)
+    settings = COMPRESSION.settings_from(content["settings"])
+    model = Compressor(lm, settings, content.get("start"))
     model.load_state_dict(read_tensors(folder / WEIGHTS)[0])
     return model.eval()
 

@@ -1,7 +1,7 @@
 """From keep logits to decisions: one path for training, evaluation and generation."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -58,14 +58,14 @@ def decide(
     elif rule == "calibrated":
         chosen = dithered(logits) >= threshold
     elif rule == "topk":
-        chosen = _all_but_lowest(logits, droppable, forget_p)
+        return all_but_lowest(logits, droppable, n_to_drop(droppable.sum(1), forget_p))
     else:
         raise unknown_name("rule", rule, RULES)
     return chosen | ~droppable
 
 
-def _all_but_lowest(logits: Tensor, droppable: Tensor, forget_p: float) -> Tensor:
-    n_dropped = n_to_drop(droppable.sum(1), forget_p)  # (B,)
+def all_but_lowest(logits: Tensor, droppable: Tensor, n_dropped: Tensor) -> Tensor:
+    """Return all tokens (B, T) but the n_dropped (B,) droppable ones with the lowest logits."""
     order = torch.argsort(logits.float().masked_fill(~droppable, math.inf), dim=1, stable=True)
     rank = torch.argsort(order, dim=1)  # (B, T), 0 the lowest
     return rank >= n_dropped[:, None]
@@ -109,20 +109,29 @@ class Calibration:
     @classmethod
     def of(cls, logits: Tensor, droppable: Tensor) -> "Calibration":
         """Return the calibration from the logits (B, T) of droppable tokens (B, T)."""
-        found = dithered(logits)[droppable].cpu()
-        if not len(found):
-            raise TerseError("no token of the calibration rows may be dropped")
-        points = torch.linspace(0, 1, 101, dtype=torch.float64)
-        return cls(torch.quantile(found.double(), points))
+        return cls(_quantiles(logits, droppable, torch.linspace(0, 1, 101, dtype=torch.float64)))
 
-    def threshold(self, forget_p: float) -> float:
-        """Return the logit below which a share `forget_p` of the tokens is."""
-        if forget_p <= 0:
+    @classmethod
+    def by_share(cls, logits: Tensor, droppable: Callable[[float], Tensor]) -> "Calibration":
+        """Return the same for a mask that decides on other tokens (B, T) for each share dropped."""
+        points = torch.linspace(0, 1, 101, dtype=torch.float64)
+        found = [_quantiles(logits, droppable(float(point)), point[None]) for point in points]
+        return cls(torch.cat(found))
+
+    def threshold(self, share: float) -> float:
+        """Return the logit below which a share of the tokens is."""
+        if share <= 0:
             return -math.inf
-        if forget_p >= 1:
+        if share >= 1:
             return math.inf
-        place = forget_p * 100
+        place = share * 100
         low = min(int(place), 99)
-        share = place - low
         first, second = self.quantiles[low : low + 2].tolist()
-        return first + share * (second - first)
+        return first + (place - low) * (second - first)
+
+
+def _quantiles(logits: Tensor, droppable: Tensor, shares: Tensor) -> Tensor:
+    found = dithered(logits)[droppable].cpu()
+    if not len(found):
+        raise TerseError("no token of the calibration rows may be dropped")
+    return torch.quantile(found.double(), shares)

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from terse.methods.forgetting.base_lm import at_rest
-from terse.methods.forgetting.decisions import decide
 from terse.methods.forgetting.gates import gated_nats
 from terse.methods.forgetting.modes import Scores
 from terse.methods.forgetting.packing import Rows
@@ -86,8 +85,7 @@ def saliency(model: "Forgetter", step: Step, uniform: Tensor) -> tuple[Tensor, T
     wanted = standardised(-slope, step.credited)
     errors = (step.logits - wanted).square().masked_fill(~step.credited, 0.0)
     noisy = step.logits.detach() + torch.logit(uniform[:, 0].clamp(1e-6, 1 - 1e-6))
-    dropped = model.settings.left_to_mask(model.settings.forget_p)
-    keep = decide(noisy, "topk", droppable=step.free, forget_p=dropped)
+    keep = model.best(noisy, step.rows, model.settings.mode, model.settings.forget_p)
     return errors.sum() / model.constant_length, keep
 
 

@@ -16,7 +16,7 @@ from terse.errors import TerseError
 from terse.evaluation.measures import Measure
 from terse.methods.forgetting import tasks
 from terse.methods.forgetting.cost import cost_table
-from terse.methods.forgetting.decisions import Calibration, decide
+from terse.methods.forgetting.decisions import Calibration
 from terse.methods.forgetting.evaluation import Evaluated, evaluate_arms, fullest
 from terse.methods.forgetting.generation import continuations_table
 from terse.methods.forgetting.mask_registry import baseline_arms, mask_of
@@ -182,10 +182,9 @@ class Forgetting(Method[ForgettingSettings]):
         """Return the nats of a validation batch's blocks at the budget, in `prefix` mode."""
         forgetter, rows = _forgetter(model), Rows(**batch)
         s = self.settings
-        free = forgetter.tokens_of_mask(rows, "prefix", s.forget_p)
         logits = forgetter.mask.logits(rows, decided(rows, "prefix"))
-        rule = "identity" if s.mask == "identity" else "topk"
-        keep = decide(logits, rule, droppable=free, forget_p=s.left_to_mask(s.forget_p))
+        forget_p = 0.0 if s.mask == "identity" else s.forget_p
+        keep = forgetter.best(logits, rows, "prefix", forget_p)
         scores = forgetter.score(rows, keep, "prefix")
         return float(scores.nats.sum()), int(scores.scored.sum())
 
@@ -256,10 +255,16 @@ class Forgetting(Method[ForgettingSettings]):
         n = min(CALIBRATION_ROWS, len(found))  # type: ignore[arg-type]
         batch = self.collate([found[i] for i in range(n)])
         rows = Rows(**{name: t.to(model.lm.device) for name, t in batch.items()})
-        mode = self.settings.mode
+        s = self.settings
         with torch.no_grad():
-            logits = model.mask.logits(rows, decided(rows, mode))
-        return Calibration.of(logits, model.tokens_of_mask(rows, mode, self.settings.forget_p))
+            logits = model.mask.logits(rows, decided(rows, s.mode))
+        if not s.keep_recent:
+            return Calibration.of(logits, model.free_tokens(rows, s.mode))
+
+        def decided_on(dropped: float) -> Tensor:
+            return model.tokens_of_mask(rows, s.mode, s.rate_of(dropped))
+
+        return Calibration.by_share(logits, decided_on)
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Write the language model, the mask and its thresholds."""

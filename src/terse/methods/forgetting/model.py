@@ -12,7 +12,13 @@ from transformers import PreTrainedModel
 
 from terse.errors import TerseError
 from terse.methods.forgetting.base_lm import at_rest, prepare_base
-from terse.methods.forgetting.decisions import Calibration, decide, droppable, n_to_drop
+from terse.methods.forgetting.decisions import (
+    Calibration,
+    all_but_lowest,
+    decide,
+    droppable,
+    n_to_drop,
+)
 from terse.methods.forgetting.gradient_estimators import GRADIENT_ESTIMATORS, Step
 from terse.methods.forgetting.masks import Mask
 from terse.methods.forgetting.modes import Scores, check_sight, decided, score
@@ -99,18 +105,27 @@ class Forgetter(nn.Module):
         """
         s = self.settings
         rule = s.decide if self.mask.learned else self.mask.rule
-        ahead = rule == "topk" and mode != "prefix" and forget_p > 0
+        looks = rule == "topk" or s.keep_recent > 0
+        ahead = looks and mode != "prefix" and forget_p > 0
         check_sight(self.mask.causal and not ahead, mode, f"mask {s.mask} with rule {rule}")
         logits = self.mask.logits(rows, decided(rows, mode)).float()
         threshold = math.log(s.threshold / (1 - s.threshold))
         if rule == "calibrated":
             if self.calibration is None:
                 raise TerseError("this mask has no thresholds yet: publish or calibrate it")
-            threshold = self.calibration.threshold(s.left_to_mask(forget_p))
-        return decide(
-            logits, rule, droppable=self.tokens_of_mask(rows, mode, forget_p),
-            forget_p=s.left_to_mask(forget_p), threshold=threshold,
-        )  # fmt: skip
+            threshold = self.calibration.threshold(s.dropped_by_mask(forget_p))
+        if rule == "topk":
+            return self.best(logits, rows, mode, forget_p)
+        free = self.tokens_of_mask(rows, mode, forget_p)
+        return decide(logits, rule, droppable=free, threshold=threshold)
+
+    def best(self, logits: Tensor, rows: Rows, mode: str, forget_p: float) -> Tensor:
+        """Return the tokens (B, T) that stay if exactly the budget is dropped, lowest logits first.
+
+        logits (B, T): of a mask, or any others.
+        """
+        n_dropped = n_to_drop(self.free_tokens(rows, mode).sum(1), forget_p)
+        return all_but_lowest(logits, self.tokens_of_mask(rows, mode, forget_p), n_dropped)
 
     def score(self, rows: Rows, keep: Tensor, mode: str | None = None) -> Scores:
         """Return the cost of the targets of rows with decisions (B, T)."""
@@ -165,7 +180,7 @@ class Forgetter(nn.Module):
     @property
     def _budget(self) -> float:
         """The share of the tokens left to the mask that it keeps."""
-        return 1 - self.settings.left_to_mask(self.settings.forget_p)
+        return 1 - self.settings.dropped_by_mask(self.settings.forget_p)
 
     def _unlearned(self, rows: Rows, free: Tensor, uniform: Tensor, phase: Phase) -> Tensor:
         """Return the decisions (B, T) of exploration, or of a mask without weights."""

@@ -242,11 +242,21 @@ class ForgettingSettings(Run):
     @property
     def explored(self) -> float:
         """The share of the tokens left to the mask that exploration drops."""
-        return self.left_to_mask(self.forget_p if self.explore_p is None else self.explore_p)
+        dropped = self.forget_p if self.explore_p is None else self.explore_p
+        return min(1.0, dropped / self.left_to_mask(self.forget_p))
 
     def left_to_mask(self, forget_p: float) -> float:
-        """Return the share of the tokens left to the mask that it drops at a forget rate.
+        """Return the share of the droppable tokens that the mask decides on at a forget rate f.
 
-        With `keep_recent` r these are all droppable tokens but the r (1 - f) that stay as the last.
+        With `keep_recent` r these are all but the r (1 - f) that stay as the last ones.
         """
-        return forget_p / (1 - self.keep_recent * (1 - forget_p))
+        return 1 - self.keep_recent * (1 - forget_p)
+
+    def dropped_by_mask(self, forget_p: float) -> float:
+        """Return the share of the tokens left to the mask that it drops at a forget rate."""
+        return forget_p / self.left_to_mask(forget_p)
+
+    def rate_of(self, dropped: float) -> float:
+        """Return the forget rate at which the mask drops a share of what is left to it."""
+        r = self.keep_recent
+        return dropped * (1 - r) / (1 - dropped * r)

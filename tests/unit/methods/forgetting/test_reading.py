@@ -9,7 +9,7 @@ from terse.evaluation.frontier.anew import Anew
 from terse.evaluation.frontier.choices import Recency
 from terse.evaluation.frontier.ends import Full
 from terse.methods.forgetting.reading import Forgotten, reading
-from tiny_forgetting import forgetting, text_rows
+from tiny_forgetting import forgetting
 from tiny_frontier import measured, n_held, window
 
 WINDOW = window("The loop is new, and so", " it reads")
@@ -48,41 +48,3 @@ def test_a_mask_of_recency_reads_what_recency_reads(inputs: Any) -> None:
     (plain,) = Anew(way.reader, Recency()).read(WINDOW, [n / tokens.L])
     assert plain.positions_held == n
     assert cost.nats == pytest.approx(plain.nats, rel=1e-5)
-
-
-@torch.inference_mode()
-@pytest.mark.parametrize("recent", [0.0, 0.5, 0.9])
-def test_a_share_of_what_is_kept_is_the_last_tokens(recent: float, inputs: Any) -> None:
-    method = forgetting(inputs, keep_recent=recent, decide="topk")
-    way = reading(method, method.build().eval(), "cpu")
-    rows, model = text_rows((41, 33), block=5), way.model
-    free = model.free_tokens(rows, "prefix")
-    for forget_p in (0.0, 0.25, 0.5, 0.8, 1.0):
-        keep = model.decisions(rows, "prefix", forget_p)
-        for kept, own in zip(keep, free, strict=True):
-            n, chosen = int(own.sum()), kept[own]
-            n_kept = n - int(n * forget_p)
-            assert abs(int(chosen.sum()) - n_kept) <= 1
-            last = int(recent * n_kept)
-            assert chosen[n - last :].all()
-        assert keep[~free].all()
-    assert torch.equal(model.free_tokens(rows, "prefix"), free)
-
-
-def test_the_last_tokens_are_outside_of_the_policy(inputs: Any) -> None:
-    method = forgetting(inputs, keep_recent=0.5)
-    model = method.build()
-    rows = text_rows((30, 30), block=5)
-    model.train()
-    sums = model(**vars(rows))
-    free, of_mask = (
-        model.free_tokens(rows, "prefix"), model.tokens_of_mask(rows, "prefix", 0.5)
-    )  # fmt: skip
-    n = int(free.sum(1)[0])
-    assert of_mask.sum(1).tolist() == [n - int(0.5 * (n - int(0.5 * n)))] * 2
-    assert model.settings.explored == pytest.approx(0.5 / 0.75)
-    logits = model.mask.logits(rows, rows.is_context)
-    kept = torch.sigmoid(logits)[of_mask].sum()
-    assert model._noted["kept"] == pytest.approx(kept.item(), rel=1e-5)
-    assert model._noted["free"] == float(of_mask.sum())
-    assert sums["dropped"] <= of_mask.sum()
