@@ -49,7 +49,7 @@ def mask_of(settings: ForgettingSettings, base: PreTrainedModel, counts: Counts)
     }
     mask = makers[s.mask]()
     if isinstance(mask, LearnedMask):
-        mask.start_with(1 - f)
+        mask.start_with(1 - s.dropped_by_mask(f))
     return mask
 
 

@@ -133,6 +133,11 @@ def test_training_keeps_the_budget_of_what_is_left_to_the_mask(grad: str, inputs
     assert float(again["price"].detach()) == pytest.approx(expected, rel=1e-4)
 
 
+def test_the_mask_starts_near_its_budget(inputs: Any) -> None:
+    model = forgetting(inputs, keep_recent=0.75, forget_p=0.75).build()
+    assert model.mask.last.bias.sigmoid().item() == pytest.approx(1 - 0.75 / (1 - 0.75 * 0.25))
+
+
 def test_the_validation_score_is_of_its_decisions(inputs: Any) -> None:
     method = forgetting(inputs, keep_recent=0.5, decide="topk")
     model, rows = method.build().eval(), text_rows((30, 24), block=5)
