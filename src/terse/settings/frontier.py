@@ -10,6 +10,7 @@ from terse.settings.strict import OPTIONAL, MaybeName, Name, Strict
 READINGS = "terse.readings"  # of entry points: the way's name = "module:function" of a CausalReader
 ENDS = ("full", "none")
 CHOICES = ("recency", "sink_recency", "random", "surprisal")  # of tokens
+CHEATS = ("oracle",)  # of tokens, by the target
 PLACES = ("middle", "last")  # blocks whose states are measured
 CACHE_SCORES = ("streaming", "knorm", "keydiff", "snapkv", "tova", "expected_attention")
 
@@ -21,7 +22,7 @@ def own_ways() -> tuple[str, ...]:
     `evict.X` reads everything and evicts the other keys and values, which keeps positions;
     `evict.X.dense` rotates the remaining keys to dense ones.
     """
-    read = [*CHOICES, "llmlingua"]
+    read = [*CHOICES, "llmlingua", *CHEATS]
     evicted = [*(x for x in CHOICES if x != "sink_recency"), *CACHE_SCORES]  # streaming is that
     return (
         *ENDS,

@@ -19,7 +19,7 @@ class Anew(CausalReading):
 
     def __init__(self, reader: CausalReader, choice: Choice, *, kept: bool = False) -> None:
         self.reader, self.choice, self.kept = reader, choice, kept
-        self.positions = "kept" if kept else "dense"
+        self.positions, self.note = "kept" if kept else "dense", choice.note
 
     def read(self, window: Window, rates: Sequence[float]) -> list[Cost]:
         tokens = self.reader.tokens(window)

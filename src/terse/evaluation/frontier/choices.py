@@ -25,6 +25,8 @@ class Chosen:
 class Choice(ABC):
     """Chooses n tokens of a context; what several n share is computed by `look`."""
 
+    note = ""  # what a reader of its results should know
+
     @abstractmethod
     def look(self, reader: CausalReader, tokens: Tokens, window: Window) -> Tensor:
         """Return the score of each token of a context, (L,); the highest are kept."""
@@ -61,6 +63,27 @@ class Random(Choice):
     def look(self, reader: CausalReader, tokens: Tokens, window: Window) -> Tensor:
         order = generator(self.seed, window).permutation(tokens.L)
         return torch.from_numpy(order).float().to(tokens.context.device)
+
+
+class Oracle(Choice):
+    """The last three quarters of n, and the tokens before these that occur in the target.
+
+    Among them, and if there are too few, the least predictable ones. It has seen the target, so it
+    is no way to read: it shows what choosing tokens one by one could be worth beside recency.
+    """
+
+    note = "it has seen the target"
+    recent = 0.75
+
+    def look(self, reader: CausalReader, tokens: Tokens, window: Window) -> Tensor:
+        nats = reader.token_nats(tokens.context)
+        return nats + 1e6 * torch.isin(tokens.context, tokens.target)
+
+    def take(self, seen: Tensor, reader: CausalReader, tokens: Tokens, n: int) -> Chosen:
+        scores = seen.clone()
+        scores[tokens.L - int(self.recent * n) :] = torch.inf
+        flops = float(reader.flops.total(tokens.L, tokens.L))
+        return Chosen(best(scores, n), computed=tokens.L, flops=flops)
 
 
 class Surprisal(Choice):

@@ -11,7 +11,7 @@ import pandas as pd
 
 from terse.errors import TerseError
 from terse.evaluation.scores import LN2, Floats, resampled
-from terse.settings.frontier import ENDS, PLACES
+from terse.settings.frontier import CHEATS, ENDS, PLACES
 
 LOWEST = 1 / 16  # rate from which the area under worth is taken
 COLUMNS = (
@@ -100,13 +100,15 @@ class Frontier:
 
     def table(self) -> pd.DataFrame:
         """Return `scores.csv`: a row for each way, rate and measure (`COLUMNS`)."""
-        pareto = pareto_set([(_per_byte(p, "positions_held"), _bits(p)) for p in self.points])
+        honest = [p for p in self.points if p.way.partition(".")[0] not in CHEATS]
+        pareto = pareto_set([(_per_byte(p, "positions_held"), _bits(p)) for p in honest])
+        chosen = {id(p) for p, is_best in zip(honest, pareto, strict=True) if is_best}
         rows = [
             row
-            for point, chosen in zip(self.points, pareto, strict=True)
+            for point in self.points
             for row in [
                 *self._of_point(point),
-                self._row(point, "pareto", float(chosen), math.nan, math.nan),
+                self._row(point, "pareto", float(id(point) in chosen), math.nan, math.nan),
             ]
         ]
         ways = dict.fromkeys(p.way for p in self.points)

@@ -5,7 +5,14 @@ from importlib.metadata import entry_points
 
 from terse.errors import TerseError, unknown_name
 from terse.evaluation.frontier.anew import Anew
-from terse.evaluation.frontier.choices import Choice, Random, Recency, SinkRecency, Surprisal
+from terse.evaluation.frontier.choices import (
+    Choice,
+    Oracle,
+    Random,
+    Recency,
+    SinkRecency,
+    Surprisal,
+)
 from terse.evaluation.frontier.ends import Full, Nothing
 from terse.evaluation.frontier.eviction import CacheScore, Evicted, EvictedTokens
 from terse.evaluation.frontier.evictions.expected_attention import ExpectedAttention
@@ -24,6 +31,7 @@ CHOICES: dict[str, Callable[[int], Choice]] = {
     "sink_recency": lambda seed: SinkRecency(),
     "random": Random,
     "surprisal": lambda seed: Surprisal(),
+    "oracle": lambda seed: Oracle(),
     "llmlingua": lambda seed: LLMLingua(),
 }
 SCORES: dict[str, type[CacheScore]] = {

@@ -84,6 +84,12 @@ def test_pareto_set() -> None:
     assert pareto_set(points) == [True, True, False, False, True, True]
 
 
+def test_what_has_seen_the_target_is_in_no_pareto_set() -> None:
+    table = Frontier(readings(oracle=reading({0.5: 1.0}), x=reading({0.5: 12.0})), "t").table()
+    assert value(table, "oracle", "pareto")["value"] == 0
+    assert value(table, "x", "pareto")["value"] == 1
+
+
 def test_a_failed_way_says_so_and_the_others_remain() -> None:
     failed = pd.DataFrame([{"nats": math.nan, "flag": "no cache"}])
     table = Frontier(readings(bad=failed, x=reading({0.5: 12.0})), "t").table()

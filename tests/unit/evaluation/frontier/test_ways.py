@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AttentionInterface, MistralConfig, MistralForCausalLM
 
 from terse.errors import TerseError
-from terse.evaluation.frontier.choices import Random
+from terse.evaluation.frontier.choices import Oracle, Random
 from terse.evaluation.frontier.eviction import Evicted
 from terse.evaluation.frontier.evictions.knorm import KNorm
 from terse.evaluation.frontier.reader import CausalReader
@@ -109,7 +109,7 @@ def test_turning_all_keys_by_the_same_positions_changes_nothing(
 
 
 @pytest.mark.parametrize("way", [
-        "full", "none", "surprisal", "evict.knorm", "evict.snapkv", "evict.tova",
+        "full", "none", "surprisal", "oracle", "evict.knorm", "evict.snapkv", "evict.tova",
         "evict.expected_attention",
     ],
 )  # fmt: skip
@@ -147,6 +147,7 @@ def test_costs_of_a_window(reader: CausalReader) -> None:
     n = n_left(0.25, L)
     for way, held, computed in (
         ("full", L, L + m), ("none", 0, m), ("recency", n, n + m), ("surprisal", n, L + n + m),
+        ("oracle", n, L + n + m),
         ("evict.knorm", n, L + m), ("evict.surprisal", n, 2 * L + m),
     ):  # fmt: skip
         cost = reading_of(way, reader, 0).read(windows(1)[0], [0.25])[0]
@@ -154,6 +155,24 @@ def test_costs_of_a_window(reader: CausalReader) -> None:
         assert cost.positions_whole == L
         # keys and values of 2 layers, 2 heads, 8 numbers, 4 bytes each
         assert cost.bytes_held == held * 2 * 2 * 2 * 8 * 4
+
+
+@torch.inference_mode()
+def test_the_oracle_keeps_what_the_target_needs_and_the_last_tokens(reader: CausalReader) -> None:
+    window = windows(1)[0]
+    tokens, choice = reader.tokens(window), Oracle()
+    seen = choice.look(reader, tokens, window)
+    target = set(tokens.target.tolist())
+    occurs = torch.tensor([t in target for t in tokens.context.tolist()])
+    for n in (1, 8, 40, tokens.L):
+        kept = choice.take(seen, reader, tokens, n).tokens.tolist()
+        assert len(kept) == n
+        assert kept == sorted(kept)
+        border = tokens.L - int(0.75 * n)
+        assert kept[len(kept) - int(0.75 * n) :] == list(range(border, tokens.L))
+        others = [i for i in kept if i < border]
+        assert occurs[others].sum() == min(len(others), int(occurs[:border].sum()))
+    assert "seen the target" in reading_of("oracle", reader, 0).note
 
 
 def test_windows_add_up_in_any_order(reader: CausalReader) -> None:
