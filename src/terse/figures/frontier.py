@@ -109,9 +109,11 @@ def _name_far(axes: Axes, values: Any, measure: str) -> None:
     for at, (x, bits, way) in enumerate(
         zip(nearest[measure], nearest["bits_per_byte"], nearest["way"], strict=True)
     ):
+        place = axes.transAxes.inverted().transform(axes.transData.transform((x, limit)))[0]
         axes.annotate(
             f"{way} {bits:.1f}", (x, 1), xycoords=("data", "axes fraction"), fontsize=6,
-            xytext=(0, -16 - 9 * at), textcoords="offset points", ha="right", va="top",
+            xytext=(0, -16 - 9 * at), textcoords="offset points",
+            ha="right" if place > 1 / 3 else "left", va="top",
             arrowprops={"arrowstyle": "->", "lw": 0.6, "shrinkB": 0},
         )  # fmt: skip
 

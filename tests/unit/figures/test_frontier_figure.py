@@ -74,3 +74,19 @@ def test_a_way_far_beyond_none_is_named_at_the_edge_and_presses_nothing_together
         assert 0.8 < low < 1.0
         assert high == pytest.approx(3.0)  # as far above none as full is below it
         assert "way02 8.1" in {text.get_text() for text in axes.texts}
+
+
+@pytest.mark.parametrize("flops", [1e4, 1e5, 1.5e6, 1e7])
+def test_names_at_the_edge_stay_inside_their_panel(flops: float) -> None:
+    table = scores(3)
+    far = table[(table["way"] == "way02") & (table["rate"] == 0.5)].copy()
+    far["way"] = "a_small_model_of_bytes"
+    far.loc[far["measure"] == "bits_per_byte", "value"] = 9.0
+    far.loc[far["measure"] == "flops_per_byte", "value"] = flops
+    figure = draw_frontier(pd.concat([table, far]))
+    figure.canvas.draw()
+    for axes in figure.axes:
+        (name,) = (text for text in axes.texts if text.get_text().startswith("a_small"))
+        text, panel = name.get_window_extent(), axes.get_window_extent()
+        assert panel.x0 <= text.x0
+        assert text.x1 <= panel.x1
