@@ -245,6 +245,7 @@ def test_it_reads_as_many_positions_as_it_says(changes: dict[str, Any]) -> None:
     batch = batch_of(k=k, n=max(1, o + settings.n_forward))
     batch["is_new"] = batch["target_mask"] * (torch.arange(batch["target"].shape[1]) >= o)
     if settings.rmb_only:
+        assert (settings.span, k) == (9, 9)
         batch["target"], batch["target_mask"] = batch["context"], batch["context_mask"]
         batch["is_new"] = batch["context_mask"]
     for n_positions, fits in ((settings.longest, True), (settings.longest - 1, False)):
