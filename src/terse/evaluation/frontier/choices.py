@@ -65,27 +65,6 @@ class Random(Choice):
         return torch.from_numpy(order).float().to(tokens.context.device)
 
 
-class Oracle(Choice):
-    """The last three quarters of n, and the tokens before these that occur in the target.
-
-    Among them, and if there are too few, the least predictable ones. It has seen the target, so it
-    is no way to read: it shows what choosing tokens one by one could be worth beside recency.
-    """
-
-    note = "it has seen the target"
-    recent = 0.75
-
-    def look(self, reader: CausalReader, tokens: Tokens, window: Window) -> Tensor:
-        nats = reader.token_nats(tokens.context)
-        return nats + 1e6 * torch.isin(tokens.context, tokens.target)
-
-    def take(self, seen: Tensor, reader: CausalReader, tokens: Tokens, n: int) -> Chosen:
-        scores = seen.clone()
-        scores[tokens.L - int(self.recent * n) :] = torch.inf
-        flops = float(reader.flops.total(tokens.L, tokens.L))
-        return Chosen(best(scores, n), computed=tokens.L, flops=flops)
-
-
 class Surprisal(Choice):
     """The tokens that the reader predicts worst (Selective Context).
 
@@ -98,3 +77,23 @@ class Surprisal(Choice):
     def take(self, seen: Tensor, reader: CausalReader, tokens: Tokens, n: int) -> Chosen:
         flops = float(reader.flops.total(tokens.L, tokens.L))
         return Chosen(best(seen, n), computed=tokens.L, flops=flops)
+
+
+class Oracle(Surprisal):
+    """The last three quarters of n, and the tokens before these that occur in the target.
+
+    Among them, and if there are too few, the least predictable ones. It has seen the target, so it
+    is no way to read: it shows what choosing tokens one by one could be worth beside recency.
+    """
+
+    note = "it has seen the target"
+    recent = 0.75
+
+    def look(self, reader: CausalReader, tokens: Tokens, window: Window) -> Tensor:
+        nats = super().look(reader, tokens, window)
+        return nats + 1e6 * torch.isin(tokens.context, tokens.target)
+
+    def take(self, seen: Tensor, reader: CausalReader, tokens: Tokens, n: int) -> Chosen:
+        scores = seen.clone()
+        scores[tokens.L - int(self.recent * n) :] = torch.inf
+        return super().take(scores, reader, tokens, n)

@@ -33,13 +33,14 @@ class ArmCosts:
 
     reading: a pass of the language model. making: a pass up to the hidden state from which the
     vectors are read, scored at the positions that become vectors. pooling: the same in the plain
-    model, without trained rows or LoRA. vector: FLOPs of projecting one vector.
+    model, without trained rows or LoRA; None without that arm. vector: FLOPs of projecting one
+    vector.
     """
 
     model: Compressor
     reading: PassFlops
     making: "PassFlops | MemoryFlops"
-    pooling: PassFlops
+    pooling: PassFlops | None
     vector: float
 
     @classmethod
@@ -48,7 +49,7 @@ class ArmCosts:
         reading, lora = lm_flops(model.lm), model.settings.lora_rank > 0
         if model.cached:
             making = MemoryFlops.of(model, replace(reading, head=0.0))
-            return cls(model, reading, making, replace(reading, head=0.0), 0.0)
+            return cls(model, reading, making, pooling=None, vector=0.0)
         states = torch.zeros(1, 1, _state_width(model), device=model.vectors.device)
         return cls(
             model,
@@ -105,6 +106,7 @@ class ArmCosts:
 
     def _of_pooling(self, mask: Tensor) -> tuple[Floats, Floats]:
         """Return the same for means over parts, which are products with matrices (c, k)."""
+        assert self.pooling is not None
         c, spans = self.model.settings.n_cmps, self._spans(mask)
         means = 2 * c * spans * _state_width(self.model)
         flops = self.pooling.total(spans) + means + c * self.vector

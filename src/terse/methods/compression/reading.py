@@ -76,16 +76,16 @@ class Compressed(CausalReading):
         n_blocks = -(-len(context) // k)
         first = len(context) - (n_blocks - 1) * k
         blocks = context.split([first, *[k] * (n_blocks - 1)])
-        parts, seen = [], []
+        parts, seen = [], []  # seen: the states of each pass over SEP and CMP
         for i, block in enumerate(blocks):
             before = torch.tensor([i * s.n_cmps], device=block.device)
             parts.append(self.model.memory_of(block[None], torch.ones_like(block[None]), before))
             if self.held is not None:
-                seen.append(self.held.states())  # of the pass over SEP and CMP
-        own = {
-            name: torch.cat([one[name][-s.n_cmps :] for one in seen]) for name in (seen or [{}])[0]
-        }
-        return torch.cat(parts, 1), [len(block) for block in blocks], own or None
+                seen.append(self.held.states())
+        states = None
+        if seen:
+            states = {at: torch.cat([one[at][-s.n_cmps :] for one in seen]) for at in seen[0]}
+        return torch.cat(parts, 1), [len(block) for block in blocks], states
 
     def _vectors(self, context: Tensor) -> tuple[Tensor, list[int], None]:
         """Return the vectors (1, blocks x c, E) of a context (L,), and the tokens of each block."""
