@@ -52,6 +52,7 @@ wildcard_constraints:
     family=names(settings.families()),
     frontier=names(settings.frontier),
     way=names(ways_of_all()),
+    part=r"\d+",
     figure="by-layer|by-step|by-scale|by-size|by-window|against-loss",
     shard=r"\d{5}",
 

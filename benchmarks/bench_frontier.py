@@ -24,7 +24,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 from terse.corpora.documents import read_documents, write_documents
 from terse.corpora.tokenizers import load_tokenizer, train_bpe
 from terse.evaluation.flops import lm_flops
-from terse.evaluation.frontier.eviction import Evicted, held_entries
+from terse.evaluation.frontier.eviction import Evicted, held_entries, read_whole
 from terse.evaluation.frontier.llmlingua import LLMLingua
 from terse.evaluation.frontier.reader import CausalReader
 from terse.evaluation.frontier.reading import n_left
@@ -163,11 +163,12 @@ def against_kvpress() -> list[Row]:
             tokens = reader().tokens(window)
             way = Evicted(reader(), SCORES[score]())
             with torch.inference_mode():
-                whole, scores, *_ = way.look(tokens, window)
+                whole = read_whole(reader(), tokens)
+                scores = way.look(whole, tokens, window).scores
             ids = [reader().start, *tokens.context[:-1].tolist()]
             for rate in RATES:
                 cases.append({"score": score, "ids": ids, "rate": rate})
-                held = held_entries(whole, scores, n_left(rate, tokens.L))
+                held = held_entries(whole.cache, scores, n_left(rate, tokens.L))
                 ours.append([layer.tolist() for layer in held])
     theirs = ask("kvpress", KVPRESS, cases)
     rows = []

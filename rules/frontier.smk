@@ -58,10 +58,42 @@ rule score_reading:
         "../workflow/scripts/score_reading.py"
 
 
+rule score_evictions:
+    """Score all evictions on a part of the windows; they share the pass over each context."""
+    input:
+        unpack(lambda w: reading_inputs(w.frontier, "full")),
+        windows="results/frontier/{frontier}/windows.parquet",
+        trained_on=lambda w: texts_that_trained(w.frontier, "full"),
+    output:
+        table="results/frontier/{frontier}/evictions/{part}.csv",
+        record="results/frontier/{frontier}/evictions/{part}.run.json",
+    log:
+        "logs/score_evictions/{frontier}.{part}.log",
+    benchmark:
+        "logs/score_evictions/{frontier}.{part}.benchmark.tsv"
+    threads: 1
+    resources:
+        gpu=lambda w: reading_devices(w.frontier, "full"),
+        mem_mb=lambda w, attempt: lm_eval_mem_mb(reader(w.frontier, "full"), attempt),
+        runtime=lambda w, attempt: 480 * attempt,
+    params:
+        ways=lambda w: settings.frontier[w.frontier].evictions,
+        n_parts=lambda w: settings.frontier[w.frontier].parts,
+        rates=lambda w: settings.frontier[w.frontier].rates,
+        estimators=lambda w: settings.frontier[w.frontier].estimators,
+        seed=lambda w: settings.frontier[w.frontier].seed,
+        loading=lambda w: reading_loading(w.frontier, "full"),
+        step=lambda w: getattr(lm_eval_item(reader(w.frontier, "full")), "step", None),
+        stage=stage("score_evictions"),
+    script:
+        "../workflow/scripts/score_evictions.py"
+
+
 rule tabulate_frontier:
     """Compare all ways of a study: bits per byte, worth, costs, and their intervals."""
     input:
         readings=lambda w: readings_of(w.frontier),
+        evictions=lambda w: evictions_of(w.frontier),
     output:
         scores="results/frontier/{frontier}/scores.csv",
         page=report(
@@ -77,7 +109,8 @@ rule tabulate_frontier:
         "logs/tabulate_frontier/{frontier}.benchmark.tsv"
     threads: 1
     params:
-        ways=lambda w: settings.frontier[w.frontier].all_ways,
+        ways=lambda w: settings.frontier[w.frontier].read_alone,
+        order=lambda w: settings.frontier[w.frontier].all_ways,
         targets=lambda w: settings.frontier[w.frontier].targets,
         seed=lambda w: settings.frontier[w.frontier].seed,
         stage=stage("tabulate_frontier"),

@@ -50,9 +50,15 @@ def texts_that_trained(study, way):
 
 
 def readings_of(study):
-    """Return the tables of all ways of a study."""
-    ways = settings.frontier[study].all_ways
+    """Return the tables of a study's ways that are a job each."""
+    ways = settings.frontier[study].read_alone
     return [f"results/frontier/{study}/readings/{way}.csv" for way in ways]
+
+
+def evictions_of(study):
+    """Return the tables of a study's evictions, one for each part of the windows."""
+    parts = range(settings.frontier[study].parts)
+    return [f"results/frontier/{study}/evictions/{part}.csv" for part in parts]
 
 
 def ways_of_all():

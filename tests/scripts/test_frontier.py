@@ -48,6 +48,15 @@ def score(folder: Path, way: str, **changes: Any) -> pd.DataFrame:
 def test_from_documents_to_the_picture(folder: Path, tmp_path: Path) -> None:
     for way in WAYS:
         score(folder, way)
+    evictions = ["evict.tova", "evict.keydiff"]
+    for part in range(2):
+        run_script(
+            "score_evictions", ways=evictions, part=part, n_parts=2, model_folder=folder / "model",
+            loading={}, device="cpu", windows_path=folder / "w.parquet", rates=[0.5, 0.25],
+            estimators=["participation_ratio"], seed=0, trained_on=[folder / "all.parquet"],
+            table_path=folder / f"{part}.csv", record_path=folder / f"{part}.json",
+        )  # fmt: skip
+        assert json.loads((folder / f"{part}.json").read_text())["settings"]["part"] == part
     settings = json.loads((folder / "recency.json").read_text())["settings"]
     assert settings == {
         "way": "recency", "rates": [0.5, 0.25], "estimators": ["participation_ratio"], "seed": 0,
@@ -55,10 +64,13 @@ def test_from_documents_to_the_picture(folder: Path, tmp_path: Path) -> None:
     }  # fmt: skip
     run_script(
         "tabulate_frontier", ways=list(WAYS), paths=[folder / f"{w}.csv" for w in WAYS],
+        evictions=[folder / f"{part}.csv" for part in range(2)], order=[*WAYS, *evictions],
         targets="t", seed=0, scores=tmp_path / "scores.csv", html=tmp_path / "f.html",
     )  # fmt: skip
     table = pd.read_csv(tmp_path / "scores.csv")
-    assert set(table["way"]) == set(WAYS)
+    assert table["way"].unique().tolist() == [*WAYS, *evictions]
+    tova = table[(table["way"] == "evict.tova") & (table["measure"] == "bits_per_byte")]
+    assert tova["flag"].str.contains("trained on").all()
     measured = table[table["measure"] == "participation_ratio_last"].set_index("way")["value"]
     assert measured["full"] > 1
     assert (table["targets"] == "t").all()

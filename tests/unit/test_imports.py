@@ -43,6 +43,7 @@ LOADED = {
     "plot_study": FIGURE,
     "run_lm_eval": set(),
     "score_reading": {"torch", "transformers", "pandas", "numba", "scipy"},
+    "score_evictions": {"torch", "transformers", "pandas", "numba", "scipy"},
     "tabulate_frontier": TABLE,
     "tabulate_heavy_tokens": TABLE,
     "tabulate_lm_eval": TABLE,

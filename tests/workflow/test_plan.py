@@ -41,7 +41,8 @@ def test_default_plan(default: Workflow) -> None:
     assert plan["train_tokenizer"] == 2
     assert plan["tokenize_corpus"] == 3
     assert plan["plot_study"] == 4
-    assert plan["score_reading"] == 11  # full, none, 5 ways of the base, 4 runs
+    assert plan["score_reading"] == 9  # full, none, 3 ways of the base, 4 runs
+    assert plan["score_evictions"] == 2  # parts, both ways in each
     assert plan["cut_windows"] == plan["tabulate_frontier"] == plan["plot_frontier"] == 1
     assert plan["cache_activations"] == plan["estimate_dimensions"] == 4
     assert plan["plot_dimensions"] == 5 + 3
@@ -90,10 +91,11 @@ def test_one_target(default: Workflow) -> None:
     assert "evaluate_run" not in plan
 
 
-def test_a_frontier_scores_each_way_in_a_job_of_its_own(tmp_path: Path) -> None:
+def test_a_frontier_scores_each_way_in_a_job_of_its_own_but_evictions(tmp_path: Path) -> None:
     plan = Workflow(tmp_path, TINY).plan("results/frontier/small/frontier.svg")
     assert (plan["cut_windows"], plan["tabulate_frontier"], plan["plot_frontier"]) == (1, 1, 1)
-    assert plan["score_reading"] == 6  # full, none, two ways of the base, two runs
+    assert plan["score_reading"] == 5  # full, none, a way of the base, two runs
+    assert plan["score_evictions"] == 1
     assert plan["train_model"] == 3
     assert "evaluate_run" not in plan
 

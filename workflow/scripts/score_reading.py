@@ -1,6 +1,5 @@
 """Score one way of reading on the windows of a study, at all its rates."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +7,9 @@ from terse import job
 from terse.artifacts import atomic_file, write_json
 from terse.config.ways import make_reading
 from terse.evaluation.frontier.reading import read_or_why
-from terse.evaluation.frontier.windows import read_windows, seen_in_training
+from terse.evaluation.frontier.windows import flagged, read_windows
 from terse.provenance import digest_file, record
 from terse.training.method import Inputs
-
-logger = logging.getLogger("terse")
 
 
 def score_reading(
@@ -36,9 +33,7 @@ def score_reading(
     table = read_or_why(
         lambda: make_reading(way, model_folder, **reader), windows, rates, estimators
     )
-    if seen := seen_in_training(windows, trained_on):
-        logger.warning("%s: %s", way, seen)
-        table["flag"] = [f"{flag}; {seen}" if flag else seen for flag in table["flag"]]
+    table = flagged(table, windows, trained_on)
     with atomic_file(table_path) as partial:
         table.to_csv(partial, index=False)
     settings = {"way": way, "rates": rates, "estimators": estimators}

@@ -16,6 +16,7 @@ from terse.settings.strict import OPTIONAL
 
 if TYPE_CHECKING:  # it calls this module
     from terse.config.workflow import Workflow
+    from terse.evaluation.frontier.reader import CausalReader
     from terse.evaluation.frontier.reading import Reading
     from terse.training.method import Inputs
 
@@ -67,14 +68,23 @@ def make_reading(
         method = method_of(run, inputs)
         made = pkgutil.resolve_name(str(spec_of(method.settings).reading(method.settings)))
         return made(method, method.load(folder), device)
+    from terse.evaluation.frontier.ways import reading_of
+
+    reader = load_reader(folder, loading, device)
+    return reading_of(way if way in known_ways() else "full", reader, seed)
+
+
+def load_reader(folder: Path, loading: Mapping[str, Any], device: str) -> "CausalReader":
+    """Return a complete language model that reads, with its tokenizer. Imports torch.
+
+    loading: how it is loaded (`terse.models.loading.load_model`).
+    """
     from terse.corpora.tokenizers import load_tokenizer
     from terse.evaluation.frontier.reader import CausalReader
-    from terse.evaluation.frontier.ways import reading_of
     from terse.models.loading import load_model
 
     lm = load_model(folder, device=device, **loading)
-    tokenizer = load_tokenizer(folder, bool(loading.get("trust_remote_code")))
-    return reading_of(way if way in known_ways() else "full", CausalReader(lm, tokenizer), seed)
+    return CausalReader(lm, load_tokenizer(folder, bool(loading.get("trust_remote_code"))))
 
 
 def training_corpora(workflow: "Workflow", study: Frontier, way: str) -> list[str]:

@@ -12,6 +12,8 @@ ENDS = ("full", "none")
 CHOICES = ("recency", "sink_recency", "random", "surprisal")  # of tokens
 CHEATS = ("oracle",)  # of tokens, by the target
 PLACES = ("middle", "last")  # blocks whose states are measured
+EVICT = "evict."  # begins the ways that read everything first
+PART = 32  # windows in a job that scores all evictions of a study
 CACHE_SCORES = ("streaming", "knorm", "keydiff", "snapkv", "tova", "expected_attention")
 
 
@@ -27,7 +29,7 @@ def own_ways() -> tuple[str, ...]:
     return (
         *ENDS,
         *(f"{x}{kept}" for x in read for kept in ("", ".kept")),
-        *(f"evict.{x}{dense}" for x in evicted for dense in ("", ".dense")),
+        *(f"{EVICT}{x}{dense}" for x in evicted for dense in ("", ".dense")),
     )
 
 
@@ -105,6 +107,22 @@ class Frontier(Strict):
     def all_ways(self) -> list[str]:
         """The ends and the given ways."""
         return [*ENDS, *self.ways]
+
+    @property
+    def evictions(self) -> list[str]:
+        """The ways that share a pass over each context, which are scored together."""
+        return [way for way in self.ways if way in own_ways() and way.startswith(EVICT)]
+
+    @property
+    def read_alone(self) -> list[str]:
+        """The ways that are a job of their own each."""
+        evictions = set(self.evictions)
+        return [way for way in self.all_ways if way not in evictions]
+
+    @property
+    def parts(self) -> int:
+        """How many jobs score the evictions: the windows are dealt out to them; 0 if none."""
+        return -(-self.n_windows // PART) if self.evictions else 0
 
     @property
     def targets(self) -> str:

@@ -42,8 +42,8 @@ DEFAULT = {
     "cache_activations": {"smollm2": 108.7, "base-step0": 4.0, "base-step100": 3.9},
     "estimate_dimensions": {"smollm2": 4.6, "base-step100": 18.4},
     "evaluate_run": {"blotch": 10.3, "blotch-vanilla": 4.9},
-    "score_reading": {"docs, full": 1.9, "docs, none": 1.0, "docs, recency": 3.0,
-                      "docs, evict.tova": 4.3},
+    "score_reading": {"docs, full": 1.9, "docs, none": 1.0, "docs, recency": 3.0},
+    "score_evictions": {"docs": 4.1},
     "collect_corpus": {"python-docs": 6.6},
     "tokenize_corpus": {"python-docs, bpe": 1.8, "python-docs, smollm2": 3.7},
 }  # fmt: skip
@@ -102,7 +102,8 @@ def test_each_job_of_the_default_run_took_what_the_plan_says_within_twice(tmp_pa
     found = works(settings, settings.select.ids, settings.selected_runs(), tmp_path,
                   studies=settings.select.frontier)  # fmt: skip
     planned_s = {(work.rule, work.name): work.seconds for work in found}
-    threads = {"collect_corpus": 1, "tokenize_corpus": 1, "score_reading": 1}
+    threads = {"collect_corpus": 1, "tokenize_corpus": 1, "score_reading": 1,
+               "score_evictions": 1}  # fmt: skip
     for rule, jobs in DEFAULT.items():
         for name, processor_s in jobs.items():
             of_run = settings.runs[name].threads if rule in ("train_model", "evaluate_run") else 2

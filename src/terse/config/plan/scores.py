@@ -42,11 +42,30 @@ def _scoring(settings: Workflow, run: str, seconds: float | None, n: int | None)
 
 
 def readings(settings: Workflow, study: str, tflops: float | None) -> list[Work]:
-    """Return the job of each way of a study: the whole windows once, and then at each rate."""
-    return [_reading(settings, study, way, tflops) for way in settings.frontier[study].all_ways]
+    """Return the jobs of a study's ways: the whole windows once, and then at each rate.
+
+    Evictions share the pass over a context, and read only the target at each rate.
+    """
+    asked = settings.frontier[study]
+    passes = 1.0 + len(asked.rates)
+    found = [
+        _reading(settings, study, "score_reading", way, passes, 1, tflops)
+        for way in asked.read_alone
+    ]
+    if asked.parts:
+        target = asked.target_bytes / (asked.context_bytes + asked.target_bytes)
+        passes = 1.0 + len(asked.evictions) * len(asked.rates) * target
+        found.append(
+            _reading(settings, study, "score_evictions", "full", passes, asked.parts, tflops)
+        )
+    return found
 
 
-def _reading(settings: Workflow, study: str, way: str, tflops: float | None) -> Work:
+def _reading(
+    settings: Workflow, study: str, rule: str, way: str, passes: float, jobs: int,
+    tflops: float | None,
+) -> Work:  # fmt: skip
+    """Return the jobs that score a way in so many passes over each window."""
     asked, reader = settings.frontier[study], reader_of(settings.frontier[study], way)
     if reader in settings.models:
         item, n = settings.models[reader], model_parameters(settings, reader)
@@ -60,8 +79,8 @@ def _reading(settings: Workflow, study: str, way: str, tflops: float | None) -> 
         window = (asked.context_bytes + asked.target_bytes) / bytes_per_token(
             settings, tokenizer or "bytes"
         )
-        positions = asked.n_windows * window * (1 + len(asked.rates))
+        positions = asked.n_windows / jobs * window * passes
         seconds = START_S + 2 * n * positions / flops_per_s(min(1, own), tflops)
         memory = PROCESS_MB + 8 * n // 10**6
-    name = f"{study}, {way}"
-    return Work("score_reading", name, 1, seconds, memory, requested(settings, reader, 1))
+    name = f"{study}, {way}" if rule == "score_reading" else study
+    return Work(rule, name, jobs, seconds, memory, requested(settings, reader, 1))

@@ -1,7 +1,8 @@
 """Reading a whole context, then evicting keys and values before the target is read."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from terse.evaluation.frontier.choices import Choice, Recency, Surprisal
 from terse.evaluation.frontier.ends import without_context
-from terse.evaluation.frontier.held import States
+from terse.evaluation.frontier.held import Held, States
 from terse.evaluation.frontier.observed import Layer, observe, observed
 from terse.evaluation.frontier.reader import CausalReader, CausalReading, KeysValues, Tokens
 from terse.evaluation.frontier.reading import Cost, at_rate, best, n_left
@@ -35,14 +36,28 @@ class CacheScore(ABC):
         return 0.0
 
 
-class Looked(NamedTuple):
-    """A context that was read whole: what it cost to know what to hold.
+class Whole(NamedTuple):
+    """One pass over [start, context without its last token], which several evictions can share.
 
-    whole: its cache. scores: of each layer's entries, (L,) or (H, L); the highest are held.
-    computed: positions. flops: of passes and scores.
+    layers: what each of them holds. states: those whose dimensions are measured, if any are.
     """
 
-    whole: KeysValues
+    layers: list[Layer]
+    states: States | None
+
+    @property
+    def cache(self) -> KeysValues:
+        """Keys and values of each layer, (1, H, L, D)."""
+        return [(layer.keys[None], layer.values[None]) for layer in self.layers]
+
+
+class Looked(NamedTuple):
+    """What to hold of a context, and what it cost to know, the pass over it included.
+
+    scores: of each layer's entries, (L,) or (H, L); the highest are held. computed: positions.
+    flops: of passes and scores.
+    """
+
     scores: list[Tensor]
     computed: float
     flops: float
@@ -64,28 +79,50 @@ class Eviction(CausalReading):
 
     def read(self, window: Window, rates: Sequence[float]) -> list[Cost]:
         tokens = self.reader.tokens(window)
-        looked = self.look(tokens, window)
-        states = None if self.held is None else self.held.states()
-        return [self._at(rate, looked, states, tokens) for rate in rates]
+        return self.read_after(read_whole(self.reader, tokens, self.held), tokens, window, rates)
+
+    def read_after(
+        self, whole: Whole, tokens: Tokens, window: Window, rates: Sequence[float]
+    ) -> list[Cost]:
+        """Return the costs of a window at each rate after the pass over its whole context."""
+        looked, cache = self.look(whole, tokens, window), whole.cache
+        counts = [n_left(rate, tokens.L) for rate in rates]
+        held = {n: held_entries(cache, looked.scores, n) for n in counts if n}
+        nats = self._nats({n: self._left(cache, held[n]) for n in held}, tokens)
+        return [
+            self._cost(rate, nats[n], held[n], looked, whole.states, tokens)
+            if n
+            else at_rate(without_context(self.reader, tokens), rate)
+            for rate, n in zip(rates, counts, strict=True)
+        ]
 
     @abstractmethod
-    def look(self, tokens: Tokens, window: Window) -> Looked:
-        """Return the whole cache and its scores; its last pass is over all that is held."""
+    def look(self, whole: Whole, tokens: Tokens, window: Window) -> Looked:
+        """Return the scores of a context's entries, after the pass over it."""
 
-    def _at(self, rate: float, looked: Looked, states: States | None, tokens: Tokens) -> Cost:
-        n, (whole, scores, computed, flops) = n_left(rate, tokens.L), looked
-        if n == 0:
-            return at_rate(without_context(self.reader, tokens), rate)
-        held = held_entries(whole, scores, n)
-        kept = [evicted(pair, index) for pair, index in zip(whole, held, strict=True)]
-        last = tokens.L
-        if self.rotary is not None:
-            kept = [turned(self.rotary, p, i) for p, i in zip(kept, held, strict=True)]
-            last = n
-        nats = self.reader.read_after(kept, tokens, last)
+    def _nats(self, left: Mapping[int, KeysValues], tokens: Tokens) -> dict[int, float]:
+        """Return the target's nats after each number of entries; all are read as `full` does."""
+        nats, parts = {}, [n for n in left if n < tokens.L]
+        if tokens.L in left:
+            nats[tokens.L] = self.reader.read_after(left[tokens.L], tokens, tokens.L)
+        places = [n if self.dense else tokens.L for n in parts]
+        found = self.reader.read_after_each([left[n] for n in parts], tokens, places)
+        return nats | dict(zip(parts, found, strict=True))
+
+    def _left(self, cache: KeysValues, held: list[Tensor]) -> KeysValues:
+        left = [evicted(pair, index) for pair, index in zip(cache, held, strict=True)]
+        if self.rotary is None:
+            return left
+        return [turned(self.rotary, p, i) for p, i in zip(left, held, strict=True)]
+
+    def _cost(
+        self, rate: float, nats: float, held: list[Tensor], looked: Looked, states: States | None,
+        tokens: Tokens,
+    ) -> Cost:  # fmt: skip
+        n = held[0].shape[1]
         return self.reader.cost(
-            rate, nats, tokens, held=n, computed=computed + tokens.m,
-            flops=flops + self.reader.after_flops(n, tokens.m),
+            rate, nats, tokens, held=n, computed=looked.computed + tokens.m,
+            flops=looked.flops + self.reader.after_flops(n, tokens.m),
             dimensions=self.dimensions(held, states),
         )  # fmt: skip
 
@@ -99,15 +136,14 @@ class EvictedTokens(Eviction):
         if isinstance(choice, Recency):
             self.note = "the cache is cut without its first tokens, on which models rely"
 
-    def look(self, tokens: Tokens, window: Window) -> Looked:
+    def look(self, whole: Whole, tokens: Tokens, window: Window) -> Looked:
         L, flops = tokens.L, self.reader.flops
-        whole = self.reader.prefill(tokens)
         scores = self.choice.look(self.reader, tokens, window)[:-1]
         first = scores.new_tensor([-1.0 if isinstance(self.choice, Recency) else torch.inf])
         computed, work = float(L), float(flops.total(L))
         if isinstance(self.choice, Surprisal):
             computed, work = computed + L, work + float(flops.total(L, L))
-        return Looked(whole, [torch.cat([first, scores])] * len(whole), computed, work)
+        return Looked([torch.cat([first, scores])] * len(whole.layers), computed, work)
 
 
 class Evicted(Eviction):
@@ -120,23 +156,26 @@ class Evicted(Eviction):
         if score.asks:
             observe(reader.lm)
 
-    def look(self, tokens: Tokens, window: Window) -> Looked:
-        layers = self.layers(tokens)
+    def look(self, whole: Whole, tokens: Tokens, window: Window) -> Looked:
+        layers = [replace(layer, rotary=self._turns) for layer in whole.layers]
         scores = [self.score.score(layer) for layer in layers]
         work = sum(self.score.flops(layer) for layer in layers)
-        whole = [(layer.keys[None], layer.values[None]) for layer in layers]
-        work += float(self.reader.flops.total(tokens.L))
-        return Looked(whole, scores, float(tokens.L), work)
+        return Looked(scores, float(tokens.L), work + float(self.reader.flops.total(tokens.L)))
 
-    def layers(self, tokens: Tokens) -> list[Layer]:
-        """Return what each layer holds of [start, context without its last token]."""
-        with observed() as seen:
-            whole = self.reader.prefill(tokens)
-        asked = seen if self.score.asks else [(None, 1.0)] * len(whole)
-        return [
-            Layer(k[0], v[0], None if q is None else q[0], scaling, self._turns)
-            for (k, v), (q, scaling) in zip(whole, asked, strict=True)
-        ]
+
+def read_whole(reader: CausalReader, tokens: Tokens, held: Held | None = None) -> Whole:
+    """Read all of a context but its last token, once; its queries are kept if they are observed.
+
+    held: where the states are that are measured.
+    """
+    with observed() as seen:
+        cache = reader.prefill(tokens)
+    asked = seen or [(None, 1.0)] * len(cache)
+    layers = [
+        Layer(k[0], v[0], None if q is None else q[0], scaling)
+        for (k, v), (q, scaling) in zip(cache, asked, strict=True)
+    ]
+    return Whole(layers, None if held is None else held.states())
 
 
 def held_entries(whole: KeysValues, scores: list[Tensor], n: int) -> list[Tensor]:

@@ -101,14 +101,15 @@ def read_all(reading: Reading, windows: Sequence[Window], rates: Sequence[float]
     if they are measured, are further columns.
     """
     with torch.inference_mode():
-        rows = [_row(w, cost) for w in windows for cost in reading.read(w, rates)]
+        rows = [row_of(w, cost) for w in windows for cost in reading.read(w, rates)]
     table = pd.DataFrame(rows)
     if reading.fixed:
         table["rate"] = table["positions_held"].sum() / table["positions_whole"].sum()
     return table
 
 
-def _row(window: Window, cost: Cost) -> dict[str, Any]:
+def row_of(window: Window, cost: Cost) -> dict[str, Any]:
+    """Return a window's row of a table: its number, document and bytes, the cost, dimensions."""
     values = asdict(cost)
     dimensions = values.pop("dimensions")
     about = (window.number, window.document, window.context_bytes, window.target_bytes)
@@ -133,12 +134,17 @@ def read_or_why(
     except Stopped:
         raise
     except Exception as error:  # the other ways of the study are still worth comparing
-        kind = "" if isinstance(error, TerseError) else f"{type(error).__name__}: "
-        why = " ".join(f"{kind}{error}".split()) or type(error).__name__
-        logger.debug("traceback", exc_info=error)
-        logger.error("this way failed: %s", why)
-        return pd.DataFrame([{**dict.fromkeys(ROW, math.nan), "positions": "", "flag": why}])
+        return failed("this way", error)
     return table
+
+
+def failed(way: str, error: Exception) -> pd.DataFrame:
+    """Return the table of a way that failed, a row whose flag says why, and log it."""
+    kind = "" if isinstance(error, TerseError) else f"{type(error).__name__}: "
+    why = " ".join(f"{kind}{error}".split()) or type(error).__name__
+    logger.debug("traceback", exc_info=error)
+    logger.error("%s failed: %s", way, why)
+    return pd.DataFrame([{**dict.fromkeys(ROW, math.nan), "positions": "", "flag": why}])
 
 
 def at_rate(cost: Cost, rate: float) -> Cost:

@@ -255,6 +255,22 @@ def _check_same_windows(readings: Mapping[str, pd.DataFrame]) -> None:
                 raise TerseError(f"the way {way} was scored on other windows: score it again")
 
 
+def of_each_way(parts: Sequence[pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Return the table of each `way` from tables of parts of the windows, by window.
+
+    A way that failed in any part has failed: of it only that row is returned.
+    """
+    if not parts:
+        return {}
+    tables = pd.concat(parts, ignore_index=True).groupby("way", sort=False)
+    found = {}
+    for way, table in tables:
+        table = table.drop(columns="way").sort_values("window", kind="stable", ignore_index=True)
+        why = table[table["nats"].isna()]
+        found[str(way)] = table if why.empty else why.iloc[:1].reset_index(drop=True)
+    return found
+
+
 def wide(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table for reading: a row for each way and rate, the best first."""
     points: Any = table[table["measure"] != "failed"]

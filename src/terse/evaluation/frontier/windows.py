@@ -145,6 +145,26 @@ def read_windows(path: Path) -> list[Window]:
     return [Window(**{str(key): value for key, value in row.items()}) for row in rows]
 
 
+def dealt(windows: list[Window], part: int, n_parts: int) -> list[Window]:
+    """Return a part of the windows: every n-th, so that all parts are alike.
+
+    Raises TerseError for a part that is not among 0 to n_parts - 1.
+    """
+    if part not in range(n_parts):
+        allowed = f"0 to {n_parts - 1}" if n_parts else "none, the study has no evictions"
+        raise TerseError(f"part {part} of the windows: allowed: {allowed}")
+    return windows[part::n_parts]
+
+
+def flagged(table: pd.DataFrame, windows: list[Window], paths: Iterable[Path]) -> pd.DataFrame:
+    """Return a table whose column `flag` also says what `seen_in_training` does, and warn."""
+    seen = seen_in_training(windows, paths)
+    if not seen:
+        return table
+    logger.warning("%s", seen)
+    return table.assign(flag=[f"{flag}; {seen}" if flag else seen for flag in table["flag"]])
+
+
 def seen_in_training(windows: list[Window], paths: Iterable[Path]) -> str:
     """Return which of the windows' documents are training text of a reader, "" if none is.
 

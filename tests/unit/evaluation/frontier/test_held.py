@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from terse.dimension import estimate
-from terse.evaluation.frontier.eviction import Eviction, held_entries
+from terse.evaluation.frontier.eviction import Eviction, held_entries, read_whole
 from terse.evaluation.frontier.reader import CausalReader
 from terse.evaluation.frontier.reading import n_left, read_all
 from terse.evaluation.frontier.scores import TOO_FEW, Frontier
@@ -69,8 +69,9 @@ def test_an_eviction_holds_the_whole_pass_states_of_its_entries(
     tokens, eviction = reader.tokens(windows(1)[0]), reading_of(way, reader, 0)
     assert isinstance(eviction, Eviction)
     with torch.inference_mode():
-        whole, scores, *_ = eviction.look(tokens, windows(1)[0])
-    held = held_entries(whole, scores, n_left(0.25, tokens.L))
+        whole = read_whole(reader, tokens)
+        scores = eviction.look(whole, tokens, windows(1)[0]).scores
+    held = held_entries(whole.cache, scores, n_left(0.25, tokens.L))
     found = states(reader, tokens.context[:-1])
     heads = [
         plain({place: found[place][held[layer][head]] for place, layer in places.items()})

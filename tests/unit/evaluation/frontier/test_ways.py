@@ -11,13 +11,13 @@ from transformers import AttentionInterface, MistralConfig, MistralForCausalLM
 
 from terse.errors import TerseError
 from terse.evaluation.frontier.choices import Oracle, Random
-from terse.evaluation.frontier.eviction import Evicted
+from terse.evaluation.frontier.eviction import Evicted, read_whole
 from terse.evaluation.frontier.evictions.knorm import KNorm
 from terse.evaluation.frontier.reader import CausalReader
 from terse.evaluation.frontier.reading import n_left, read_all, read_or_why
 from terse.evaluation.frontier.ways import reading_of
 from terse.settings.frontier import ENDS, own_ways
-from tiny_frontier import bpe, causal_reader, windows
+from tiny_frontier import bpe, causal_reader, reader_lm, windows
 from tiny_lms import tiny_lm
 from torch_flops import flops_by_torch
 
@@ -69,7 +69,7 @@ def test_an_eviction_is_a_mask_on_the_evicted_entries(reader: CausalReader) -> N
     window, score = windows(1)[0], KNorm()
     tokens, way = reader.tokens(windows(1)[0]), Evicted(reader, score)
     n = n_left(0.25, tokens.L)
-    scores = way.look(tokens, window)[1]
+    scores = way.look(read_whole(reader, tokens), tokens, window).scores
     queries: list[torch.Tensor] = []
     value = way.read(window, [0.25])[0].nats
 
@@ -126,19 +126,35 @@ def test_the_work_is_what_torch_counts(way: str) -> None:
 def test_what_the_rates_share_is_computed_once(
     reader: CausalReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four rates of an eviction: one pass over the context, four over the target."""
-    passes: list[int] = []
+    """Four rates of an eviction: one pass over the context, one over four targets."""
+    passes: list[tuple[int, ...]] = []
     reading = reading_of("evict.knorm", reader, 0)
     reading.read(
         windows(1)[0], [0.5]
     )  # a model's first reading counts its FLOPs, in passes of its own
     handle = reader.lm.base_model.register_forward_pre_hook(
-        lambda _, args, kwargs: passes.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+        lambda _, args, kwargs: passes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
     reading.read(windows(1)[0], [0.5, 0.25, 0.125, 0.0625])
     handle.remove()
     tokens = reader.tokens(windows(1)[0])
-    assert passes == [tokens.L, *[tokens.m] * 4]
+    assert passes == [(1, tokens.L), (4, tokens.m)]
+
+
+@pytest.mark.parametrize(
+    ("way", "architecture"),
+    [("evict.random", "llama"), ("evict.random.dense", "llama"), ("evict.random", "gpt2")],
+)
+def test_rates_in_one_pass_are_those_of_passes_of_their_own(way: str, architecture: str) -> None:
+    lm = reader_lm() if architecture == "llama" else tiny_lm(architecture)
+    lm.resize_token_embeddings(300)
+    reading, (window,) = reading_of(way, CausalReader(lm, bpe()), 0), windows(1, 120, 20)
+    rates = [0.5, 0.25, 0.2, 0.1]
+    with torch.inference_mode():
+        together = [cost.nats for cost in reading.read(window, rates)]
+        alone = [reading.read(window, [rate])[0].nats for rate in rates]
+    assert together == pytest.approx(alone, rel=1e-5)
+    assert len({round(value, 3) for value in alone}) == 4
 
 
 def test_costs_of_a_window(reader: CausalReader) -> None:
@@ -202,6 +218,7 @@ def test_gaps_in_positions_are_no_borders_between_texts(reader: CausalReader) ->
     ("way", "architecture", "why"),
     [
         ("recency.kept", "bloom", "no positions that can have gaps"),
+        ("evict.knorm", "bloom", "no positions that can have gaps"),
         ("evict.knorm.dense", "gpt2", "no rotary positions over halves"),
         ("evict.expected_attention", "gptj", "no rotary positions over halves"),
     ],
