@@ -28,9 +28,11 @@ from terse.evaluation.frontier.eviction import Evicted, held_entries, read_whole
 from terse.evaluation.frontier.llmlingua import LLMLingua
 from terse.evaluation.frontier.reader import CausalReader
 from terse.evaluation.frontier.reading import n_left
+from terse.evaluation.frontier.together import read_evictions_or_why
 from terse.evaluation.frontier.ways import SCORES, reading_of
 from terse.evaluation.frontier.windows import Window, cut_windows
 from terse.settings.corpora import Corpus
+from terse.settings.frontier import EVICT
 
 FOLDER = Path(os.environ.get("TERSE_PEERS", Path(tempfile.gettempdir()) / "terse-frontier-peers"))
 MODEL = os.environ.get("TERSE_MODEL")
@@ -220,6 +222,23 @@ def speed() -> list[Row]:
     return rows
 
 
+def together() -> list[Row]:
+    """Return the CPU time of all six evictions as a study scores them over that of each alone."""
+    ways = [f"{EVICT}{score}" for score in SCORES]
+    readings = [reading_of(way, reader(), 0) for way in ways]
+
+    def alone() -> None:
+        for reading in readings:
+            _read(reading)
+
+    def shared() -> None:
+        read_evictions_or_why(reader, ways, windows(), RATES_OF_SPEED)
+
+    ours, apart = (partial(_seconds, lambda run: run(), run) for run in (shared, alone))
+    name = f"{len(ways)} evictions that share a pass / one by one, CPU s"
+    return [alternating(name, ours, apart, ROUNDS, bound=1.0)]
+
+
 RATES_OF_SPEED = (1 / 2, 1 / 4, 1 / 8, 1 / 16)
 
 
@@ -254,16 +273,23 @@ def _passes(way: str, ids: torch.Tensor, L: int, m: int) -> None:
 def generation() -> list[Row]:
     """Return the CPU time of tokens written after an evicted cache over that after the whole one.
 
-    Their FLOPs are the bound: what is evicted saves at least as much time as work.
+    Their FLOPs are the bound: what is evicted saves at least as much time as work. At batch 1 a
+    step rather waits for memory, so the ratio of the bytes that it reads, weights among them, is
+    in the name.
     """
     lm, rows = wide(), []
-    flops = lm_flops(lm)
+    flops, weights = lm_flops(lm), 4 * sum(p.numel() for p in lm.parameters())
     for L in (512, 4096):
         n = n_left(1 / 4, L)
         work, whole = (sum(float(flops.total(1, 1, k + i)) for i in range(STEPS)) for k in (n, L))
         for B in (1, 8):
-            ours, reference = (partial(_write, filled(lm, B, k), L) for k in (n, L))
-            about = f"{n} of {L} positions held, batch {B}: {STEPS} tokens / with all, CPU s"
+            held = [filled(lm, B, k) for k in (n, L)]
+            few, all_ = (weights + 4 * sum(x.numel() for pair in h for x in pair) for h in held)
+            ours, reference = (partial(_write, h, L) for h in held)
+            about = (
+                f"{n} of {L} positions held, batch {B}: {STEPS} tokens / with all, CPU s "
+                f"(bytes read: {few / all_:.2f})"
+            )
             rows.append(alternating(about, ours, reference, 3, bound=work / whole))
     return rows
 
@@ -315,7 +341,7 @@ def _seconds(run: Callable[[Any], None], given: Any) -> float:
 if __name__ == "__main__":
     parts = {
         "kvpress": against_kvpress, "llmlingua": against_llmlingua, "speed": speed,
-        "generation": generation,
+        "together": together, "generation": generation,
     }  # fmt: skip
     sys.exit(
         main(
