@@ -21,14 +21,17 @@ def history_table(log: list[dict[str, Any]]) -> pd.DataFrame:
     Columns: step, epoch, split (train or validation), loss_nats (cross-entropy per target),
     objective (what the optimiser minimises; training rows only), learning_rate, gradient_norm,
     tokens_per_s (forward and backward passes only), and the method's own terms.
+
+    loss_nats is the objective where no training row has its own, and empty where only this one has
+    none.
     """
-    rows = []
+    rows, has_own = [], any("loss" in entry and "loss_nats" in entry for entry in log)
     for entry in log:
         if not {"loss", "eval_loss"} & set(entry):
             continue  # the Trainer's closing summary
         split = "validation" if "eval_loss" in entry else "train"
         values = {_NAMES.get(k, k): v for k, v in entry.items() if k not in _DROPPED}
-        if "objective" in values:
+        if "objective" in values and not has_own:
             values.setdefault("loss_nats", values["objective"])
         rows.append({"step": entry["step"], "epoch": entry["epoch"], "split": split, **values})
     columns = ["step", "epoch", "split", "loss_nats", *dict.fromkeys(_NAMES.values())]

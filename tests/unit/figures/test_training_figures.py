@@ -58,6 +58,14 @@ def test_the_objective_and_each_unit_have_panels_of_their_own(
     assert {"rmb", "static", "forget rate"} <= set(texts(figure))
 
 
+def test_a_row_without_its_own_loss_does_not_borrow_the_objective() -> None:
+    first, second = (row for row in TERMS if "loss" in row)
+    of_the_copy = {name: value for name, value in first.items() if name != "loss_nats"}
+    table = history_table([of_the_copy, second])
+    np.testing.assert_array_equal(table["loss_nats"], [np.nan, 4.1])
+    assert np.nanmax(loss_curves(table).axes[0].lines[0].get_ydata()) == 4.1  # type: ignore[arg-type]
+
+
 def test_a_history_of_an_older_version_is_drawn() -> None:
     older = history_table(LOG).drop(columns="objective")
     assert len(loss_curves(older).axes) == 2

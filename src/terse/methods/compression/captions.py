@@ -16,7 +16,7 @@ CAPTIONS = {
     "means. Bars: 95 % intervals from resampled documents.",
     "samples": "The model's greedy continuations of the same contexts: with all tokens of the "
     "context, with its vectors, and without context; ``reproduced``: the context itself, written "
-    "from its vectors by a run with ``rmb_task``. Examples, not a metric.",
+    "from its vectors by a run with ``rmb_task`` or ``rmb_warmup``. Examples, not a metric.",
     "dimensions": "Intrinsic dimension of clouds in which each point is one context: of each "
     "single vector, of the mean of the vectors, and, at the same hidden state of the plain model, "
     "of the last token and of the mean over the tokens. ``n_eff``: contexts used; windows of one "

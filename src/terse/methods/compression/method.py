@@ -2,7 +2,7 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -32,6 +32,9 @@ from terse.models.loading import check_length, load_model
 from terse.provenance import digest_file
 from terse.training.method import Batch, Method
 from terse.training.terms import Terms
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
 
 LOSSES = ("ce", "kl", "rmb", "static", "csl")
 
@@ -102,15 +105,30 @@ class Compression(Method[CompressionSettings]):
         return int(batch["context_mask"].sum() + batch["target_mask"].sum())
 
     def loss(self, model: nn.Module, batch: Batch, n_targets: Tensor | int) -> tuple[Tensor, Terms]:
-        """Return the weighted sum of the losses per target, and each in nats per target."""
+        """Return the weighted sum of the losses per target, and each in nats per target.
+
+        A loss that only some steps have is logged as its mean over these.
+        """
         s, sums = self.settings, model(**batch)
-        counts = dict(zip(LOSSES, n_targets, strict=True))  # type: ignore[arg-type]
+        counts: dict[str, Any] = dict(zip(LOSSES, n_targets, strict=True))  # type: ignore[arg-type]
         means = {name: value / counts[name] for name, value in sums.items()}
-        terms: dict[str, Tensor] = {f"{name}_nats": mean for name, mean in means.items()}
-        terms["loss_nats"] = means[s.main_loss]
+        terms: dict[str, Any] = {f"{name}_nats": mean for name, mean in means.items()}
+        if s.main_loss in means:
+            terms["loss_nats"] = means[s.main_loss]
+        if s.rmb_warmup:
+            # A quotient, so that a row of the history may hold steps on both sides of the border.
+            part = self.count(batch)[LOSSES.index("rmb")].double() / counts["rmb"]  # of a step
+            terms = {name: (mean, part) for name, mean in terms.items()}
         weights = {"kl": s.kl_scale, "csl": s.csl_scale}
         loss = torch.stack([weights.get(name, 1.0) * mean for name, mean in means.items()]).sum()
         return loss, terms
+
+    def callbacks(self) -> "list[TrainerCallback]":
+        if not self.settings.rmb_warmup:
+            return []
+        from terse.methods.compression.callbacks import FollowStep
+
+        return [FollowStep()]
 
     def clipped_parts(self, model: nn.Module) -> list[list[nn.Parameter]]:
         """Return the compressor's and the control's parameters, so that neither slows the other."""

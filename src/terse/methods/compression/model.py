@@ -59,6 +59,7 @@ class Compressor(nn.Module):
     ) -> None:
         super().__init__()
         self.settings, self.start = settings, start
+        self.step = 0  # of the training, set by `callbacks.FollowStep`
         self.lm = lm.requires_grad_(False).eval()
         s, table = settings, _embeddings(lm)
         n_blocks = len(blocks_of(lm))
@@ -125,8 +126,13 @@ class Compressor(nn.Module):
 
     @property
     def reproduces(self) -> bool:
-        """Whether it also learns to reproduce the context, next to its main task."""
-        return self.settings.rmb_task and not self.settings.rmb_only
+        """Whether it also learns to reproduce the context, be it only at first."""
+        return self.settings.reproduces
+
+    @property
+    def warms_up(self) -> bool:
+        """Whether this is a training step in which the vectors only learn to reproduce."""
+        return self.training and self.step < self.settings.rmb_warmup
 
     @property
     def cue(self) -> str:
@@ -234,26 +240,38 @@ class Compressor(nn.Module):
         return self.memory.generate(prefix, n)
 
     def forward(self, **tensors: Tensor) -> Sums:
-        """Return the summed losses of a batch (the fields of `Batch`) separately, in nats."""
-        s, batch = self.settings, Batch(**tensors)
-        if s.gen_targs:
-            batch = self.rewritten(batch)
-        with torch.no_grad():
-            full = self.read_context(batch) if s.kl_scale or s.soft_targets else None
+        """Return the summed losses of a batch (the fields of `Batch`) separately, in nats.
+
+        While it warms up (`warms_up`) these are `rmb`, of the reproduction, and `static`.
+        """
+        s, batch, full = self.settings, Batch(**tensors), None
+        copies_only = self.warms_up
+        if not copies_only or self.static is not None:  # otherwise nothing reads the target
+            if s.gen_targs:
+                batch = self.rewritten(batch)
+            if s.soft_targets or (s.kl_scale and not copies_only):
+                with torch.no_grad():
+                    full = self.read_context(batch)
         Z = self.compress(batch.context, batch.context_mask)
-        logits = self.read(self.prefix(Z, self.cue), batch.target, batch.target_mask)
-        sums: Sums = {s.main_loss: self._target_loss(logits, batch, full)}
-        if full is not None and s.kl_scale:
-            sums["kl"] = divergence(full, logits, batch.is_new)
-        if self.reproduces:
+        sums: Sums = {} if copies_only else self._main_losses(Z, batch, full)
+        if copies_only or (s.rmb_task and not s.rmb_only):
             logits = self.read(self.prefix(Z, "remember"), *left_aligned(batch))
             sums["rmb"] = cross_entropy(logits, *left_aligned(batch))
         if self.static is not None:
             with held(self.lm):
                 logits = self.read(self.static_prefix(len(Z)), batch.target, batch.target_mask)
             sums["static"] = self._target_loss(logits, batch, full)
-        if s.csl_task:
+        if s.csl_task and not copies_only:
             sums["csl"] = self._plain_loss(batch)
+        return sums
+
+    def _main_losses(self, Z: Tensor, batch: Batch, full: Tensor | None) -> Sums:
+        """Return the main loss of reading Z, and the divergence where it is trained on."""
+        s = self.settings
+        logits = self.read(self.prefix(Z, self.cue), batch.target, batch.target_mask)
+        sums: Sums = {s.main_loss: self._target_loss(logits, batch, full)}
+        if full is not None and s.kl_scale:
+            sums["kl"] = divergence(full, logits, batch.is_new)
         return sums
 
     def rewritten(self, batch: Batch) -> Batch:

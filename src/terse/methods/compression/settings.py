@@ -60,6 +60,9 @@ class CompressionSettings(Run):
     rmb_only: bool = Field(
         False, description="only reproduce; seq_len tokens are compressed, cmp_len is ignored"
     )
+    rmb_warmup: int = Field(
+        0, ge=0, description="first steps, in which the vectors only learn to reproduce the context"
+    )
     csl_task: bool = Field(False, description="also train unfrozen embeddings on the plain LM loss")
     csl_scale: float = Field(1.0, gt=0, description="weight of csl_task")
     kl_scale: float = Field(
@@ -117,6 +120,13 @@ class CompressionSettings(Run):
                 raise ValueError(f"rmb_only trains nothing else: leave {key} out")
         if self.rmb_only and self.n_spans > 1:
             raise ValueError("rmb_only compresses one span: leave n_spans out")
+        if self.rmb_only and self.rmb_warmup:
+            raise ValueError("rmb_only reproduces in all steps: leave rmb_warmup out")
+        if self.max_steps is not None and self.rmb_warmup >= self.max_steps:
+            raise ValueError(
+                f"rmb_warmup {self.rmb_warmup} leaves no step for what follows the context: "
+                f"allowed: 0 to {self.max_steps - 1}"
+            )
 
     def _check_memory(self) -> None:
         if self.cmp_tail and self.n_cmps > self.span:
@@ -143,6 +153,11 @@ class CompressionSettings(Run):
         return "rmb" if self.rmb_only else "ce"
 
     @property
+    def reproduces(self) -> bool:
+        """Whether it also learns to reproduce the context, be it only at first."""
+        return not self.rmb_only and (self.rmb_task or self.rmb_warmup > 0)
+
+    @property
     def span(self) -> int:
         """The number of tokens that are compressed at a time."""
         return self.seq_len if self.rmb_only else self.cmp_len
@@ -157,9 +172,10 @@ class CompressionSettings(Run):
         """Tokens that the frozen model reads at a time, at most."""
         n = 2 * self.n_context if self.rmb_only else self.n_context + self.n_forward
         if self.memory == "vectors":
-            return n
+            copied = self.n_spans * self.n_cmps + self.n_context  # after the vectors, with the cue
+            return max(n, copied) if self.reproduces else n
         target = self.seq_overlap + self.n_forward
-        if self.rmb_only or self.rmb_task:
+        if self.rmb_only or self.reproduces:
             target = max(target, self.n_context)
         # The start token, a span, SEP, the rows of all spans, the cue, the target but its last.
         return max(n, 1 + self.span + self.sep_cmpr + self.n_spans * self.n_cmps + target)

@@ -1,5 +1,6 @@
 """What the rest of terse knows about the method `compression`."""
 
+import math
 from typing import Any
 
 from terse.errors import TerseError
@@ -23,6 +24,12 @@ class CompressionSpec(MethodSpec[CompressionSettings]):
     figures = "terse.methods.compression.figures:draw"
     captions = CAPTIONS
 
+    def result_params(self, run: CompressionSettings) -> dict[str, Any]:
+        params = super().result_params(run)
+        if not run.rmb_warmup:
+            del params["rmb_warmup"]  # so that this key changes no run without it
+        return params
+
     def one_process(self, run: CompressionSettings) -> bool:
         return run.model_parallel
 
@@ -30,9 +37,16 @@ class CompressionSpec(MethodSpec[CompressionSettings]):
         return {"seq_len": run.longest}
 
     def tokens_per_row(self, run: CompressionSettings) -> int | None:
-        """The context is compressed, and the new tokens are read after vectors, twice if static."""
-        reading = run.n_context if run.rmb_only else run.n_spans * run.n_cmps + run.n_forward
-        return run.n_context + run.n_spans * run.n_cmps + reading * (1 + run.static_control)
+        """The context is compressed, and the new tokens are read after vectors, twice if static.
+
+        What is read in some of the steps only, counts as its mean over all steps.
+        """
+        held = run.n_spans * run.n_cmps
+        reading = run.n_context if run.rmb_only else held + run.n_forward
+        first = run.rmb_warmup / (run.max_steps or math.inf)  # share of the steps
+        copies = first + (1 - first) * run.rmb_task if run.reproduces else 0
+        copying = round(copies * (held + run.n_context))
+        return run.n_context + held + round(reading * (1 - first + run.static_control)) + copying
 
     def evaluated_positions(
         self, run: CompressionSettings, tokens: int, documents: int
