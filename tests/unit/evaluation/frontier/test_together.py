@@ -101,6 +101,13 @@ def test_a_failure_in_one_part_is_one_of_the_way() -> None:
     assert len(found["evict.knorm"]) == 8
 
 
+def test_a_way_keeps_its_own_reason_when_what_all_share_fails_later() -> None:
+    long = windows(1, context=2000)  # more tokens than the model has positions
+    found = together(["evict.unheard", "evict.tova"], [*windows(1), *long])
+    assert "unknown way" in found["evict.unheard"]["flag"][0]
+    assert "512 positions" in found["evict.tova"]["flag"][0]
+
+
 def test_what_all_share_fails_for_all_and_a_signal_stops() -> None:
     def broken() -> CausalReader:
         raise TerseError("no weights here")
