@@ -22,14 +22,17 @@ _AXES = {
 
 
 def draw_frontier(scores: pd.DataFrame) -> Figure:
-    """Return the picture from `scores.csv`: two panels, the best ways in colour, the rest grey.
+    """Return the picture from `scores.csv`: two panels, ten ways in colour, the rest grey.
+
+    These are the ways with a point in the Pareto set, and then the best.
 
     Lines are ways over their rates, with the 95 % interval of their paired difference from `full`;
     rings mark the Pareto set of positions held and bits per byte; `full` and `none` are horizontal
     lines. Ways that lose more than twice as much as `none` are named at the upper edge.
     """
     values: Any = _points(scores)
-    order = values.groupby("way")["bits_per_byte"].mean().sort_values().index
+    each = values.groupby("way").agg({"pareto": "max", "bits_per_byte": "mean"})
+    order = each.sort_values(["pareto", "bits_per_byte"], ascending=[False, True]).index
     ways = [way for way in order if way not in ("full", "none")]
     with paper_style():
         figure = Figure(figsize=(WIDTH_IN, 3.9))

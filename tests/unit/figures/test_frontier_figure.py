@@ -45,6 +45,16 @@ def test_the_best_ways_are_in_colour_and_the_rest_grey() -> None:
         assert len(looks) == MOST
 
 
+def test_a_way_in_the_pareto_set_is_in_colour_however_it_predicts() -> None:
+    table = scores(MOST + 3)
+    worst = (table["way"] == f"way{MOST + 2:02d}") & (table["measure"] == "pareto")
+    table.loc[worst & (table["rate"] == 0.25), "value"] = 1.0
+    left, _ = draw_frontier(table).axes
+    named = {str(line.get_label()) for line in left.get_lines()}
+    assert f"way{MOST + 2:02d}" in named
+    assert f"way{MOST - 1:02d}" not in named  # the last of the best makes room
+
+
 def test_bands_are_the_paired_difference_from_full() -> None:
     left, _ = draw_frontier(scores(1)).axes
     (band,) = left.collections
