@@ -136,9 +136,11 @@ def test_what_the_rates_share_is_computed_once(
         lambda _, args, kwargs: passes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
     reading.read(windows(1)[0], [0.5, 0.25, 0.125, 0.0625])
+    reading.read(windows(1)[0], [1.0, 0.5, 0.25])
     handle.remove()
-    tokens = reader.tokens(windows(1)[0])
-    assert passes == [(1, tokens.L), (4, tokens.m)]
+    L, m = (tokens := reader.tokens(windows(1)[0])).L, tokens.m
+    # All entries are read alone, as `full` reads them.
+    assert passes == [(1, L), (4, m), (1, L), (1, m), (2, m)]
 
 
 @pytest.mark.parametrize(
