@@ -3,7 +3,8 @@
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -126,20 +127,33 @@ def read_or_why(
 
     make: loads the reader and returns the way. estimators: of the dimension of what is held.
     """
-    try:
+    tables: dict[str, pd.DataFrame] = {}
+    with failing(tables, ["this way"]):
         reading = make()
         reading.measure(estimators)
         table = read_all(reading, windows, rates)
         table["positions"], table["flag"] = reading.positions, reading.note
+        tables["this way"] = table
+    return tables["this way"]
+
+
+@contextmanager
+def failing(tables: dict[str, pd.DataFrame], ways: Iterable[str]) -> Iterator[None]:
+    """Make of an error inside the tables of ways: a row whose flag says why.
+
+    A way that has a table keeps it. A signal to stop is passed on.
+    """
+    try:
+        yield
     except Stopped:
         raise
     except Exception as error:  # the other ways of the study are still worth comparing
-        return failed("this way", error)
-    return table
+        for way in ways:
+            if way not in tables:
+                tables[way] = _failed(way, error)
 
 
-def failed(way: str, error: Exception) -> pd.DataFrame:
-    """Return the table of a way that failed, a row whose flag says why, and log it."""
+def _failed(way: str, error: Exception) -> pd.DataFrame:
     kind = "" if isinstance(error, TerseError) else f"{type(error).__name__}: "
     why = " ".join(f"{kind}{error}".split()) or type(error).__name__
     logger.debug("traceback", exc_info=error)

@@ -1,7 +1,6 @@
 """Evictions of one reader, which share its pass over each context."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -11,10 +10,9 @@ from terse.errors import TerseError
 from terse.evaluation.frontier.eviction import Eviction, read_whole
 from terse.evaluation.frontier.held import Held
 from terse.evaluation.frontier.reader import CausalReader
-from terse.evaluation.frontier.reading import failed, row_of
+from terse.evaluation.frontier.reading import failing, row_of
 from terse.evaluation.frontier.ways import reading_of
 from terse.evaluation.frontier.windows import Window
-from terse.machine.signals import Stopped
 
 
 def read_evictions_or_why(
@@ -33,7 +31,7 @@ def read_evictions_or_why(
     """
     lost: dict[str, pd.DataFrame] = {}
     found: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
-    with _failing(lost, ways), torch.inference_mode():
+    with failing(lost, ways), torch.inference_mode():
         reader = load()
         readings = _readings(ways, reader, seed, lost)
         held = _measured(list(readings.values()), estimators)
@@ -41,7 +39,7 @@ def read_evictions_or_why(
             tokens = reader.tokens(window)
             whole = read_whole(reader, tokens, held)
             for way in [way for way in readings if way not in lost]:
-                with _failing(lost, [way]):
+                with failing(lost, [way]):
                     costs = readings[way].read_after(whole, tokens, window, rates)
                     about = {"positions": readings[way].positions, "flag": readings[way].note}
                     found[way] += [row_of(window, cost) | about for cost in costs]
@@ -51,25 +49,12 @@ def read_evictions_or_why(
     return pd.concat(tables.values(), ignore_index=True)
 
 
-@contextmanager
-def _failing(lost: dict[str, pd.DataFrame], ways: Iterable[str]) -> Iterator[None]:
-    """Make of an error inside the tables of ways; one that failed before keeps its reason."""
-    try:
-        yield
-    except Stopped:
-        raise
-    except Exception as error:  # the other ways of the study are still worth comparing
-        for way in ways:
-            if way not in lost:
-                lost[way] = failed(way, error)
-
-
 def _readings(
     ways: Iterable[str], reader: CausalReader, seed: int, lost: dict[str, pd.DataFrame]
 ) -> dict[str, Eviction]:
     made: dict[str, Eviction] = {}
     for way in ways:
-        with _failing(lost, [way]):
+        with failing(lost, [way]):
             reading = reading_of(way, reader, seed)
             if not isinstance(reading, Eviction):
                 raise TerseError("it does not evict, so it shares no pass")

@@ -11,8 +11,6 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
     GPTNeoConfig,
     GPTNeoForCausalLM,
     MptConfig,
@@ -31,7 +29,7 @@ from terse.methods.compression.reading import Compressed, reading
 from terse.methods.compression.settings import CompressionSettings
 from terse.training.method import Inputs
 from tiny_compression import compression
-from tiny_compressor import ARCHITECTURES, SETTINGS, batch_of, read
+from tiny_compressor import ARCHITECTURES, SETTINGS, batch_of, lms_that_just_fit, read
 from tiny_frontier import measured, n_held, window
 from tiny_lms import BLOCKS, VOCAB, WIDTH, random_tokens, tiny_lm
 from tiny_run import train_into
@@ -248,10 +246,7 @@ def test_it_reads_as_many_positions_as_it_says(changes: dict[str, Any]) -> None:
         assert (settings.span, k) == (9, 9)
         batch["target"], batch["target_mask"] = batch["context"], batch["context_mask"]
         batch["is_new"] = batch["context_mask"]
-    for n_positions, fits in ((settings.longest, True), (settings.longest - 1, False)):
-        lm = GPT2LMHeadModel(
-            GPT2Config(vocab_size=VOCAB, n_embd=16, n_layer=2, n_head=2, n_positions=n_positions)
-        )
+    for lm, fits in lms_that_just_fit(settings.longest):
         model = Compressor(lm, settings, START).eval()
         with nullcontext() if fits else pytest.raises(IndexError):
             model(**batch)

@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
+from transformers import DynamicCache
 
 from terse.config.methods import settings_of
 from terse.machine.signals import Stopped, StopSignal
@@ -25,8 +25,8 @@ from terse.methods.compression.spec import COMPRESSION
 from terse.training.method import Inputs
 from tiny_compression import SETTINGS as OF_RUN
 from tiny_compression import compression
-from tiny_compressor import SETTINGS, batch_of
-from tiny_lms import VOCAB, tiny_lm
+from tiny_compressor import SETTINGS, batch_of, lms_that_just_fit
+from tiny_lms import tiny_lm
 from tiny_run import AtStep, train_into
 
 START, FWD, RMB = 1, 2, 3  # the token; the places of the rows behind two CMP rows
@@ -327,10 +327,7 @@ def test_the_copy_counts_among_the_positions(changes: dict[str, Any]) -> None:
     task = {"rmb_warmup": 0, "rmb_task": True}
     assert settings.longest == settings.model_copy(update=task).longest
     batch = batch_of(n=settings.n_forward)
-    for n_positions, fits in ((settings.longest, True), (settings.longest - 1, False)):
-        lm = GPT2LMHeadModel(
-            GPT2Config(vocab_size=VOCAB, n_embd=16, n_layer=2, n_head=2, n_positions=n_positions)
-        )
+    for lm, fits in lms_that_just_fit(settings.longest):
         model = Compressor(lm, settings, START).train()
         with nullcontext() if fits else pytest.raises(IndexError):
             model(**batch)
