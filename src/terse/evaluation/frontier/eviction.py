@@ -79,35 +79,33 @@ class Eviction(CausalReading):
 
     def read(self, window: Window, rates: Sequence[float]) -> list[Cost]:
         tokens = self.reader.tokens(window)
-        return self.read_after(read_whole(self.reader, tokens, self.held), tokens, window, rates)
+        whole = read_whole(self.reader, tokens, self.held)
+        evicted = self.evict(whole, tokens, window, rates)
+        return self.costs(evicted, read_left([evicted])[0])
 
-    def read_after(
+    def evict(
         self, whole: Whole, tokens: Tokens, window: Window, rates: Sequence[float]
-    ) -> list[Cost]:
-        """Return the costs of a window at each rate after the pass over its whole context."""
+    ) -> "EvictedCache":
+        """Return what each rate leaves after the pass over a window's whole context."""
         looked, cache = self.look(whole, tokens, window), whole.cache
-        counts = [n_left(rate, tokens.L) for rate in rates]
-        held = {n: held_entries(cache, looked.scores, n) for n in counts if n}
-        nats = self._nats({n: self._left(cache, held[n]) for n in held}, tokens)
+        counts = {rate: n_left(rate, tokens.L) for rate in rates}
+        held = {n: held_entries(cache, looked.scores, n) for n in counts.values() if n}
+        left = {n: self._left(cache, indices) for n, indices in held.items()}
+        return EvictedCache(self, tokens, counts, held, left, looked, whole.states)
+
+    def costs(self, evicted: "EvictedCache", nats: Mapping[int, float]) -> list[Cost]:
+        """Return the costs at each rate, given the target's nats after each number of entries."""
+        tokens, looked = evicted.tokens, evicted.looked
         return [
-            self._cost(rate, nats[n], held[n], looked, whole.states, tokens)
+            self._cost(rate, nats[n], evicted.held[n], looked, evicted.states, tokens)
             if n
             else at_rate(without_context(self.reader, tokens), rate)
-            for rate, n in zip(rates, counts, strict=True)
+            for rate, n in evicted.counts.items()
         ]
 
     @abstractmethod
     def look(self, whole: Whole, tokens: Tokens, window: Window) -> Looked:
         """Return the scores of a context's entries, after the pass over it."""
-
-    def _nats(self, left: Mapping[int, KeysValues], tokens: Tokens) -> dict[int, float]:
-        """Return the target's nats after each number of entries; all are read as `full` does."""
-        nats, parts = {}, [n for n in left if n < tokens.L]
-        if tokens.L in left:
-            nats[tokens.L] = self.reader.read_after(left[tokens.L], tokens, tokens.L)
-        places = [n if self.dense else tokens.L for n in parts]
-        found = self.reader.read_after_each([left[n] for n in parts], tokens, places)
-        return nats | dict(zip(parts, found, strict=True))
 
     def _left(self, cache: KeysValues, held: list[Tensor]) -> KeysValues:
         left = [evicted(pair, index) for pair, index in zip(cache, held, strict=True)]
@@ -125,6 +123,22 @@ class Eviction(CausalReading):
             flops=looked.flops + self.reader.after_flops(n, tokens.m),
             dimensions=self.dimensions(held, states),
         )  # fmt: skip
+
+
+class EvictedCache(NamedTuple):
+    """What an eviction leaves of one context.
+
+    counts: of entries, n, by rate. held: the indices (H, n) of each layer, by n. left: their keys
+    and values, by n.
+    """
+
+    eviction: Eviction
+    tokens: Tokens
+    counts: dict[float, int]
+    held: dict[int, list[Tensor]]
+    left: dict[int, KeysValues]
+    looked: Looked
+    states: States | None
 
 
 class EvictedTokens(Eviction):
@@ -176,6 +190,30 @@ def read_whole(reader: CausalReader, tokens: Tokens, held: Held | None = None) -
         for (k, v), (q, scaling) in zip(cache, asked, strict=True)
     ]
     return Whole(layers, None if held is None else held.states())
+
+
+def read_left(evicted: Sequence[EvictedCache]) -> list[dict[int, float]]:
+    """Return the target's nats after each number of entries that evictions of one context left.
+
+    They share their passes, except that all entries are read alone, as `full` reads them.
+    """
+    found: list[dict[int, float]] = [{} for _ in evicted]
+    shared: list[tuple[int, int, int]] = []  # eviction, entries, position of what is read next
+    for i, one in enumerate(evicted):
+        L, reader = one.tokens.L, one.eviction.reader
+        for n, left in one.left.items():
+            if n == L:
+                found[i][n] = reader.read_after(left, one.tokens, L)
+            else:
+                shared.append((i, n, n if one.eviction.dense else L))
+    if shared:
+        left = [evicted[i].left[n] for i, n, _ in shared]
+        places = [place for *_, place in shared]
+        first = evicted[0]
+        nats = first.eviction.reader.read_after_each(left, first.tokens, places)
+        for (i, n, _), value in zip(shared, nats, strict=True):
+            found[i][n] = value
+    return found
 
 
 def held_entries(whole: KeysValues, scores: list[Tensor], n: int) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Evictions of one reader, which share its pass over each context."""
+"""Evictions of one reader, which share its passes over each window."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 
 from terse.errors import TerseError
-from terse.evaluation.frontier.eviction import Eviction, read_whole
+from terse.evaluation.frontier.eviction import EvictedCache, Eviction, read_left, read_whole
 from terse.evaluation.frontier.held import Held
 from terse.evaluation.frontier.reader import CausalReader
 from terse.evaluation.frontier.reading import failing, row_of
@@ -38,9 +38,15 @@ def read_evictions_or_why(
         for window in windows:
             tokens = reader.tokens(window)
             whole = read_whole(reader, tokens, held)
+            evicted: dict[str, EvictedCache] = {}
             for way in [way for way in readings if way not in lost]:
                 with failing(lost, [way]):
-                    costs = readings[way].read_after(whole, tokens, window, rates)
+                    evicted[way] = readings[way].evict(whole, tokens, window, rates)
+            for (way, left), nats in zip(
+                evicted.items(), read_left(list(evicted.values())), strict=True
+            ):
+                with failing(lost, [way]):
+                    costs = readings[way].costs(left, nats)
                     about = {"positions": readings[way].positions, "flag": readings[way].note}
                     found[way] += [row_of(window, cost) | about for cost in costs]
     tables = {way: lost.get(way, pd.DataFrame(rows)) for way, rows in found.items()}

@@ -7,6 +7,7 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from terse.errors import TerseError
+from terse.evaluation.frontier import reader as reader_module
 from terse.evaluation.frontier.eviction import Evicted
 from terse.evaluation.frontier.reader import CausalReader
 from terse.evaluation.frontier.reading import read_or_why
@@ -23,38 +24,47 @@ RATES, NAMES = [0.5, 0.25], ["participation_ratio"]
 
 
 def together(ways: list[str], given: Any = None, **changes: Any) -> dict[str, pd.DataFrame]:
-    options: dict[str, Any] = {"load": causal_reader, "estimators": NAMES} | changes
-    load = options.pop("load")
-    table = read_evictions_or_why(load, ways, given or windows(3), RATES, **options)
+    options: dict[str, Any] = {"load": causal_reader, "estimators": NAMES, "rates": RATES} | changes
+    load, rates = options.pop("load"), options.pop("rates")
+    table = read_evictions_or_why(load, ways, given or windows(3), rates, **options)
     return of_each_way([table])
 
 
-def test_each_way_is_as_if_it_were_alone() -> None:
-    found = together(WAYS)
+@pytest.mark.parametrize("held", [10**6, 300, 1])  # of all rows of a pass: one, some, all of them
+def test_each_way_is_as_if_it_were_alone(monkeypatch: pytest.MonkeyPatch, held: int) -> None:
+    monkeypatch.setattr(reader_module, "PASS_POSITIONS", held)
+    rates = [1, *RATES, 0]
+    found = together(WAYS, rates=rates)
     assert list(found) == WAYS
     for way, table in found.items():
         alone = read_or_why(
-            lambda way=way: reading_of(way, causal_reader(), 0), windows(3), RATES, NAMES
+            lambda way=way: reading_of(way, causal_reader(), 0), windows(3), rates, NAMES
         )
-        assert_frame_equal(table, alone, check_like=True, check_exact=True)
+        exact = [c for c in alone.columns if c != "nats"]
+        assert_frame_equal(table[exact], alone[exact], check_like=True, check_exact=True)
+        ends = alone["rate"].isin([0, 1])  # these are read alone, too
+        assert (table["nats"] == alone["nats"])[ends].all()
+        assert table["nats"].to_numpy() == pytest.approx(alone["nats"].to_numpy(), rel=1e-5)
 
 
-def test_a_context_is_read_once_for_all_ways() -> None:
-    passes: list[int] = []
+def test_all_ways_share_their_passes() -> None:
+    """One over the context; one over the target, with a row for each way and rate."""
+    passes: list[tuple[int, ...]] = []
 
     def load() -> CausalReader:
         reader = causal_reader()
         reader.bytes_per_position  # noqa: B018 - it runs a short pass once
         reader.flops.total(2)
         reader.lm.base_model.register_forward_pre_hook(
-            lambda _, args, kwargs: passes.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+            lambda _, args, kwargs: passes.append(kwargs["input_ids"].shape), with_kwargs=True
         )
         return reader
 
-    ways = ["evict.knorm", "evict.snapkv", "evict.tova"]
-    together(ways, windows(2), load=load)
+    together(["evict.knorm", "evict.snapkv", "evict.tova"], windows(2), load=load)
     tokens = [causal_reader().tokens(window) for window in windows(2)]
-    assert [n for n in passes if n > tokens[0].m] == [t.L for t in tokens]
+    wanted = [size for t in tokens for size in ((1, t.L), (3 * len(RATES), t.m))]
+    lengths = {length for _, length in wanted}  # others are short ones that look at the reader
+    assert [tuple(size) for size in passes if size[1] in lengths] == wanted
 
 
 def test_parts_of_the_windows_make_the_same_tables() -> None:
