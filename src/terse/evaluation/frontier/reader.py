@@ -17,7 +17,7 @@ from terse.evaluation.frontier.reading import Cost, Reading
 from terse.evaluation.frontier.windows import Window
 from terse.models.loading import max_context
 
-PASS_POSITIONS = 8192  # held positions of all rows of a pass, padded: 4 GiB in a 7B model's float16
+PASS_POSITIONS = 2048  # held positions of all rows of a pass, padded: 1 GiB in a 7B model's float16
 KeysValues = list[tuple[Tensor, Tensor]]  # of each layer: keys, values (1, H, n, D)
 
 
