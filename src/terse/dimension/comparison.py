@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from terse.dimension.contexts import OUTSIDE, Dimensions, Place, gathered
-from terse.dimension.statistics import PairedDifference, aligned_difference
+from terse.dimension.statistics import Documents, PairedDifference, aligned_difference
 
 _KEYS = ["comparison", "model", "against", "module", "layer", "estimator", "sinks"]
 _SLACK = 0.02  # of the points: without sinks, clouds hardly ever have equally many
@@ -65,9 +65,9 @@ def _gathered(ids: pd.DataFrame | Dimensions) -> Dimensions:
     return ids if isinstance(ids, Dimensions) else gathered([ids])
 
 
-def _documents(found: Dimensions) -> np.ndarray:
-    """Return the number of each context's document (n,), in alphabetical order."""
-    return pd.Categorical(found.contexts.get_level_values(0)).codes.astype(np.int64)
+def _documents(found: Dimensions) -> Documents:
+    """Return the documents of the contexts, in alphabetical order."""
+    return Documents(pd.Categorical(found.contexts.get_level_values(0)).codes.astype(np.int64))
 
 
 def _differences(
@@ -77,7 +77,7 @@ def _differences(
     a: Dimensions,
     b: Dimensions,
     there: Place,
-    documents: np.ndarray,
+    documents: Documents,
 ) -> list[tuple]:
     """Return the difference with all points, and without the heavy ones of each cloud."""
     i, j = a.places[here], b.places[there]

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from terse.dimension.runs import coded, runs
 from terse.dimension.statistics import has_word
 from terse.errors import TerseError
 
@@ -36,31 +37,34 @@ class Dimensions:
         model: its name.
         places: place -> row of the arrays, in the table's order.
         contexts: (n,) the document and chunk of each column.
-        ids, light: (P, n) float64 with and without heavy points, NaN where undefined.
-        n_eff, n_light: (P, n) int32, their points; -1 where the context is missing.
+        ids, light: P arrays (n,) float64 with and without heavy points, NaN where undefined.
+        n_eff, n_light: P arrays (n,) int32, their points; -1 where the context is missing.
     """
 
     model: str
     places: dict[Place, int]
     contexts: pd.Index
-    ids: np.ndarray
-    light: np.ndarray
-    n_eff: np.ndarray
-    n_light: np.ndarray
+    ids: list[np.ndarray]
+    light: list[np.ndarray]
+    n_eff: list[np.ndarray]
+    n_light: list[np.ndarray]
 
     def ordered(self, contexts: pd.Index) -> "Dimensions":
         """Return the same with a column for each of other contexts, which hold all of these."""
         if contexts.equals(self.contexts):
             return self
         at = self.contexts.get_indexer(contexts)
-        missing = at < 0
-        arrays = {name: getattr(self, name)[:, at] for name in _NOTHING}
-        for name, array in arrays.items():
-            array[:, missing] = _NOTHING[name]
+        arrays = {
+            name: [np.where(at < 0, nothing, row[at]) for row in getattr(self, name)]
+            for name, nothing in _NOTHING.items()
+        }
         return Dimensions(self.model, self.places, contexts, **arrays)
 
 
-_NOTHING = {"ids": np.nan, "light": np.nan, "n_eff": _ABSENT, "n_light": _ABSENT}
+_NOTHING = {
+    "ids": np.float64(np.nan), "light": np.float64(np.nan), "n_eff": np.int32(_ABSENT),
+    "n_light": np.int32(_ABSENT),
+}  # fmt: skip
 
 
 def gathered(parts: Iterable[pd.DataFrame]) -> Dimensions:
@@ -79,7 +83,7 @@ def gathered(parts: Iterable[pd.DataFrame]) -> Dimensions:
         model = model or str(part["model"].iloc[0])
         # Columns become arrays once: a place has few rows, and there are thousands of places.
         keys, values = contexts.keys(part), _values(part)
-        for place, rows in _runs(part):
+        for place, rows in _places(part):
             own = {name: array[rows] for name, array in values.items()}
             found.setdefault(place, []).append((contexts.known_or(keys[rows]), own))
     if not found:
@@ -93,13 +97,15 @@ class _Contexts:
     def __init__(self) -> None:
         self.order = np.empty(0, np.int64)
         self._documents: dict[str, int] = {}
+        self._names, self._numbers = pd.Index([]), np.empty(0, np.int64)
 
     def keys(self, part: pd.DataFrame) -> np.ndarray:
         """Return the number of each row's context (rows,)."""
-        codes, names = pd.factorize(part["document"], use_na_sentinel=False)
-        numbers = [self._documents.setdefault(str(n), len(self._documents)) for n in names]
-        chunks = part["chunk"].fillna(-1).to_numpy(np.int64)
-        return (np.array(numbers, np.int64)[codes] << _CHUNK_BITS) + chunks + 1
+        codes, names = coded(pd.Series(part["document"]))
+        if not names.equals(self._names):  # as in most parts: thousands of names
+            known = [self._documents.setdefault(str(n), len(self._documents)) for n in names]
+            self._names, self._numbers = names, np.array(known, np.int64) << _CHUNK_BITS
+        return self._numbers[codes] + part["chunk"].to_numpy(np.int64, na_value=-1) + 1
 
     def known_or(self, keys: np.ndarray) -> np.ndarray | None:
         """Return contexts (n,), None where they are all of the known ones, in their order."""
@@ -125,23 +131,31 @@ def _dense(
     known = contexts.index()
     if known.has_duplicates:
         raise _twice()
-    shape = (len(found), len(known))
-    arrays = {
-        name: np.full(shape, nothing, np.float64 if nothing != nothing else np.int32)
-        for name, nothing in _NOTHING.items()
-    }
-    places = pd.Index(contexts.order)
-    for row, pieces in enumerate(found.values()):
-        for keys, values in pieces:
-            n = len(values["n_eff"])
-            at = slice(n) if keys is None else places.get_indexer(pd.Index(keys))
-            twice = keys is not None and len(np.unique(keys)) < n
-            if twice or np.any(arrays["n_eff"][row, at] != _ABSENT):
-                raise _twice()
-            for name, array in arrays.items():
-                array[row, at] = values[name]
+    arrays, places = {name: [] for name in _NOTHING}, pd.Index(contexts.order)
+    for pieces in found.values():
+        row = _row(pieces, places)
+        for name, array in arrays.items():
+            array.append(row[name])
         pieces.clear()
     return Dimensions(model, dict(zip(found, range(len(found)), strict=True)), known, **arrays)
+
+
+def _row(
+    pieces: list[tuple[np.ndarray | None, dict[str, np.ndarray]]], places: pd.Index
+) -> dict[str, np.ndarray]:
+    """Return the arrays (n,) of a place from its pieces; a piece that is all of it as it is."""
+    if len(pieces) == 1 and pieces[0][0] is None and len(pieces[0][1]["n_eff"]) == len(places):
+        return pieces[0][1]
+    row = {name: np.full(len(places), nothing) for name, nothing in _NOTHING.items()}
+    for keys, values in pieces:
+        n = len(values["n_eff"])
+        at = slice(n) if keys is None else places.get_indexer(pd.Index(keys))
+        twice = keys is not None and len(np.unique(keys)) < n
+        if twice or np.any(row["n_eff"][at] != _ABSENT):
+            raise _twice()
+        for name, array in row.items():
+            array[at] = values[name]
+    return row
 
 
 def _twice() -> TerseError:
@@ -152,34 +166,22 @@ def _twice() -> TerseError:
 
 def _values(rows: pd.DataFrame) -> dict[str, np.ndarray]:
     n_eff = rows["n_eff"].to_numpy(np.int32)
-    n_heavy = rows["n_heavy"].to_numpy(np.int32)
-    left_out = has_word(pd.Series(rows["flags"]), "sinks")  # n_eff does not count them already
+    n_light = n_eff - rows["n_heavy"].to_numpy(np.int32)
+    left_out = has_word(pd.Series(rows["flags"]), "sinks")
+    n_light[left_out] = n_eff[left_out]  # which does not count them already
     return {
         "ids": rows["id"].to_numpy(np.float64),
         "light": rows["id_without_sinks"].to_numpy(np.float64),
         "n_eff": n_eff,
-        "n_light": np.where(left_out, n_eff, n_eff - n_heavy),
+        "n_light": n_light,
     }
 
 
-def _runs(part: pd.DataFrame) -> Iterator[tuple[Place, slice | np.ndarray]]:
-    """Yield each place with its rows of a table, a slice where each place's are together."""
-    modules, module_names = pd.factorize(part["module"])
-    estimators, estimator_names = pd.factorize(part["estimator"])
-    layers = part["layer"].fillna(OUTSIDE).to_numpy(np.int64)
-    codes = (modules * len(estimator_names) + estimators) * (layers.max(initial=0) + 2) + layers + 1
-    order = None
-    starts = _starts(codes)
-    if len(starts) > len(np.unique(codes)):
-        order = np.argsort(codes, kind="stable")
-        starts = _starts(codes[order])
-    for start, stop in zip(starts, [*starts[1:], len(codes)], strict=True):
-        first = start if order is None else order[start]
+def _places(part: pd.DataFrame) -> Iterator[tuple[Place, slice | np.ndarray]]:
+    """Yield each place with its rows of a table."""
+    modules, module_names = coded(pd.Series(part["module"]))
+    estimators, estimator_names = coded(pd.Series(part["estimator"]))
+    layers = part["layer"].to_numpy(np.int64, na_value=OUTSIDE)
+    for first, rows in runs((modules, estimators, layers)):
         module, estimator = module_names[modules[first]], estimator_names[estimators[first]]
-        rows = slice(start, stop) if order is None else order[start:stop]
         yield Place(str(module), str(estimator), int(layers[first])), rows
-
-
-def _starts(codes: np.ndarray) -> np.ndarray:
-    """Return where runs of equal numbers (n >= 1,) begin."""
-    return np.flatnonzero(np.concatenate([[True], codes[1:] != codes[:-1]]))

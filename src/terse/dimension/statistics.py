@@ -5,18 +5,20 @@ Chunks of one document are not independent, so every error is computed from sums
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from terse.dimension.runs import coded, runs
 from terse.errors import TerseError
 
 GROUP_COLUMNS = ["model", "revision", "module", "layer", "estimator"]
 
 _N_RESAMPLES = 2000
+_MOST_EXACT = 10**6  # pairs: the cube of their number is a whole number of 64 bits
 _PAIR_COLUMNS = ["document", "chunk"]
 
 
@@ -67,9 +69,15 @@ def summarise(ids: pd.DataFrame) -> pd.DataFrame:
         TerseError: a column is missing.
     """
     _need(ids, [*GROUP_COLUMNS, *_SUMMARISED])
+    columns = {
+        "document": pd.Categorical(ids["document"]).codes.astype(np.int64),
+        "sink": has_word(pd.Series(ids["flags"]), "sink"),
+    }
+    for name in ("id", "id_without_sinks", "first_share"):
+        columns[name] = ids[name].to_numpy(np.float64, na_value=np.nan)
     rows = [
-        {**dict(zip(GROUP_COLUMNS, key, strict=True)), **_summary(group)}
-        for key, group in _groups(ids)
+        {**dict(zip(GROUP_COLUMNS, key, strict=True)), **_summary(columns, place)}
+        for key, place in _groups(ids)
     ]
     return pd.DataFrame(rows, columns=pd.Index([*GROUP_COLUMNS, *_MEASURES]))
 
@@ -81,62 +89,51 @@ _MEASURES = [
 ]  # fmt: skip
 
 
-def _groups(table: pd.DataFrame) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
-    """Yield the values of `GROUP_COLUMNS` and the rows of each group, in order of appearance.
-
-    Rows that lie together are not moved, as pandas' `groupby` would.
-    """
-    code = np.zeros(len(table), dtype=np.int64)
-    for name in GROUP_COLUMNS:
-        own, known = pd.factorize(table[name], use_na_sentinel=False)
-        code = code * len(known) + own
-    code = pd.factorize(code)[0]
-    if np.any(code[1:] < code[:-1]):
-        order = np.argsort(code, kind="stable")
-        code, table = code[order], table.iloc[order]
-    starts = np.flatnonzero(np.concatenate([[True], code[1:] != code[:-1]]))[: len(code)]
-    columns = table[_SUMMARISED]
-    keys = table[GROUP_COLUMNS].iloc[starts].itertuples(index=False, name=None)
-    ends = np.append(starts[1:], len(code))[: len(starts)]
-    for key, start, stop in zip(keys, starts, ends, strict=True):
-        yield key, columns.iloc[start:stop]
+def _groups(table: pd.DataFrame) -> Iterator[tuple[tuple[Any, ...], slice | np.ndarray]]:
+    """Yield the values of `GROUP_COLUMNS` and the rows of each group, in order of appearance."""
+    found = list(runs([coded(pd.Series(table[name]))[0] for name in GROUP_COLUMNS]))
+    keys = table[GROUP_COLUMNS].iloc[[first for first, _ in found]]
+    for key, (_, rows) in zip(keys.itertuples(index=False, name=None), found, strict=True):
+        yield key, rows
 
 
-def _summary(group: pd.DataFrame) -> dict[str, float | int]:
-    ids = np.asarray(group["id"], np.float64)
-    values, documents = _defined(group, "id")
-    light, light_documents = _defined(group, "id_without_sinks")
-    shares = group["first_share"].dropna().to_numpy(np.float64)
+def _summary(columns: dict[str, np.ndarray], place: slice | np.ndarray) -> dict[str, float | int]:
+    """Return the measures of a group: arrays of the whole table, since there are many groups."""
+    values, documents = _defined(columns, "id", place)
+    light, light_documents = _defined(columns, "id_without_sinks", place)
+    shares, _ = _defined(columns, "first_share", place)
+    n_documents, number = _numbered(documents)
     return {
-        "mean": float(values.mean()) if len(values) else math.nan,
-        "standard_error": standard_error(values, documents),
-        "mean_without_sinks": float(light.mean()) if len(light) else math.nan,
+        "mean": _mean(values),
+        "standard_error": _standard_error(values, n_documents, number),
+        "mean_without_sinks": _mean(light),
         "standard_error_without_sinks": standard_error(light, light_documents),
         "median": float(np.median(values)) if len(values) else math.nan,
         "n": len(values),
-        "n_documents": _numbered(documents)[0],
-        "n_undefined": len(ids) - len(values),
-        "n_sink": int(has_word(pd.Series(group["flags"]), "sink").sum()),
-        "first_share": float(shares.mean()) if len(shares) else math.nan,
+        "n_documents": n_documents,
+        "n_undefined": len(columns["id"][place]) - len(values),
+        "n_sink": int(np.count_nonzero(columns["sink"][place])),
+        "first_share": _mean(shares),
     }
 
 
-def _defined(group: pd.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the values (n,) of a column that are defined, and the numbers of their documents."""
-    values = np.asarray(group[column], np.float64)
-    documents = pd.Categorical(group["document"]).codes.astype(np.int64)
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else math.nan
+
+
+def _defined(
+    columns: dict[str, np.ndarray], name: str, place: slice | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a group's values (n,) that are defined, and the numbers of their documents."""
+    values, documents = columns[name][place], columns["document"][place]
     defined = ~np.isnan(values)
-    return values[defined], documents[defined]
+    return (values, documents) if defined.all() else (values[defined], documents[defined])
 
 
 def has_word(flags: pd.Series, word: str) -> np.ndarray:
     """Return where a word is among flags (n,), words joined by ";"; missing ones have none."""
-    if isinstance(flags.dtype, pd.CategoricalDtype):
-        codes, known = flags.cat.codes.to_numpy(), flags.cat.categories
-    else:
-        codes, known = pd.factorize(flags)
-    holds = np.array([word in str(words).split(";") for words in known] + [False])
-    return holds[codes]  # a missing one has the code -1
+    codes, known = coded(flags)
+    return np.array([word in str(words).split(";") for words in known], dtype=bool)[codes]
 
 
 def standard_error(values: np.ndarray, documents: np.ndarray) -> float:
@@ -154,8 +151,13 @@ def _standard_error(values: np.ndarray, n_documents: int, place: np.ndarray) -> 
     if n_documents < 2:
         return math.nan
     sums = np.bincount(place, weights=values - values.mean())
+    return _error_of_mean(sums, n_documents, len(values))
+
+
+def _error_of_mean(sums: np.ndarray, n_documents: int, n: int) -> float:
+    """Return the error of n values' mean from the sums (D,) of each document's deviations."""
     inflation = n_documents / (n_documents - 1)
-    return float(np.sqrt(inflation * (sums @ sums)) / len(values))
+    return float(np.sqrt(inflation * (sums @ sums)) / n)
 
 
 def _numbered(documents: np.ndarray) -> tuple[int, np.ndarray]:
@@ -184,77 +186,136 @@ def rank_correlation(
     Raises:
         TerseError: the arrays differ in length.
     """
-    x, y, groups = np.asarray(x, np.float64), np.asarray(y, np.float64), np.asarray(groups)
-    if not len(x) == len(y) == len(groups):
-        raise TerseError(
-            f"x, y and groups have lengths {len(x)}, {len(y)}, {len(groups)}; they must be equal"
-        )
-    defined = np.isfinite(x) & np.isfinite(y)
-    x, y = x[defined], y[defined]
-    names, place = np.unique(groups[defined], return_inverse=True)
-    by_x = np.argsort(x, kind="stable")  # so that 2000 times one side is in order
-    x, y, place = x[by_x], y[by_x], place[by_x]
-    rho = _spearman(x, y)
-    if len(names) < 3 or math.isnan(rho):
-        return RankCorrelation(rho, math.nan, math.nan, len(x))
-    of_weights = _WeightedRanks(x, y)
+    return rank_correlations([x], y, groups, seed)[0]
+
+
+def rank_correlations(
+    xs: Sequence[np.ndarray], y: np.ndarray, groups: np.ndarray, seed: int
+) -> list[RankCorrelation]:
+    """Return `rank_correlation` of several sides (n,) with one, such as of all layers with loss.
+
+    Those that are defined for the same contexts share the resamples, and the ranks of y in them.
+    """
+    y, groups = np.asarray(y, np.float64), np.asarray(groups)
+    sides = [np.asarray(x, np.float64) for x in xs]
+    alike: dict[bytes, list[int]] = {}
+    for number, x in enumerate(sides):
+        if not len(x) == len(y) == len(groups):
+            raise TerseError(
+                f"x, y and groups have lengths {len(x)}, {len(y)}, {len(groups)}; they must be "
+                "equal"
+            )
+        alike.setdefault((np.isfinite(x) & np.isfinite(y)).tobytes(), []).append(number)
+    found: dict[int, RankCorrelation] = {}
+    for mask, numbers in alike.items():
+        at = np.frombuffer(mask, dtype=bool)
+        together = _defined_correlations([sides[i][at] for i in numbers], y[at], groups[at], seed)
+        found |= dict(zip(numbers, together, strict=True))
+    return [found[number] for number in range(len(sides))]
+
+
+def _defined_correlations(
+    xs: list[np.ndarray], y: np.ndarray, groups: np.ndarray, seed: int
+) -> list[RankCorrelation]:
+    names, place = np.unique(groups, return_inverse=True)
+    rhos = [_spearman(x, y) for x in xs]
+    if len(names) < 3:
+        return [RankCorrelation(rho, math.nan, math.nan, len(y)) for rho in rhos]
+    of_copies = _ResampledRanks(xs, y, place)
     random = np.random.default_rng(seed)
-    resampled = []
-    for _ in range(_N_RESAMPLES):
+    resampled = np.empty((_N_RESAMPLES, len(xs)))
+    for row in resampled:
         drawn = random.integers(len(names), size=len(names))
-        resampled.append(of_weights.correlation(np.bincount(drawn, minlength=len(names))[place]))
-    low, high = np.nanquantile(resampled, [0.025, 0.975])
-    return RankCorrelation(rho, float(low), float(high), len(x))
+        row[:] = of_copies.correlations(np.bincount(drawn, minlength=len(names)))
+    edges = [
+        (math.nan, math.nan) if math.isnan(rho) else np.nanquantile(column, [0.025, 0.975])
+        for rho, column in zip(rhos, resampled.T, strict=True)
+    ]
+    return [
+        RankCorrelation(rho, float(low), float(high), len(y))
+        for rho, (low, high) in zip(rhos, edges, strict=True)
+    ]
 
 
-class _WeightedRanks:
-    """Spearman's rho of pairs that occur several times each, without sorting them again.
+class _ResampledRanks:
+    """Spearman's rho of pairs whose documents occur several times each, sorted only once.
+
+    How many pairs lie below a value, and how many not above it, add up to twice its average rank
+    less one: whole numbers, so no sum is rounded. With N pairs, S the sum of the products of both
+    sides' numbers, and t the sizes of groups of equal values, four times the covariance of the
+    ranks is (S - N^3) / N, and four times a side's variance (N^3 - sum of t^3) / 3 / N.
 
     Args:
-        x, y: (n,) finite numbers.
+        xs, y: arrays (n,) of finite numbers.
+        documents: (n,) the number of each pair's document, from 0.
     """
 
-    def __init__(self, x: np.ndarray, y: np.ndarray) -> None:
-        self._sides = [_Order(x), _Order(y)]
+    def __init__(self, xs: Sequence[np.ndarray], y: np.ndarray, documents: np.ndarray) -> None:
+        self._sizes = np.bincount(documents)
+        most = len(self._sizes) * int(self._sizes.max())
+        kind = np.int64 if most < _MOST_EXACT else np.float64
+        self._y, *self._xs = (_Order(side, documents, self._sizes, kind) for side in (y, *xs))
+        self._places = [x.place[self._y.order] for x in self._xs]
 
-    def correlation(self, weights: np.ndarray) -> float:
-        """Return rho where pair i occurs weights[i] times, (n,) whole numbers; NaN if constant."""
-        total = int(weights.sum())
+    def correlations(self, copies: np.ndarray) -> list[float]:
+        """Return each rho where document i occurs copies[i] times, (D,); NaN where constant."""
+        total = int(self._sizes @ copies)
         if total < 2:
-            return math.nan
-        a, b = (side.ranks(weights) - (total + 1) / 2 for side in self._sides)
-        scale = math.sqrt(float(weights @ (a * a)) * float(weights @ (b * b)))
-        return float(weights @ (a * b)) / scale if scale > 0 else math.nan
+            return [math.nan] * len(self._xs)
+        weights, of_y, cubes_y = self._y.ranks(copies)
+        of_y, found = of_y * weights, []
+        for x, places in zip(self._xs, self._places, strict=True):
+            _, of_x, cubes_x = x.ranks(copies)
+            product = (of_y @ of_x.take(places, mode="clip")).item() - total**3
+            scale = math.sqrt((total**3 - cubes_x) / 12 * ((total**3 - cubes_y) / 12))
+            found.append(product / 4 / scale if scale > 0 else math.nan)
+        return found
 
 
 class _Order:
-    """The order of numbers (n,), in which equal ones are one group."""
+    """The order of numbers (n,), in which equal ones are one group.
 
-    def __init__(self, values: np.ndarray) -> None:
-        self._order: np.ndarray | None = np.argsort(values, kind="stable")
-        ordered = values[self._order]
+    Attributes:
+        order: (n,) the places of the numbers in rising order.
+        place: (n,) the place of each in that order.
+    """
+
+    def __init__(
+        self, values: np.ndarray, documents: np.ndarray, sizes: np.ndarray, kind: type[Any]
+    ) -> None:
+        n, self.order = len(values), np.argsort(values, kind="stable")
+        self.place = np.empty(n, dtype=np.int64)
+        self.place[self.order] = np.arange(n)
+        self._documents, self._sizes, self._kind = documents[self.order], sizes, kind
+        ordered = values[self.order]
         first = np.concatenate([[True], ordered[1:] != ordered[:-1]])
-        self._starts = np.flatnonzero(first)
-        self._group = np.empty(len(values), dtype=np.int64)
-        self._group[self._order] = np.cumsum(first) - 1
-        self._distinct = bool(first.all())
-        if np.array_equal(self._order, np.arange(len(values))):
-            self._order = None
+        self._bounds = np.append(np.flatnonzero(first), n)
+        self._group = None if first.all() else np.cumsum(first) - 1
+        self._below = np.zeros(n + 1, dtype=np.int64)
 
-    def ranks(self, weights: np.ndarray) -> np.ndarray:
-        """Return the average rank (n,) of each, where each occurs `weights` times."""
-        sizes = weights if self._order is None else weights[self._order]
-        if not self._distinct:
-            sizes = np.add.reduceat(sizes, self._starts)
-        ranks = np.cumsum(sizes) - (sizes - 1) / 2
-        return ranks if self._distinct and self._order is None else ranks[self._group]
+    def ranks(self, copies: np.ndarray) -> tuple[np.ndarray, np.ndarray, int | float]:
+        """Return how often each occurs (n,), twice its rank less 1 (n,), both rising, and sum t^3.
+
+        copies: (D,) how often each document occurs.
+        """
+        weights, below = copies.take(self._documents, mode="clip"), self._below
+        np.cumsum(weights, out=below[1:])
+        if self._group is None:
+            twice, sizes, times = below[1:] + below[:-1], copies, self._sizes
+        else:
+            ends = below[self._bounds]
+            twice, sizes, times = (ends[1:] + ends[:-1])[self._group], np.diff(ends), 1
+        sizes = sizes.astype(self._kind, copy=False)
+        cubes = (sizes * sizes * sizes * times).sum().item()
+        return weights, twice.astype(self._kind, copy=False), cubes
 
 
 def _spearman(x: np.ndarray, y: np.ndarray) -> float:
     """Return Spearman's rho with average ranks, NaN where one side is constant."""
     if len(x) < 2:
         return math.nan
-    return _WeightedRanks(x, y).correlation(np.ones(len(x), dtype=np.int64))
+    once = np.ones(len(x), dtype=np.int64)
+    return _ResampledRanks([x], y, np.arange(len(x))).correlations(once)[0]
 
 
 def paired_difference(a: pd.DataFrame, b: pd.DataFrame, *, slack: float = 0.0) -> PairedDifference:
@@ -283,9 +344,30 @@ def paired_difference(a: pd.DataFrame, b: pd.DataFrame, *, slack: float = 0.0) -
         both["id_b"].to_numpy(np.float64),
         both["n_eff_a"].to_numpy(np.float64),
         both["n_eff_b"].to_numpy(np.float64),
-        pd.Categorical(both["document"]).codes.astype(np.int64),
+        Documents(pd.Categorical(both["document"]).codes.astype(np.int64)),
         slack=slack,
     )
+
+
+class Documents:
+    """The documents of contexts (n,), numbered and counted once for thousands of comparisons.
+
+    Attributes:
+        place: (n,) the number of each context's document.
+        sizes: (D,) the contexts of each number.
+    """
+
+    def __init__(self, numbers: np.ndarray) -> None:
+        self._n_all, self.place = _numbered(numbers)
+        self.sizes = np.bincount(self.place)
+
+    def without(self, left_out: np.ndarray) -> tuple[int, int]:
+        """Return how many documents the contexts have but for some (k,), and the last's number."""
+        if not len(left_out):
+            return self._n_all, len(self.sizes) - 1
+        found = self.sizes > np.bincount(self.place[left_out], minlength=len(self.sizes))
+        n = int(np.count_nonzero(found))
+        return n, int(np.flatnonzero(found)[-1]) if n else -1
 
 
 def aligned_difference(
@@ -293,7 +375,7 @@ def aligned_difference(
     b: np.ndarray,
     n_a: np.ndarray,
     n_b: np.ndarray,
-    documents: np.ndarray,
+    documents: Documents,
     *,
     slack: float = 0.0,
 ) -> PairedDifference:
@@ -302,37 +384,41 @@ def aligned_difference(
     Args:
         a, b: (n,) dimensions, NaN where undefined or missing.
         n_a, n_b: (n,) points of each cloud; NaN or below zero where a side lacks the context.
-        documents: (n,) the document's number of each context.
+        documents: those of the contexts.
         slack: as `paired_difference`.
     """
     difference = a - b  # thousands of pairs of places are compared: few passes over each
     paired, larger = ~np.isnan(difference), np.fmax(n_a, n_b)
     equal = paired & (n_a == n_b if slack == 0 else np.abs(n_a - n_b) <= slack * larger)
-    if not equal.all():
-        difference, documents = difference[equal], documents[equal]
-    n_documents, place = _numbered(documents)
-    error = _standard_error(difference, n_documents, place)
-    mean = float(difference.mean()) if len(difference) else math.nan
-    reach = error * _quantile(n_documents - 1) if n_documents > 1 else math.nan
+    left_out = np.flatnonzero(~equal)
+    n, (n_documents, last) = len(difference) - len(left_out), documents.without(left_out)
+    kept = difference[equal] if len(left_out) else difference
+    mean, error, reach = float(kept.mean()) if n else math.nan, math.nan, math.nan
+    if n_documents > 1:
+        deviation = difference - mean
+        deviation[left_out] = 0
+        sums = np.bincount(documents.place, weights=deviation)
+        error = _error_of_mean(sums[: last + 1], n_documents, n)
+        reach = error * _quantile(n_documents - 1)
     n_paired = int(np.count_nonzero(paired))
     return PairedDifference(
         mean=mean,
         standard_error=error,
         low=mean - reach,
         high=mean + reach,
-        n=len(difference),
+        n=n,
         n_documents=n_documents,
         n_unpaired=int(np.count_nonzero(larger >= 0)) - n_paired,
-        n_unequal=n_paired - len(difference),
+        n_unequal=n_paired - n,
     )
 
 
 @lru_cache(maxsize=256)
 def _quantile(freedom: int) -> float:
     """Return the 97.5 % quantile of Student's t."""
-    from scipy import stats  # half a second, and most figures need none of it
+    from scipy.special import stdtrit  # most figures need no scipy, and none its slow `stats`
 
-    return float(stats.t.ppf(0.975, freedom))
+    return float(stdtrit(freedom, 0.975))
 
 
 def _need(table: pd.DataFrame, columns: list[str]) -> None:

@@ -5,9 +5,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from terse.dimension import statistics
 from terse.dimension.statistics import (
     paired_difference,
     rank_correlation,
+    rank_correlations,
     standard_error,
     summarise,
 )
@@ -143,3 +145,60 @@ def test_the_interval_is_that_of_resampled_documents_ranked_anew() -> None:
     naive = [stats.spearmanr(x[at], y[at]).statistic for at in each]
     found = rank_correlation(x, y, groups, seed=7)
     np.testing.assert_allclose([found.low, found.high], np.quantile(naive, [0.025, 0.975]))
+
+
+def test_several_correlations_with_one_side_are_those_of_each_alone() -> None:
+    random = np.random.default_rng(2)
+    y, groups = random.normal(size=90).round(1), np.repeat(np.arange(30), 3)
+    xs = [(y + random.normal(size=90)).round(digits) for digits in (0, 1, 9)]
+    xs[1][random.random(90) < 0.2] = np.nan  # these have other documents, so other resamples
+    xs.append(np.ones(90))
+    found = rank_correlations(xs, y, groups, seed=3)
+    alone = [rank_correlation(x, y, groups, seed=3) for x in xs]
+    np.testing.assert_array_equal(found, alone)
+    assert found[1].n < found[0].n == 90
+
+
+def test_very_many_pairs_are_ranked_without_whole_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(2)
+    y, groups = random.normal(size=90).round(1), np.repeat(np.arange(30), 3)
+    exact = rank_correlation(y + random.normal(size=90), y, groups, seed=3)
+    random = np.random.default_rng(2)
+    y = random.normal(size=90).round(1)
+    monkeypatch.setattr(statistics, "_MOST_EXACT", 0)
+    found = rank_correlation(y + random.normal(size=90), y, groups, seed=3)
+    np.testing.assert_allclose(found, exact, rtol=1e-12)
+
+
+def test_a_summary_is_the_same_whatever_the_order_of_rows_and_the_type_of_words() -> None:
+    ids = table()
+    ids.loc[::7, "id"], ids.loc[::5, "flags"] = np.nan, "sink"
+    ids.loc[::3, "id_without_sinks"] = np.nan
+    together = summarise(ids)
+    words = dict.fromkeys(("model", "module", "estimator", "document", "flags"), "category")
+    pd.testing.assert_frame_equal(
+        summarise(ids.astype(words)).astype(dict.fromkeys(("model", "module"), object)),
+        together.astype(dict.fromkeys(("model", "module"), object)),
+    )
+    mixed = summarise(ids.sample(frac=1, random_state=1)).sort_values("layer", ignore_index=True)
+    pd.testing.assert_frame_equal(mixed, together, rtol=1e-12)
+
+
+def test_documents_that_are_left_out_altogether_do_not_count() -> None:
+    ids = table()
+    a, b = (ids[ids["layer"] == layer].copy() for layer in (1, 0))
+    for gone in ("d0", "d9"):  # the first and the last in alphabetical order
+        one, other = a.copy(), b.copy()
+        one.loc[one["document"] == gone, "n_eff"] = 100
+        found = paired_difference(one, other)
+        kept = paired_difference(*(side[side["document"] != gone] for side in (a, b)))
+        assert (found.n, found.n_documents, found.n_unequal) == (33, 11, 3)
+        np.testing.assert_allclose(found[:4], kept[:4], rtol=1e-12)
+    nothing = paired_difference(a.assign(n_eff=1), b)
+    assert (nothing.n, nothing.n_documents, nothing.n_unequal) == (0, 0, 36)
+    assert np.isnan(nothing[:4]).all()
+
+
+def test_the_quantile_is_students() -> None:
+    for freedom in (1, 2, 11, 3333):
+        assert statistics._quantile(freedom) == stats.t.ppf(0.975, freedom)
