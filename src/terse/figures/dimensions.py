@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import ScalarFormatter
 
-from terse.dimension.statistics import rank_correlation
+from terse.dimension.statistics import RankCorrelation, rank_correlations
 from terse.errors import TerseError
 from terse.figures.style import BLUE, GREY, WIDTH_IN, ordered_colours, paper_style
 
@@ -74,9 +74,11 @@ def id_by_layer(summary: pd.DataFrame) -> Figure:
     labels = list(dict.fromkeys(summary["label"]))
     with paper_style():
         figure, axes = _grid(summary, "layer")
+        parts = _split(summary, "estimator", "module", "label")
+        nothing = summary.head(0)
         for (estimator, kind), axis in axes.items():
             for label, colour in zip(labels, ordered_colours(len(labels)), strict=True):
-                part = _pick(summary, estimator=estimator, module=kind, label=label)
+                part = parts.get((estimator, kind, label), nothing)
                 _band(axis, "place", part, colour, str(label))
             column = _pick(summary, module=kind)
             places = sorted(set(column["place"].astype(int)))
@@ -98,11 +100,15 @@ def id_by_step(summary: pd.DataFrame) -> Figure:
     places = sorted(set(summary["place"].astype(int)))
     with paper_style():
         figure, axes = _grid(summary, "training step")
+        parts = _split(
+            summary.sort_values("training_step", kind="stable"), "estimator", "module", "place"
+        )
+        nothing, names = summary.head(0), [_layer_name(summary, place) for place in places]
+        colours = ordered_colours(len(places))
         for (estimator, kind), axis in axes.items():
-            for place, colour in zip(places, ordered_colours(len(places)), strict=True):
-                part = _pick(summary, estimator=estimator, module=kind, place=place)
-                name = _layer_name(summary, place)
-                _band(axis, "training_step", part.sort_values("training_step"), colour, name)
+            for place, name, colour in zip(places, names, colours, strict=True):
+                part = parts.get((estimator, kind, place), nothing)
+                _band(axis, "training_step", part, colour, name)
             _scale_ids(axis, _pick(summary, estimator=estimator))
             _scale_steps(axis, sorted(set(summary["training_step"].astype(int))))
         _legend(figure, axes.values(), "layer")
@@ -137,8 +143,9 @@ def id_against_loss(ids: pd.DataFrame, seed: int = 0) -> Figure:
         note = f"; {most:,} of {len(rows):,} contexts drawn, ρ of all"
     with paper_style():
         figure, axes = _wrapped(len(panels), sharey=False)
-        for axis, (name, part) in zip(axes, panels.items(), strict=True):
-            _scatter(axis, part, pd.Series(part["row"]).isin(chosen.tolist()), name, seed)
+        found = _correlations(list(panels.values()), seed)
+        for axis, (name, part), words in zip(axes, panels.items(), found, strict=True):
+            _scatter(axis, part, pd.Series(part["row"]).isin(chosen.tolist()), f"{name}\n{words}")
         figure.supxlabel(f"loss of the context (nats per token){note}", fontsize=8)
         figure.supylabel(f"intrinsic dimension ({estimator}, {_WITHOUT})", fontsize=8)
     return figure
@@ -312,14 +319,22 @@ def _pick(table: pd.DataFrame, **wanted: object) -> pd.DataFrame:
     return table.loc[chosen]
 
 
+def _split(table: pd.DataFrame, *columns: str) -> dict[Any, pd.DataFrame]:
+    """Return the rows of each combination of values: quicker than to pick it hundreds of times."""
+    parts: dict[Any, pd.DataFrame] = dict(iter(table.groupby(list(columns), sort=False)))
+    return parts
+
+
 def _band(
     axis: Axes, x: str, part: pd.DataFrame, colour: Any, label: str, style: str = "-"
 ) -> None:
     """Draw means with their 95 % interval."""
     at, mean = part[x].to_numpy(float), part["mean"].to_numpy(float)
     half = _Z_95 * part["standard_error"].to_numpy(float)
+    axis.set_autoscale_on(False)  # or each band would look for the limits of all panels again
     axis.plot(at, mean, "o", linestyle=style, color=colour, label=label)
     axis.fill_between(at, mean - half, mean + half, color=colour, alpha=0.18, linewidth=0)
+    axis.autoscale()
 
 
 def _layer_name(summary: pd.DataFrame, place: int) -> str:
@@ -372,19 +387,27 @@ def _two_legends(
         )
 
 
-def _scatter(axis: Axes, part: pd.DataFrame, chosen: pd.Series, where: str, seed: int) -> None:
+def _scatter(axis: Axes, part: pd.DataFrame, chosen: pd.Series, title: str) -> None:
     points = part.loc[chosen]
     axis.plot(points["loss_nats"], points["id"], "o", color=BLUE, markersize=2.2, alpha=0.55, mew=0)
-    axis.set_title(f"{where}\n{_correlation(part.dropna(subset=['id', 'loss_nats']), seed)}")
+    axis.set_title(title)
 
 
-def _correlation(defined: pd.DataFrame, seed: int) -> str:
-    if len(set(defined["document"])) < 3:
-        return "too few documents"
-    found = rank_correlation(
-        defined["id"].to_numpy(np.float64),
-        defined["loss_nats"].to_numpy(np.float64),
-        defined["document"].to_numpy(),
+def _correlations(parts: list[pd.DataFrame], seed: int) -> list[str]:
+    """Return what is said of each panel: together where all have the same contexts in one order."""
+    contexts = [part[["document", "loss_nats"]].reset_index(drop=True) for part in parts]
+    if not all(one.equals(contexts[0]) for one in contexts):
+        return [words for part in parts for words in _correlations([part], seed)]
+    found = rank_correlations(
+        [np.asarray(part["id"], np.float64) for part in parts],
+        np.asarray(contexts[0]["loss_nats"], np.float64),
+        np.asarray(contexts[0]["document"]),
         seed,
     )
+    return [_spelled(part, rho) for part, rho in zip(parts, found, strict=True)]
+
+
+def _spelled(part: pd.DataFrame, found: RankCorrelation) -> str:
+    if len(set(part.dropna(subset=["id", "loss_nats"])["document"])) < 3:
+        return "too few documents"
     return f"ρ = {found.rho:.2f} [{found.low:.2f}, {found.high:.2f}]"

@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from terse.artifacts import atomic_file
@@ -53,8 +54,30 @@ def ordered_colours(n: int) -> list[tuple[float, float, float, float]]:
 
 def save(figure: Figure, paths: Sequence[Path]) -> None:
     """Publish a figure under each name, in the format of its suffix."""
-    for path in paths:
-        kind = path.suffix.removeprefix(".")
-        metadata = {"Date": None} if kind == "svg" else {"CreationDate": None}
-        with paper_style(), atomic_file(path) as partial:  # SVG ids are salted on saving
-            figure.savefig(partial, format=kind, metadata=metadata)
+    with paper_style(), _laid_out(figure):
+        for path in paths:
+            kind = path.suffix.removeprefix(".")
+            metadata = {"Date": None} if kind == "svg" else {"CreationDate": None}
+            with atomic_file(path) as partial:  # SVG ids are salted on saving
+                figure.savefig(partial, format=kind, metadata=metadata)
+
+
+@contextmanager
+def _laid_out(figure: Figure) -> Iterator[None]:
+    """Arrange a figure's parts once, as for an SVG, which takes as long as drawing them.
+
+    Matplotlib would do it for each file, and draw each twice.
+    """
+    engine, canvas = figure.get_layout_engine(), figure.canvas
+    if engine is None:
+        yield
+        return
+    FigureCanvasSVG(figure)  # whose text is as wide as that of a PDF
+    engine.execute(figure)
+    try:
+        with mpl.rc_context({"figure.constrained_layout.use": False}):  # what None stands for
+            figure.set_layout_engine(None)
+            yield
+    finally:
+        figure.set_layout_engine(engine)
+        figure.set_canvas(canvas)

@@ -22,7 +22,7 @@ from terse.figures.dimensions import (
     id_by_window,
     labelled,
 )
-from terse.figures.style import save
+from terse.figures.style import paper_style, save
 
 Table = Callable[..., pd.DataFrame]
 Texts = Callable[[Figure], list[str]]
@@ -320,3 +320,35 @@ def test_against_loss_draws_a_share_of_very_many_contexts_and_says_so(
     )
     titles = [[axis.get_title() for axis in one.axes] for one in (figure, every)]
     assert titles[0] == titles[1]
+
+
+def test_files_of_a_figure_are_laid_out_once_as_matplotlib_does_it(
+    checkpoints: pd.DataFrame, tmp_path: Path
+) -> None:
+    """The SVG has the bytes that matplotlib writes alone, and the PDF the same places."""
+    with paper_style():
+        figure = id_by_step(checkpoints)
+        figure.savefig(tmp_path / "alone.svg", metadata={"Date": None})
+    figure = id_by_step(checkpoints)
+    engine, canvas = figure.get_layout_engine(), figure.canvas
+    save(figure, [tmp_path / "ours.svg"])
+    assert (tmp_path / "ours.svg").read_bytes() == (tmp_path / "alone.svg").read_bytes()
+    assert type(figure.get_layout_engine()) is type(engine)
+    assert figure.canvas is canvas
+    places = [axis.get_position().bounds for axis in figure.axes]
+    both = id_by_step(checkpoints)
+    save(both, [tmp_path / "ours.svg", tmp_path / "ours.pdf"])
+    assert [axis.get_position().bounds for axis in both.axes] == places
+
+
+def test_panels_with_other_contexts_have_their_own_correlations(
+    ids_table: Table, texts: Texts
+) -> None:
+    table = ids_table("base", n_documents=8, kinds=("block",))
+    titles = [axis.get_title() for axis in id_against_loss(table).axes]
+    fewer = table[(table["layer"] != 1).fillna(True) | (table["document"] != "d0")]
+    found = [axis.get_title() for axis in id_against_loss(fewer).axes]
+    assert found[0] == titles[0]
+    assert found[2:] == titles[2:]
+    assert found[1] != titles[1]
+    texts(id_against_loss(fewer))
