@@ -28,7 +28,7 @@ SCHEMA = pa.schema(
     }
 )  # fmt: skip
 _ROWS = 2**19  # of a row group: what is in memory at a time
-_INCOMPRESSIBLE = ("id", "id_without_sinks")  # digits that no earlier row has
+_INCOMPRESSIBLE = ("id", "id_without_sinks", "first_share")  # digits that no earlier row has
 _NEEDS_QUOTES = re.compile(r'[",\r\n]')
 
 
@@ -168,7 +168,7 @@ def read_ids(
     """
     with _telling(path):
         table = pq.read_table(path, columns=list(columns), filters=filters)
-    return table.to_pandas().astype(_types(table.schema))
+    return _frame(table)
 
 
 def parts_of(path: Path, columns: Sequence[str]) -> Iterator[pd.DataFrame]:
@@ -180,12 +180,15 @@ def parts_of(path: Path, columns: Sequence[str]) -> Iterator[pd.DataFrame]:
     with _telling(path), pq.ParquetFile(path, read_dictionary=["flags"]) as file:
         for number in range(file.num_row_groups):
             table = file.read_row_group(number, columns=list(columns))
-            yield table.to_pandas().astype(_types(table.schema))
+            yield _frame(table)
 
 
-def _types(schema: pa.Schema) -> dict[str, str]:
-    """Return the type of whole numbers that may be missing: without it they become floats."""
-    return {"layer": "Int64"} if "layer" in schema.names else {}
+def _frame(table: pa.Table) -> pd.DataFrame:
+    """Return a table of pandas; whole numbers that may be missing would become floats."""
+    frame = table.to_pandas(split_blocks=True)  # blocks of one type would be copies
+    if "layer" in frame:
+        frame["layer"] = frame["layer"].astype("Int64")
+    return frame
 
 
 @contextmanager
