@@ -8,15 +8,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from terse.config import Workflow, load
 from terse.errors import TerseError
 from terse.machine import processes
 from terse.machine.devices import lease_devices, under_slurm
 from terse.machine.memory import peak_bytes
 from terse.machine.signals import Stopped
-from terse.settings.roots import Roots
+
+if TYPE_CHECKING:
+    from terse.config import Workflow
 
 logger = logging.getLogger(__name__)
 
@@ -113,8 +114,10 @@ def spread(snakemake: Any, n_processes: int) -> None:
     processes.spread(devices, n_nodes)
 
 
-def settings(snakemake: Any) -> Workflow:
+def settings(snakemake: Any) -> "Workflow":
     """Return the typed configuration of the workflow that this job belongs to."""
+    from terse.config import load  # half a second: figures and tables need none
+
     return load(snakemake.config)
 
 
@@ -128,6 +131,8 @@ def root(name: str, output: str) -> Path:
 
     A module's `prefix:` moves the outputs into a folder of its own, and the roots with them.
     """
+    from terse.settings.roots import Roots  # with pydantic, see `settings`
+
     parts = Path(output).parts
     place = next(i for i, part in enumerate(parts) if part in Roots.model_fields)
     return Path(*parts[:place], name)

@@ -106,6 +106,11 @@ def test_a_script_loads_no_other_slow_package(script: Path) -> None:
     assert slow_packages(script) == LOADED[script.stem]
 
 
+@pytest.mark.parametrize("name", ["compare_dimensions", "plot_dimensions", "tabulate_results"])
+def test_figures_and_tables_of_dimensions_read_no_config(name: str) -> None:
+    assert not any(loaded.startswith("pydantic") for loaded in reached(SCRIPTS / f"{name}.py"))
+
+
 def test_scripts_without_torch_load_none_in_a_real_process() -> None:
     """Also not through other people's packages; one process for all of them."""
     names = [name for name, loaded in LOADED.items() if not loaded & {"torch", "transformers"}]
