@@ -1,13 +1,15 @@
 """The cross-entropy of a language model without all of its logits in memory at a time.
 
-The idea of Cut Cross-Entropy (Wijmans et al. 2025, https://arxiv.org/abs/2411.09009), in PyTorch
-alone: the logits of a chunk are made again in the backward pass.
+Gradients are made together with a chunk's logits, in the forward pass, as Liger Kernel does it (Hsu
+et al. 2024, https://arxiv.org/abs/2410.10989), so that nothing is computed twice.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from terse.errors import TerseError
@@ -15,24 +17,68 @@ from terse.errors import TerseError
 IGNORED = -100
 
 
-def chunked_cross_entropy(hidden: Tensor, head: nn.Module, labels: Tensor, chunk: int) -> Tensor:
+def chunked_cross_entropy(hidden: Tensor, head: nn.Linear, labels: Tensor, chunk: int) -> Tensor:
     """Return the summed cross-entropy in nats of `head(hidden)`, `chunk` positions at a time.
+
+    It can be differentiated once.
 
     Args:
         hidden: (N, D) hidden states. head: (n, D) -> (n, V) logits.
         labels: (N,) targets, `IGNORED` where there is none; those positions are not computed.
-        chunk: positions whose logits are in memory together, in the forward and backward pass.
+        chunk: positions whose logits are in memory together.
     """
     wanted = (labels != IGNORED).nonzero().flatten()
-    hidden, labels = hidden[wanted], labels[wanted]
+    return _ChunkedCrossEntropy.apply(
+        hidden[wanted], head.weight, head.bias, labels[wanted], chunk, torch.is_grad_enabled()
+    )
 
-    def of_chunk(states: Tensor, targets: Tensor) -> Tensor:
-        return cross_entropy(head(states).float(), targets, reduction="sum")
 
-    total = hidden.new_zeros((), dtype=torch.float32)
-    for states, targets in zip(hidden.split(chunk), labels.split(chunk), strict=True):
-        total = total + checkpoint(of_chunk, states, targets, use_reentrant=False)
-    return total
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, chunk: int,
+        differentiated: bool,
+    ) -> Tensor:  # fmt: skip
+        sides = (hidden, weight, bias)
+        wanted = [differentiated and needed for needed in ctx.needs_input_grad[:3]]
+        grads = [
+            torch.zeros_like(side) if want and side is not None else None
+            for side, want in zip(sides, wanted, strict=True)
+        ]
+        total = hidden.new_zeros((), dtype=torch.float32)
+        for start in range(0, len(labels), chunk):
+            place = slice(start, start + chunk)
+            logits = linear(hidden[place], weight, bias)  # (n, V), of a lower precision in autocast
+            log_p, targets = logits.float().log_softmax(-1), labels[place, None]
+            total -= log_p.gather(1, targets).sum()
+            if any(wanted):
+                slope = log_p.exp_().scatter_add_(1, targets, log_p.new_full(targets.shape, -1.0))
+                _add_gradients(grads, slope.to(logits.dtype), hidden[place], weight, place)
+        ctx.grads = grads
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
+        grads, ctx.grads = ctx.grads, None  # scaled where they are: the weight's is the largest
+        if grads is None:
+            raise RuntimeError("the chunked cross-entropy was differentiated already")
+        return (*(None if grad is None else grad.mul_(scale) for grad in grads), None, None, None)
+
+
+def _add_gradients(
+    grads: list[Tensor | None], slope: Tensor, hidden: Tensor, weight: Tensor, place: slice
+) -> None:
+    """Add to the gradients of hidden states, weight and bias, given that of the logits (n, V)."""
+    of_hidden, of_weight, of_bias = grads
+    if of_hidden is not None:
+        of_hidden[place] = slope @ weight.to(slope.dtype)
+    if of_weight is not None and of_weight.dtype == slope.dtype == hidden.dtype:
+        of_weight.addmm_(slope.T, hidden)
+    elif of_weight is not None:
+        of_weight += slope.T @ hidden.to(slope.dtype)
+    if of_bias is not None:
+        of_bias += slope.sum(0, dtype=torch.float32)
 
 
 def next_token_nats(lm: PreTrainedModel, tokens: Tensor, labels: Tensor, chunk: int) -> Tensor:
@@ -43,12 +89,13 @@ def next_token_nats(lm: PreTrainedModel, tokens: Tensor, labels: Tensor, chunk: 
     )
 
 
-def head_of(model: PreTrainedModel) -> nn.Module:
-    """Return the module that makes a language model's logits."""
+def head_of(model: PreTrainedModel) -> nn.Linear:
+    """Return the linear layer that makes a language model's logits."""
     head = model.get_output_embeddings()
-    if not isinstance(head, nn.Module):
+    if type(head) is not nn.Linear:  # a subclass may do more
         raise TerseError(
-            f"loss_chunk: {type(model).__name__} has no output embeddings: leave it out"
+            f"loss_chunk: {type(model).__name__} makes its logits with no plain linear layer: "
+            "leave it out"
         )
     return head
 

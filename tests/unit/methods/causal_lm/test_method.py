@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaForCausalLM
 
 from terse.corpora.documents import write_documents
@@ -17,7 +19,7 @@ from terse.errors import TerseError
 from terse.methods.causal_lm.method import CausalLM
 from terse.methods.causal_lm.settings import CausalLMSettings
 from terse.settings.corpora import Corpus
-from terse.training.chunked_loss import check_plain_head
+from terse.training.chunked_loss import check_plain_head, chunked_cross_entropy
 from terse.training.method import Inputs
 
 SETTINGS = {
@@ -272,14 +274,75 @@ def test_a_loss_in_chunks_is_the_whole_one_and_so_are_its_gradients(
         torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-7)
 
 
-def test_no_more_than_a_chunk_of_logits_is_made_at_a_time(inputs: Inputs) -> None:
-    chosen, sizes = method(inputs, loss_chunk=40), []
-    built = chosen.build().train()
-    built.get_output_embeddings().register_forward_hook(lambda *a: sizes.append(len(a[2])))
+class Logits(TorchDispatchMode):
+    """Notes the positions of each tensor of logits that is made."""
+
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__()
+        self.vocabulary, self.sizes = vocabulary, list[int]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor) and made.ndim > 1 and made.shape[-1] == self.vocabulary:
+            self.sizes.append(made.numel() // self.vocabulary)
+        return made
+
+
+def test_no_more_than_a_chunk_of_logits_is_made_at_a_time_and_none_twice(inputs: Inputs) -> None:
     batch = {"input_ids": random_tokens(4, 32), "labels": random_tokens(4, 32)}
-    chosen.loss(built, batch, chosen.count(batch))[0].backward()
-    assert sizes[:4] == [40, 40, 40, 4]  # of the 4 x 31 targets; and again backwards
-    assert max(sizes) == 40
+    products, sizes = [], []
+    for changes in ({}, {"loss_chunk": 40}):
+        chosen = method(inputs, **changes)
+        built = chosen.build().train()
+        with FlopCounterMode(display=False) as counter, Logits(len(chosen._tokenizer)) as logits:
+            chosen.loss(built, batch, chosen.count(batch))[0].backward()
+        products.append(counter.get_total_flops())
+        sizes.append(set(logits.sizes) - {16})  # the head's weight is one of (16, V), transposed
+    assert max(sizes[0]) >= 4 * 31
+    assert sizes[1] == {40, 4}
+    assert products[1] <= products[0]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_chunks_have_the_gradients_of_the_head_too(bias: bool) -> None:
+    torch.manual_seed(0)
+    head, hidden = nn.Linear(16, 50, bias=bias), torch.randn(30, 16, requires_grad=True)
+    labels = torch.randint(50, (30,))
+    labels[::4] = -100
+    sides, found = [hidden, *head.parameters()], []
+    for loss in (
+        nn.functional.cross_entropy(head(hidden), labels, reduction="sum"),
+        chunked_cross_entropy(hidden, head, labels, 7),
+    ):
+        found.append((loss, torch.autograd.grad(3 * loss, sides)))
+    (whole, slopes), (chunked, ours) = found
+    torch.testing.assert_close(chunked, whole)
+    for one, other in zip(ours, slopes, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    with pytest.raises(RuntimeError, match="differentiated already"):
+        chunked.backward()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        assert chunked_cross_entropy(hidden, head, labels, 7).item() == chunked.item()
+    assert counter.get_total_flops() == 2 * (labels >= 0).sum().item() * 16 * 50
+    frozen = chunked_cross_entropy(hidden, head.requires_grad_(False), labels, 7)
+    (alone,) = torch.autograd.grad(3 * frozen, hidden)
+    assert torch.equal(alone, ours[0])
+
+
+def test_chunks_in_autocast_add_up_in_float32() -> None:
+    torch.manual_seed(0)
+    head, hidden = nn.Linear(64, 50), torch.randn(4000, 64, requires_grad=True)
+    labels = torch.randint(50, (4000,))
+    exact = torch.autograd.grad(
+        nn.functional.cross_entropy(head(hidden), labels, reduction="sum"), [hidden, head.weight]
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = chunked_cross_entropy(hidden, head, labels, 10)
+    found = torch.autograd.grad(loss, [hidden, head.weight])
+    assert loss.dtype == torch.float32
+    for one, other in zip(found, exact, strict=True):
+        assert one.dtype == torch.float32
+        assert (one - other).norm() < 0.01 * other.norm()
 
 
 def test_capped_logits_and_several_processes_are_refused(inputs: Inputs) -> None:
