@@ -3,10 +3,11 @@
 Same model, batch, optimiser and rows on both sides; steps exclude evaluation and checkpoints. The
 two sides alternate in rounds; the ratio is the median over the rounds. The part `memory` compares
 the peak of a step of SmolLM2-135M's shape (10 of its 30 layers) with and without the keys that
-lower it, each in a process of its own. The part `smollm2` takes all 30 layers and rows of 512
-tokens: ours, a bare loop and transformers' plain Trainer in turn, each in its process; then ours
-with these keys. By default (batch 2, 3 rounds) it does 18 steps; with steps of 20 s, as on two busy
-cores, that is 8 minutes. It needs 11 GB. `--batch 8` takes four times as long.
+lower it, each in a process of its own; the part `loss` takes the loss of that vocabulary alone. The
+part `smollm2` takes all 30 layers and rows of 512 tokens: ours, a bare loop and transformers' plain
+Trainer in turn, each in its process; then ours with these keys. By default (batch 2, 3 rounds) it
+does 18 steps; with steps of 20 s, as on two busy cores, that is 8 minutes. It needs 11 GB.
+`--batch 8` takes four times as long.
 
     python benchmarks/bench_training.py [--json FILE] [--only PART] [--batch N] [--rounds N]
 """
@@ -15,13 +16,21 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
+from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import torch
 from frame import alternating, main, row
 from smollm2_steps import KEYS, SHAPE, Rows, be_side, compare
 from steps import Timed, median_step, trained_step
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, TrainerCallback, set_seed
 
@@ -30,6 +39,7 @@ from terse.machine.memory import peak_bytes
 from terse.methods.causal_lm.method import CausalLM
 from terse.methods.causal_lm.settings import CausalLMSettings
 from terse.methods.causal_lm.spec import CAUSAL_LM
+from terse.training.chunked_loss import chunked_cross_entropy
 from terse.training.method import Inputs, Method
 
 STEPS, ROUNDS, THREADS = 12, 7, 2
@@ -166,10 +176,50 @@ def one_step(keys: dict[str, Any]) -> None:
     print(peak_bytes() / 1e6, seconds)
 
 
+def compare_loss() -> list[dict[str, Any]]:
+    """Return the rows of the loss of SmolLM2's shape in chunks against that of all its logits."""
+    torch.manual_seed(0)
+    head = nn.Linear(SHAPE["hidden_size"], SHAPE["vocab_size"], bias=False)
+    hidden = torch.randn(1022, SHAPE["hidden_size"], requires_grad=True)
+    labels = torch.randint(SHAPE["vocab_size"], (1022,))
+
+    def whole() -> Tensor:
+        return cross_entropy(head(hidden), labels, reduction="sum")
+
+    rows = []
+    for chunk in (64, 128, 256, 512):
+        chunked = partial(chunked_cross_entropy, hidden, head, labels, chunk)
+        name = f"loss in chunks of {chunk} of 1022 positions, forward and backward"
+        sides = (partial(_seconds_of, head, loss) for loss in (chunked, whole))
+        rows.append(alternating(f"{name}, processor s", *sides, ROUNDS))
+        rows.append(row(f"{name}, MB in use", _in_use(head, chunked), _in_use(head, whole)))
+    return rows
+
+
+def _seconds_of(head: nn.Module, loss: Callable[[], Tensor]) -> float:
+    head.zero_grad()
+    start = time.process_time()
+    loss().backward()
+    return time.process_time() - start
+
+
+def _in_use(head: nn.Module, loss: Callable[[], Tensor]) -> float:
+    """Return the most bytes (MB) that tensors of a loss and its gradients take at a time."""
+    head.zero_grad()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        loss().backward()
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        seen.export_chrome_trace(file.name)
+        events = json.loads(Path(file.name).read_text())["traceEvents"]
+    changes = sorted((e["ts"], e["args"]["Bytes"]) for e in events if e.get("name") == "[memory]")
+    return max(accumulate(size for _, size in changes)) / 1e6
+
+
 PARTS = {
     "step": compare_steps,
     "checkpoint": compare_checkpoint,
     "memory": compare_memory,
+    "loss": compare_loss,
     "smollm2": lambda: compare(SMOLLM2_BATCH, SMOLLM2_ROUNDS),
 }
 SIZES = (
