@@ -106,18 +106,22 @@ def test_a_script_loads_no_other_slow_package(script: Path) -> None:
     assert slow_packages(script) == LOADED[script.stem]
 
 
-@pytest.mark.parametrize("name", ["compare_dimensions", "plot_dimensions", "tabulate_results"])
-def test_figures_and_tables_of_dimensions_read_no_config(name: str) -> None:
-    assert not any(loaded.startswith("pydantic") for loaded in reached(SCRIPTS / f"{name}.py"))
-
-
-def test_scripts_without_torch_load_none_in_a_real_process() -> None:
-    """Also not through other people's packages; one process for all of them."""
-    names = [name for name, loaded in LOADED.items() if not loaded & {"torch", "transformers"}]
+def in_a_real_process(names: list[str], packages: set[str]) -> str:
+    """Return which of some packages scripts load, also through other people's packages."""
     code = (
         f"import sys; sys.path.insert(0, {str(SCRIPTS)!r})\n"
         f"for name in {names}: __import__(name)\n"
-        "print({'torch', 'transformers', 'scipy', 'numba'} & set(sys.modules) or 'none')"
+        f"print({packages} & set(sys.modules) or 'none')"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "none"
+    return run.stdout.strip()
+
+
+def test_scripts_without_torch_load_none_in_a_real_process() -> None:
+    names = [name for name, loaded in LOADED.items() if not loaded & {"torch", "transformers"}]
+    assert in_a_real_process(names, {"torch", "transformers", "scipy", "numba"}) == "none"
+
+
+def test_figures_and_tables_of_dimensions_load_no_config() -> None:
+    names = ["compare_dimensions", "plot_dimensions", "tabulate_results"]
+    assert in_a_real_process(names, {"pydantic"}) == "none"

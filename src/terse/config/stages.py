@@ -22,7 +22,7 @@ STAGE_VERSIONS = {
     "tabulate_lm_eval": 1,
     "cut_windows": 1,
     "score_reading": 2,
-    "score_evictions": 1,
+    "score_evictions": 2,
     "tabulate_frontier": 2,
     "plot_frontier": 1,
     "plot_run": 1,

@@ -39,6 +39,8 @@ class Dimensions:
         contexts: (n,) the document and chunk of each column.
         ids, light: P arrays (n,) float64 with and without heavy points, NaN where undefined.
         n_eff, n_light: P arrays (n,) int32, their points; -1 where the context is missing.
+
+    Arrays may be those of the table that it was gathered from.
     """
 
     model: str
@@ -102,7 +104,7 @@ class _Contexts:
     def keys(self, part: pd.DataFrame) -> np.ndarray:
         """Return the number of each row's context (rows,)."""
         codes, names = coded(pd.Series(part["document"]))
-        if not names.equals(self._names):  # as in most parts: thousands of names
+        if not names.equals(self._names):  # which they are in most parts: thousands of names
             known = [self._documents.setdefault(str(n), len(self._documents)) for n in names]
             self._names, self._numbers = names, np.array(known, np.int64) << _CHUNK_BITS
         return self._numbers[codes] + part["chunk"].to_numpy(np.int64, na_value=-1) + 1

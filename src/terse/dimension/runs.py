@@ -10,7 +10,7 @@ import pandas as pd
 def coded(words: pd.Series) -> tuple[np.ndarray, pd.Index]:
     """Return a number for each value (rows,), and the values, of which a missing one is one.
 
-    Categories are taken as they are, unless some value is missing.
+    Categories are taken as they are, also those without a row, unless some value is missing.
     """
     if isinstance(words.dtype, pd.CategoricalDtype):
         codes = words.cat.codes.to_numpy()
@@ -30,17 +30,22 @@ def runs(columns: Sequence[np.ndarray]) -> Iterator[tuple[int, slice | np.ndarra
         columns: arrays (rows,) of whole numbers from -1.
     """
     starts, order = _starts(columns), None
-    if len(starts) > len(set(zip(*(one[starts].tolist() for one in columns), strict=True))):
-        joined = np.zeros(len(columns[0]), dtype=np.int64)
-        for one in columns:
-            joined = joined * (int(one.max()) + 2) + one + 1
-        order = np.argsort(pd.factorize(joined)[0], kind="stable")
+    if len(starts) > len(np.unique(_joined([one[starts] for one in columns]))):
+        order = np.argsort(pd.factorize(_joined(columns))[0], kind="stable")
         starts = _starts([one[order] for one in columns])
     for start, stop in pairwise([*starts, len(columns[0])]):
         if order is None:
             yield int(start), slice(start, stop)
         else:
             yield int(order[start]), order[start:stop]
+
+
+def _joined(columns: Sequence[np.ndarray]) -> np.ndarray:
+    """Return a number for each combination of numbers (rows,)."""
+    joined = np.zeros(len(columns[0]), dtype=np.int64)
+    for one in columns:
+        joined = joined * (int(one.max(initial=0)) + 2) + one + 1
+    return joined
 
 
 def _starts(columns: Sequence[np.ndarray]) -> np.ndarray:

@@ -192,9 +192,16 @@ def rank_correlation(
 def rank_correlations(
     xs: Sequence[np.ndarray], y: np.ndarray, groups: np.ndarray, seed: int
 ) -> list[RankCorrelation]:
-    """Return `rank_correlation` of several sides (n,) with one, such as of all layers with loss.
+    """Return `rank_correlation` of several sides with one, such as of all layers with the loss.
 
     Those that are defined for the same contexts share the resamples, and the ranks of y in them.
+
+    Args:
+        xs, y: arrays (n,).
+        groups, seed: as `rank_correlation`.
+
+    Raises:
+        TerseError: the arrays differ in length.
     """
     y, groups = np.asarray(y, np.float64), np.asarray(groups)
     sides = [np.asarray(x, np.float64) for x in xs]
@@ -217,11 +224,13 @@ def rank_correlations(
 def _defined_correlations(
     xs: list[np.ndarray], y: np.ndarray, groups: np.ndarray, seed: int
 ) -> list[RankCorrelation]:
+    if not len(y):
+        return [RankCorrelation(math.nan, math.nan, math.nan, 0)] * len(xs)
     names, place = np.unique(groups, return_inverse=True)
-    rhos = [_spearman(x, y) for x in xs]
+    of_copies = _ResampledRanks(xs, y, place)
+    rhos = of_copies.correlations(np.ones(len(names), dtype=np.int64))
     if len(names) < 3:
         return [RankCorrelation(rho, math.nan, math.nan, len(y)) for rho in rhos]
-    of_copies = _ResampledRanks(xs, y, place)
     random = np.random.default_rng(seed)
     resampled = np.empty((_N_RESAMPLES, len(xs)))
     for row in resampled:
@@ -294,10 +303,12 @@ class _Order:
         self._below = np.zeros(n + 1, dtype=np.int64)
 
     def ranks(self, copies: np.ndarray) -> tuple[np.ndarray, np.ndarray, int | float]:
-        """Return how often each occurs (n,), twice its rank less 1 (n,), both rising, and sum t^3.
+        """Return how often each occurs and twice its rank less 1, and the sum of t^3.
 
-        copies: (D,) how often each document occurs.
+        The two (n,) are in rising order of the numbers. copies: (D,) how often each document
+        occurs.
         """
+        # "clip" changes nothing; it spares a buffer.
         weights, below = copies.take(self._documents, mode="clip"), self._below
         np.cumsum(weights, out=below[1:])
         if self._group is None:
@@ -308,14 +319,6 @@ class _Order:
         sizes = sizes.astype(self._kind, copy=False)
         cubes = (sizes * sizes * sizes * times).sum().item()
         return weights, twice.astype(self._kind, copy=False), cubes
-
-
-def _spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Return Spearman's rho with average ranks, NaN where one side is constant."""
-    if len(x) < 2:
-        return math.nan
-    once = np.ones(len(x), dtype=np.int64)
-    return _ResampledRanks([x], y, np.arange(len(x))).correlations(once)[0]
 
 
 def paired_difference(a: pd.DataFrame, b: pd.DataFrame, *, slack: float = 0.0) -> PairedDifference:
@@ -352,6 +355,9 @@ def paired_difference(a: pd.DataFrame, b: pd.DataFrame, *, slack: float = 0.0) -
 class Documents:
     """The documents of contexts (n,), numbered and counted once for thousands of comparisons.
 
+    Args:
+        numbers: (n,) a whole number for each context's document.
+
     Attributes:
         place: (n,) the number of each context's document.
         sizes: (D,) the contexts of each number.
@@ -361,13 +367,12 @@ class Documents:
         self._n_all, self.place = _numbered(numbers)
         self.sizes = np.bincount(self.place)
 
-    def without(self, left_out: np.ndarray) -> tuple[int, int]:
-        """Return how many documents the contexts have but for some (k,), and the last's number."""
+    def n_without(self, left_out: np.ndarray) -> int:
+        """Return how many documents the contexts have but for some (k,)."""
         if not len(left_out):
-            return self._n_all, len(self.sizes) - 1
-        found = self.sizes > np.bincount(self.place[left_out], minlength=len(self.sizes))
-        n = int(np.count_nonzero(found))
-        return n, int(np.flatnonzero(found)[-1]) if n else -1
+            return self._n_all
+        gone = np.bincount(self.place[left_out], minlength=len(self.sizes))
+        return int(np.count_nonzero(self.sizes > gone))
 
 
 def aligned_difference(
@@ -391,14 +396,14 @@ def aligned_difference(
     paired, larger = ~np.isnan(difference), np.fmax(n_a, n_b)
     equal = paired & (n_a == n_b if slack == 0 else np.abs(n_a - n_b) <= slack * larger)
     left_out = np.flatnonzero(~equal)
-    n, (n_documents, last) = len(difference) - len(left_out), documents.without(left_out)
+    n, n_documents = len(difference) - len(left_out), documents.n_without(left_out)
     kept = difference[equal] if len(left_out) else difference
     mean, error, reach = float(kept.mean()) if n else math.nan, math.nan, math.nan
     if n_documents > 1:
         deviation = difference - mean
         deviation[left_out] = 0
         sums = np.bincount(documents.place, weights=deviation)
-        error = _error_of_mean(sums[: last + 1], n_documents, n)
+        error = _error_of_mean(sums, n_documents, n)
         reach = error * _quantile(n_documents - 1)
     n_paired = int(np.count_nonzero(paired))
     return PairedDifference(

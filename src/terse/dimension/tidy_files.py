@@ -163,6 +163,8 @@ def read_ids(
 ) -> pd.DataFrame:
     """Return some columns of a table, words as categories; `filters` as of `pyarrow.parquet`.
 
+    They may be read-only.
+
     Raises:
         TerseError: the file has no such column, or is not a table of dimensions.
     """
@@ -174,6 +176,8 @@ def read_ids(
 def parts_of(path: Path, columns: Sequence[str]) -> Iterator[pd.DataFrame]:
     """Yield some columns of a table, about half a million rows at a time, words as categories.
 
+    They may be read-only.
+
     Raises:
         TerseError: as `read_ids`.
     """
@@ -184,7 +188,7 @@ def parts_of(path: Path, columns: Sequence[str]) -> Iterator[pd.DataFrame]:
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:
-    """Return a table of pandas; whole numbers that may be missing would become floats."""
+    """Return a table of pandas without copies; layers stay whole numbers, some of them missing."""
     frame = table.to_pandas(split_blocks=True)  # blocks of one type would be copies
     if "layer" in frame:
         frame["layer"] = frame["layer"].astype("Int64")

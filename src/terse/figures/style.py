@@ -64,20 +64,22 @@ def save(figure: Figure, paths: Sequence[Path]) -> None:
 
 @contextmanager
 def _laid_out(figure: Figure) -> Iterator[None]:
-    """Arrange a figure's parts once, as for an SVG, which takes as long as drawing them.
+    """Arrange a figure's parts once, as for an SVG; Matplotlib would do it for each file.
 
-    Matplotlib would do it for each file, and draw each twice.
+    It takes as long as drawing them.
     """
-    engine, canvas = figure.get_layout_engine(), figure.canvas
+    engine, canvas, dpi = figure.get_layout_engine(), figure.canvas, figure.dpi
     if engine is None:
         yield
         return
-    FigureCanvasSVG(figure)  # whose text is as wide as that of a PDF
-    engine.execute(figure)
     try:
+        FigureCanvasSVG(figure)  # whose text is as wide as that of a PDF
+        engine.execute(figure)  # which sets the figure's dpi to that of an SVG
+        figure.dpi = dpi
         with mpl.rc_context({"figure.constrained_layout.use": False}):  # what None stands for
             figure.set_layout_engine(None)
             yield
     finally:
         figure.set_layout_engine(engine)
         figure.set_canvas(canvas)
+        figure.dpi = dpi

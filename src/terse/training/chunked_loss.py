@@ -59,7 +59,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         grads, ctx.grads = ctx.grads, None  # scaled where they are: the weight's is the largest
         if grads is None:
             raise RuntimeError("the chunked cross-entropy was differentiated already")

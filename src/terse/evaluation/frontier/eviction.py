@@ -17,6 +17,9 @@ from terse.evaluation.frontier.reading import Cost, at_rate, best, n_left
 from terse.evaluation.frontier.rotary import Rotary
 from terse.evaluation.frontier.windows import Window
 
+# Of all rows of a pass, held and target: 1 GiB of keys and values in a 7B model's float16.
+PASS_POSITIONS = 2048
+
 
 class CacheScore(ABC):
     """A published score of the entries of a cache.
@@ -88,26 +91,26 @@ class Eviction(CausalReading):
     ) -> "EvictedCache":
         """Return what each rate leaves after the pass over a window's whole context."""
         looked, cache = self.look(whole, tokens, window), whole.cache
-        counts = {rate: n_left(rate, tokens.L) for rate in rates}
-        held = {n: held_entries(cache, looked.scores, n) for n in counts.values() if n}
-        left = {n: self._left(cache, indices) for n, indices in held.items()}
-        return EvictedCache(self, tokens, counts, held, left, looked, whole.states)
+        counts = [(rate, n_left(rate, tokens.L)) for rate in rates]
+        held = {n: held_entries(cache, looked.scores, n) for _, n in counts if n}
+        return EvictedCache(self, whole, tokens, counts, held, looked)
 
     def costs(self, evicted: "EvictedCache", nats: Mapping[int, float]) -> list[Cost]:
         """Return the costs at each rate, given the target's nats after each number of entries."""
         tokens, looked = evicted.tokens, evicted.looked
         return [
-            self._cost(rate, nats[n], evicted.held[n], looked, evicted.states, tokens)
+            self._cost(rate, nats[n], evicted.held[n], looked, evicted.whole.states, tokens)
             if n
             else at_rate(without_context(self.reader, tokens), rate)
-            for rate, n in evicted.counts.items()
+            for rate, n in evicted.counts
         ]
 
     @abstractmethod
     def look(self, whole: Whole, tokens: Tokens, window: Window) -> Looked:
         """Return the scores of a context's entries, after the pass over it."""
 
-    def _left(self, cache: KeysValues, held: list[Tensor]) -> KeysValues:
+    def left(self, cache: KeysValues, held: list[Tensor]) -> KeysValues:
+        """Return the held (H, n) entries of each layer, as they are while the target is read."""
         left = [evicted(pair, index) for pair, index in zip(cache, held, strict=True)]
         if self.rotary is None:
             return left
@@ -126,19 +129,21 @@ class Eviction(CausalReading):
 
 
 class EvictedCache(NamedTuple):
-    """What an eviction leaves of one context.
+    """What an eviction leaves of one context, as indices: copies of all would take much memory.
 
-    counts: of entries, n, by rate. held: the indices (H, n) of each layer, by n. left: their keys
-    and values, by n.
+    counts: each rate with its number n of entries. held: the indices (H, n) of each layer, by n.
     """
 
     eviction: Eviction
+    whole: Whole
     tokens: Tokens
-    counts: dict[float, int]
+    counts: list[tuple[float, int]]
     held: dict[int, list[Tensor]]
-    left: dict[int, KeysValues]
     looked: Looked
-    states: States | None
+
+    def left(self, n: int) -> KeysValues:
+        """Return the keys and values (1, H, n, D) of each layer."""
+        return self.eviction.left(self.whole.cache, self.held[n])
 
 
 class EvictedTokens(Eviction):
@@ -193,27 +198,37 @@ def read_whole(reader: CausalReader, tokens: Tokens, held: Held | None = None) -
 
 
 def read_left(evicted: Sequence[EvictedCache]) -> list[dict[int, float]]:
-    """Return the target's nats after each number of entries that evictions of one context left.
+    """Return the target's nats after each number of entries, n, that evictions left.
 
-    They share their passes, except that all entries are read alone, as `full` reads them.
+    evicted: of one window by one reader. They share their passes, except that all of a context's
+    entries are read alone, as `full` reads them.
     """
     found: list[dict[int, float]] = [{} for _ in evicted]
-    shared: list[tuple[int, int, int]] = []  # eviction, entries, position of what is read next
+    shared: list[tuple[int, int]] = []
     for i, one in enumerate(evicted):
-        L, reader = one.tokens.L, one.eviction.reader
-        for n, left in one.left.items():
-            if n == L:
-                found[i][n] = reader.read_after(left, one.tokens, L)
+        for n in one.held:
+            if n == (L := one.tokens.L):
+                found[i][n] = one.eviction.reader.read_after(one.left(n), one.tokens, L)
             else:
-                shared.append((i, n, n if one.eviction.dense else L))
-    if shared:
-        left = [evicted[i].left[n] for i, n, _ in shared]
-        places = [place for *_, place in shared]
-        first = evicted[0]
-        nats = first.eviction.reader.read_after_each(left, first.tokens, places)
-        for (i, n, _), value in zip(shared, nats, strict=True):
+                shared.append((n, i))
+    for rows in _batches(shared, evicted[0].tokens.m if evicted else 0):
+        tokens, reader = evicted[0].tokens, evicted[0].eviction.reader
+        places = [n if evicted[i].eviction.dense else tokens.L for n, i in rows]
+        nats = reader.read_after_each([evicted[i].left(n) for n, i in rows], tokens, places)
+        for (n, i), value in zip(rows, nats, strict=True):
             found[i][n] = value
     return found
+
+
+def _batches(rows: Sequence[tuple[int, int]], m: int) -> list[list[tuple[int, int]]]:
+    """Return rows of n entries and m target tokens, those of a pass together, longest first."""
+    batches: list[list[tuple[int, int]]] = []
+    for row in sorted(rows, key=lambda row: -row[0]):
+        if batches and (len(batches[-1]) + 1) * (batches[-1][0][0] + m) <= PASS_POSITIONS:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches
 
 
 def held_entries(whole: KeysValues, scores: list[Tensor], n: int) -> list[Tensor]:

@@ -17,7 +17,6 @@ from terse.evaluation.frontier.reading import Cost, Reading
 from terse.evaluation.frontier.windows import Window
 from terse.models.loading import max_context
 
-PASS_POSITIONS = 2048  # held positions of all rows of a pass, padded: 1 GiB in a 7B model's float16
 KeysValues = list[tuple[Tensor, Tensor]]  # of each layer: keys, values (1, H, n, D)
 
 
@@ -142,21 +141,11 @@ class CausalReader:
     def read_after_each(
         self, held: Sequence[KeysValues], tokens: Tokens, positions: Sequence[int]
     ) -> list[float]:
-        """Return `read_after` of several caches of one context, computed in few passes.
+        """Return `read_after` of several caches of one context, computed in one pass.
 
-        Fewer held keys and values are padded to as many as most of their pass, so a value can
-        differ from that of a pass of its own in its last digits.
+        Fewer held keys and values are padded to as many as most, so a value can differ from that
+        of a pass of its own in its last digits.
         """
-        nats = [0.0] * len(held)
-        for rows in _batches([one[0][0].shape[2] for one in held]):
-            some, places = [held[i] for i in rows], [positions[i] for i in rows]
-            for i, value in zip(rows, self._read_padded(some, tokens, places), strict=True):
-                nats[i] = value
-        return nats
-
-    def _read_padded(
-        self, held: Sequence[KeysValues], tokens: Tokens, positions: Sequence[int]
-    ) -> list[float]:
         if len(held) == 1:
             return [self.read_after(held[0], tokens, positions[0])]
         counts = [one[0][0].shape[2] for one in held]
@@ -271,17 +260,6 @@ class CausalReading(Reading):
     @property
     def holder(self) -> nn.Module:
         return self.reader.lm
-
-
-def _batches(counts: Sequence[int]) -> list[list[int]]:
-    """Return the indices of numbers of held positions, those of a pass together, longest first."""
-    batches: list[list[int]] = []
-    for i in sorted(range(len(counts)), key=lambda i: -counts[i]):
-        if batches and (len(batches[-1]) + 1) * counts[batches[-1][0]] <= PASS_POSITIONS:
-            batches[-1].append(i)
-        else:
-            batches.append([i])
-    return batches
 
 
 def _padded(parts: Sequence[Tensor], n: int) -> Tensor:

@@ -27,7 +27,7 @@ def read_evictions_or_why(
     """Return the table of each way that `reading.read_or_why` gives, with a column `way`.
 
     load: loads the reader. ways: `evict.` ones. A way that fails leaves the others alone; what they
-    share, such as the reader, fails for all. estimators: of the dimension of what is held.
+    share, the reader and its passes, fails for all. estimators: of the dimension of what is held.
     """
     lost: dict[str, pd.DataFrame] = {}
     found: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}

@@ -7,7 +7,7 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from terse.errors import TerseError
-from terse.evaluation.frontier import reader as reader_module
+from terse.evaluation.frontier import eviction
 from terse.evaluation.frontier.eviction import Evicted
 from terse.evaluation.frontier.reader import CausalReader
 from terse.evaluation.frontier.reading import read_or_why
@@ -30,9 +30,11 @@ def together(ways: list[str], given: Any = None, **changes: Any) -> dict[str, pd
     return of_each_way([table])
 
 
-@pytest.mark.parametrize("held", [10**6, 300, 1])  # of all rows of a pass: one, some, all of them
+@pytest.mark.parametrize(
+    "held", [10**6, 300, 1]
+)  # of a pass: one with all rows, some, one for each
 def test_each_way_is_as_if_it_were_alone(monkeypatch: pytest.MonkeyPatch, held: int) -> None:
-    monkeypatch.setattr(reader_module, "PASS_POSITIONS", held)
+    monkeypatch.setattr(eviction, "PASS_POSITIONS", held)
     rates = [1, *RATES, 0]
     found = together(WAYS, rates=rates)
     assert list(found) == WAYS
@@ -116,6 +118,17 @@ def test_a_way_keeps_its_own_reason_when_what_all_share_fails_later() -> None:
     found = together(["evict.unheard", "evict.tova"], [*windows(1), *long])
     assert "unknown way" in found["evict.unheard"]["flag"][0]
     assert "512 positions" in found["evict.tova"]["flag"][0]
+
+
+def test_a_pass_over_the_target_that_fails_says_so_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(*given: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(CausalReader, "read_after_each", no_room)
+    found = together(["evict.knorm", "evict.tova"])
+    assert [table["flag"].tolist() for table in found.values()] == [
+        ["RuntimeError: out of memory"]
+    ] * 2
 
 
 def test_what_all_share_fails_for_all_and_a_signal_stops() -> None:
