@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from terse.dimension.statistics import rank_correlation
+from terse.dimension.spearman import rank_correlation
 
 CLOUDS = {
     "smollm2": ("Tokens of one context", "mle_inv"),

@@ -54,7 +54,7 @@ def logged(snakemake: Any, *, network: bool = False) -> Iterator[None]:
     try:
         yield
         _log_use()
-    except Exception as error:
+    except Exception as error:  # the job ends here, so whatever it is becomes a line
         _log_use()
         logger.debug("traceback", exc_info=error)
         kind = "" if isinstance(error, TerseError | Stopped) else f"{type(error).__name__}: "

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import ScalarFormatter
 
-from terse.dimension.statistics import RankCorrelation, rank_correlations
+from terse.dimension.spearman import RankCorrelation, rank_correlations
 from terse.errors import TerseError
 from terse.figures.style import BLUE, GREY, WIDTH_IN, ordered_colours, paper_style
 

@@ -5,11 +5,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from terse.dimension import statistics
+from terse.dimension import spearman, statistics
+from terse.dimension.spearman import rank_correlation, rank_correlations
 from terse.dimension.statistics import (
     paired_difference,
-    rank_correlation,
-    rank_correlations,
     standard_error,
     summarise,
 )
@@ -164,10 +163,10 @@ def test_very_many_pairs_are_ranked_without_whole_numbers(monkeypatch: pytest.Mo
     y, groups = random.normal(size=90).round(1), np.repeat(np.arange(30), 3)
     x = y + random.normal(size=90)
     exact = rank_correlation(x, y, groups, seed=3)
-    monkeypatch.setattr(statistics, "_MOST_EXACT", 0)
+    monkeypatch.setattr(spearman, "_MOST_EXACT", 0)
     found = rank_correlation(x, y, groups, seed=3)
     np.testing.assert_allclose(found, exact, rtol=1e-12)
-    ranks = statistics._ResampledRanks([x], y, np.repeat(np.arange(30), 3))
+    ranks = spearman._ResampledRanks([x], y, np.repeat(np.arange(30), 3))
     assert ranks._y.ranks(np.ones(30, dtype=int))[1].dtype == np.float64
 
 

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from terse.dimension import decimation_curve
-from terse.dimension.statistics import rank_correlation, summarise
+from terse.dimension.spearman import rank_correlation
+from terse.dimension.statistics import summarise
 from terse.figures import dimensions
 from terse.figures.dimensions import (
     id_against_loss,
