@@ -1,5 +1,7 @@
 """A whole run at this commit against one at another, in turn: wall time, processor time, bytes.
 
+Both run the default configuration of the other. Only what is committed counts.
+
 python benchmarks/bench_run.py [--config tests/config/tiny.yaml] [--load] [--reference 23ed678]
 
 Prints the seconds of each rule's jobs on both sides, and compares weights and tables. `--load`
@@ -11,6 +13,7 @@ import ctypes
 import hashlib
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -65,7 +68,8 @@ def child_seconds() -> float:
 
 def run(tree: Path, folder: Path, configs: list[Path]) -> tuple[float, float]:
     """Return wall and processor seconds of the workflow of a work tree in an empty folder."""
-    words = ["--configfile", *configs, "--cores", str(os.cpu_count())]
+    overlays = ["--configfile", *configs] if configs else []
+    words = [*overlays, "--cores", str(os.cpu_count())]
     command = [sys.executable, "-m", "snakemake", "-s", tree / "Snakefile", "-d", folder, *words]
     environment = {**os.environ, "PYTHONPATH": str(tree / "src")}
     others = {child.pid for child in psutil.Process().children()}  # the busy ones
@@ -109,9 +113,10 @@ def print_rules(ours: Path, reference: Path) -> None:
 
 def compare_runs(tree: Path, configs: list[Path], folder: Path) -> list[dict]:
     """Return the rows of one run of each side; both have the reference's default configuration."""
-    configs = [tree / "config/config.yaml", *configs]
     theirs = run(tree, folder / "reference", configs)
-    ours = run(ROOT, folder / "ours", configs)
+    with checkout("HEAD") as own:  # its own configuration would be merged into the other one
+        shutil.copy(tree / "config/config.yaml", own / "config/config.yaml")
+        ours = run(own, folder / "ours", configs)
     print_rules(folder / "ours", folder / "reference")
     one, other = digests(folder / "ours"), digests(folder / "reference")
     differing = [name for name in one.keys() | other.keys() if one.get(name) != other.get(name)]

@@ -28,19 +28,16 @@ def chunked_cross_entropy(hidden: Tensor, head: nn.Linear, labels: Tensor, chunk
         chunk: positions whose logits are in memory together.
     """
     wanted = (labels != IGNORED).nonzero().flatten()
-    return _ChunkedCrossEntropy.apply(
-        hidden[wanted], head.weight, head.bias, labels[wanted], chunk, torch.is_grad_enabled()
-    )
+    return _ChunkedCrossEntropy.apply(hidden[wanted], head.weight, head.bias, labels[wanted], chunk)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, chunk: int,
-        differentiated: bool,
-    ) -> Tensor:  # fmt: skip
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, chunk: int
+    ) -> Tensor:
         sides = (hidden, weight, bias)
-        wanted = [differentiated and needed for needed in ctx.needs_input_grad[:3]]
+        wanted = ctx.needs_input_grad[:3]  # none of them without gradients
         grads = [
             torch.zeros_like(side) if want and side is not None else None
             for side, want in zip(sides, wanted, strict=True)
@@ -63,7 +60,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         grads, ctx.grads = ctx.grads, None  # scaled where they are: the weight's is the largest
         if grads is None:
             raise RuntimeError("the chunked cross-entropy was differentiated already")
-        return (*(None if grad is None else grad.mul_(scale) for grad in grads), None, None, None)
+        return (*(None if grad is None else grad.mul_(scale) for grad in grads), None, None)
 
 
 def _add_gradients(

@@ -348,9 +348,11 @@ def test_files_of_a_figure_are_laid_out_once_as_matplotlib_does_it(
 def test_a_figure_that_cannot_be_laid_out_keeps_its_canvas(tmp_path: Path) -> None:
     class Broken(ConstrainedLayoutEngine):
         def execute(self, fig: Figure) -> None:
+            super().execute(fig)
             raise ValueError("no room")
 
     figure = Figure(layout=Broken())
+    figure.subplots()
     canvas, dpi = figure.canvas, figure.dpi
     with pytest.raises(ValueError, match="no room"):
         save(figure, [tmp_path / "ours.svg"])

@@ -351,6 +351,14 @@ def test_capped_logits_and_several_processes_are_refused(inputs: Inputs) -> None
     capped = Gemma2ForCausalLM(Gemma2Config(**small, final_logit_softcapping=0.01))
     with pytest.raises(TerseError, match="Gemma2ForCausalLM scales or caps its logits"):
         check_plain_head(capped)
+
+    class More(nn.Linear):
+        pass
+
+    other = method(inputs).build()
+    other.set_output_embeddings(More(16, 300, bias=False))
+    with pytest.raises(TerseError, match="makes its logits with no plain linear layer"):
+        check_plain_head(other)
     with pytest.raises(TerseError, match="loss_chunk works in one process, not in 2"):
         method(inputs, loss_chunk=40).settings.share(2)
     assert "loss_chunk" not in method(inputs).spec.result_params(method(inputs).settings)
