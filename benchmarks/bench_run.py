@@ -68,13 +68,16 @@ def child_seconds() -> float:
 
 def run(tree: Path, folder: Path, configs: list[Path]) -> tuple[float, float]:
     """Return wall and processor seconds of the workflow of a work tree in an empty folder."""
-    overlays = ["--configfile", *configs] if configs else []
-    words = [*overlays, "--cores", str(os.cpu_count())]
+    default = tree / "config/config.yaml"  # the old one looks for it in the working folder
+    words = ["--configfile", default, *configs, "--cores", str(os.cpu_count())]
     command = [sys.executable, "-m", "snakemake", "-s", tree / "Snakefile", "-d", folder, *words]
     environment = {**os.environ, "PYTHONPATH": str(tree / "src")}
     others = {child.pid for child in psutil.Process().children()}  # the busy ones
     before, start = child_seconds(), time.perf_counter()
-    subprocess.run(command, env=environment, cwd=tree, check=True, capture_output=True)
+    with (folder.parent / f"{folder.name}.log").open("w") as log:
+        done = subprocess.run(command, env=environment, cwd=tree, stdout=log, stderr=log)
+    if done.returncode:
+        raise SystemExit("\n".join(Path(log.name).read_text().splitlines()[-20:]))
     wall = time.perf_counter() - start
     for child in psutil.Process().children():  # parents that end a moment after Snakemake
         if child.pid not in others:
