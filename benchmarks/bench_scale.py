@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 
 from frame import Row, main, row
 from made_up import T, write_shards, write_text
@@ -129,6 +130,13 @@ CHUNK = """
 import sys; from pathlib import Path; from terse.corpora.chunks import chunk_documents
 chunk_documents(Path(sys.argv[1]), Path(sys.argv[2]), ctx_len=16, min_chunks_from_a_document=0,
     max_chunks_from_a_document=1000)
+"""
+OPEN_BARE = """
+import sys, time, h5py; from pathlib import Path
+start = time.process_time()
+for path in sorted(Path(sys.argv[1]).iterdir()):
+    h5py.File(path).close()
+print(time.process_time() - start)
 """
 READ_ONE = """
 import sys, time, psutil; from terse.activations import cache
@@ -290,14 +298,19 @@ def _pipeline(name: str, n_bytes: int, document_bytes: int, *, bare: bool = True
 
 
 def shards() -> list[Row]:
-    """Return the row of one context read from 200 shards."""
+    """Return the rows of one context read from 200 shards, against the bare opening of them."""
     n = scaled(200, least=2)
+    ours, bare, handles = [], [], 0.0
     with tempfile.TemporaryDirectory() as folder:
         write_shards(Path(folder), n, N_LAYERS, n, tensors=True)
-        _, _, output = taken(READ_ONE, folder)
-        seconds, handles = map(float, output.split())
+        for _ in range(7):
+            seconds, handles = map(float, taken(READ_ONE, folder)[2].split())
+            ours.append(seconds)
+            bare.append(float(taken(OPEN_BARE, folder)[2]))
+    print(f"one context of {n} shards: {min(ours):.3f} to {max(ours):.3f} s")
+    size = f"{n} shards of {3 * N_LAYERS + 1} modules, {T} tokens"
     return [
-        row(f"one context of {n} shards of {T} tokens, processor s", seconds, 0.2, most=0.2),
+        row(f"one context of {size}, processor s", median(ours), median(bare), most=0.2),
         row(f"files open of {n} shards", handles, n, most=64.0),
     ]
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import DTypeLike
 
 from terse.activations.layout import (
     COMMON,
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 
 MOST_OPEN = 64
 """Files open at a time: a process may open 1,024 by default, and each holds up to 32 MB."""
+
+_DIGEST = h5py.string_dtype("utf-8", 64)  # hexadecimal SHA-256
 
 
 class Shards:
@@ -236,7 +239,7 @@ def open_whole(path: Path) -> h5py.File:
         reason = "cut off" if "truncated" in str(error) else f"not readable ({error})"
         raise TerseError(f"{path} is {reason}: delete it and run again") from error
     with naming(file):
-        whole = _attribute(file, "complete") and _attribute(file, "format") == FORMAT
+        whole = _attribute(file, "complete", np.bool_) and _attribute(file, "format") == FORMAT
     if not whole:
         file.close()
         raise TerseError(f"{path} is not a complete shard of format {FORMAT}: delete it, run again")
@@ -248,29 +251,29 @@ def naming(file: h5py.File) -> Iterator[None]:
     """Name the file if HDF5 finds its own metadata damaged."""
     try:
         yield
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise TerseError(f"{file.filename} is damaged ({error}): delete it, run again") from error
 
 
 def _checked(file: h5py.File) -> dict[str, Any]:
     """Return the attributes that place a shard among the others, without reading the rest."""
     with naming(file):
-        place, common = _attribute(file, PLACE), _attribute(file, COMMON)
+        place, common = _attribute(file, PLACE), _attribute(file, COMMON, _DIGEST)
         if place is None:  # a shard of an earlier version
             place = np.array([file.attrs[name] for name in PLACED])
         found: dict[str, Any] = dict(zip(PLACED, place.tolist(), strict=True))
     return found if common is None else {**found, COMMON: _plain(common[()])}
 
 
-def _attribute(file: h5py.File, name: str) -> np.ndarray | None:
-    """Return an attribute of numbers or short text, None if it is missing.
+def _attribute(file: h5py.File, name: str, dtype: DTypeLike = np.int64) -> np.ndarray | None:
+    """Return an attribute of known type, None if it is missing.
 
-    In half the time of `file.attrs`, since a cache asks each of its files.
+    In less than half the time of `file.attrs`, since a cache asks each of its files.
     """
     if not h5py.h5a.exists(file.id, name.encode()):
         return None
     attribute = h5py.h5a.open(file.id, name.encode())
-    value = np.empty(attribute.shape, attribute.dtype)
+    value = np.empty(attribute.shape, dtype)
     attribute.read(value)
     return value
 
