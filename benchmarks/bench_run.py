@@ -1,6 +1,7 @@
 """A whole run at this commit against one at another, in turn: wall time, processor time, bytes.
 
-Both run the default configuration of the other. Only what is committed counts.
+Both run the default configuration of the other, each with its own profiles/cpu, as `make run` does;
+ours gives each training and evaluation one core, as today's default does. Only committed code runs.
 
 python benchmarks/bench_run.py [--config tests/config/tiny.yaml] [--load] [--reference 23ed678]
 
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,8 +30,10 @@ from frame import report, row
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = "23ed678"  # the last one whose jobs each import everything themselves
 BOUND = 0.51
+ONE_CORE = ["--set-threads", "train_model=1", "evaluate_run=1"]
 RESULTS = ("results/**/*.safetensors", "results/**/*.csv")
 TIMED = {"history.csv"}  # holds the wall time of each step
+Spent = tuple[float, float]
 SUBREAPER = 36  # of prctl: processes whose parent has ended become ours, so their time counts
 
 
@@ -66,10 +69,10 @@ def child_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def run(tree: Path, folder: Path, configs: list[Path]) -> tuple[float, float]:
+def run(tree: Path, folder: Path, configs: list[Path], more: Sequence[str] = ()) -> Spent:
     """Return wall and processor seconds of the workflow of a work tree in an empty folder."""
     default = tree / "config/config.yaml"  # the old one looks for it in the working folder
-    words = ["--configfile", default, *configs, "--cores", str(os.cpu_count())]
+    words = ["--configfile", default, *configs, "--profile", tree / "profiles/cpu", *more]
     command = [sys.executable, "-m", "snakemake", "-s", tree / "Snakefile", "-d", folder, *words]
     environment = {**os.environ, "PYTHONPATH": str(tree / "src")}
     others = {child.pid for child in psutil.Process().children()}  # the busy ones
@@ -119,7 +122,7 @@ def compare_runs(tree: Path, configs: list[Path], folder: Path) -> list[dict]:
     theirs = run(tree, folder / "reference", configs)
     with checkout("HEAD") as own:  # its own configuration would be merged into the other one
         shutil.copy(tree / "config/config.yaml", own / "config/config.yaml")
-        ours = run(own, folder / "ours", configs)
+        ours = run(own, folder / "ours", configs, ONE_CORE)
     print_rules(folder / "ours", folder / "reference")
     one, other = digests(folder / "ours"), digests(folder / "reference")
     differing = [name for name in one.keys() | other.keys() if one.get(name) != other.get(name)]
