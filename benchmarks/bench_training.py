@@ -7,9 +7,10 @@ lower it, each in a process of its own; the part `loss` takes the loss of that v
 part `smollm2` takes all 30 layers and rows of 512 tokens: ours, a bare loop and transformers' plain
 Trainer in turn, each in its process; then ours with these keys. By default (batch 2, 3 rounds) it
 does 18 steps; with steps of 20 s, as on two busy cores, that is 8 minutes. It needs 11 GB.
-`--batch 8` takes four times as long.
+`--batch 8` takes four times as long and 31 GB, or 11 with one side after the other (`--apart`).
 
-    python benchmarks/bench_training.py [--json FILE] [--only PART] [--batch N] [--rounds N]
+    python benchmarks/bench_training.py [--only PART] [--json FILE] [--batch N] [--rounds N]
+        [--apart]
 """
 
 import argparse
@@ -220,7 +221,7 @@ PARTS = {
     "checkpoint": compare_checkpoint,
     "memory": compare_memory,
     "loss": compare_loss,
-    "smollm2": lambda: compare(SMOLLM2_BATCH, SMOLLM2_ROUNDS),
+    "smollm2": lambda: compare(SMOLLM2_BATCH, SMOLLM2_ROUNDS, apart=SMOLLM2_APART),
 }
 SIZES = (
     f"Llama, vocabulary {VOCAB}, width {WIDTH}, {LAYERS} layers, batch {BATCH} x {CTX} tokens, "
@@ -233,9 +234,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--apart", action="store_true")
     parser.add_argument("--side")
     given, rest = parser.parse_known_args()
     if given.side:
         be_side(given.side, given.batch, THREADS)
-    SMOLLM2_BATCH, SMOLLM2_ROUNDS, sys.argv[1:] = given.batch, given.rounds, rest
+    SMOLLM2_BATCH, SMOLLM2_ROUNDS, SMOLLM2_APART = given.batch, given.rounds, given.apart
+    sys.argv[1:] = rest
     sys.exit(main(__doc__, PARTS, SIZES, threads=THREADS))

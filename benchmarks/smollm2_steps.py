@@ -156,6 +156,9 @@ def _trainer(method: OfThisShape, batch: int, turns: Turns) -> None:
         Trainer(method.build(), arguments, train_dataset=rows, callbacks=[turns]).train()
 
 
+SIDES = ("ours", "bare", "trainer")
+
+
 class Side:
     """A side in its process: `step` it, then `end` it."""
 
@@ -167,7 +170,7 @@ class Side:
             command, env=environment, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        self.name = name
+        self.name, self.peak = name, 0.0  # MB, known at its end
         self.seconds: list[tuple[float, float]] = []  # wall, processor; without the first step
         self.step()
         self.seconds.clear()  # makes the optimiser's state, warms up
@@ -181,12 +184,15 @@ class Side:
         print(f"{self.name}: {wall:.2f} s, {processor:.2f} processor s", flush=True)
 
     def end(self) -> float:
-        """Return the peak of memory in MB; the process ends."""
+        """Return the peak of memory in MB; the process ends, if it has not."""
+        if self.peak:
+            return self.peak
         self._process.stdin.close()  # type: ignore[union-attr]
         (peak,) = self._answer()
         self._process.wait()
-        print(f"{self.name}: {peak / 1e6:.0f} MB", flush=True)
-        return peak / 1e6
+        self.peak = peak / 1e6
+        print(f"{self.name}: {self.peak:.0f} MB", flush=True)
+        return self.peak
 
     def middle(self, clock: int) -> float:
         """Return the median step: clock 0 is wall, 1 processor time."""
@@ -223,15 +229,22 @@ def _timed(act: Callable[[], object], flops: float) -> float:
     return flops / (time.perf_counter() - start)
 
 
-def compare(batch: int, rounds: int) -> list[Row]:
-    """Return the rows of three sides' steps, and of the keys that lower the peak of memory."""
+def compare(batch: int, rounds: int, *, apart: bool) -> list[Row]:
+    """Return the rows of three sides' steps, and of the keys that lower the peak of memory.
+
+    apart: one side after the other instead of in turn, for machines that can't hold all three.
+    """
     print(f"SmolLM2-135M's shape, random weights, batch {batch} x {CTX} tokens, {rounds} rounds")
-    sides = ours, bare, trainer = [Side(name, batch) for name in ("ours", "bare", "trainer")]
-    rates = []
-    for i in range(rounds):
-        rates.append(matmul_rate())
-        for side in sides if i % 2 else reversed(sides):
-            side.step()
+    rates = [matmul_rate()]
+    if apart:
+        sides = [_alone(name, batch, rounds) for name in SIDES]
+    else:
+        sides = [Side(name, batch) for name in SIDES]
+        for i in range(rounds):
+            rates.append(matmul_rate())
+            for side in sides if i % 2 else reversed(sides):
+                side.step()
+    ours, bare, trainer = sides
     peaks = {side.name: side.end() for side in sides}
     rate, flops, tokens = statistics.median(rates), step_flops(batch), batch * CTX
     print(f"{flops / 1e12:.2f} TFLOP a step; matmul: {rate / 1e9:.0f} GFLOP/s")
@@ -247,12 +260,19 @@ def compare(batch: int, rounds: int) -> list[Row]:
         row("peak MB against trainer", peaks["ours"], peaks["trainer"]),
     ]  # fmt: skip
     for name in [name for name in KEYS if name != "ours"]:
-        side = Side(name, batch)
-        side.step()
+        side = _alone(name, batch, 1)
         found.append(row(f"{name}: peak MB against bare", side.end(), peaks["bare"], bound=1.1))
         # The sides did not take turns, so processor time.
         found.append(row(f"{name}: processor s against ours", side.middle(1), ours.middle(1)))
     return found
+
+
+def _alone(name: str, batch: int, rounds: int) -> Side:
+    side = Side(name, batch)
+    for _ in range(rounds):
+        side.step()
+    side.end()
+    return side
 
 
 def _steps(measure: str, ours: Side, other: Side, bound: float) -> list[Row]:
