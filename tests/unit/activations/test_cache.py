@@ -164,10 +164,20 @@ def test_a_file_that_was_cut_off_is_refused(folder, kept):
         cache.open(folder)
 
 
-def test_an_incomplete_or_foreign_file_is_refused(folder):
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("complete", False, "is not a complete shard"),
+        ("format", 0, "is not a complete shard"),
+        ("format", "other", "is damaged"),
+        ("place", 1, "is damaged"),
+        ("place", np.arange(3), "is damaged"),
+    ],
+)
+def test_an_incomplete_or_foreign_file_is_refused(folder, name, value, message):
     with h5py.File(folder / "shard-00001.h5", "r+") as file:
-        file.attrs["complete"] = False
-    with pytest.raises(TerseError, match=r"shard-00001\.h5 is not a complete shard"):
+        file.attrs[name] = value
+    with pytest.raises(TerseError, match=rf"shard-00001\.h5 {message}"):
         cache.open(folder)
 
 
