@@ -1,7 +1,8 @@
 """A whole run at this commit against one at another, in turn: wall time, processor time, bytes.
 
-Both run the default configuration of the other, each with its own profiles/cpu, as `make run` does;
-ours gives each training and evaluation one core, as today's default does. Only committed code runs.
+Both run the other commit's default configuration, each with its own profiles/cpu, as `make run`
+does; ours gives each training and evaluation one core, as today's default does. Only what is
+committed runs.
 
 python benchmarks/bench_run.py [--config tests/config/tiny.yaml] [--load] [--reference 23ed678]
 
@@ -33,7 +34,6 @@ BOUND = 0.51
 ONE_CORE = ["--set-threads", "train_model=1", "evaluate_run=1"]
 RESULTS = ("results/**/*.safetensors", "results/**/*.csv")
 TIMED = {"history.csv"}  # holds the wall time of each step
-Spent = tuple[float, float]
 SUBREAPER = 36  # of prctl: processes whose parent has ended become ours, so their time counts
 
 
@@ -69,9 +69,11 @@ def child_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def run(tree: Path, folder: Path, configs: list[Path], more: Sequence[str] = ()) -> Spent:
+def run(
+    tree: Path, folder: Path, configs: list[Path], more: Sequence[str] = ()
+) -> tuple[float, float]:
     """Return wall and processor seconds of the workflow of a work tree in an empty folder."""
-    default = tree / "config/config.yaml"  # the old one looks for it in the working folder
+    default = tree / "config/config.yaml"  # the reference looks for it in the working folder
     words = ["--configfile", default, *configs, "--profile", tree / "profiles/cpu", *more]
     command = [sys.executable, "-m", "snakemake", "-s", tree / "Snakefile", "-d", folder, *words]
     environment = {**os.environ, "PYTHONPATH": str(tree / "src")}

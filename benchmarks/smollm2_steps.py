@@ -40,6 +40,7 @@ SHAPE: dict[str, Any] = {
     "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
     "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True,
 }  # fmt: skip
+SIDES = ("ours", "bare", "trainer")
 KEYS: dict[str, dict[str, Any]] = {
     "ours": {},
     "loss_chunk": {"loss_chunk": 128},
@@ -156,9 +157,6 @@ def _trainer(method: OfThisShape, batch: int, turns: Turns) -> None:
         Trainer(method.build(), arguments, train_dataset=rows, callbacks=[turns]).train()
 
 
-SIDES = ("ours", "bare", "trainer")
-
-
 class Side:
     """A side in its process: `step` it, then `end` it."""
 
@@ -183,16 +181,13 @@ class Side:
         self.seconds.append((wall, processor))
         print(f"{self.name}: {wall:.2f} s, {processor:.2f} processor s", flush=True)
 
-    def end(self) -> float:
-        """Return the peak of memory in MB; the process ends, if it has not."""
-        if self.peak:
-            return self.peak
+    def end(self) -> None:
+        """End the process and note the peak of its memory."""
         self._process.stdin.close()  # type: ignore[union-attr]
         (peak,) = self._answer()
         self._process.wait()
         self.peak = peak / 1e6
         print(f"{self.name}: {self.peak:.0f} MB", flush=True)
-        return self.peak
 
     def middle(self, clock: int) -> float:
         """Return the median step: clock 0 is wall, 1 processor time."""
@@ -244,8 +239,9 @@ def compare(batch: int, rounds: int, *, apart: bool) -> list[Row]:
             rates.append(matmul_rate())
             for side in sides if i % 2 else reversed(sides):
                 side.step()
+        for side in sides:
+            side.end()
     ours, bare, trainer = sides
-    peaks = {side.name: side.end() for side in sides}
     rate, flops, tokens = statistics.median(rates), step_flops(batch), batch * CTX
     print(f"{flops / 1e12:.2f} TFLOP a step; matmul: {rate / 1e9:.0f} GFLOP/s")
     wall, reference = ours.middle(0), bare.middle(0)
@@ -256,12 +252,12 @@ def compare(batch: int, rounds: int, *, apart: bool) -> list[Row]:
         row("tokens per second against bare", tokens / wall, tokens / reference),
         row("share of the matmul rate against bare",
             flops / wall / rate, flops / reference / rate),
-        row("peak MB against bare", peaks["ours"], peaks["bare"], bound=1.1),
-        row("peak MB against trainer", peaks["ours"], peaks["trainer"]),
+        row("peak MB against bare", ours.peak, bare.peak, bound=1.1),
+        row("peak MB against trainer", ours.peak, trainer.peak),
     ]  # fmt: skip
     for name in [name for name in KEYS if name != "ours"]:
         side = _alone(name, batch, 1)
-        found.append(row(f"{name}: peak MB against bare", side.end(), peaks["bare"], bound=1.1))
+        found.append(row(f"{name}: peak MB against bare", side.peak, bare.peak, bound=1.1))
         # The sides did not take turns, so processor time.
         found.append(row(f"{name}: processor s against ours", side.middle(1), ours.middle(1)))
     return found
