@@ -161,7 +161,7 @@ def main() -> int:
     """Run both sides; return 1 if a bound does not hold."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path, help="write the rows to this file")
-    parser.add_argument("--config", type=Path, nargs="*", default=[], help="overlays")
+    parser.add_argument("--config", type=Path, nargs="*", default=[], help="overlays of the other commit")
     parser.add_argument("--reference", default=REFERENCE, help="the other commit")
     parser.add_argument("--load", action="store_true", help="one busy process per core meanwhile")
     parser.add_argument("--imports", action="store_true", help="what the scripts import, no run")
@@ -170,7 +170,7 @@ def main() -> int:
     with checkout(given.reference) as tree, tempfile.TemporaryDirectory() as folder:
         if given.imports:
             return report(compare_imports(tree), given.json)
-        configs = [path.resolve() for path in given.config]
+        configs = [tree / path for path in given.config]  # today's may have keys unknown then
         if not given.load:
             return report(compare_runs(tree, configs, Path(folder)), given.json)
         with busy(os.cpu_count() or 1):
