@@ -161,8 +161,8 @@ def main() -> int:
     """Run both sides; return 1 if a bound does not hold."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path, help="write the rows to this file")
-    parser.add_argument("--config", type=Path, nargs="*", default=[], help="overlays, of that commit")
     parser.add_argument("--reference", default=REFERENCE, help="the other commit")
+    parser.add_argument("--config", type=Path, nargs="*", default=[], help="overlays of it")
     parser.add_argument("--load", action="store_true", help="one busy process per core meanwhile")
     parser.add_argument("--imports", action="store_true", help="what the scripts import, no run")
     given = parser.parse_args()
