@@ -281,12 +281,17 @@ def _pipeline(name: str, n_bytes: int, document_bytes: int, *, bare: bool = True
         (place / "small.jsonl.zst").rename(place / "small" / "small.jsonl.zst")
         taken(COLLECT, place / "small", place / "small.parquet")
         taken(TRAIN, place / "small.parquet", place / "tokenizer")
-        steps = [taken(COLLECT, place, stored)]
-        steps.append(taken(TOKENIZE, stored, place / "tokenizer", tokens))
-        steps.append(taken(CHUNK, tokens, place / "chunks.h5"))
+        steps = []
+        for step, code, words in (
+            ("collect", COLLECT, (place, stored)),
+            ("tokenise", TOKENIZE, (stored, place / "tokenizer", tokens)),
+            ("chunk", CHUNK, (tokens, place / "chunks.h5")),
+        ):
+            seconds, memory, _ = taken(code, *words)
+            print(f"{name}, {step} {size / 1e6:.0f} MB: {seconds:.1f} s, {memory:.0f} MB",
+                  flush=True)  # fmt: skip
+            steps.append((seconds, memory))
         reference = taken(BARE, stored, place / "tokenizer")[0] if bare else steps[1][0]
-    for step, (seconds, memory, _) in zip(("collect", "tokenise", "chunk"), steps, strict=True):
-        print(f"{name}, {step} {size / 1e6:.0f} MB: {seconds:.1f} s, {memory:.0f} MB", flush=True)
     total, peak = sum(step[0] for step in steps), max(step[1] for step in steps)
     label = f"{name}, {size / 1e6:.0f} MB"
     rows = [row(f"{label}, collect + tokenise + chunk, processor s", total, total),

@@ -25,7 +25,8 @@ from terse.corpora.h5 import Growing
 from terse.corpora.progress import DocumentProgress
 from terse.corpora.tokenizers import plain_backend, tokenizer_digest
 
-BATCH_BYTES = 1 << 20  # of text that one thread encodes at a time
+BATCH_BYTES = 1 << 20  # of text that one thread takes at a time
+CALL = 1 << 16  # characters that it encodes at a time: a hundred times their memory, in the cache
 PIECE = 1 << 18  # characters of a longer document that are encoded at a time
 _BETWEEN_WORDS = re.compile("[A-Za-z] (?=[A-Za-z])")
 
@@ -40,7 +41,6 @@ def tokenize_documents(
     gives the same bytes, whatever n_procs.
     """
     backend = plain_backend(tokenizer)
-    ends_of = byte_counter(backend)
     with atomic_file(out_path) as temporary, h5py.File(temporary, "w") as file:
         file.attrs["fingerprint"] = fingerprint(documents_path)
         file.attrs["tokenizer_digest"] = tokenizer_digest(tokenizer)
@@ -50,7 +50,7 @@ def tokenize_documents(
         writers = {split: SplitWriter(file.create_group(split)) for split in SPLITS}
         batches = batched(read_documents(documents_path))
         cut = pieces_of if can_be_cut(backend) else whole
-        encode = partial(encode_batch, backend, ends_of, cut)
+        encode = partial(encode_batch, encoder(backend), cut)
         with single_threaded_tokenizers(), DocumentProgress("tokenising") as progress:
             for encoded in in_order(encode, batches, n_procs):
                 for split, writer in writers.items():
@@ -96,38 +96,33 @@ class SplitWriter:
         self.metadata.append([document.metadata for document in documents])
 
 
+Encoded = tuple[NDArray[np.int32], NDArray[np.int32], int]
+Encode = Callable[[list[str]], list[Encoded]]
+
+
 def encode_batch(
-    backend: Tokenizer,
-    ends_of: Callable[[str, Encoding], NDArray[np.int32]],
-    cut: Callable[[str], list[str]],
-    rows: list[dict[str, Any]],
+    encode: Encode, cut: Callable[[str], list[str]], rows: list[dict[str, Any]]
 ) -> list[EncodedDocument]:
     """Return the rows of a documents file with their tokens; `cut` makes pieces of long texts."""
     pieces = [cut(row["text"]) for row in rows]
-    found = _encoded(backend, ends_of, [text for parts in pieces for text in parts])
+    found = iter(_few_at_a_time(encode, [text for parts in pieces for text in parts]))
     return [
         _document(row, [next(found) for _ in parts])
         for row, parts in zip(rows, pieces, strict=True)
     ]
 
 
-Encoded = tuple[NDArray[np.int32], NDArray[np.int32], int]
-
-
-def _encoded(
-    backend: Tokenizer, ends_of: Callable[[str, Encoding], NDArray[np.int32]], texts: list[str]
-) -> Iterator[Encoded]:
-    """Yield the tokens (n,), their ends in bytes (n,), and the number of bytes of each text.
-
-    About BATCH_BYTES at a time: the library's encodings take a hundred times their text.
-    """
-    totals = np.cumsum([len(text) for text in texts]) // BATCH_BYTES
-    for number in range(int(totals[-1]) + 1):
-        group = [text for text, total in zip(texts, totals, strict=True) if total == number]
-        encodings = backend.encode_batch(group, add_special_tokens=False)
-        for text, encoding in zip(group, encodings, strict=True):
-            tokens = np.array(encoding.ids, dtype=np.int32)
-            yield tokens, ends_of(text, encoding), len(text.encode())
+def _few_at_a_time(encode: Encode, texts: list[str]) -> Iterator[Encoded]:
+    """Yield what `encode` makes of each text, of about CALL characters at a time."""
+    few: list[str] = []
+    size = 0
+    for text in texts:
+        few.append(text)
+        size += len(text)
+        if size >= CALL:
+            yield from encode(few)
+            few, size = [], 0
+    yield from encode(few)
 
 
 def _document(row: dict[str, Any], parts: list[Encoded]) -> EncodedDocument:
@@ -169,8 +164,8 @@ def pieces_of(text: str) -> list[str]:
     return [*pieces, text[start:]]
 
 
-def byte_counter(backend: Tokenizer) -> Callable[[str, Encoding], NDArray[np.int32]]:
-    """Return the function (text, encoding) -> byte_ends (n,) for a tokenizer.
+def encoder(backend: Tokenizer) -> Encode:
+    """Return the function texts -> (tokens (n,), byte_ends (n,), n_bytes) of each text.
 
     A byte-level token states its own number of bytes, which is exact even where tokens split a
     character. Otherwise, and if the tokens don't add up to the text, the ends come from the
@@ -178,17 +173,30 @@ def byte_counter(backend: Tokenizer) -> Callable[[str, Encoding], NDArray[np.int
     """
     parts = json.loads(backend.to_str())
     byte_level = parts["normalizer"] is None and '"ByteLevel"' in json.dumps(parts["decoder"])
-    if not byte_level:
-        return ends_from_characters
     lengths = token_byte_lengths(backend)
 
-    def ends_from_tokens(text: str, encoding: Encoding) -> NDArray[np.int32]:
-        ends = np.cumsum(lengths[np.array(encoding.ids, dtype=np.int64)])
-        if len(ends) and ends[-1] != len(text.encode()):
-            return ends_from_characters(text, encoding)
-        return ends.astype(np.int32)
+    def by_offsets(texts: list[str]) -> list[Encoded]:
+        encodings = backend.encode_batch(texts, add_special_tokens=False)
+        return [
+            (_ids(encoding), ends_from_characters(text, encoding), len(text.encode()))
+            for text, encoding in zip(texts, encodings, strict=True)
+        ]
 
-    return ends_from_tokens
+    def by_lengths(texts: list[str]) -> list[Encoded]:
+        found: list[Encoded] = []
+        encodings = backend.encode_batch_fast(texts, add_special_tokens=False)  # without offsets
+        for text, encoding in zip(texts, encodings, strict=True):
+            tokens, n_bytes = _ids(encoding), len(text.encode())
+            ends = np.cumsum(lengths[tokens], dtype=np.int32)
+            adds_up = not len(ends) or ends[-1] == n_bytes
+            found += [(tokens, ends, n_bytes)] if adds_up else by_offsets([text])
+        return found
+
+    return by_lengths if byte_level else by_offsets
+
+
+def _ids(encoding: Encoding) -> NDArray[np.int32]:
+    return np.array(encoding.ids, dtype=np.int32)
 
 
 def token_byte_lengths(backend: Tokenizer) -> NDArray[np.int64]:

@@ -1,5 +1,6 @@
 """Tokenizers and tokens files: lossless, exact byte offsets, the same bytes each time."""
 
+import json
 import shutil
 import time
 
@@ -15,7 +16,7 @@ from terse.corpora import tokens as module
 from terse.corpora.documents import read_documents
 from terse.corpora.token_store import TokenStore
 from terse.corpora.tokenizers import load_tokenizer, plain_backend, tokenizer_digest, train_bpe
-from terse.corpora.tokens import byte_counter, tokenize_documents
+from terse.corpora.tokens import encoder, tokenize_documents
 from terse.errors import TerseError
 
 
@@ -145,7 +146,7 @@ def word_level(normalizer=None) -> PreTrainedTokenizerFast:
 def test_byte_ends_from_character_offsets(words):
     text = " ".join(words)
     backend = plain_backend(word_level())
-    ends = byte_counter(backend)(text, backend.encode(text))
+    [(_, ends, _)] = encoder(backend)([text])
     oracle, place = [], 0
     for word in words:
         place += len(word)
@@ -161,9 +162,8 @@ def test_byte_ends_of_a_byte_level_tokenizer_with_a_normalizer(tokenizer):
     core = plain_backend(tokenizer)
     core.normalizer = normalizers.NFC()
     text = "e\u0301te\u0301 東"  # 9 bytes before "東", 2 of each e + accent become one character
-    encoding = core.encode(text, add_special_tokens=False)
-    ends = byte_counter(core)(text, encoding)
-    assert ends[-1] == len(text.encode())
+    [(_, ends, n_bytes)] = encoder(core)([text])
+    assert ends[-1] == n_bytes == len(text.encode())
     assert set(ends.tolist()) <= {len(text[:i].encode()) for i in range(len(text) + 1)}
 
 
@@ -172,9 +172,35 @@ def test_byte_ends_where_a_normalizer_moves_bytes_but_keeps_their_number(tokeniz
     core.normalizer = normalizers.Sequence(
         [normalizers.Replace("A", ""), normalizers.Replace("B", "BB")]
     )
-    encoding = core.encode("xAyB", add_special_tokens=False)
-    assert encoding.tokens == ["x", "y", "B", "B"]
-    assert byte_counter(core)("xAyB", encoding).tolist() == [1, 3, 4, 4]
+    [(tokens, ends, _)] = encoder(core)(["xAyB"])
+    assert [core.id_to_token(token) for token in tokens] == ["x", "y", "B", "B"]
+    assert ends.tolist() == [1, 3, 4, 4]
+
+
+def test_byte_ends_where_the_tokens_do_not_add_up_to_the_text(tokenizer):
+    """Spaces that belong to no token: the ends come from the offsets, of this text alone."""
+    core = plain_backend(tokenizer)
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    [(tokens, ends, n_bytes), (others, other_ends, _)] = encoder(core)(["a  東b", "a東b"])
+    assert tokens.tolist() == others.tolist()
+    assert n_bytes == 7
+    assert ends[[0, -2, -1]].tolist() == [1, 6, 7]
+    assert other_ends[[0, -2, -1]].tolist() == [1, 4, 5]
+
+
+def test_few_texts_at_a_time_are_all_texts(monkeypatch):
+    monkeypatch.setattr(module, "CALL", 10)
+    seen = []
+
+    def encode(texts):
+        seen.append(texts)
+        return texts
+
+    texts = ["a" * 25, "b" * 4, "c" * 4, "d" * 4, "e"]
+    assert list(module._few_at_a_time(encode, texts)) == texts
+    assert seen == [texts[:1], texts[1:4], texts[4:]]
 
 
 def test_a_slow_tokenizer_is_refused(tmp_path, documents_path):
@@ -204,7 +230,7 @@ def test_a_long_document_is_encoded_in_pieces_with_the_same_tokens(
 ):
     tokenize_documents(documents_path, tokenizer, tmp_path / "whole.h5")
     monkeypatch.setattr(module, "PIECE", 40)
-    monkeypatch.setattr(module, "BATCH_BYTES", 300)
+    monkeypatch.setattr(module, "CALL", 300)
     text = max((row["text"] for rows in read_documents(documents_path) for row in rows), key=len)
     assert len(module.pieces_of(text)) > 3
     assert "".join(module.pieces_of(text)) == text
