@@ -1,6 +1,5 @@
 """Tokenizers and tokens files: lossless, exact byte offsets, the same bytes each time."""
 
-import json
 import shutil
 import time
 
