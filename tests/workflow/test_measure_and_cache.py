@@ -121,7 +121,7 @@ def test_killed_in_mid_shard_only_unfinished_shards_are_made_again(
     assert list(folder.glob(".*.part")), (copied.folder / "started.log").read_text()
     done = shards_of(many)
     for name in done:
-        open_whole(folder / name).close()
+        open_whole(folder / name)[0].close()
     many("--unlock")
     many("-c2", IDS)
     again = {name for name, stamp in done.items() if shards_of(many)[name] != stamp}

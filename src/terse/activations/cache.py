@@ -13,7 +13,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from terse.activations.layout import (
-    COMMON,
+    EARLIER,
     OWN,
     ROW_FIELDS,
     array_at,
@@ -81,7 +81,7 @@ class Cache:
         """List what there is by the first shard; nothing is read before it is asked for."""
         header = self.shards.header
         self.n_rows = self.shards.n_rows
-        self.attributes = {k: v for k, v in header.items() if k not in (*OWN, COMMON)}
+        self.attributes = {k: v for k, v in header.items() if k not in (*OWN, *EARLIER)}
         self.modules: dict[str, dict[str, Any]] = Named("module", self.attributes["modules"])
         self.activations = self._group("activations")
         self.means = self._group("means")

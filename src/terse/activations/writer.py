@@ -6,7 +6,6 @@ The arrays are contiguous and allocated when the file is created, so their offse
 
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -21,13 +20,11 @@ import h5py
 import numpy as np
 
 from terse.activations.layout import (
-    COMMON,
     FORMAT,
     MARGIN_BYTES,
-    OWN,
-    PLACE,
-    PLACED,
+    SEAL,
     Dataset,
+    Seal,
     array_at,
     context_crcs,
     fixed_text,
@@ -137,6 +134,8 @@ class ShardWriter:
             self._check_ours()
             with h5py.File(self.temporary, "r+", libver="v110", locking=False) as file:
                 file.attrs["complete"] = True
+                if seal := Seal.of(self.attributes):
+                    file.attrs[SEAL] = seal.stored()
             os.fsync(self._fd)
             self._check_ours()
             self.temporary.replace(self.path)
@@ -151,10 +150,7 @@ class ShardWriter:
                     self.temporary, "w", libver="v110", locking=False, rdcc_nbytes=2 * CHUNK_BYTES
                 )
             )
-            about = {**self.attributes, COMMON: _digest_of_common(self.attributes)}
-            if all(name in about for name in PLACED):
-                file.attrs[PLACE] = np.array([about[name] for name in PLACED], dtype=np.int64)
-            _write_attributes(file, {**about, "format": FORMAT, "complete": False})
+            _write_attributes(file, {**self.attributes, "format": FORMAT, "complete": False})
             for item in self.datasets.values():
                 self._create_dataset(file, item)
             self._create_rows(file)
@@ -288,12 +284,6 @@ def _contiguous(
     kind = h5py.h5t.py_create(dtype, logical=True)
     group = file.require_group(parent) if parent else file
     return h5py.Dataset(h5py.h5d.create(group.id, name.encode(), kind, space, plan))
-
-
-def _digest_of_common(attributes: Mapping[str, Any]) -> str:
-    """Return a digest of the attributes that all shards of a cache have in common."""
-    common = {name: value for name, value in attributes.items() if name not in OWN}
-    return hashlib.sha256(json.dumps(common, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _write_attributes(target: h5py.File | h5py.Dataset, attributes: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from terse.activations import cache, shards, writer
-from terse.activations.layout import COMMON, Dataset
+from terse.activations.layout import SEAL, Dataset, Seal
 from terse.activations.shards import attributes_of
 from terse.errors import TerseError
 
@@ -169,14 +169,22 @@ def test_a_file_that_was_cut_off_is_refused(folder, kept):
     [
         ("complete", False, "is not a complete shard"),
         ("format", 0, "is not a complete shard"),
-        ("format", "other", "is damaged"),
-        ("place", 1, "is damaged"),
-        ("place", np.arange(3), "is damaged"),
+        ("format", "other", "is not a complete shard"),
+        ("row_start", None, "is damaged"),
+        (SEAL, np.zeros(10, dtype=np.int64), "is not a complete shard"),
+        (SEAL, 1, "is damaged"),
+        (SEAL, "other", "is damaged"),
+        (SEAL, np.arange(3), "is damaged"),
     ],
 )
 def test_an_incomplete_or_foreign_file_is_refused(folder, name, value, message):
     with h5py.File(folder / "shard-00001.h5", "r+") as file:
-        file.attrs[name] = value
+        if value is None or name != SEAL:  # as in a shard of an earlier version, which had none
+            del file.attrs[SEAL]
+        if value is None:
+            del file.attrs[name]
+        else:
+            file.attrs[name] = value
     with pytest.raises(TerseError, match=rf"shard-00001\.h5 {message}"):
         cache.open(folder)
 
@@ -294,25 +302,35 @@ def test_few_files_are_open_at_a_time(tmp_path, monkeypatch):
     assert not [f for f in here.open_files() if f.path.startswith(str(tmp_path))]
 
 
-def test_shards_without_a_digest_are_compared_as_before(folder):
-    for path in folder.glob("*.h5"):
-        with h5py.File(path, "r+") as file:
-            del file.attrs[COMMON]
-    with cache.open(folder) as found:
-        np.testing.assert_array_equal(found.activations["block-l0"][:], VALUES)
-    with h5py.File(path, "r+") as file:
-        file.attrs["model"] = "other"
-    with pytest.raises(TerseError, match="differ in model"):
-        cache.open(folder)
+def test_the_seal_states_what_the_attributes_do(folder):
+    with h5py.File(folder / "shard-00001.h5") as file:
+        stored = file.attrs[SEAL]
+        found = attributes_of(file)
+    assert stored.tolist()[:6] == [found[name] for name in Seal._fields[:-1]] == [1, 1, 2, N, 5, N]
+    with h5py.File(folder / "shard-00000.h5") as file:
+        np.testing.assert_array_equal(file.attrs[SEAL][6:], stored[6:])
+    write(folder, 0, model="other")
+    with h5py.File(folder / "shard-00000.h5") as file:
+        assert (file.attrs[SEAL][6:] != stored[6:]).any()
 
 
-def test_shards_of_an_earlier_version_say_their_rows_one_by_one(folder):
-    for path in folder.glob("shard-*.h5"):
-        with h5py.File(path, "r+") as file:
-            del file.attrs["place"]
+@pytest.mark.parametrize("older", [["shard-00000.h5"], ["shard-00001.h5"], None])
+def test_shards_of_an_earlier_version_are_compared_by_all_attributes(folder, older):
+    for name in older or ["shard-00000.h5", "shard-00001.h5"]:
+        with h5py.File(folder / name, "r+") as file:
+            del file.attrs[SEAL]
+            file.attrs["place"] = np.arange(5)
+            file.attrs["common_digest"] = "of attributes"
     with cache.open(folder) as found:
         np.testing.assert_array_equal(found.activations["block-l0"][:], VALUES)
+        assert "common_digest" not in found.attributes
+    if older:
+        return
     with h5py.File(folder / "shard-00001.h5", "r+") as file:
         file.attrs["row_start"] = 1
     with pytest.raises(TerseError, match="differ in their row ranges"):
+        cache.open(folder)
+    with h5py.File(folder / "shard-00001.h5", "r+") as file:
+        file.attrs["model"] = "other"
+    with pytest.raises(TerseError, match="differ in model"):
         cache.open(folder)

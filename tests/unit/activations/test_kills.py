@@ -41,7 +41,7 @@ def start(arguments: list[str]) -> subprocess.Popen[str]:
 def whole_shards(folder: Path) -> dict[str, float]:
     """Check every file under a final name; return when each was written."""
     for path in folder.glob("shard-*.h5"):
-        open_whole(path).close()
+        open_whole(path)[0].close()
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("shard-*.h5")}
 
 
