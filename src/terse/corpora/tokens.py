@@ -1,6 +1,7 @@
 """Tokenised corpora on disk: all tokens of a split in one array, and where each ends."""
 
 import json
+import logging
 import os
 import re
 from collections import deque
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -23,7 +24,9 @@ from terse.corpora.document import SPLITS
 from terse.corpora.documents import fingerprint, read_documents
 from terse.corpora.h5 import Growing
 from terse.corpora.progress import DocumentProgress
-from terse.corpora.tokenizers import plain_backend, tokenizer_digest
+from terse.corpora.tokenizers import bytes_to_characters, plain_backend, tokenizer_digest
+
+logger = logging.getLogger(__name__)
 
 BATCH_BYTES = 1 << 20  # of text that one thread takes at a time
 CALL = 1 << 16  # characters that it encodes at a time: a hundred times their memory, in the cache
@@ -38,7 +41,7 @@ def tokenize_documents(
 
     tokenizer: a Hugging Face fast tokenizer. The file holds per split: tokens (N,) int32,
     byte_ends (N,) int32, offsets (D + 1,) int64, id, n_bytes and metadata (D,). The same input
-    gives the same bytes, whatever n_procs.
+    gives the same bytes, whatever n_procs. Warns if there are bytes without a token.
     """
     backend = plain_backend(tokenizer)
     with atomic_file(out_path) as temporary, h5py.File(temporary, "w") as file:
@@ -47,6 +50,7 @@ def tokenize_documents(
         file.attrs["vocab_size"] = len(tokenizer)
         file.attrs["bos_id"] = id_or_none(tokenizer.bos_token_id)
         file.attrs["eos_id"] = id_or_none(tokenizer.eos_token_id)
+        n_left_out = 0
         writers = {split: SplitWriter(file.create_group(split)) for split in SPLITS}
         batches = batched(read_documents(documents_path))
         cut = pieces_of if can_be_cut(backend) else whole
@@ -56,12 +60,18 @@ def tokenize_documents(
                 for split, writer in writers.items():
                     writer.write([document for document in encoded if document.split == split])
                 progress.add(len(encoded), sum(document.n_bytes for document in encoded))
+                n_left_out += sum(document.n_left_out for document in encoded)
         file.attrs["complete"] = True
+    if n_left_out:
+        logger.warning("the tokenizer has no token for %d bytes of the text: left out", n_left_out)
 
 
 @dataclass(frozen=True)
 class EncodedDocument:
-    """A document's row with its tokens (n,) and their ends in UTF-8 bytes (n,)."""
+    """A document's row with its tokens (n,) and their ends in UTF-8 bytes (n,).
+
+    n_left_out: bytes for which the tokenizer is known to have no token.
+    """
 
     id: str
     split: str
@@ -69,6 +79,7 @@ class EncodedDocument:
     metadata: str
     tokens: NDArray[np.int32]
     byte_ends: NDArray[np.int32]
+    n_left_out: int
 
 
 class SplitWriter:
@@ -96,7 +107,15 @@ class SplitWriter:
         self.metadata.append([document.metadata for document in documents])
 
 
-Encoded = tuple[NDArray[np.int32], NDArray[np.int32], int]
+class Encoded(NamedTuple):
+    """A text's tokens (n,), their ends in bytes (n,), its bytes, and those without a token."""
+
+    tokens: NDArray[np.int32]
+    byte_ends: NDArray[np.int32]
+    n_bytes: int
+    n_left_out: int = 0
+
+
 Encode = Callable[[list[str]], list[Encoded]]
 
 
@@ -126,16 +145,17 @@ def _few_at_a_time(encode: Encode, texts: list[str]) -> Iterator[Encoded]:
 
 
 def _document(row: dict[str, Any], parts: list[Encoded]) -> EncodedDocument:
-    starts = np.cumsum([0, *(n_bytes for _, _, n_bytes in parts[:-1])], dtype=np.int32)
+    starts = np.cumsum([0, *(part.n_bytes for part in parts[:-1])], dtype=np.int32)
     return EncodedDocument(
         id=row["id"],
         split=row["split"],
         n_bytes=row["n_bytes"],
         metadata=row["metadata"],
-        tokens=np.concatenate([tokens for tokens, _, _ in parts]),
+        tokens=np.concatenate([part.tokens for part in parts]),
         byte_ends=np.concatenate(
-            [ends + start for (_, ends, _), start in zip(parts, starts, strict=True)]
+            [part.byte_ends + start for part, start in zip(parts, starts, strict=True)]
         ),
+        n_left_out=sum(part.n_left_out for part in parts),
     )
 
 
@@ -165,32 +185,42 @@ def pieces_of(text: str) -> list[str]:
 
 
 def encoder(backend: Tokenizer) -> Encode:
-    """Return the function texts -> (tokens (n,), byte_ends (n,), n_bytes) of each text.
+    """Return the function that encodes texts.
 
     A byte-level token states its own number of bytes, which is exact even where tokens split a
-    character. Otherwise, and if the tokens don't add up to the text, the ends come from the
-    character offsets, and all parts of a split character end where the character ends.
+    character. A byte that has no token (SmolLM2 has none for six control characters) is left out,
+    and belongs to the token after it. Otherwise, and if the tokens don't add up to the text, the
+    ends come from the character offsets, and all parts of a split character end where it ends.
     """
     parts = json.loads(backend.to_str())
     byte_level = parts["normalizer"] is None and '"ByteLevel"' in json.dumps(parts["decoder"])
-    lengths = token_byte_lengths(backend)
+    lengths, known = token_byte_lengths(backend), bytes_with_token(backend)
 
     def by_offsets(texts: list[str]) -> list[Encoded]:
         encodings = backend.encode_batch(texts, add_special_tokens=False)
         return [
-            (_ids(encoding), ends_from_characters(text, encoding), len(text.encode()))
+            Encoded(_ids(encoding), ends_from_characters(text, encoding), len(text.encode()))
             for text, encoding in zip(texts, encodings, strict=True)
         ]
 
     def by_lengths(texts: list[str]) -> list[Encoded]:
-        found: list[Encoded] = []
         encodings = backend.encode_batch_fast(texts, add_special_tokens=False)  # without offsets
-        for text, encoding in zip(texts, encodings, strict=True):
-            tokens, n_bytes = _ids(encoding), len(text.encode())
-            ends = np.cumsum(lengths[tokens], dtype=np.int32)
-            adds_up = not len(ends) or ends[-1] == n_bytes
-            found += [(tokens, ends, n_bytes)] if adds_up else by_offsets([text])
-        return found
+        return [
+            _by_lengths(text, _ids(encoding)) or by_offsets([text])[0]
+            for text, encoding in zip(texts, encodings, strict=True)
+        ]
+
+    def _by_lengths(text: str, tokens: NDArray[np.int32]) -> Encoded | None:
+        content = text.encode()
+        ends = np.cumsum(lengths[tokens], dtype=np.int32)
+        total = int(ends[-1]) if len(ends) else 0
+        if total == len(content):
+            return Encoded(tokens, ends, total)
+        places = np.flatnonzero(known[np.frombuffer(content, dtype=np.uint8)])
+        if total != len(places):
+            return None
+        ends = (places[ends - 1] + 1).astype(np.int32)
+        return Encoded(tokens, ends, len(content), len(content) - total)
 
     return by_lengths if byte_level else by_offsets
 
@@ -208,6 +238,12 @@ def token_byte_lengths(backend: Tokenizer) -> NDArray[np.int64]:
         one_byte_each = index not in added and alphabet.issuperset(token)
         lengths[index] = len(token) if one_byte_each else len(token.encode())
     return lengths
+
+
+def bytes_with_token(backend: Tokenizer) -> NDArray[np.bool_]:
+    """Return which bytes (256,) a byte-level tokenizer has a token for."""
+    names = bytes_to_characters()
+    return np.array([backend.token_to_id(names[byte]) is not None for byte in range(256)])
 
 
 def ends_from_characters(text: str, encoding: Encoding) -> NDArray[np.int32]:

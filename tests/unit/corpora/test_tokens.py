@@ -1,5 +1,6 @@
 """Tokenizers and tokens files: lossless, exact byte offsets, the same bytes each time."""
 
+import json
 import shutil
 import time
 
@@ -145,7 +146,7 @@ def word_level(normalizer=None) -> PreTrainedTokenizerFast:
 def test_byte_ends_from_character_offsets(words):
     text = " ".join(words)
     backend = plain_backend(word_level())
-    [(_, ends, _)] = encoder(backend)([text])
+    [(_, ends, *_)] = encoder(backend)([text])
     oracle, place = [], 0
     for word in words:
         place += len(word)
@@ -161,7 +162,7 @@ def test_byte_ends_of_a_byte_level_tokenizer_with_a_normalizer(tokenizer):
     core = plain_backend(tokenizer)
     core.normalizer = normalizers.NFC()
     text = "e\u0301te\u0301 東"  # 9 bytes before "東", 2 of each e + accent become one character
-    [(_, ends, n_bytes)] = encoder(core)([text])
+    [(_, ends, n_bytes, _)] = encoder(core)([text])
     assert ends[-1] == n_bytes == len(text.encode())
     assert set(ends.tolist()) <= {len(text[:i].encode()) for i in range(len(text) + 1)}
 
@@ -171,7 +172,7 @@ def test_byte_ends_where_a_normalizer_moves_bytes_but_keeps_their_number(tokeniz
     core.normalizer = normalizers.Sequence(
         [normalizers.Replace("A", ""), normalizers.Replace("B", "BB")]
     )
-    [(tokens, ends, _)] = encoder(core)(["xAyB"])
+    [(tokens, ends, *_)] = encoder(core)(["xAyB"])
     assert [core.id_to_token(token) for token in tokens] == ["x", "y", "B", "B"]
     assert ends.tolist() == [1, 3, 4, 4]
 
@@ -182,11 +183,47 @@ def test_byte_ends_where_the_tokens_do_not_add_up_to_the_text(tokenizer):
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
-    [(tokens, ends, n_bytes), (others, other_ends, _)] = encoder(core)(["a  東b", "a東b"])
+    [(tokens, ends, n_bytes, _), (others, other_ends, *_)] = encoder(core)(["a  東b", "a東b"])
     assert tokens.tolist() == others.tolist()
     assert n_bytes == 7
     assert ends[[0, -2, -1]].tolist() == [1, 6, 7]
     assert other_ends[[0, -2, -1]].tolist() == [1, 4, 5]
+
+
+def without_byte(tokenizer, character):
+    """A tokenizer whose vocabulary lacks a byte, as SmolLM2's does."""
+    parts = json.loads(plain_backend(tokenizer).to_str())
+    vocabulary = parts["model"]["vocab"]
+    parts["model"]["vocab"] = {t: i for t, i in vocabulary.items() if character not in t}
+    merges = parts["model"]["merges"]
+    parts["model"]["merges"] = [pair for pair in merges if character not in "".join(pair)]
+    return Tokenizer.from_str(json.dumps(parts))
+
+
+@pytest.mark.parametrize("text", ["aq東b", "qq東 bq", "q", "the q東"])
+def test_a_byte_without_a_token_is_left_out_and_moves_no_end(tokenizer, text):
+    whole, core = plain_backend(tokenizer), without_byte(tokenizer, "q")
+    [(tokens, ends, n_bytes, n_left_out)] = encoder(core)([text])
+    assert n_bytes == len(text.encode())
+    assert n_left_out == text.count("q")
+    coded = text.encode()
+    pieces = [whole.decoder.decode([core.id_to_token(token)]) for token in tokens]
+    for piece, end in zip(pieces, ends, strict=True):
+        if piece.isascii():
+            assert coded[:end].decode().endswith(piece)
+    assert ends.tolist() == sorted(set(ends.tolist()))
+    assert (ends[-1:] == len(text.rstrip("q").encode())).all()
+
+
+def test_bytes_without_a_token_are_told(tmp_path, documents_path, tokenizer, caplog):
+    tokenize_documents(documents_path, tokenizer, tmp_path / "a.h5")
+    assert "left out" not in caplog.text
+    lacking = PreTrainedTokenizerFast(tokenizer_object=without_byte(tokenizer, "e"))
+    tokenize_documents(documents_path, lacking, tmp_path / "b.h5")
+    texts = [row["text"] for rows in read_documents(documents_path) for row in rows]
+    n = sum(text.count("e") for text in texts)
+    assert n > 0
+    assert f"no token for {n} bytes of the text: left out" in caplog.text
 
 
 def test_few_texts_at_a_time_are_all_texts(monkeypatch):
