@@ -48,7 +48,8 @@ class Seal(NamedTuple):
         format: FORMAT of its writer.
         shard, n_shards: which shard it is, of how many.
         n_rows, row_start, row_stop: contexts of the whole cache, and which of them it holds.
-        common: digest of the attributes that all shards share, as four numbers; () if unknown.
+        common: SHA-256 of the attributes that all shards share, as four numbers; () in shards
+            of the first versions.
     """
 
     format: int
@@ -66,9 +67,14 @@ class Seal(NamedTuple):
         if not all(name in attributes for name in names):
             return None
         shared = {name: value for name, value in attributes.items() if name not in OWN}
-        digest = hashlib.sha256(json.dumps(shared, sort_keys=True, default=str).encode()).digest()
-        common = np.frombuffer(digest, "<i8").tolist()
-        return cls(FORMAT, *(attributes[name] for name in names), tuple(common))
+        digest = hashlib.sha256(json.dumps(shared, sort_keys=True, default=str).encode())
+        place = (attributes[name] for name in names)
+        return cls(FORMAT, *place, cls.numbers(digest.hexdigest()))
+
+    @staticmethod
+    def numbers(digest: str) -> tuple[int, ...]:
+        """Return a hexadecimal SHA-256 as four numbers."""
+        return tuple(np.frombuffer(bytes.fromhex(digest), "<i8").tolist())
 
     def stored(self) -> np.ndarray:
         """Return it as it is stored, (10,) int64."""
@@ -76,7 +82,9 @@ class Seal(NamedTuple):
 
     @classmethod
     def read(cls, stored: np.ndarray) -> "Seal":
-        """Return the seal that is stored in an array (10,) int64."""
+        """Return the seal that is stored in an array (10,) int64. Raises ValueError."""
+        if stored.shape != (10,):
+            raise ValueError(f"its seal has the shape {stored.shape}, not (10,)")
         values = stored.tolist()
         n = len(cls._fields) - 1
         return cls(*values[:n], tuple(values[n:]))

@@ -50,7 +50,7 @@ class Shards:
         self.paths = _paths(folder)
         try:
             self.header = attributes_of(self.file(0))
-            last = shard_name(self.header["n_shards"] - 1)
+            last = shard_name(self._seal(0).n_shards - 1)
             for path in (path for path in self.paths if path.name > last):
                 log.warning("%s is ignored: it is from an earlier run with more shards", path)
             self.paths = [path for path in self.paths if path.name <= last]
@@ -229,7 +229,7 @@ def _paths(folder: Path) -> list[Path]:
 
 
 def open_whole(path: Path) -> tuple[h5py.File, Seal]:
-    """Open one complete shard; return it and its place among the others.
+    """Open one complete shard; return it and its seal.
 
     Raises:
         TerseError: it is cut off, not readable, or was not completed.
@@ -266,10 +266,18 @@ def _read_seal(file: h5py.File) -> Seal | None:
         stored = np.empty(attribute.shape, np.int64)
         attribute.read(stored)
         return Seal.read(stored)
-    found = attributes_of(file)  # a shard of an earlier version, or one that was not published
-    if not found.get("complete"):
+    return _earlier_seal(file)
+
+
+def _earlier_seal(file: h5py.File) -> Seal | None:
+    """Return what a shard of an earlier version says in several attributes, None if incomplete."""
+    about = file.attrs
+    if not about.get("complete") or about.get("format") != FORMAT:
         return None
-    return Seal(**{name: found[name] for name in Seal._fields[:-1]})
+    names = Seal._fields[1:-1]
+    place = about["place"] if "place" in about else [about[name] for name in names]
+    digest = _plain(about["common_digest"]) if "common_digest" in about else ""
+    return Seal(FORMAT, *map(int, place), Seal.numbers(digest))
 
 
 def _differences(first: dict[str, Any], other: dict[str, Any]) -> str:

@@ -29,7 +29,7 @@ from terse.corpora.tokenizers import bytes_to_characters, plain_backend, tokeniz
 logger = logging.getLogger(__name__)
 
 BATCH_BYTES = 1 << 20  # of text that one thread takes at a time
-CALL = 1 << 16  # characters that it encodes at a time: a hundred times their memory, in the cache
+CALL_CHARACTERS = 1 << 16  # in one call: encodings, a hundred times their text, stay in the cache
 PIECE = 1 << 18  # characters of a longer document that are encoded at a time
 _BETWEEN_WORDS = re.compile("[A-Za-z] (?=[A-Za-z])")
 
@@ -124,7 +124,7 @@ def encode_batch(
 ) -> list[EncodedDocument]:
     """Return the rows of a documents file with their tokens; `cut` makes pieces of long texts."""
     pieces = [cut(row["text"]) for row in rows]
-    found = iter(_few_at_a_time(encode, [text for parts in pieces for text in parts]))
+    found = _few_at_a_time(encode, [text for parts in pieces for text in parts])
     return [
         _document(row, [next(found) for _ in parts])
         for row, parts in zip(rows, pieces, strict=True)
@@ -132,16 +132,17 @@ def encode_batch(
 
 
 def _few_at_a_time(encode: Encode, texts: list[str]) -> Iterator[Encoded]:
-    """Yield what `encode` makes of each text, of about CALL characters at a time."""
+    """Yield what `encode` makes of each text, of about CALL_CHARACTERS at a time."""
     few: list[str] = []
     size = 0
     for text in texts:
         few.append(text)
         size += len(text)
-        if size >= CALL:
+        if size >= CALL_CHARACTERS:
             yield from encode(few)
             few, size = [], 0
-    yield from encode(few)
+    if few:
+        yield from encode(few)
 
 
 def _document(row: dict[str, Any], parts: list[Encoded]) -> EncodedDocument:
@@ -194,35 +195,50 @@ def encoder(backend: Tokenizer) -> Encode:
     """
     parts = json.loads(backend.to_str())
     byte_level = parts["normalizer"] is None and '"ByteLevel"' in json.dumps(parts["decoder"])
+    if not byte_level:
+        return partial(_encoded_by_offsets, backend)
     lengths, known = token_byte_lengths(backend), bytes_with_token(backend)
+    adds_up = lengths[backend.encode("a b", add_special_tokens=False).ids].sum() == 3
+    call = backend.encode_batch_fast if adds_up else backend.encode_batch  # fast: without offsets
 
-    def by_offsets(texts: list[str]) -> list[Encoded]:
-        encodings = backend.encode_batch(texts, add_special_tokens=False)
-        return [
-            Encoded(_ids(encoding), ends_from_characters(text, encoding), len(text.encode()))
-            for text, encoding in zip(texts, encodings, strict=True)
-        ]
+    def encode(texts: list[str]) -> list[Encoded]:
+        found = []
+        for text, encoding in zip(texts, call(texts, add_special_tokens=False), strict=True):
+            one = _by_lengths(text, _ids(encoding), lengths, known)
+            if one is None and adds_up:
+                encoding = backend.encode(text, add_special_tokens=False)
+            found.append(one or _by_offsets(text, encoding))
+        return found
 
-    def by_lengths(texts: list[str]) -> list[Encoded]:
-        encodings = backend.encode_batch_fast(texts, add_special_tokens=False)  # without offsets
-        return [
-            _by_lengths(text, _ids(encoding)) or by_offsets([text])[0]
-            for text, encoding in zip(texts, encodings, strict=True)
-        ]
+    return encode
 
-    def _by_lengths(text: str, tokens: NDArray[np.int32]) -> Encoded | None:
-        content = text.encode()
-        ends = np.cumsum(lengths[tokens], dtype=np.int32)
-        total = int(ends[-1]) if len(ends) else 0
-        if total == len(content):
-            return Encoded(tokens, ends, total)
-        places = np.flatnonzero(known[np.frombuffer(content, dtype=np.uint8)])
-        if total != len(places):
-            return None
-        ends = (places[ends - 1] + 1).astype(np.int32)
-        return Encoded(tokens, ends, len(content), len(content) - total)
 
-    return by_lengths if byte_level else by_offsets
+def _encoded_by_offsets(backend: Tokenizer, texts: list[str]) -> list[Encoded]:
+    encodings = backend.encode_batch(texts, add_special_tokens=False)
+    return [_by_offsets(*pair) for pair in zip(texts, encodings, strict=True)]
+
+
+def _by_offsets(text: str, encoding: Encoding) -> Encoded:
+    return Encoded(_ids(encoding), ends_from_characters(text, encoding), len(text.encode()))
+
+
+def _by_lengths(
+    text: str, tokens: NDArray[np.int32], lengths: NDArray[np.int64], known: NDArray[np.bool_]
+) -> Encoded | None:
+    """Return a text's tokens with their ends by the bytes (vocabulary,) that each stands for.
+
+    known: bytes (256,) that have a token. None if the tokens don't add up to these bytes.
+    """
+    content = text.encode()
+    ends = np.cumsum(lengths[tokens], dtype=np.int32)
+    total = int(ends[-1]) if len(ends) else 0
+    if total == len(content):
+        return Encoded(tokens, ends, total)
+    places = np.flatnonzero(known[np.frombuffer(content, dtype=np.uint8)])
+    if total != len(places):
+        return None
+    ends = (places[ends - 1] + 1).astype(np.int32)
+    return Encoded(tokens, ends, len(content), len(content) - total)
 
 
 def _ids(encoding: Encoding) -> NDArray[np.int32]:

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from terse.activations import cache, shards, writer
-from terse.activations.layout import SEAL, Dataset, Seal
+from terse.activations.layout import SEAL, Dataset, Seal, fixed_text
 from terse.activations.shards import attributes_of
 from terse.errors import TerseError
 
@@ -174,7 +174,8 @@ def test_a_file_that_was_cut_off_is_refused(folder, kept):
         (SEAL, np.zeros(10, dtype=np.int64), "is not a complete shard"),
         (SEAL, 1, "is damaged"),
         (SEAL, "other", "is damaged"),
-        (SEAL, np.arange(3), "is damaged"),
+        (SEAL, np.arange(3), r"is damaged \(its seal has the shape \(3,\), not \(10,\)\)"),
+        (SEAL, np.ones((2, 5), dtype=np.int64), "is damaged"),
     ],
 )
 def test_an_incomplete_or_foreign_file_is_refused(folder, name, value, message):
@@ -314,23 +315,65 @@ def test_the_seal_states_what_the_attributes_do(folder):
         assert (file.attrs[SEAL][6:] != stored[6:]).any()
 
 
-@pytest.mark.parametrize("older", [["shard-00000.h5"], ["shard-00001.h5"], None])
-def test_shards_of_an_earlier_version_are_compared_by_all_attributes(folder, older):
-    for name in older or ["shard-00000.h5", "shard-00001.h5"]:
-        with h5py.File(folder / name, "r+") as file:
-            del file.attrs[SEAL]
-            file.attrs["place"] = np.arange(5)
-            file.attrs["common_digest"] = "of attributes"
+def as_earlier(path: Path, version: int) -> None:
+    """Make a shard what versions 0 (each place on its own) and 1 (place and digest) wrote."""
+    with h5py.File(path, "r+") as file:
+        seal = file.attrs[SEAL]
+        del file.attrs[SEAL]
+        if version == 1:
+            file.attrs["place"] = seal[1:6]
+            file.attrs["common_digest"] = fixed_text(np.array(seal[6:].tobytes().hex()))
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+@pytest.mark.parametrize("second", [0, 1, 2])
+def test_shards_of_earlier_versions_are_read(folder, first, second):
+    for number, version in enumerate((first, second)):
+        if version < 2:
+            as_earlier(folder / f"shard-{number:05d}.h5", version)
     with cache.open(folder) as found:
         np.testing.assert_array_equal(found.activations["block-l0"][:], VALUES)
-        assert "common_digest" not in found.attributes
-    if older:
-        return
-    with h5py.File(folder / "shard-00001.h5", "r+") as file:
-        file.attrs["row_start"] = 1
-    with pytest.raises(TerseError, match="differ in their row ranges"):
-        cache.open(folder)
-    with h5py.File(folder / "shard-00001.h5", "r+") as file:
-        file.attrs["model"] = "other"
-    with pytest.raises(TerseError, match="differ in model"):
-        cache.open(folder)
+        about = found.attributes
+    assert about.keys() == {"modules", "n_shards", "n_rows", "model", "format", "complete"}
+    for changes, what in (({"model": "other"}, "model"), ({"row_stop": 6}, "their row ranges")):
+        as_written = write(folder, 1, **changes)
+        if second < 2:
+            as_earlier(as_written, second)
+        with pytest.raises(TerseError, match=f"shard-00001.h5 does not belong .* in {what}"):
+            cache.open(folder)
+
+
+@pytest.mark.parametrize(("version", "n_read"), [(0, 2), (1, 0), (2, 0)])
+def test_shards_with_a_digest_are_joined_without_reading_what_they_share(
+    folder, version, n_read, monkeypatch
+):
+    write(folder, 0, residual_errors={"block-l0": 0.1})
+    write(folder, 1, residual_errors={"block-l0": 0.2})
+    for path in folder.glob("*.h5"):
+        if version < 2:
+            as_earlier(path, version)
+    read = []
+    whole = shards.attributes_of
+    monkeypatch.setattr(shards, "attributes_of", lambda file: read.append(file) or whole(file))
+    shards.Shards(folder).close()
+    assert len(read) == 1 + n_read  # the first one's are the cache's
+
+
+def test_a_shard_is_sealed_last(tmp_path):
+    attributes = {"shard": 0, "n_shards": 1, "n_rows": N, "row_start": 0, "row_stop": N}
+    path = tmp_path / "shard-00000.h5"
+    rows = {"id": ["x"] * N}
+    with cache.write_shard(path, DATASETS, N, attributes=attributes, rows=rows) as out:
+        out.put("tokens", 0, np.zeros((N, T), dtype=np.int32))
+        with h5py.File(out.temporary, locking=False) as file:
+            assert not file.attrs["complete"]
+            assert SEAL not in file.attrs
+        out.put("activations/block-l0", 0, VALUES)
+        out.publish()
+    with h5py.File(path) as file:
+        assert file.attrs["complete"]
+        assert file.attrs[SEAL].shape == (10,)
+
+
+def test_attributes_that_do_not_place_a_shard_make_no_seal():
+    assert Seal.of({"model": "m"}) is None

@@ -177,17 +177,42 @@ def test_byte_ends_where_a_normalizer_moves_bytes_but_keeps_their_number(tokeniz
     assert ends.tolist() == [1, 3, 4, 4]
 
 
-def test_byte_ends_where_the_tokens_do_not_add_up_to_the_text(tokenizer):
-    """Spaces that belong to no token: the ends come from the offsets, of this text alone."""
+@pytest.mark.parametrize("words", ["prefix", "no spaces"])
+def test_byte_ends_where_the_tokens_do_not_add_up_to_the_text(tokenizer, words):
+    """A space too many or of no token: the ends come from the offsets, from one encoding."""
+    core = plain_backend(tokenizer)
+    core.pre_tokenizer = {
+        "prefix": pre_tokenizers.ByteLevel(add_prefix_space=True),
+        "no spaces": pre_tokenizers.Sequence(
+            [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        ),
+    }[words]
+    for text in ("a  東b", "a東b", "東", " ", ""):
+        encoding = core.encode(text, add_special_tokens=False)
+        [(tokens, ends, n_bytes, n_left_out)] = encoder(core)([text])
+        assert tokens.tolist() == encoding.ids
+        assert n_bytes == len(text.encode())
+        assert n_left_out == 0
+        assert (ends[-1:] == n_bytes).all()
+        if text.startswith("a"):
+            assert ends[0] == 1
+            assert ends[-1] == ends[-2] + 1
+
+
+def test_a_text_that_does_not_add_up_by_surprise(tokenizer):
+    """Each x becomes two tokens: most texts add up, so offsets are asked for where they don't."""
     core = plain_backend(tokenizer)
     core.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [pre_tokenizers.Split("x", "removed"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
-    [(tokens, ends, n_bytes, _), (others, other_ends, *_)] = encoder(core)(["a  東b", "a東b"])
-    assert tokens.tolist() == others.tolist()
-    assert n_bytes == 7
-    assert ends[[0, -2, -1]].tolist() == [1, 6, 7]
-    assert other_ends[[0, -2, -1]].tolist() == [1, 4, 5]
+    found = encoder(core)(["東b", "axb", "b"])
+    assert [one.byte_ends[-1] for one in found] == [4, 3, 1]
+    assert found[1].byte_ends.tolist() == [1, 3]
+
+
+def test_a_vocabulary_that_is_no_byte_level_one_is_not_asked_for_bytes(monkeypatch):
+    monkeypatch.setattr(module, "token_byte_lengths", None)
+    assert encoder(Tokenizer(models.BPE()))([]) == []
 
 
 def without_byte(tokenizer, character):
@@ -227,7 +252,7 @@ def test_bytes_without_a_token_are_told(tmp_path, documents_path, tokenizer, cap
 
 
 def test_few_texts_at_a_time_are_all_texts(monkeypatch):
-    monkeypatch.setattr(module, "CALL", 10)
+    monkeypatch.setattr(module, "CALL_CHARACTERS", 10)
     seen = []
 
     def encode(texts):
@@ -266,7 +291,7 @@ def test_a_long_document_is_encoded_in_pieces_with_the_same_tokens(
 ):
     tokenize_documents(documents_path, tokenizer, tmp_path / "whole.h5")
     monkeypatch.setattr(module, "PIECE", 40)
-    monkeypatch.setattr(module, "CALL", 300)
+    monkeypatch.setattr(module, "CALL_CHARACTERS", 300)
     text = max((row["text"] for rows in read_documents(documents_path) for row in rows), key=len)
     assert len(module.pieces_of(text)) > 3
     assert "".join(module.pieces_of(text)) == text
