@@ -69,7 +69,7 @@ class Seal(NamedTuple):
         shared = {name: value for name, value in attributes.items() if name not in OWN}
         digest = hashlib.sha256(json.dumps(shared, sort_keys=True, default=str).encode())
         place = (attributes[name] for name in names)
-        return cls(FORMAT, *place, cls.numbers(digest.hexdigest()))
+        return cls._make([FORMAT, *place, cls.numbers(digest.hexdigest())])
 
     @staticmethod
     def numbers(digest: str) -> tuple[int, ...]:
@@ -87,7 +87,7 @@ class Seal(NamedTuple):
             raise ValueError(f"its seal has the shape {stored.shape}, not (10,)")
         values = stored.tolist()
         n = len(cls._fields) - 1
-        return cls(*values[:n], tuple(values[n:]))
+        return cls._make([*values[:n], tuple(values[n:])])
 
 
 @dataclass(frozen=True)

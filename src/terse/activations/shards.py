@@ -276,8 +276,9 @@ def _earlier_seal(file: h5py.File) -> Seal | None:
         return None
     names = Seal._fields[1:-1]
     place = about["place"] if "place" in about else [about[name] for name in names]
-    digest = _plain(about["common_digest"]) if "common_digest" in about else ""
-    return Seal(FORMAT, *map(int, place), Seal.numbers(digest))
+    digest = str(_plain(about["common_digest"])) if "common_digest" in about else ""
+    numbers = np.array(place, dtype=np.int64).tolist()
+    return Seal._make([FORMAT, *numbers, Seal.numbers(digest)])
 
 
 def _differences(first: dict[str, Any], other: dict[str, Any]) -> str:

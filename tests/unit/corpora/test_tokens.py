@@ -210,6 +210,26 @@ def test_a_text_that_does_not_add_up_by_surprise(tokenizer):
     assert found[1].byte_ends.tolist() == [1, 3]
 
 
+class Watched:
+    """A tokenizer that records what it is asked for."""
+
+    def __init__(self, core):
+        self.core, self.asked = core, set()
+
+    def __getattr__(self, name):
+        self.asked.add(name)
+        return getattr(self.core, name)
+
+
+@pytest.mark.parametrize("add_prefix_space", [False, True])
+def test_offsets_are_asked_for_only_where_they_are_needed(tokenizer, add_prefix_space):
+    core = Watched(plain_backend(tokenizer))
+    core.core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
+    encoder(core)(["a text", "another"])
+    batches = core.asked & {"encode_batch", "encode_batch_fast"}
+    assert batches == {"encode_batch" if add_prefix_space else "encode_batch_fast"}
+
+
 def test_a_vocabulary_that_is_no_byte_level_one_is_not_asked_for_bytes(monkeypatch):
     monkeypatch.setattr(module, "token_byte_lengths", None)
     assert encoder(Tokenizer(models.BPE()))([]) == []
