@@ -1,7 +1,7 @@
 """What the training script publishes, and that a state is only continued by its own settings."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -45,6 +45,7 @@ def test_train_model(chain: Chain) -> None:
     assert record["settings"] == chain.settings.result_params("base")
     assert record["device"] == "cpu (deterministic)"
     assert record["seed"] == 0
+    assert record["n_threads"] == [torch.get_num_threads()]
     assert record["inputs"] == {
         "tokens": digest_file(chain.inputs.tokens or Path()),
         "tokenizer": digest_file(chain.inputs.tokenizer or Path()),
@@ -101,6 +102,32 @@ def test_other_settings_do_not_go_on_from_a_state(
         train_again(StopSignal("SIGTERM"), lr=5e-3)
     assert len(list((tmp_path / "state" / "base").iterdir())) == 2
     assert train_again() == (chain.run / "model" / "model.safetensors").read_bytes()
+
+
+@pytest.fixture
+def set_threads() -> Iterator[Callable[[int], None]]:
+    """Return torch's function, which is undone."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_a_change_of_threads_is_told_and_on_record(
+    train_again: Train, set_threads: Callable[[int], None], tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    for n_threads in (1, 1, 2):  # the first has no state to resume
+        set_threads(n_threads)
+        with pytest.raises(Stopped):
+            train_again(StopSignal("SIGTERM"))
+        assert ("is from a training with 1 thread, which goes on with 2" in caplog.text) == (
+            n_threads == 2
+        )
+    train_again()
+    assert record_of(tmp_path / "run.json")["n_threads"] == [1, 2]
+    set_threads(1)
+    train_again()
+    assert record_of(tmp_path / "run.json")["n_threads"] == [1]  # the state was deleted: anew
 
 
 def test_plot_run(chain: Chain, tmp_path: Path) -> None:

@@ -29,7 +29,8 @@ def train_model(
     """
     digests = {name: digest_file(path) for name, path in vars(inputs).items() if path is not None}
     device = f"{conduct.device} ({'deterministic' if conduct.deterministic else 'free'})"
-    # All that determines the weights: with other settings or another device, no run resumes it.
+    # All that determines the weights but the number of threads, which changes their last bits only:
+    # with other settings or another device, no run resumes it.
     about = {"inputs": digests, "device": device, "n_processes": conduct.n_processes}
     state = digest_json([run, about, versions(TRAINING_PACKAGES)])[:16]
     method = method_of(run | (non_weight or {}), inputs)

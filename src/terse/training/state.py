@@ -14,6 +14,7 @@ from terse.machine.owner import Owner
 logger = logging.getLogger(__name__)
 
 _MANIFEST = "terse-files.json"
+_THREADS = "threads.json"
 
 
 class TrainingState:
@@ -80,6 +81,14 @@ class TrainingState:
         """Delete all but the newest checkpoints."""
         for step in sorted(self._steps())[:-keep]:
             shutil.rmtree(self.folder / f"checkpoint-{step}")
+
+    def note_threads(self, n: int, *, resumed: bool) -> list[int]:
+        """Note that n threads work on the training now; return all numbers so far, in order."""
+        path = self.folder / _THREADS
+        before = json.loads(path.read_text()) if resumed and path.exists() else []
+        threads = before if before[-1:] == [n] else [*before, n]
+        write_json(path, threads)
+        return threads
 
     def publish(self, name: str, output: Path) -> None:
         """Copy a folder of the state to its final place, atomically."""

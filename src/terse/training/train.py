@@ -47,7 +47,8 @@ class Outputs:
 class Conduct:
     """How a training is carried out.
 
-    Only `device`, `deterministic` and `n_processes` can change the last bits of the result.
+    Only `device`, `deterministic`, `n_processes` and, on a CPU, the number of torch's threads can
+    change the last bits of the result.
     """
 
     name: str
@@ -71,9 +72,10 @@ def train(
 ) -> None:
     """Train a method's model from the start or from its saved state, and publish it.
 
-    `record` is written next to the model. Raises Stopped after saving if the signal arrived,
-    TerseError if a value is not finite (loss, weights, a row of the history) or another process
-    took over the training.
+    `record` is written next to the model, with "n_threads", the numbers of threads that worked on
+    it in order; a warning says if a resumed training has another one than before.
+    Raises Stopped after saving if the signal arrived, TerseError if a value is not finite (loss,
+    weights, a row of the history) or another process took over the training.
     """
     settings: Run = method.settings
     _be_deterministic(conduct)
@@ -87,6 +89,7 @@ def train(
             conduct.tracking, method, name=conduct.name, results=conduct.results,
             state=state.folder, leads=conduct.rank == 0,
         ) as tracker:  # fmt: skip
+            threads = _threads(state, conduct)
             model = method.build()
             trainer = MethodTrainer(method, model, _arguments(method, state, conduct), state)
             for callback in [*_callbacks(trainer, model, state, conduct, signal), *tracker]:
@@ -94,9 +97,23 @@ def train(
             _train_to_the_end(trainer, state, signal)
             if conduct.rank == 0:
                 _publish(trainer, method, model, state, outputs)
-                write_json(outputs.record, record)
+                write_json(outputs.record, record | {"n_threads": threads})
         if conduct.rank == 0:
             state.delete()  # last: a kill before this line loses nothing
+
+
+def _threads(state: TrainingState, conduct: Conduct) -> list[int]:
+    """Return the numbers of threads that worked on the training, this one's last."""
+    if conduct.rank > 0:
+        return []
+    threads = state.note_threads(torch.get_num_threads(), resumed=state.latest() is not None)
+    if len(threads) > 1 and conduct.device == "cpu":
+        logger.warning(
+            "the saved state is from a training with %s, which goes on with %d: the last bits of "
+            "its weights may differ from those of a training that was not interrupted",
+            f"{threads[-2]} thread{'s'[: threads[-2] > 1]}", threads[-1],
+        )  # fmt: skip
+    return threads
 
 
 def _train_to_the_end(trainer: MethodTrainer, state: TrainingState, signal: StopSignal) -> None:
