@@ -7,10 +7,13 @@ ARGS ?=
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 SLOW := $(BIN)/pytest -m slow --durations 12
 
-.PHONY: run test test-slow test-slurm slurm lint format schema dag lock setup clean
+.PHONY: help run test test-slow test-slurm slurm lint format schema dag lock setup clean
 
 run: setup  ## run the workflow of config/config.yaml and write results/report.html
 	@$(BIN)/terse run $(ARGS)
+
+help:  ## the targets
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 12
 
 test: setup  ## the fast tests
 	@$(PYTEST) -m "not slow" tests

@@ -113,8 +113,15 @@ def gguf_file(settings: Workflow, name: str) -> str:
 
 
 def _usable(model: str, path: str) -> str:
-    """Return a model's path; raise TerseError if Snakemake can't handle its name."""
-    return checked_name(path, f"models.{model}: the path")
+    """Return a model's path.
+
+    Raises TerseError if it does not exist and is not made here, or if Snakemake can't handle its
+    name.
+    """
+    usable = checked_name(path, f"models.{model}: the path")
+    if not Path(usable).exists() and not usable.startswith(("results/", "cache/")):
+        raise TerseError(f"models.{model}.path: there is no folder {usable}")
+    return usable
 
 
 def of_kind(settings: Workflow, kind: str) -> list[str]:

@@ -10,6 +10,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #e4e4e4; }
 th { position: sticky; top: 0; background: #fff; border-bottom: 2px solid #999; }
 td.text, th.text { text-align: left; }
+td.text { min-width: 8rem; }
 """
 
 

@@ -21,6 +21,16 @@ from terse.launch.runner import runner_of
 REPORT = "results/report.html"
 _KEEP_GOING = {"-k", "--keep-going"}
 _DRY_RUN = {"-n", "--dry-run", "--dryrun"}
+_HELP = {"-h", "--help"}
+_USAGE = """usage: terse run [arguments for snakemake]
+
+Runs the workflow of this folder with its report, with profiles/cpu unless a profile or a number of
+cores is given, and names the files to open. For instance:
+
+  terse run --configfile my.yaml -- results/ids/my-model.csv
+  terse run -n
+
+All arguments: snakemake --help"""
 _SIZES = {"-c", "--cores", "-j", "--jobs", "--profile", "--executor", "-e"}
 
 
@@ -33,6 +43,9 @@ def run_workflow(folder: Path, words: list[str]) -> int:
     Snakemake is running here, as after a kill. Returns Snakemake's exit status.
     Raises TerseError if a Snakemake that was not started by this command runs in the folder.
     """
+    if _HELP & set(words):
+        print(_USAGE)
+        return 0
     _check_config_files(words)
     with _alone(folder):
         _remove_stale_lock(folder)
@@ -52,7 +65,7 @@ def run_workflow(folder: Path, words: list[str]) -> int:
                 status = subprocess.run([*command, *words], cwd=folder, env=left_out).returncode
         except KeyboardInterrupt:
             return 130  # Snakemake got the same signal and has ended
-    if status == 0:
+    if status == 0 and not _DRY_RUN & set(words):
         _name_files(folder)
     for model, reason in missing.items():
         print(f"terse: left out: model {model}: {reason}")
@@ -150,7 +163,8 @@ def rule_graph(folder: Path) -> str:
 
 
 def _name_files(folder: Path) -> None:
-    found = [path for path in [folder / REPORT] if path.exists()]  # not after a dry run
+    found = [path for path in [folder / REPORT] if path.exists()]  # no report of single targets
+    found += sorted((folder / "results" / "frontier").glob("*/frontier.svg"))
     found += sorted((folder / "results" / "figures").glob("*/*.svg"))
     found += sorted((folder / "results" / "studies").glob("*/*.svg"))
     found += sorted((folder / "results" / "tables").glob("*.csv"))

@@ -34,7 +34,13 @@ class Progress(ABC):
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.bar.close()
-        logger.info(self.last_line() if kind is None else self.line())
+        if kind is not None or self.worth_telling:
+            logger.info(self.last_line() if kind is None else self.line())
+
+    @property
+    def worth_telling(self) -> bool:
+        """Whether the end of the work gets a line."""
+        return True
 
     @property
     def elapsed_s(self) -> float:
@@ -58,7 +64,7 @@ class Progress(ABC):
 
 
 class Batches(Progress):
-    """Progress through batches, of which the number is known."""
+    """Progress through batches, of which the number is known; less than a second gets no line."""
 
     def __init__(self, what: str, total: int) -> None:
         super().__init__(what, unit="batch", total=total)
@@ -67,6 +73,10 @@ class Batches(Progress):
     def advance(self, n: int) -> None:
         self.n += n
         super().advance(n)
+
+    @property
+    def worth_telling(self) -> bool:
+        return self.elapsed_s >= 1
 
     def line(self) -> str:
         left = self.elapsed_s * (self.total - self.n) / max(1, self.n)

@@ -111,6 +111,14 @@ def test_a_path_with_braces_is_named_with_its_model(tmp_path):
             look_up(settings, name)
 
 
+def test_a_path_that_is_not_there_is_named_with_its_model(tmp_path):
+    gone = {"path": str(tmp_path / "my-llama")}
+    with pytest.raises(TerseError, match=r"models\.x\.path: there is no folder .*my-llama$"):
+        model_folder(config(x=gone), "x")
+    made_here = {"path": "results/runs/base/model"}  # by another part of the same run
+    assert model_folder(config(x=made_here), "x") == "results/runs/base/model"
+
+
 def test_a_model_and_an_adapter_at_once_must_be_told_apart(tmp_path):
     folder = adapter_in(tmp_path / "both", "meta/base-7b")
     for name in ("config.json", "model.safetensors"):

@@ -162,6 +162,17 @@ def test_a_hub_model_is_estimated_from_its_name(tmp_path: Path) -> None:
     assert 4096 / 1.5 < (size.width or 0) < 4096 * 1.5
 
 
+def test_a_model_that_was_fetched_is_planned_by_its_own_config(tmp_path: Path) -> None:
+    settings = tiny()
+    guessed = measured(settings, "llama-7b", tmp_path)
+    folder = tmp_path / "cache" / "models" / "llama-7b"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"num_hidden_layers": 5, "hidden_size": 576}')
+    size = measured(settings, "llama-7b", tmp_path)
+    assert size.width == 576 != guessed.width
+    assert guessed.modules == size.modules == 4 * 3 + 1  # four of its layers are measured
+
+
 def test_the_command_prints_a_plan_and_names_what_nothing_tells(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

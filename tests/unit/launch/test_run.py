@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from terse.launch.run import sized
+from terse.launch.run import _name_files, sized
 from terse.launch.runner import note_runner
 
 # The first rule takes its time while the file `slow` is there.
@@ -208,8 +208,27 @@ def test_a_failing_workflow_names_no_files_and_fails(folder: Path, start: Start)
     assert "Open:" not in output
 
 
-def test_a_dry_run_names_no_files(start: Start) -> None:
+def test_a_dry_run_names_no_files(folder: Path, start: Start) -> None:
+    (folder / "results").mkdir()
+    (folder / "results" / "report.html").touch()  # of an earlier run
     assert "Open:" not in finished(start("-n"))
+
+
+def test_the_files_to_open(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["results/report.html", "results/frontier/docs/frontier.svg", "results/figures/f/a.svg"]
+    for name in [*names, "results/frontier/docs/frontier.pdf"]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    _name_files(folder)
+    assert capsys.readouterr().out.split() == ["Open:", *names]
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help_is_its_own_and_runs_nothing(folder: Path, start: Start, option: str) -> None:
+    output = finished(start(option))
+    assert output.startswith("usage: terse run [arguments for snakemake]\n")
+    assert not (folder / ".snakemake").exists()
+    assert not (folder / ".terse.lock").exists()
 
 
 def test_an_interrupt_ends_the_run_as_snakemake_does(folder: Path) -> None:

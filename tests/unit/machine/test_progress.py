@@ -51,3 +51,6 @@ def test_batches_say_what_is_left(
         "scoring windows: batch 2 of 4, 40 s left", "scoring windows: batch 4 of 4, 0 s left",
         "scoring windows: 4 batches in 80 s",
     ]  # fmt: skip
+    caplog.clear()
+    assert list(shown(range(3), "scoring windows")) == [0, 1, 2]
+    assert not caplog.messages  # took no time

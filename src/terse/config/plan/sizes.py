@@ -69,7 +69,7 @@ class Measured:
 def measured(settings: Workflow, model: str, folder: Path) -> Measured:
     """Return the sizes of a model's measurement; `folder` is the workflow's."""
     asked = settings.measure(model)
-    depth, width = _shape(settings, model)
+    depth, width = _shape(settings, model, folder)
     modules = None if depth is None else _n_modules(asked, depth)
     stored = None
     if modules is not None and width is not None:
@@ -142,12 +142,14 @@ def _context_bytes(asked: Activations, modules: int, width: int) -> int:
     return of_context + modules * of_module
 
 
-def _shape(settings: Workflow, model: str) -> tuple[int | None, int | None]:
+def _shape(settings: Workflow, model: str, folder: Path) -> tuple[int | None, int | None]:
     """Return a model's number of blocks and its width; None if nothing tells."""
     if settings.models[model].run is not None:
         return settings.depth(model), _width_of_run(settings, model)
-    if (found := _from_config_json(settings.models[model].path)) is not None:
-        return found
+    places = [settings.models[model].path, str(folder / "cache" / "models" / model)]  # as fetched
+    for place in places:
+        if (found := _from_config_json(place)) is not None:
+            return found
     n = model_parameters(settings, model)
     if n is None:
         return None, None
