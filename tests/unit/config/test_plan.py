@@ -167,7 +167,7 @@ def test_a_model_that_was_fetched_is_planned_by_its_own_config(tmp_path: Path) -
     guessed = measured(settings, "llama-7b", tmp_path)
     folder = tmp_path / "cache" / "models" / "llama-7b"
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text('{"num_hidden_layers": 5, "hidden_size": 576}')
+    (folder / "config.json").write_text('{"num_hidden_layers": 30, "hidden_size": 576}')
     size = measured(settings, "llama-7b", tmp_path)
     assert size.width == 576 != guessed.width
     assert guessed.modules == size.modules == 4 * 3 + 1  # four of its layers are measured
