@@ -21,6 +21,8 @@ class Cells(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
+        if tag == "wbr":
+            return
         self._inside = tag
         if tag == "tr":
             self.rows.append([])
@@ -70,6 +72,22 @@ def test_text_is_left_and_numbers_are_right() -> None:
     text = page(pd.DataFrame({"name": ["a"], "value": [1.0]}), "t")
     assert "<th class=text>name</th><th>value</th>" in text
     assert "<td class=text>a</td><td>1</td>" in text
+
+
+def test_a_long_text_that_all_rows_share_stands_once() -> None:
+    shared = "64 windows of the validation documents of <b>"
+    table = pd.DataFrame({"way": ["full", "none"], "targets": shared, "flag": ["", "x" * 40]})
+    text = page(table, "t")
+    assert Cells(text).rows == [["way", "flag"], ["full", ""], ["none", "x" * 40]]
+    assert "<p>targets: 64 windows of the validation documents of &lt;b&gt;</p>" in text
+    assert '<td class="text long">xxx' in text
+    assert Cells(page(table[:1], "t")).rows[0] == ["way", "targets", "flag"]  # nothing is shared
+
+
+def test_a_head_may_be_broken_after_an_underscore() -> None:
+    text = page(pd.DataFrame({"bits_per_byte": [1.0]}), "t")
+    assert "<th>bits_<wbr>per_<wbr>byte</th>" in text
+    assert Cells(text).rows[0] == ["bits_per_byte"]
 
 
 def test_an_empty_table_is_still_a_page() -> None:
