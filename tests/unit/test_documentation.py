@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from terse.corpora.named import NAMED
+
 ROOT = Path(__file__).parents[2]
 REFERENCES = ROOT / "docs" / "references.md"
 # Links to a paper: an arXiv number or a DOI.
@@ -142,3 +144,12 @@ def test_the_citation_is_that_of_this_version() -> None:
     assert {"message", "title"} <= set(citation)
     assert citation["authors"] == [{"name": "The terse authors"}]
     assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+
+
+def test_the_named_corpora_are_listed():
+    text = (ROOT / "config" / "README.md").read_text()
+    part = text.partition("- **Named corpora**")[2].partition("\n- **")[0]
+    listed = set(re.findall(r"`([a-z0-9][a-z0-9-]+)`", part))
+    assert listed <= NAMED.keys()
+    endings = ("-pairs", "-sentences")
+    assert {name for name in NAMED if not name.endswith(endings)} <= listed
