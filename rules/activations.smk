@@ -17,7 +17,9 @@ rule cache_activations:
     resources:
         gpu=lambda w: settings.devices(settings.models[w.model]),
         nodes=lambda w: one_node(settings.devices(settings.models[w.model])),
-        mem_mb=lambda w, attempt: model_mem_mb(settings, w.model, attempt),
+        mem_mb=lambda w, attempt: model_mem_mb(
+            settings, w.model, attempt, capture_needs(w.model)
+        ),
         runtime=lambda w, attempt: capture_min(settings, w.model, attempt),
     params:
         model=lambda w: settings.loading_of_model(w.model),

@@ -31,11 +31,15 @@ def training_mem_mb(settings: Workflow, run: str, attempt: int) -> int:
     return _grown(max(1, devices) * _BASE_MB + n * needed // 10**6, attempt)
 
 
-def model_mem_mb(settings: Workflow, model: str, attempt: int) -> int:
-    """Return the memory (MB) of a job that runs a model; it grows with each attempt."""
+def model_mem_mb(settings: Workflow, model: str, attempt: int, needs_mb: int = 0) -> int:
+    """Return the memory (MB) of a job that runs a model; it grows with each attempt.
+
+    needs_mb: what the job is known to take, if that is more.
+    """
     n = model_parameters(settings, model) or _UNKNOWN
     # The weights twice: as they are read, and as they are used.
-    return _grown(_BASE_MB + 2 * n * _BYTES[settings.models[model].dtype] // 10**6, attempt)
+    with_weights = _BASE_MB + 2 * n * _BYTES[settings.models[model].dtype] // 10**6
+    return _grown(max(with_weights, needs_mb), attempt)
 
 
 def conversion_mem_mb(settings: Workflow, model: str, attempt: int) -> int:

@@ -16,6 +16,7 @@ from terse.cli import main
 from terse.config import load
 from terse.config.plan.jobs import works
 from terse.config.plan.sizes import measured
+from terse.config.resources import model_mem_mb
 from terse.config.workflow import Workflow
 from terse.models.modules import ModuleRef
 
@@ -160,6 +161,21 @@ def test_a_hub_model_is_estimated_from_its_name(tmp_path: Path) -> None:
     assert size.contexts == 1000 * 5  # documents of the corpus x contexts of each
     assert (size.modules, size.shards) == (4 * 3 + 1, 10)
     assert 4096 / 1.5 < (size.width or 0) < 4096 * 1.5
+
+
+def test_a_capture_requests_what_its_batches_take(tmp_path: Path) -> None:
+    needed = {}
+    for batch_size in (1, 64):
+        large = {"activations": {"batch_size": batch_size, "ctx_len": 512}}
+        settings = configured("tests/config/tiny.yaml", models={"llama-7b": large})
+        [work] = [
+            work for work in works(settings, ["llama-7b"], [], tmp_path)
+            if work.rule == "cache_activations"
+        ]  # fmt: skip
+        needed[batch_size] = work.needs_mb or 0
+        assert work.requested_mb >= needed[batch_size]
+        assert model_mem_mb(settings, "llama-7b", 3, needed[batch_size]) == 2 * work.requested_mb
+    assert needed[64] > needed[1] + 8 * 63 * 512 * 13 * 4096 / 1.5 / 1e6
 
 
 def test_a_model_that_was_fetched_is_planned_by_its_own_config(tmp_path: Path) -> None:

@@ -85,12 +85,17 @@ def _capture(settings: Workflow, size: Measured, tflops: float | None) -> Work:
         written = (size.bytes or 0) / size.shards / DISK_B_PER_S
         fused = 0.0 if asked.save_cache_tensors else _clouds_s(asked, size, contexts)
         seconds = START_S + read + max(passes + fused, written)
-        batch = asked.batch_size * asked.ctx_len
-        states = 8 * batch * (size.modules or 0) * (size.width or 0)
-        weights = 2 * n * SIZES[loading.dtype]
-        memory = PROCESS_MB + (weights + states) // 10**6
-    requested = model_mem_mb(settings, model, 1)
+        memory = capture_needs_mb(settings, model, size.modules, size.width)
+    requested = model_mem_mb(settings, model, 1, memory or 0)
     return Work("cache_activations", model, size.shards, seconds, memory, requested)
+
+
+def capture_needs_mb(settings: Workflow, model: str, modules: int | None, width: int | None) -> int:
+    """Return the memory (MB) of a capture as far as it is known: weights, a batch's states."""
+    asked, n = settings.measure(model), model_parameters(settings, model) or 0
+    states = 8 * asked.batch_size * asked.ctx_len * (modules or 0) * (width or 0)
+    weights = 2 * n * SIZES[settings.models[model].dtype]
+    return PROCESS_MB + (weights + states) // 10**6
 
 
 def _estimation(settings: Workflow, size: Measured) -> Work:

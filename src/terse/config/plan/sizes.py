@@ -69,13 +69,18 @@ class Measured:
 def measured(settings: Workflow, model: str, folder: Path) -> Measured:
     """Return the sizes of a model's measurement; `folder` is the workflow's."""
     asked = settings.measure(model)
-    depth, width = _shape(settings, model, folder)
-    modules = None if depth is None else _n_modules(asked, depth)
+    modules, width = captured(settings, model, folder)
     stored = None
     if modules is not None and width is not None:
         stored = _context_bytes(asked, modules, width)
     contexts = _contexts(settings, model, asked, folder)
     return Measured(model, contexts, modules, width, asked.n_shards, stored)
+
+
+def captured(settings: Workflow, model: str, folder: Path) -> tuple[int | None, int | None]:
+    """Return how many modules of a model are captured, and their width; None if unknown."""
+    depth, width = _shape(settings, model, folder)
+    return None if depth is None else _n_modules(settings.measure(model), depth), width
 
 
 def text_of(settings: Workflow, corpus: str, folder: Path) -> Text:
