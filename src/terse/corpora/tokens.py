@@ -146,17 +146,20 @@ def _few_at_a_time(encode: Encode, texts: list[str]) -> Iterator[Encoded]:
 
 
 def _document(row: dict[str, Any], parts: list[Encoded]) -> EncodedDocument:
-    starts = np.cumsum([0, *(part.n_bytes for part in parts[:-1])], dtype=np.int32)
+    one = parts[0] if len(parts) == 1 else _joined(parts)
     return EncodedDocument(
-        id=row["id"],
-        split=row["split"],
-        n_bytes=row["n_bytes"],
-        metadata=row["metadata"],
-        tokens=np.concatenate([part.tokens for part in parts]),
-        byte_ends=np.concatenate(
-            [part.byte_ends + start for part, start in zip(parts, starts, strict=True)]
-        ),
-        n_left_out=sum(part.n_left_out for part in parts),
+        row["id"], row["split"], row["n_bytes"], row["metadata"],
+        one.tokens, one.byte_ends, one.n_left_out,
+    )  # fmt: skip
+
+
+def _joined(parts: list[Encoded]) -> Encoded:
+    starts = np.cumsum([0, *(part.n_bytes for part in parts[:-1])], dtype=np.int32)
+    return Encoded(
+        np.concatenate([part.tokens for part in parts]),
+        np.concatenate([part.byte_ends + start for part, start in zip(parts, starts, strict=True)]),
+        sum(part.n_bytes for part in parts),
+        sum(part.n_left_out for part in parts),
     )
 
 
