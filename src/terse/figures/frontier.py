@@ -113,11 +113,15 @@ def _name_far(axes: Axes, values: Any, measure: str) -> None:
         zip(nearest[measure], nearest["bits_per_byte"], nearest["way"], strict=True)
     ):
         place = axes.transAxes.inverted().transform(axes.transData.transform((x, limit)))[0]
+        left = place > 1 / 3  # the name is there, and the arrow passes beside the names above it
         axes.annotate(
             f"{way} {bits:.1f}", (x, 1), xycoords=("data", "axes fraction"), fontsize=6,
-            xytext=(0, -16 - 9 * at), textcoords="offset points",
-            ha="right" if place > 1 / 3 else "left", va="top",
-            arrowprops={"arrowstyle": "->", "lw": 0.6, "shrinkB": 0},
+            xytext=(-9 if left else 9, -12 - 9 * at), textcoords="offset points",
+            ha="right" if left else "left", va="top",
+            arrowprops={
+                "arrowstyle": "->", "lw": 0.6, "shrinkA": 1, "shrinkB": 0,
+                "relpos": (float(left), 0.5),
+            },
         )  # fmt: skip
 
 

@@ -66,7 +66,7 @@ def _write_split(
     model: HierarchicalAutoencoder, rows: ByteRows, group: h5py.Group, device: str, size: int
 ) -> None:
     writers = [_LevelWriter(group, i) for i in range(len(model.levels))]
-    with DocumentProgress(f"encoding {group.name.strip('/')}") as progress:
+    with DocumentProgress(f"encoding {str(group.name).strip('/')}") as progress:
         for start in range(0, len(rows), size):
             chosen = [rows[i]["ids"] for i in range(start, min(start + size, len(rows)))]
             ids = torch.stack(chosen).to(device)
