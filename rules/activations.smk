@@ -1,5 +1,7 @@
 """From a model and its contexts to hidden states on disk."""
 
+from terse.config.plan.jobs import capture_mem_mb
+
 
 rule cache_activations:
     """Run a model over one shard of its contexts; write hidden states, losses, entropies."""
@@ -17,9 +19,7 @@ rule cache_activations:
     resources:
         gpu=lambda w: settings.devices(settings.models[w.model]),
         nodes=lambda w: one_node(settings.devices(settings.models[w.model])),
-        mem_mb=lambda w, attempt: model_mem_mb(
-            settings, w.model, attempt, capture_needs(w.model)
-        ),
+        mem_mb=lambda w, attempt: capture_mem_mb(settings, w.model, attempt),
         runtime=lambda w, attempt: capture_min(settings, w.model, attempt),
     params:
         model=lambda w: settings.loading_of_model(w.model),

@@ -1,6 +1,5 @@
 """Functions that look up the typed config. No jobs."""
 
-import functools
 import os
 import re
 from pathlib import Path
@@ -8,8 +7,6 @@ from pathlib import Path
 from terse.config import end_with, load, origins
 from terse.settings.activations import Chunking, Estimation
 from terse.config.methods import methods
-from terse.config.plan.jobs import capture_needs_mb
-from terse.config.plan.sizes import captured
 from terse.config.resources import (
     allocation,
     capture_min,
@@ -92,12 +89,6 @@ def tokenizer_files(tokenizer):
     if tokenizer in settings.tokenizers:
         return f"cache/tokenizers/{tokenizer}/tokenizer.json"
     return model_folder(tokenizer)
-
-
-@functools.cache
-def capture_needs(model):
-    """Return the memory (MB) that a model's capture is known to take."""
-    return capture_needs_mb(settings, model, *captured(settings, model, Path()))
 
 
 def runs_remote_code(tokenizer):

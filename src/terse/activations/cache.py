@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -71,11 +72,10 @@ class Cache:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.shards = Shards(self.folder)
-        try:
+        with ExitStack() as undo:
+            undo.callback(self.shards.close)
             self._list_arrays(self.shards.file(0))
-        except BaseException:
-            self.shards.close()
-            raise
+            undo.pop_all()
 
     def _list_arrays(self, first: h5py.File) -> None:
         """List what there is by the first shard; nothing is read before it is asked for."""

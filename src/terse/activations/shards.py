@@ -5,7 +5,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,8 @@ class Shards:
         self._open: OrderedDict[int, h5py.File] = OrderedDict()
         self._seals: dict[int, Seal] = {}
         self.paths = _paths(folder)
-        try:
+        with ExitStack() as undo:
+            undo.callback(self.close)
             self.header = attributes_of(self.file(0))
             last = shard_name(self._seal(0).n_shards - 1)
             for path in (path for path in self.paths if path.name > last):
@@ -56,9 +57,7 @@ class Shards:
             self.paths = [path for path in self.paths if path.name <= last]
             seals = [self._seal(number) for number in range(len(self.paths))]
             self._check_joined(seals)
-        except BaseException:
-            self.close()
-            raise
+            undo.pop_all()
         self.starts = np.array([seal.row_start for seal in seals])
         self.n_rows = seals[-1].row_stop
 

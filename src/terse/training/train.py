@@ -111,7 +111,7 @@ def _threads(state: TrainingState, conduct: Conduct) -> list[int]:
         logger.warning(
             "the saved state is from a training with %s, which goes on with %d: the last bits of "
             "its weights may differ from those of a training that was not interrupted",
-            f"{threads[-2]} thread{'s'[: threads[-2] > 1]}", threads[-1],
+            "1 thread" if threads[-2] == 1 else f"{threads[-2]} threads", threads[-1],
         )  # fmt: skip
     return threads
 

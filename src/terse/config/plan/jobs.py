@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from terse.config.plan.scores import evaluation, readings
-from terse.config.plan.sizes import SIZES, Measured, measured
+from terse.config.plan.sizes import SIZES, Measured, captured, measured
 from terse.config.plan.texts import of_texts
 from terse.config.plan.work import DISK_B_PER_S, PROCESS_MB, START_S, Work, flops_per_s
 from terse.config.resources import (
@@ -88,6 +88,12 @@ def _capture(settings: Workflow, size: Measured, tflops: float | None) -> Work:
         memory = capture_needs_mb(settings, model, size.modules, size.width)
     requested = model_mem_mb(settings, model, 1, memory or 0)
     return Work("cache_activations", model, size.shards, seconds, memory, requested)
+
+
+def capture_mem_mb(settings: Workflow, model: str, attempt: int) -> int:
+    """Return the memory (MB) that a shard's job requests; it grows with each attempt."""
+    needs_mb = capture_needs_mb(settings, model, *captured(settings, model, Path()))
+    return model_mem_mb(settings, model, attempt, needs_mb)
 
 
 def capture_needs_mb(settings: Workflow, model: str, modules: int | None, width: int | None) -> int:
