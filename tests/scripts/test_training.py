@@ -17,6 +17,7 @@ from terse.machine.signals import Stopped, StopSignal
 from terse.models.loading import load_model
 from terse.provenance import digest_file
 from terse.training.method import Inputs
+from terse.training.state import TrainingState
 from terse.training.train import Conduct, Outputs
 
 Train = Callable[..., bytes]
@@ -128,6 +129,14 @@ def test_a_change_of_threads_is_told_and_on_record(
     set_threads(1)
     train_again()
     assert record_of(tmp_path / "run.json")["n_threads"] == [1]  # the state was deleted: anew
+
+
+def test_threads_count_from_the_start_of_a_training(tmp_path: Path) -> None:
+    with TrainingState(tmp_path / "run" / "digest") as state:
+        assert state.note_threads(1, resumed=False) == [1]
+        assert state.note_threads(2, resumed=True) == [1, 2]
+        assert state.note_threads(2, resumed=True) == [1, 2]
+        assert state.note_threads(2, resumed=False) == [2]
 
 
 def test_plot_run(chain: Chain, tmp_path: Path) -> None:
